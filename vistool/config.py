@@ -1,0 +1,191 @@
+"""Every setting of every command, its one default, and how it is read and written; no torch.
+
+Settings come from TOML files, from `--set key=value` and from the header of a weight file. A key
+that does not exist is an error that lists the keys that do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import msgspec
+
+from vistool.errors import UsageError
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all settings: immutable, keyword-only, no unknown keys."""
+
+
+class PixelConfig(Settings):
+    """What a model expects of its input: (pixel - mean) / std on 0-255 values."""
+
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # in channel order
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    channel_order: Literal["RGB", "BGR"] = "RGB"
+
+
+class ResNetConfig(Settings, tag_field="kind", tag="resnet"):
+    """Bottleneck ResNet with frozen batch norm; defaults are torchvision's ResNet-50 v1.5."""
+
+    depth: Literal[50, 101] = 50
+    stem_channels: int = 64
+    bottleneck_channels: int = 64  # of the first stage; doubles a stage, output is 4 times that
+    stride_in_1x1: bool = False  # True: the MSRA variant, stride in the first 1x1 of a block
+
+
+class EfficientNetLiteConfig(Settings, tag_field="kind", tag="efficientnet-lite"):
+    """EfficientNet-Lite0: a backbone for CPUs; its pixels are (x - 127) / 128."""
+
+    variant: Literal[0] = 0
+
+
+BackboneConfig = ResNetConfig | EfficientNetLiteConfig
+
+
+class IFCConfig(Settings, tag_field="architecture", tag="ifc"):
+    """Inter-frame Communication Transformer (NeurIPS 2021); defaults are the paper's R-50 model."""
+
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...] = ()  # ids in results files; empty: 1, 2, 3...
+    backbone: BackboneConfig = ResNetConfig()
+    pixels: PixelConfig = PixelConfig()
+    hidden_dim: int = 256
+    num_heads: int = 8
+    feedforward_dim: int = 2048
+    encoder_layers: int = 3
+    decoder_layers: int = 3
+    num_memory_tokens: int = 8  # M, per frame
+    num_queries: int = 100
+    dropout: float = 0.1
+    clip_length: int = 5  # T the model is run with unless told otherwise
+    clip_stride: int = 1
+    test_short_side: int = 360  # pixels
+    test_long_side: int = 1333  # cap, pixels
+
+    def ids_of_classes(self) -> tuple[int, ...]:
+        """The id of every class in results files."""
+        return self.category_ids or tuple(range(1, len(self.class_names) + 1))
+
+
+ModelConfig = IFCConfig
+
+
+class PredictConfig(Settings):
+    """`vistool predict`; None: what the weight file says."""
+
+    conf: float = 0.3  # tracks with a lower score are not reported
+    classes: tuple[str, ...] = ()  # names; empty: all
+    clip_length: int | None = None  # frames the model sees at once, T
+    clip_stride: int | None = None  # frames the window moves; T: clips do not overlap
+    frame_stride: int = 1  # 2: the model sees every other frame
+    size: int | None = None  # short side of the model's input, pixels
+    start: float | None = None  # seconds
+    end: float | None = None  # seconds
+    device: str = "auto"
+    precision: Precision = "auto"
+    batch: int = 4  # frames that go through the backbone together
+    overlay: bool = True
+
+
+T = TypeVar("T", bound=Settings)
+
+
+def to_json(settings: Settings) -> str:
+    """Settings as one line of JSON; `from_json` gives an equal value back."""
+    return msgspec.json.encode(settings).decode()
+
+
+def from_json(text: str, kind: Any, *, where: str) -> Any:
+    """Read settings of `kind` (a Settings class, or a tagged union of some) from JSON.
+
+    Raises: UsageError naming `where` and the key if one is unknown, missing or of another type.
+    """
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.MsgspecError as error:
+        raise _explained(error, kind, where) from None
+
+
+def from_mapping(values: Mapping[str, Any], kind: type[T], *, where: str) -> T:
+    """Read settings from nested plain values, as TOML gives them. Raises: UsageError."""
+    try:
+        return msgspec.convert(values, type=kind)
+    except msgspec.MsgspecError as error:
+        raise _explained(error, kind, where) from None
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises: UsageError with file, line and column."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such configuration file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"{path}: not a readable TOML file: {error}") from None
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Set `table.key=value` pairs in nested plain values; a value is TOML, or else a string.
+
+    >>> apply_overrides({"model": {"num_queries": 100}}, ["model.num_queries=40", "seed=1"])
+    {'model': {'num_queries': 40}, 'seed': 1}
+    """
+    result = {key: dict(v) if isinstance(v, Mapping) else v for key, v in values.items()}
+    for override in overrides:
+        name, sign, text = override.partition("=")
+        if not sign or not name:
+            raise UsageError(f"--set {override}: not of the form key=value")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *tables, key = name.strip().split(".")
+        place = result
+        for table in tables:
+            inner = place.get(table)
+            place[table] = dict(inner) if isinstance(inner, Mapping) else {}
+            place = place[table]
+        place[key] = value
+    return result
+
+
+def _explained(error: msgspec.MsgspecError, kind: Any, where: str) -> UsageError:
+    """msgspec's message with the keys that exist, and the one that was probably meant."""
+    unknown = re.search(r"unknown field `([^`]*)`", str(error))
+    if unknown is None:
+        return UsageError(f"{where}: {error}")
+    path = re.search(r"at `\$\.?([^`]*)`", str(error))
+    known = _keys_at(kind, path.group(1).split(".") if path else [])
+    close = difflib.get_close_matches(unknown.group(1), known, n=1)
+    meant = f"did you mean {close[0]}? " if close else ""
+    place = f" in [{path.group(1)}]" if path and path.group(1) else ""
+    return UsageError(
+        f"{where}: unknown setting {unknown.group(1)!r}{place}",
+        hint=f"{meant}settings here: {', '.join(known)}",
+    )
+
+
+def _keys_at(kind: Any, path: list[str]) -> list[str]:
+    """The keys of all Settings classes that may stand at `path` below `kind`."""
+    kinds = [kind, *get_args(kind)]
+    structs = [k for k in kinds if isinstance(k, type) and issubclass(k, msgspec.Struct)]
+    if not path or not path[0]:
+        return sorted({field.encode_name for k in structs for field in msgspec.structs.fields(k)})
+    name = path[0].partition("[")[0]
+    return sorted(
+        {
+            key
+            for k in structs
+            for field in msgspec.structs.fields(k)
+            if field.encode_name == name
+            for key in _keys_at(field.type, path[1:])
+        }
+    )

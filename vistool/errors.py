@@ -1,0 +1,48 @@
+"""What can go wrong, in words for the user: every expected failure is a VistoolError."""
+
+from __future__ import annotations
+
+
+class VistoolError(Exception):
+    """A failure the user can do something about; printed as an `error:` and a `hint:` line.
+
+    Args:
+        message: what, where and the number, in one line.
+        hint: the way out, in one line; may be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(VistoolError):
+    """Options that do not exist or do not go together."""
+
+    exit_code = 2
+
+
+class DataError(VistoolError):
+    """Input that cannot be read, or that contradicts itself."""
+
+    exit_code = 3
+
+
+class WeightsError(VistoolError):
+    """Weights that are missing, damaged, or made for another architecture."""
+
+    exit_code = 4
+
+
+class OutOfMemoryError(VistoolError):
+    """The model did not fit; the hint names a clip length or size that would."""
+
+    exit_code = 5
+
+
+class PartialFailureError(VistoolError):
+    """Some of several sources failed; the others are done and on disk."""
+
+    exit_code = 6

@@ -1,0 +1,116 @@
+"""The values handed from stage to stage; their shapes are defined here and only here.
+
+B batch, T frames of a clip, Q queries, N instances, K classes, H x W pixels or cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+class RLE(TypedDict):
+    """A mask as compressed COCO run-length code: column-major runs of off and on pixels."""
+
+    size: list[int]  # [height, width]
+    counts: str
+
+
+class Size(NamedTuple):
+    """A picture's size in pixels; every size in vistool is (height, width)."""
+
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFrame:
+    """One decoded frame."""
+
+    index: int  # position among the decoded frames of the source, from 0
+    time: float  # presentation time stamp, seconds from the first frame of the source
+    image: np.ndarray  # [H, W, 3] uint8, RGB, upright
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFeatures:
+    """What the backbone keeps of N frames: computed once a frame, used by every clip it lies in."""
+
+    top: Tensor  # [N, C, h, w] at stride 32, projected to the transformer's width
+    laterals: tuple[Tensor, ...]  # [N, C', h', w'], coarse to fine: what the mask head adds
+    padded: Tensor | None  # [N, h, w] bool at stride 32, True on added cells; None: no padding
+
+    def __len__(self) -> int:
+        return len(self.top)
+
+
+@dataclass(frozen=True, slots=True)
+class ClipOutput:
+    """What a model returns for a batch of clips; `auxiliary` are the earlier decoder layers."""
+
+    class_logits: Tensor  # [B, Q, K + 1], "no object" last
+    mask_logits: Tensor  # [B, Q, T, h, w], > 0 is inside
+    auxiliary: tuple[ClipOutput, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.class_logits.shape[:2] != self.mask_logits.shape[:2]:
+            raise ValueError(
+                f"class logits {tuple(self.class_logits.shape)} and mask logits "
+                f"{tuple(self.mask_logits.shape)} differ in batch or queries"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ClipTarget:
+    """The truth of one clip: N instances on T frames.
+
+    `exhaustive` says of which classes every instance in the clip is labelled; a prediction of any
+    other class may be an object that nobody was asked to label, and is not held against the model.
+    """
+
+    labels: Tensor  # [N] int64 in [0, K)
+    masks: Tensor  # [N, T, H, W] bool, on the padded canvas of the batch
+    exhaustive: Tensor  # [K] bool
+
+    def __post_init__(self) -> None:
+        if len(self.labels) != len(self.masks):
+            raise ValueError(f"{len(self.labels)} labels but {len(self.masks)} masks")
+
+
+@dataclass(frozen=True, slots=True)
+class ClipPrediction:
+    """What a model says about one clip of T frames and N instances."""
+
+    frame_ids: tuple[int, ...]  # position among the frames the model sees, increasing, length T
+    class_probs: Tensor  # [N, K], "no object" left out, so a row sums to less than 1
+    mask_logits: Tensor  # [N, T, h, w] at the model's resolution; > 0 is inside
+
+    def __post_init__(self) -> None:
+        if self.mask_logits.shape[1] != len(self.frame_ids):
+            raise ValueError(
+                f"masks of {self.mask_logits.shape[1]} frames for {len(self.frame_ids)} frame ids"
+            )
+        if len(self.class_probs) != len(self.mask_logits):
+            raise ValueError(f"{len(self.class_probs)} classes, {len(self.mask_logits)} masks")
+
+
+@dataclass(frozen=True, slots=True)
+class FrameTracks:
+    """The tracks of one frame, final: no later clip covers it."""
+
+    frame_id: int  # position among the frames the model sees
+    track_ids: tuple[int, ...]  # increasing, counted from 1 over the whole video
+    mask_logits: Tensor  # [N, h, w], the mean over the clips that saw the track on this frame
+
+
+class TrackSegmentation(TypedDict):
+    """One line of a YouTube-VIS results file: one track with one class."""
+
+    video_id: int
+    category_id: int
+    score: float
+    segmentations: list[RLE | None]  # one entry a decoded frame of the video
