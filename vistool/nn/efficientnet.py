@@ -1,0 +1,124 @@
+"""EfficientNet-Lite0 as a feature extractor: the small backbone for CPUs."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vistool.nn.frozen_norm import FrozenBatchNorm2d
+
+NORM_EPS = 1e-3  # what the ImageNet weights were trained with
+
+# (repeats, kernel, stride of the first, expansion, output channels)
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+STEM_CHANNELS = 32
+TAPS = (2, 4, 10, 15)  # the last block at strides 4, 8, 16 and 32
+
+
+class EfficientNetLite0(nn.Module):
+    """The convolutional part of EfficientNet-Lite0: no squeeze-and-excitation, ReLU6 everywhere.
+
+    Batch norm is frozen. Every step of stride 2 gives ceil(size / 2) cells, at any size.
+    """
+
+    channels = (24, 40, 112, 320)  # of the four maps
+    strides = (4, 8, 16, 32)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, STEM_CHANNELS, kernel=3, stride=2)
+        self.blocks = nn.ModuleList()
+        channels = STEM_CHANNELS
+        for repeats, kernel, first_stride, expansion, out_channels in STAGES:
+            for repeat in range(repeats):
+                stride = first_stride if repeat == 0 else 1
+                self.blocks.append(MBConv(channels, out_channels, kernel, stride, expansion))
+                channels = out_channels
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x: [N, 3, H, W], pixels (x - 127) / 128. Returns the maps at strides 4, 8, 16, 32."""
+        x = F.relu6(self.stem(x), inplace=True)
+        maps = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in TAPS:
+                maps.append(x)
+        stride4, stride8, stride16, stride32 = maps
+        return stride4, stride8, stride16, stride32
+
+    def freeze_first(self, blocks: int) -> None:
+        """Take the stem and the first `blocks` blocks (0 to 16) out of the training."""
+        self.stem.requires_grad_(False)
+        self.blocks[:blocks].requires_grad_(False)
+
+
+class MBConv(nn.Module):
+    """Inverted residual: 1x1 to more channels, a filter per channel, 1x1 to few channels."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int, expansion: int
+    ) -> None:
+        super().__init__()
+        inner = in_channels * expansion
+        self.expand = ConvNorm(in_channels, inner, kernel=1) if expansion > 1 else None
+        self.depthwise = ConvNorm(inner, inner, kernel=kernel, stride=stride, groups=inner)
+        self.project = ConvNorm(inner, out_channels, kernel=1)
+        self.residual = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [N, C, H, W]. Returns [N, C', ceil(H / stride), ceil(W / stride)]."""
+        y = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
+        y = F.relu6(self.depthwise(y), inplace=True)
+        y = self.project(y)
+        return x + y if self.residual else y
+
+
+class ConvNorm(nn.Module):
+    """A convolution without bias, and the frozen norm after it, computed as one convolution.
+
+    The norm is a constant factor and offset a channel: multiplied into the filters it costs
+    nothing, while a separate pass over the activations is a good part of a CPU's time.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel, stride=stride, groups=groups, bias=False
+        )
+        self.norm = FrozenBatchNorm2d(out_channels, eps=NORM_EPS)
+        self.kernel, self.stride, self.groups = kernel, stride, groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [N, C, H, W]. Returns [N, C', ceil(H / stride), ceil(W / stride)]."""
+        height, width = x.shape[-2:]
+        top, bottom = same_padding(height, self.kernel, self.stride)
+        left, right = same_padding(width, self.kernel, self.stride)
+        if (top, left) != (bottom, right):
+            x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
+        scale, shift = self.norm.scale_and_shift()
+        weight = self.conv.weight * scale[:, None, None, None]
+        return F.conv2d(x, weight, shift, self.stride, (top, left), groups=self.groups)
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Cells to add before and after an axis for ceil(size / stride) outputs.
+
+    TensorFlow's rule, which the ImageNet weights want: an odd cell goes after, so the padding of
+    a strided step depends on the size.
+
+    >>> same_padding(224, 3, 2), same_padding(225, 3, 2), same_padding(7, 5, 1)
+    ((0, 1), (1, 1), (2, 2))
+    """
+    outputs = -(-size // stride)
+    total = max((outputs - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
