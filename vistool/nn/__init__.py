@@ -1,1 +1,1 @@
-"""What the models are made of: layers that take numbers, not configurations."""
+"""What both models are made of: layers that take numbers, not configurations."""

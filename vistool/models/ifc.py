@@ -1,0 +1,266 @@
+"""IFC: frames of a clip exchange what they know through a few memory tokens (NeurIPS 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from vistool.config import EfficientNetLiteConfig, IFCConfig, ResNetConfig
+from vistool.nn.efficientnet import EfficientNetLite0
+from vistool.nn.mlp import MLP
+from vistool.nn.positional import sine_position
+from vistool.nn.resnet import ResNet
+from vistool.nn.transformer import Decoder, EncoderLayer
+from vistool.structures import ClipOutput, FrameFeatures
+
+
+class Encoder(nn.Module):
+    """Blocks of two layers: within each frame, then among the frames' memory tokens (3.1)."""
+
+    def __init__(
+        self, num_blocks: int, dim: int, num_heads: int, feedforward_dim: int, dropout: float
+    ) -> None:
+        super().__init__()
+
+        def layers() -> nn.ModuleList:
+            return nn.ModuleList(
+                EncoderLayer(dim, num_heads, feedforward_dim, dropout) for _ in range(num_blocks)
+            )
+
+        self.frame_layers = layers()
+        self.exchange_layers = layers()
+
+    def forward(
+        self,
+        cells: Tensor,
+        memory: Tensor,
+        *,
+        position: Tensor,
+        padded: Tensor | None,
+        num_frames: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Encode B*T frames, clip after clip.
+
+        Args:
+            cells: [B*T, S, C], the frames' cells; memory: [B*T, M, C], their memory tokens.
+            position: [B*T, S + M, C]; padded: [B*T, S + M] bool.
+            num_frames: T.
+
+        Returns: cells and memory, same shapes.
+        """
+        num_cells = cells.shape[1]
+        for within_frame, exchange in zip(self.frame_layers, self.exchange_layers, strict=True):
+            tokens = torch.cat([cells, memory], dim=1)
+            tokens = within_frame(tokens, position=position, padded=padded)
+            cells, memory = tokens[:, :num_cells], tokens[:, num_cells:]
+            # Token m of a frame talks to token m of the clip's other frames, and to no other.
+            memory = rearrange(memory, "(b t) m c -> (b m) t c", t=num_frames)
+            memory = exchange(memory)
+            memory = rearrange(memory, "(b m) t c -> (b t) m c", m=tokens.shape[1] - num_cells)
+        return cells, memory
+
+
+class MaskHead(nn.Module):
+    """Stride-32 encoder output and two finer levels -> one feature map at stride 8 (3.2)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(dim, dim, 3, padding=1)
+        self.norm1 = nn.GroupNorm(32, dim)
+        self.conv2 = nn.Conv2d(dim, dim, 3, padding=1)
+        self.norm2 = nn.GroupNorm(32, dim)
+        self.conv3 = nn.Conv2d(dim, dim, 3, padding=1)
+        self.norm3 = nn.GroupNorm(32, dim)
+        self.depthwise = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
+        self.pointwise = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, top: Tensor, laterals: tuple[Tensor, ...]) -> Tensor:
+        """top: [N, C, h, w]; laterals: [N, C, ...] at strides 16 and 8. Returns the latter's size.
+
+        There is no ReLU after the first two norms; the published model has none.
+        """
+        stride16, stride8 = laterals
+        x = self.norm1(self.conv1(top))
+        x = F.interpolate(x, size=stride16.shape[-2:]) + stride16
+        x = self.norm2(self.conv2(x))
+        x = F.interpolate(x, size=stride8.shape[-2:]) + stride8
+        x = self.norm3(self.conv3(x)).relu()
+        return self.pointwise(self.depthwise(x).relu()).relu()
+
+
+class IFC(nn.Module):
+    """Inter-frame Communication Transformer; any clip length, any picture size.
+
+    `encode_frames` does what a frame needs once; `decode_clips` what a clip needs, so a frame in
+    several overlapping clips goes through the backbone a single time.
+    """
+
+    def __init__(
+        self,
+        config: IFCConfig,
+        backbone: ResNet | EfficientNetLite0,
+        *,
+        num_classes: int,
+        dim: int,
+        num_heads: int,
+        feedforward_dim: int,
+        encoder_layers: int,
+        decoder_layers: int,
+        num_queries: int,
+        num_memory_tokens: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.dim = dim
+        self.backbone = backbone
+        stride8, stride16, stride32 = backbone.channels[1:]
+        self.project = nn.Conv2d(stride32, dim, 1)
+        self.laterals = nn.ModuleList([nn.Conv2d(stride16, dim, 1), nn.Conv2d(stride8, dim, 1)])
+        self.memory_tokens = nn.Parameter(torch.empty(num_memory_tokens, dim))
+        self.memory_positions = nn.Parameter(torch.empty(num_memory_tokens, dim))
+        self.encoder = Encoder(encoder_layers, dim, num_heads, feedforward_dim, dropout)
+        self.decoder = Decoder(decoder_layers, dim, num_heads, feedforward_dim, dropout)
+        self.queries = nn.Embedding(num_queries, dim)
+        self.class_head = MLP(dim, dim, num_classes + 1)
+        self.mask_head = MaskHead(dim)
+        self.mask_kernel = MLP(dim, dim, dim, dim)
+        self.reset_parameters()
+
+    @classmethod
+    def from_config(cls, config: IFCConfig) -> IFC:
+        """Build the model that a configuration describes."""
+        match config.backbone:
+            case ResNetConfig() as c:
+                backbone: ResNet | EfficientNetLite0 = ResNet(
+                    c.depth,
+                    c.stem_channels,
+                    c.bottleneck_channels,
+                    stride_in_1x1=c.stride_in_1x1,
+                )
+            case EfficientNetLiteConfig():
+                backbone = EfficientNetLite0()
+        return cls(
+            config,
+            backbone,
+            num_classes=len(config.class_names),
+            dim=config.hidden_dim,
+            num_heads=config.num_heads,
+            feedforward_dim=config.feedforward_dim,
+            encoder_layers=config.encoder_layers,
+            decoder_layers=config.decoder_layers,
+            num_queries=config.num_queries,
+            num_memory_tokens=config.num_memory_tokens,
+            dropout=config.dropout,
+        )
+
+    def reset_parameters(self) -> None:
+        """The published initialisation; the backbone keeps its own."""
+        for part in (self.encoder, self.decoder):
+            for parameter in part.parameters():
+                if parameter.ndim > 1:
+                    nn.init.xavier_uniform_(parameter)
+        for tokens in (self.memory_tokens, self.memory_positions):
+            nn.init.kaiming_normal_(tokens, mode="fan_out", nonlinearity="relu")
+        for module in [*self.mask_head.modules(), *self.laterals]:
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight, a=1)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+
+    def forward(
+        self, pixels: Tensor, padded: Tensor | None = None, *, auxiliary: bool = False
+    ) -> ClipOutput:
+        """Predict the instances of a batch of clips.
+
+        Args:
+            pixels: [B, T, 3, H, W], normalised as the configuration says.
+            padded: [B, T, H, W] bool, True on pixels added at the bottom and the right.
+            auxiliary: also return what the earlier decoder layers predict, for training.
+
+        Returns: masks at ceil(H / 8) x ceil(W / 8).
+        """
+        num_frames = pixels.shape[1]
+        features = self.encode_frames(
+            pixels.flatten(0, 1), None if padded is None else padded.flatten(0, 1)
+        )
+        return self.decode_clips(features, num_frames, auxiliary=auxiliary)
+
+    def encode_frames(self, pixels: Tensor, padded: Tensor | None = None) -> FrameFeatures:
+        """Backbone and projections. pixels: [N, 3, H, W]; padded: [N, H, W] bool."""
+        _, stride8, stride16, stride32 = self.backbone(pixels)
+        return FrameFeatures(
+            top=self.project(stride32),
+            laterals=(self.laterals[0](stride16), self.laterals[1](stride8)),
+            # Cell i covers pixels from 32 * i on: it is valid if its first pixel is.
+            padded=None if padded is None else padded[:, ::32, ::32],
+        )
+
+    def decode_clips(
+        self, features: FrameFeatures, num_frames: int, *, auxiliary: bool = False
+    ) -> ClipOutput:
+        """Transformer and heads. features: of B*T frames, clip after clip; num_frames: T."""
+        cells = rearrange(features.top, "n c h w -> n (h w) c")
+        memory = repeat(self.memory_tokens, "m c -> n m c", n=len(cells))
+        cell_position = self._cell_positions(features)
+        memory_position = repeat(self.memory_positions, "m c -> n m c", n=len(cells))
+        padded = memory_padded = None
+        if features.padded is not None:
+            padded = features.padded.flatten(1)
+            memory_padded = padded.new_zeros(memory.shape[:2])
+        cells, memory = self.encoder(
+            cells,
+            memory,
+            position=torch.cat([cell_position, memory_position], dim=1),
+            padded=_joined(padded, memory_padded),
+            num_frames=num_frames,
+        )
+        mask_features = self._mask_features(cells, features, num_frames)
+
+        def by_clip(x: Tensor) -> Tensor:
+            return rearrange(x, "(b t) ... -> b t ...", t=num_frames).flatten(1, 2)
+
+        decoded = self.decoder(
+            repeat(self.queries.weight, "q c -> b q c", b=len(mask_features)),
+            torch.cat([by_clip(cells), by_clip(memory)], dim=1),
+            memory_position=torch.cat([by_clip(cell_position), by_clip(memory_position)], dim=1),
+            padded=_joined(
+                None if padded is None else by_clip(padded),
+                None if memory_padded is None else by_clip(memory_padded),
+            ),
+        )
+        outputs = [
+            ClipOutput(
+                class_logits=self.class_head(queries),
+                mask_logits=torch.einsum(
+                    "bqc,btchw->bqthw", self.mask_kernel(queries), mask_features
+                ),
+            )
+            for queries in (decoded if auxiliary else decoded[-1:])
+        ]
+        return replace(outputs[-1], auxiliary=tuple(outputs[:-1]))
+
+    def _cell_positions(self, features: FrameFeatures) -> Tensor:
+        """[N, h*w, C]; of one frame, repeated, where no frame is padded."""
+        padded = features.padded
+        if padded is None:
+            height, width = features.top.shape[-2:]
+            padded = torch.zeros(1, height, width, dtype=torch.bool, device=features.top.device)
+        position = sine_position(padded, self.dim // 2).to(features.top.dtype)
+        return rearrange(position, "n c h w -> n (h w) c").expand(len(features), -1, -1)
+
+    def _mask_features(self, cells: Tensor, features: FrameFeatures, num_frames: int) -> Tensor:
+        """[B, T, C, h, w] at stride 8."""
+        height, width = features.top.shape[-2:]
+        top = rearrange(cells, "n (h w) c -> n c h w", h=height, w=width)
+        maps = self.mask_head(top, features.laterals)
+        return rearrange(maps, "(b t) c h w -> b t c h w", t=num_frames)
+
+
+def _joined(cells: Tensor | None, memory: Tensor | None) -> Tensor | None:
+    """The padding of cells and memory tokens side by side; None where nothing is padded."""
+    return None if cells is None or memory is None else torch.cat([cells, memory], dim=1)

@@ -1,0 +1,95 @@
+"""The names of the papers' checkpoints in ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from vistool.errors import WeightsError
+
+V = TypeVar("V")
+Rules = Sequence[tuple[str, str]]
+
+# detectron2's ResNet.
+_RESNET: Rules = (
+    (r"stem\.conv1\.norm\.(.*)", r"stem_norm.\1"),
+    (r"stem\.conv1\.(.*)", r"stem_conv.\1"),
+    (r"res(\d)\.(\d+)\.shortcut\.norm\.(.*)", r"stages.{\1-2}.\2.shortcut.1.\3"),
+    (r"res(\d)\.(\d+)\.shortcut\.(.*)", r"stages.{\1-2}.\2.shortcut.0.\3"),
+    (r"res(\d)\.(\d+)\.conv(\d)\.norm\.(.*)", r"stages.{\1-2}.\2.norm\3.\4"),
+    (r"res(\d)\.(\d+)\.conv(\d)\.(.*)", r"stages.{\1-2}.\2.conv\3.\4"),
+)
+
+# DETR's transformer layers: norm1 follows self-attention; the last norm follows the feed-forward.
+_ENCODER_LAYER: Rules = (
+    (r"self_attn\.(.*)", r"self_attention.attend.\1"),
+    (r"norm1\.(.*)", r"self_attention.norm.\1"),
+    (r"norm2\.(.*)", r"feedforward.norm.\1"),
+    (r"(linear[12]\..*)", r"feedforward.\1"),
+)
+_DECODER_LAYER: Rules = (
+    (r"self_attn\.(.*)", r"self_attention.attend.\1"),
+    (r"multihead_attn\.(.*)", r"cross_attention.attend.\1"),
+    (r"norm1\.(.*)", r"self_attention.norm.\1"),
+    (r"norm2\.(.*)", r"cross_attention.norm.\1"),
+    (r"norm3\.(.*)", r"feedforward.norm.\1"),
+    (r"(linear[12]\..*)", r"feedforward.\1"),
+)
+
+
+def _below(old: str, new: str, rules: Rules) -> list[tuple[str, str]]:
+    """Rules for keys below a prefix; `old` may hold one group, which is \\1 of `new`."""
+    groups = re.compile(old).groups
+    return [
+        (old + pattern, new + re.sub(r"\\(\d)", lambda m: f"\\{int(m[1]) + groups}", name))
+        for pattern, name in rules
+    ]
+
+
+IFC_NAMES: Rules = (
+    *_below(r"detr\.backbone\.0\.backbone\.", r"backbone.", _RESNET),
+    *_below(
+        r"detr\.transformer\.encoder\.enc_layers\.(\d+)\.",
+        r"encoder.frame_layers.\1.",
+        _ENCODER_LAYER,
+    ),
+    *_below(
+        r"detr\.transformer\.encoder\.bus_layers\.(\d+)\.",
+        r"encoder.exchange_layers.\1.",
+        _ENCODER_LAYER,
+    ),
+    *_below(
+        r"detr\.transformer\.clip_decoder\.layers\.(\d+)\.", r"decoder.layers.\1.", _DECODER_LAYER
+    ),
+    (r"detr\.transformer\.clip_decoder\.norm\.(.*)", r"decoder.norm.\1"),
+    (r"detr\.transformer\.memory_bus", r"memory_tokens"),
+    (r"detr\.transformer\.memory_pos", r"memory_positions"),
+    (r"detr\.class_embed\.(.*)", r"class_head.\1"),
+    (r"detr\.query_embed\.(.*)", r"queries.\1"),
+    (r"detr\.input_proj\.(.*)", r"project.\1"),
+    (r"detr\.mask_head\.lay(\d)\.(.*)", r"mask_head.conv\1.\2"),
+    (r"detr\.mask_head\.gn(\d)\.(.*)", r"mask_head.norm\1.\2"),
+    (r"detr\.mask_head\.out_lay\.(.*)", r"mask_head.\1"),
+    (r"detr\.mask_head\.adapter(\d)\.(.*)", r"laterals.{\1-1}.\2"),
+    (r"detr\.mask_head\.convert_to_weight\.(.*)", r"mask_kernel.\1"),
+)
+# Buffers of the published training code that are no weights.
+IFC_LEFT_OUT = frozenset({"criterion.empty_weight"})
+
+
+def rename(
+    state: Mapping[str, V], rules: Rules, left_out: frozenset[str] = frozenset()
+) -> dict[str, V]:
+    """The same values under our names. Raises: WeightsError for a key that no rule knows."""
+    return {rename_key(key, rules): value for key, value in state.items() if key not in left_out}
+
+
+def rename_key(key: str, rules: Rules) -> str:
+    """One published name in ours; `{3-2}` in a rule is the number 1."""
+    for pattern, name in rules:
+        match = re.fullmatch(pattern, key)
+        if match:
+            counted = match.expand(name)
+            return re.sub(r"\{(\d+)-(\d+)\}", lambda m: str(int(m[1]) - int(m[2])), counted)
+    raise WeightsError(f"{key}: no such key in the published model")

@@ -1,0 +1,155 @@
+"""Weight files: safetensors with the model's whole configuration in the header.
+
+Only `load_model` and `save_model` need torch; the rest reads headers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vistool.config import ModelConfig, from_json, to_json
+from vistool.errors import UsageError, WeightsError
+from vistool.formats.atomic import atomic_path
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vistool.models.ifc import IFC
+
+SUFFIX = ".safetensors"
+PACKAGE = Path(__file__).resolve().parent.parent
+# Inside an installed wheel, and at the top of a checkout.
+FOLDERS = (PACKAGE / "weights", PACKAGE.parent / "weights")
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsHeader:
+    """What a weight file says about itself."""
+
+    path: Path
+    config: ModelConfig
+    metadata: dict[str, str]  # free text: license, training_data, scores...
+
+    @property
+    def name(self) -> str:
+        """The name that `--model` takes for a shipped file."""
+        return self.path.stem
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in evaluation mode and where it came from."""
+
+    model: IFC
+    header: WeightsHeader
+    sha256: str
+
+
+def available_weights() -> list[Path]:
+    """The weight files that come with vistool."""
+    files = {path.name: path for folder in FOLDERS for path in folder.glob(f"*{SUFFIX}")}
+    return [files[name] for name in sorted(files)]
+
+
+def find_weights(name_or_path: str) -> Path:
+    """The file that `--model` means: a path, or the name of a shipped file.
+
+    Raises: WeightsError that lists the names there are.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    for shipped in available_weights():
+        if name_or_path in (shipped.stem, shipped.name):
+            return shipped
+    names = ", ".join(p.stem for p in available_weights()) or "none"
+    raise WeightsError(
+        f"no weights named {name_or_path!r}",
+        hint=f"give a {SUFFIX} file, or one of the shipped weights: {names}",
+    )
+
+
+def read_header(path: Path) -> WeightsHeader:
+    """Configuration and metadata of a weight file. Raises: WeightsError."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file: {error}") from None
+    config = metadata.pop("config", None)
+    if config is None:
+        raise WeightsError(
+            f"{path}: no model configuration in its header",
+            hint="weight files are written by `vistool train`",
+        )
+    try:
+        return WeightsHeader(path, from_json(config, ModelConfig, where=str(path)), metadata)
+    except UsageError as error:
+        raise WeightsError(f"{error} in the file's header", hint=error.hint) from None
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_model(name_or_path: str) -> LoadedModel:
+    """Build the model a weight file describes and fill it, in float32 and evaluation mode.
+
+    Raises: WeightsError if the file is missing, damaged, or does not fit its own configuration.
+    """
+    from safetensors.torch import load_file
+
+    from vistool.models import build_model
+
+    path = find_weights(name_or_path)
+    header = read_header(path)
+    model = build_model(header.config)
+    load_exactly(model, load_file(path), where=str(path))
+    return LoadedModel(model.float().eval(), header, sha256_of(path))
+
+
+def load_exactly(model: nn.Module, state: Mapping[str, object], *, where: str) -> None:
+    """Fill a model; every key there must be one the model has, in its shape, and none may lack.
+
+    Raises: WeightsError that counts and names what does not fit.
+    """
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    given = {key: tuple(getattr(value, "shape", ())) for key, value in state.items()}
+    problems = {
+        "missing": sorted(expected.keys() - given.keys()),
+        "unknown": sorted(given.keys() - expected.keys()),
+        "of another shape": [
+            f"{key} {given[key]} instead of {expected[key]}"
+            for key in sorted(expected.keys() & given.keys())
+            if expected[key] != given[key]
+        ],
+    }
+    found = [f"{len(keys)} {what} ({keys[0]}, ...)" for what, keys in problems.items() if keys]
+    if found:
+        raise WeightsError(f"{where}: does not fit the model: {'; '.join(found)}")
+    model.load_state_dict(dict(state))
+
+
+def save_model(model: IFC, path: Path, metadata: Mapping[str, str], *, half: bool = False) -> None:
+    """Write a weight file, complete or not at all.
+
+    Args:
+        metadata: free text for the header.
+        half: store float16, half the size; loading gives float32 again.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    dtype = torch.float16 if half else torch.float32
+    state = {key: value.to(dtype).contiguous() for key, value in model.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        save_file(state, temporary, metadata={**metadata, "config": to_json(model.config)})

@@ -1,0 +1,124 @@
+"""The post-norm transformer layers of both models; positions are added to queries and keys only."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with ReLU and dropout between, added to the input and normalised."""
+
+    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(dim, hidden)
+        self.linear2 = nn.Linear(hidden, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] -> [..., C]."""
+        return self.norm(x + self.dropout(self.linear2(self.dropout(self.linear1(x).relu()))))
+
+
+class Attention(nn.Module):
+    """Multi-head attention, added to the query and normalised."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        *,
+        position: Tensor | None = None,
+        memory_position: Tensor | None = None,
+        padded: Tensor | None = None,
+    ) -> Tensor:
+        """x: [B, N, C] attends to memory: [B, S, C]; padded: [B, S] bool, True is not looked at."""
+        query = x if position is None else x + position
+        key = memory if memory_position is None else memory + memory_position
+        mixed, _ = self.attend(query, key, memory, key_padding_mask=padded, need_weights=False)
+        return self.norm(x + self.dropout(mixed))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention, then feed-forward."""
+
+    def __init__(self, dim: int, num_heads: int, feedforward_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attention = Attention(dim, num_heads, dropout)
+        self.feedforward = FeedForward(dim, feedforward_dim, dropout)
+
+    def forward(
+        self, x: Tensor, *, position: Tensor | None = None, padded: Tensor | None = None
+    ) -> Tensor:
+        """x, position: [B, N, C]; padded: [B, N] bool. Returns [B, N, C]."""
+        x = self.self_attention(x, x, position=position, memory_position=position, padded=padded)
+        return self.feedforward(x)
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention among the queries, cross-attention to the memory, then feed-forward."""
+
+    def __init__(self, dim: int, num_heads: int, feedforward_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attention = Attention(dim, num_heads, dropout)
+        self.cross_attention = Attention(dim, num_heads, dropout)
+        self.feedforward = FeedForward(dim, feedforward_dim, dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        *,
+        position: Tensor,
+        memory_position: Tensor,
+        padded: Tensor | None = None,
+    ) -> Tensor:
+        """x, position: [B, Q, C]; memory, memory_position: [B, S, C]; padded: [B, S] bool."""
+        x = self.self_attention(x, x, position=position, memory_position=position)
+        x = self.cross_attention(
+            x, memory, position=position, memory_position=memory_position, padded=padded
+        )
+        return self.feedforward(x)
+
+
+class Decoder(nn.Module):
+    """A stack of decoder layers with one final norm that every layer's output goes through."""
+
+    def __init__(
+        self, num_layers: int, dim: int, num_heads: int, feedforward_dim: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            DecoderLayer(dim, num_heads, feedforward_dim, dropout) for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self,
+        queries: Tensor,
+        memory: Tensor,
+        *,
+        memory_position: Tensor,
+        padded: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Decode learned queries from zero.
+
+        Args:
+            queries: [B, Q, C] learned embeddings, used as positions of a target that starts at 0.
+            memory, memory_position: [B, S, C].
+            padded: [B, S] bool.
+
+        Returns: one [B, Q, C] a layer, normalised, the last layer last.
+        """
+        x = queries.new_zeros(queries.shape)
+        outputs = []
+        for layer in self.layers:
+            x = layer(x, memory, position=queries, memory_position=memory_position, padded=padded)
+            outputs.append(self.norm(x))
+        return outputs
