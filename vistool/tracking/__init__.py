@@ -1,0 +1,1 @@
+"""From a video's frames to clips, and from predictions of clips to tracks of the whole video."""
