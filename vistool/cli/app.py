@@ -1,0 +1,69 @@
+"""The `vistool` program: its commands, and the options that belong to all of them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from vistool.cli.console import INTERRUPTED, friendly_errors, report_interrupt
+
+DEBUG = "--debug"
+
+
+class Commands(TyperGroup):
+    """All commands; every one of them reports its failures in the same way."""
+
+    def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
+        """Run one command and exit with its code."""
+        words = list(sys.argv[1:] if args is None else args)
+        options = words[: words.index("--")] if "--" in words else words
+        # People add --debug at the end of the line that just failed, so it counts anywhere.
+        words = [word for word in options if word != DEBUG] + words[len(options) :]
+        with friendly_errors(debug=DEBUG in options):
+            code = super().main(words, *rest, **{**extra, "standalone_mode": False})
+        if code == INTERRUPTED:  # newer typer turns Ctrl-C into an exit code by itself
+            report_interrupt()
+        raise SystemExit(code)
+
+
+# Help without rich: half the time of `vistool --help` would go into importing it.
+app = typer.Typer(
+    name="vistool",
+    cls=Commands,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and exit."""
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"vistool {version('vistool')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def vistool(
+    context: typer.Context,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Show the version."),
+    ] = False,
+    _debug: Annotated[  # read in Commands.main; here so that --help shows it
+        bool, typer.Option(DEBUG, help="Show the traceback of an error; may stand anywhere.")
+    ] = False,
+) -> None:
+    """Segment, classify and track every object instance in a video."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> None:
+    """The entry point of the `vistool` command."""
+    app()

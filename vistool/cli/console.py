@@ -1,0 +1,168 @@
+"""What commands say to people, all of it on stderr: how far they are, and what went wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import typer
+
+from vistool.errors import OutOfMemoryError, UsageError, VistoolError
+
+# A job tells how far it is: the stage, how much of it is done, how much there is (if known).
+ProgressCallback = Callable[[str, int, int | None], None]
+
+INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
+SECONDS_BETWEEN_LINES = 5.0  # of progress where stderr is no terminal
+
+# The option parser's own error; typer has kept it in more than one package.
+ParserError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+@contextmanager
+def friendly_errors(*, debug: bool = False) -> Iterator[None]:
+    """Print an expected failure as an `error:` and a `hint:` line, and exit with its code.
+
+    Anything unexpected is a bug and keeps its traceback.
+
+    Args:
+        debug: show the traceback of expected failures as well.
+    """
+    try:
+        yield
+    except VistoolError as error:
+        _fail(str(error), error.hint, error.exit_code, debug)
+    except ParserError as error:
+        _fail(*_parser_message(error), UsageError.exit_code, debug)
+    except MemoryError:
+        _fail(
+            "this computer's memory is full",
+            "a smaller --size or --clip-length needs less",
+            OutOfMemoryError.exit_code,
+            debug,
+        )
+    except BrokenPipeError:
+        # Whoever read our output has left; keep the interpreter from flushing into nothing at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(VistoolError.exit_code) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", "", VistoolError.exit_code, debug)
+    except (KeyboardInterrupt, typer.Abort):
+        report_interrupt()
+
+
+def report_interrupt() -> NoReturn:
+    """Say that Ctrl-C ended the command, and exit as shells expect."""
+    say("interrupted")
+    raise SystemExit(INTERRUPTED)
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    typer.echo(text, err=True)
+
+
+@contextmanager
+def progress(*, quiet: bool = False, unit: str = "frames") -> Iterator[ProgressCallback]:
+    """A callback that shows stage, bar, count, speed and time left; plain lines off a terminal."""
+    if quiet:
+        yield lambda stage, done, total: None
+    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        with _bars(unit) as callback:
+            yield callback
+    else:
+        yield _lines(unit)
+
+
+@contextmanager
+def _bars(unit: str) -> Iterator[ProgressCallback]:
+    """One live bar a stage, gone when the command ends."""
+    from rich import progress as rich_progress
+    from rich.console import Console
+
+    columns = (
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.TextColumn("{task.fields[counted]}"),
+    )
+    tasks: dict[str, rich_progress.TaskID] = {}
+    started: dict[str, float] = {}
+    with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as display:
+
+        def callback(stage: str, done: int, total: int | None) -> None:
+            now = time.monotonic()
+            if stage not in tasks:
+                started[stage] = now
+                tasks[stage] = display.add_task(stage, counted="")
+            counted = _counted(done, total, now - started[stage], unit)
+            display.update(tasks[stage], completed=done, total=total, counted=counted)
+
+        yield callback
+
+
+def _lines(unit: str) -> ProgressCallback:
+    """A line now and then, for logs."""
+    started: dict[str, float] = {}
+    spoken = 0.0
+
+    def callback(stage: str, done: int, total: int | None) -> None:
+        nonlocal spoken
+        now = time.monotonic()
+        if stage not in started:
+            started[stage] = spoken = now
+        if now - spoken >= SECONDS_BETWEEN_LINES:
+            spoken = now
+            say(f"{stage}: {_counted(done, total, now - started[stage], unit)}")
+
+    return callback
+
+
+def _counted(done: int, total: int | None, seconds: float, unit: str) -> str:
+    """What is done, how fast, and what is left, in words.
+
+    >>> _counted(120, 600, 10.0, "frames")
+    '120/600 frames, 12.0/s, 0:40 left'
+    >>> _counted(120, None, 10.0, "frames")
+    '120 frames, 12.0/s'
+    """
+    parts = [f"{done}/{total} {unit}" if total else f"{done} {unit}"]
+    speed = done / seconds if seconds > 0 else 0.0
+    if speed:
+        parts.append(f"{speed:.1f}/s")
+        if total:
+            parts.append(f"{_clock((total - done) / speed)} left")
+    return ", ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    """Seconds as a clock shows them.
+
+    >>> _clock(3725.0), _clock(9.6)
+    ('1:02:05', '0:10')
+    """
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _parser_message(error: Exception) -> tuple[str, str]:
+    """The option parser's complaint in our form: message and hint."""
+    message = str(getattr(error, "format_message", error.__str__)())
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "vistool"
+    return message.rstrip("."), f"{command} --help shows what there is"
+
+
+def _fail(message: str, hint: str, code: int, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exc()
+    say(f"error: {message}")
+    if hint:
+        say(f"hint: {hint}")
+    raise SystemExit(code)
