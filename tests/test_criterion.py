@@ -1,0 +1,161 @@
+"""Matching and losses: the recorded numbers of the published IFC, and partial labels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.recorded import recorded, recorded_json
+from tests.test_ifc import normalised, small_ifc, small_training_batch
+from vistool.criterion.losses import absence_loss, class_loss
+from vistool.criterion.matcher import hungarian, match_scores
+from vistool.criterion.set_criterion import SetCriterion
+from vistool.models.published import IFC_NAMES, rename_key
+from vistool.ops.masks import resize_masks
+from vistool.structures import ClipOutput, ClipTarget
+
+TERMS = {"class": "loss_ce", "focal": "loss_mask", "dice": "loss_dice"}
+
+
+def recorded_targets() -> list[ClipTarget]:
+    """The truth of the two recorded videos on the batch's canvas, of tracks present somewhere."""
+    losses = recorded("ifc/small_losses")
+    targets = []
+    for video in (0, 1):
+        frames = [losses[f"gt.video{video}.frame{t}.masks"].bool() for t in range(3)]
+        classes = torch.stack([losses[f"gt.video{video}.frame{t}.classes"] for t in range(3)], 1)
+        masks = torch.stack(frames, dim=1)
+        present = masks.flatten(2).any(2)
+        kept = present.any(1)
+        canvas = torch.zeros(len(masks), 3, 70, 88, dtype=torch.bool)
+        canvas[..., : masks.shape[-2], : masks.shape[-1]] = masks
+        # The class of any frame in which the track is there.
+        labels = classes.gather(1, present.int().argmax(1, keepdim=True))[:, 0]
+        targets.append(ClipTarget(labels[kept], canvas[kept], torch.ones(7, dtype=torch.bool)))
+    return targets
+
+
+def recorded_output() -> ClipOutput:
+    forward = recorded("ifc/small_train_forward")
+    first = ClipOutput(forward["out.aux_0.pred_logits"], forward["out.aux_0.pred_masks"])
+    return ClipOutput(forward["out.pred_logits"], forward["out.pred_masks"], (first,))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("video", [0, 1])
+def test_targets_and_pairs_are_the_recorded_ones(video: int) -> None:
+    losses = recorded("ifc/small_losses")
+    target, output = recorded_targets()[video], recorded_output()
+    reduced = resize_masks(target.masks, (18, 22))
+    assert target.labels.tolist() == losses[f"target.video{video}.labels"].tolist()
+    torch.testing.assert_close(reduced, losses[f"target.video{video}.masks"])
+    for layer, name in ((output, "final"), (output.auxiliary[0], "aux_0")):
+        scores = match_scores(
+            layer.class_logits[video],
+            resize_masks(layer.mask_logits[video], (18, 22)),
+            target.labels,
+            reduced,
+        )
+        # Sums over 1,188 pixels in another order: up to 1.3e-5 apart on values up to 4.
+        expected = losses[f"cost.{name}.video{video}"]
+        torch.testing.assert_close(scores, expected, rtol=1e-5, atol=3e-5)
+        query, instance = hungarian(scores)
+        assert query.tolist() == losses[f"idx_src.{name}.video{video}"].tolist()
+        assert instance.tolist() == losses[f"idx_tgt.{name}.video{video}"].tolist()
+
+
+@pytest.mark.parity
+def test_losses_are_the_recorded_ones() -> None:
+    meta = recorded_json("ifc/small_meta")
+    criterion = SetCriterion()
+    terms = criterion(recorded_output(), recorded_targets())
+    for name, value in terms.items():
+        term, _, layer = name.partition("_")
+        published = TERMS[term] + (f"_{layer}" if layer else "")
+        expected = meta["losses_unweighted"][published]
+        assert value.item() == pytest.approx(expected, rel=1e-5), name
+    assert criterion.total(terms).item() == pytest.approx(meta["weighted_total"], rel=1e-5)
+
+
+@pytest.mark.parity
+def test_losses_of_a_clip_without_instances_are_the_recorded_ones() -> None:
+    meta = recorded_json("ifc/small_meta")
+    pixels = normalised(recorded("ifc/small_train_forward")["in.video0"], meta["config"])
+    with torch.no_grad():
+        output = small_ifc()(pixels[None], auxiliary=True)
+    nothing = ClipTarget(
+        torch.zeros(0, dtype=torch.long),
+        torch.zeros(0, *pixels[:, 0].shape, dtype=torch.bool),
+        torch.ones(7, dtype=torch.bool),
+    )
+    terms = SetCriterion()(output, [nothing])
+    expected = meta["no_object_video0"]
+    # Through the whole model, so its float32 spread comes in.
+    assert terms["class"].item() == pytest.approx(expected["loss_ce"], rel=1e-4)
+    assert terms["class_0"].item() == pytest.approx(expected["loss_ce_0"], rel=1e-4)
+    assert terms["focal"].item() == terms["dice"].item() == 0
+
+
+@pytest.mark.parity
+def test_gradients_are_the_recorded_ones() -> None:
+    losses = recorded("ifc/small_losses")
+    model = small_ifc()
+    criterion = SetCriterion()
+    pixels, padded = small_training_batch()
+    terms = criterion(model(pixels, padded, auxiliary=True), recorded_targets())
+    criterion.total(terms).backward()
+    parameters = dict(model.named_parameters())
+    checked = [key for key in losses if key.startswith("grad.")]
+    assert len(checked) >= 12
+    for key in checked:
+        gradient = parameters[rename_key(key.removeprefix("grad."), IFC_NAMES)].grad
+        assert gradient is not None
+        # Relative to the tensor's largest: float32 sums over thousands of terms.
+        scale = losses[key].abs().max().item()
+        torch.testing.assert_close(gradient, losses[key], rtol=1e-3, atol=1e-3 * scale)
+
+
+@given(st.integers(1, 6), st.integers(0, 2**31))
+def test_absence_is_no_object_where_everything_is_labelled_and_nothing_where_nothing_is(
+    classes: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 5 * torch.randn(4, classes + 1, generator=generator)
+    everything = torch.ones(4, classes, dtype=torch.bool)
+    no_object = torch.full((4,), classes)
+    torch.testing.assert_close(absence_loss(logits, everything), class_loss(logits, no_object))
+    assert absence_loss(logits, ~everything).abs().max() < 1e-5
+
+
+def _partial_clip(mask_rows: slice) -> tuple[ClipOutput, ClipTarget]:
+    """Two queries: the first is on the one labelled object, the second where `mask_rows` says."""
+    masks = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+    masks[0, 0, :8] = True
+    drawn = torch.full((1, 2, 1, 4, 4), -8.0)
+    drawn[0, 0, 0, :2] = 8.0
+    drawn[0, 1, 0, mask_rows] = 8.0
+    logits = torch.tensor([[[4.0, 0.0, 0.0], [2.0, 0.0, 0.0]]], requires_grad=True)
+    target = ClipTarget(torch.tensor([0]), masks, torch.zeros(2, dtype=torch.bool))
+    return ClipOutput(logits, drawn), target
+
+
+def _class_gradient(output: ClipOutput, target: ClipTarget) -> Tensor:
+    SetCriterion()(output, [target])["class"].backward()
+    gradient = output.class_logits.grad
+    assert gradient is not None
+    return gradient[0]
+
+
+def test_a_query_on_an_object_that_nobody_labelled_is_not_punished() -> None:
+    gradient = _class_gradient(*_partial_clip(slice(2, 4)))
+    assert gradient[1].abs().max() == 0
+    assert gradient[0, 0] < 0
+
+
+def test_a_second_query_on_a_labelled_object_is_punished_even_where_labels_are_partial() -> None:
+    gradient = _class_gradient(*_partial_clip(slice(0, 2)))
+    assert gradient[1, 0] > 0
+    assert gradient[1, 2] < 0

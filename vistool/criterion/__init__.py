@@ -1,0 +1,1 @@
+"""Pairing predictions with the truth, and what a model is trained on."""

@@ -1,0 +1,50 @@
+"""Loss terms, one function each: one number a row, weighted and averaged in `set_criterion`."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FOCAL_ALPHA = 0.25
+FOCAL_GAMMA = 2.0
+
+
+def dice_score(logits: Tensor, target: Tensor) -> Tensor:
+    """Dice of every pair, +1 smoothed. logits: [Q, ...]; target: [N, ...] in [0, 1]. -> [Q, N]"""
+    p, y = logits.sigmoid().flatten(1), target.flatten(1)
+    return (2 * (p @ y.T) + 1) / (p.sum(1)[:, None] + y.sum(1)[None] + 1)
+
+
+def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """1 - Dice, +1 smoothed. Both [N, ...]: N sequences (IFC) or single frames (VisTR). -> [N]"""
+    p, y = logits.sigmoid().flatten(1), target.flatten(1)
+    return 1 - (2 * (p * y).sum(1) + 1) / (p.sum(1) + y.sum(1) + 1)
+
+
+def focal_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Sigmoid focal loss, mean over a row's pixels; target in [0, 1]. Both [N, ...] -> [N]"""
+    p = logits.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    p_target = p * target + (1 - p) * (1 - target)
+    alpha = FOCAL_ALPHA * target + (1 - FOCAL_ALPHA) * (1 - target)
+    return (alpha * (1 - p_target) ** FOCAL_GAMMA * entropy).flatten(1).mean(1)
+
+
+def class_loss(logits: Tensor, label: Tensor) -> Tensor:
+    """Cross-entropy. logits: [N, K + 1]; label: [N] in [0, K). -> [N]"""
+    return F.cross_entropy(logits, label, reduction="none")
+
+
+def absence_loss(logits: Tensor, exhaustive: Tensor) -> Tensor:
+    """How strongly a query that matches nothing claims a class of which everything is labelled.
+
+    -log(1 - sum of the probabilities of those classes). Where every class is labelled exhaustively
+    this is the cross-entropy with "no object"; where none is, it is 0: the query may well have
+    found something that nobody was asked to label.
+
+    Args: logits: [N, K + 1]; exhaustive: [N, K] bool.  Returns: [N]
+    """
+    blamed = F.pad(exhaustive, (0, 1), value=False)
+    allowed = logits.masked_fill(blamed, -torch.inf).logsumexp(1)
+    return logits.logsumexp(1) - allowed
