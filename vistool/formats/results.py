@@ -1,0 +1,211 @@
+"""What `vistool predict` leaves behind: run folders, results.json, meta.json, spooled masks."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import sqlite3
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import msgspec
+
+from vistool.errors import DataError
+from vistool.formats.atomic import atomic_path
+from vistool.formats.rle import validate_rle
+from vistool.structures import RLE, Size, TrackSegmentation
+
+T = TypeVar("T")
+
+
+class SegmentationSpool:
+    """Masks by frame and track in a throw-away database, so memory does not grow with the video.
+
+    A context manager: the file is made in `folder` on entry and removed on exit.
+    """
+
+    BATCH = 500  # rows kept in memory before they are written
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._pending: list[tuple[int, int, int, int, str]] = []
+
+    def __enter__(self) -> SegmentationSpool:
+        with contextlib.ExitStack() as stack:
+            place = tempfile.TemporaryDirectory(dir=self._folder, prefix=".masks-")
+            path = Path(stack.enter_context(place)) / "masks.sqlite3"
+            self._db = sqlite3.connect(path, check_same_thread=False)
+            stack.callback(self._db.close)
+            self._db.executescript(
+                """
+                PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -4000;
+                CREATE TABLE masks (
+                    track INTEGER, frame INTEGER, height INTEGER, width INTEGER, counts TEXT,
+                    PRIMARY KEY (track, frame)
+                ) WITHOUT ROWID;
+                CREATE INDEX by_frame ON masks (frame, track);
+                """
+            )
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def add(self, frame: int, track: int, rle: RLE) -> None:
+        """Keep the mask of a track on a frame; a second one replaces the first."""
+        height, width = rle["size"]
+        self._pending.append((track, frame, height, width, rle["counts"]))
+        if len(self._pending) >= self.BATCH:
+            self._flush()
+
+    def tracks(self) -> list[int]:
+        """The tracks that have a mask, in increasing order."""
+        self._flush()
+        return [row[0] for row in self._db.execute("SELECT DISTINCT track FROM masks ORDER BY 1")]
+
+    def segmentations(self, track: int, length: int) -> list[RLE | None]:
+        """The masks of a track on frames 0 to length - 1, None where it has none."""
+        self._flush()
+        rows = self._db.execute(
+            "SELECT frame, height, width, counts FROM masks "
+            "WHERE track = ? AND frame BETWEEN 0 AND ?",
+            (track, length - 1),
+        )
+        result: list[RLE | None] = [None] * length
+        for frame, height, width, counts in rows:
+            result[frame] = RLE(size=[height, width], counts=counts)
+        return result
+
+    def frame(self, frame: int) -> list[tuple[int, RLE]]:
+        """The tracks on a frame with their masks, by increasing track."""
+        self._flush()
+        rows = self._db.execute(
+            "SELECT track, height, width, counts FROM masks WHERE frame = ? ORDER BY track",
+            (frame,),
+        )
+        return [(track, RLE(size=[h, w], counts=counts)) for track, h, w, counts in rows]
+
+    def _flush(self) -> None:
+        if self._pending:
+            with self._db:
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO masks VALUES (?, ?, ?, ?, ?)", self._pending
+                )
+            self._pending.clear()
+
+
+def write_results(path: Path, results: Iterable[TrackSegmentation]) -> int:
+    """Write a YouTube-VIS results file one entry at a time; returns how many there were."""
+    count = 0
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(b"[")
+        for result in results:
+            file.write(b",\n" if count else b"\n")
+            file.write(msgspec.json.encode(result))
+            count += 1
+        file.write(b"\n]\n")
+    return count
+
+
+def read_results(path: Path) -> list[TrackSegmentation]:
+    """Read a YouTube-VIS results file; every mask in it is safe to decode.
+
+    Raises: DataError naming the file, the entry and what is wrong with it.
+    """
+    results = _decode(path, list[TrackSegmentation])
+    for index, result in enumerate(results):
+        where = f"{path}: result {index}"
+        if not math.isfinite(result["score"]):
+            raise DataError(f"{where}: its score is {result['score']}")
+        masks = result["segmentations"]
+        size = next((Size(*mask["size"]) for mask in masks if mask), None)
+        for frame, mask in enumerate(masks):
+            if mask is not None and size is not None:
+                validate_rle(mask, size, f"{where}, frame {frame}")
+    return results
+
+
+class Category(msgspec.Struct, frozen=True, kw_only=True):
+    """A class and the id it has in results.json."""
+
+    id: int
+    name: str
+
+
+class TrackMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """What belongs to an entry of results.json, but has no field there."""
+
+    track_id: int  # from 1; decides the colour
+    category_id: int
+    score: float
+    first_frame: int  # position in `segmentations`
+    last_frame: int
+
+
+class VideoMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """meta.json: all that `render` and `visualize` need besides results.json and the source."""
+
+    source: str
+    video_id: int
+    width: int
+    height: int
+    length: int  # decoded frames in the chosen range
+    first_frame: int  # index in the source of the first of them
+    times: list[float]  # seconds from the first frame of the source, one a frame
+    frame_stride: int  # the model saw every n-th frame
+    rotation: int  # degrees
+    fps: float  # nominal
+    categories: list[Category]
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    tracks: list[TrackMeta]  # in the order of results.json
+
+
+def write_meta(path: Path, meta: VideoMeta) -> None:
+    """Write meta.json."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(msgspec.json.encode(meta) + b"\n")
+
+
+def read_meta(path: Path) -> VideoMeta:
+    """Read meta.json. Raises: DataError if it is damaged or contradicts itself."""
+    meta = _decode(path, VideoMeta)
+    if len(meta.times) != meta.length:
+        raise DataError(f"{path}: {len(meta.times)} time stamps for {meta.length} frames")
+    if meta.width < 1 or meta.height < 1 or meta.frame_stride < 1:
+        raise DataError(f"{path}: size {meta.width}x{meta.height}, stride {meta.frame_stride}")
+    return meta
+
+
+def new_run_folder(parent: Path, stem: str, *, exist_ok: bool) -> Path:
+    """Make and return parent/stem, or with "-2", "-3"... the first of them that is free."""
+    parent.mkdir(parents=True, exist_ok=True)
+    if exist_ok:
+        (parent / stem).mkdir(exist_ok=True)
+        return parent / stem
+    for number in itertools.count(1):
+        folder = parent / (stem if number == 1 else f"{stem}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()  # fails if it exists, so two processes never get the same
+            return folder
+    raise AssertionError("unreachable")
+
+
+def _decode(path: Path, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (msgspec.MsgspecError, OSError) as error:
+        raise DataError(f"{path}: {error}") from None

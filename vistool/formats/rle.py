@@ -1,0 +1,82 @@
+"""Masks as compressed COCO run-length code, checked before any C code sees them."""
+
+from __future__ import annotations
+
+import numpy as np
+from pycocotools import mask as coco
+
+from vistool.errors import DataError
+from vistool.structures import RLE, Size
+
+MAX_CHARACTERS = 7  # 35 bits: more than the pixels of any picture, less than overflows a sum
+
+
+def encode_mask(mask: np.ndarray) -> RLE:
+    """[H, W] bool -> its run-length code."""
+    return encode_masks(mask[None])[0]
+
+
+def encode_masks(masks: np.ndarray) -> list[RLE]:
+    """[N, H, W] bool -> N run-length codes."""
+    if len(masks) == 0:
+        return []
+    # column-major [H, W, N] is pycocotools' layout; both copies happen in one step here
+    columns = np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8)
+    return [
+        RLE(size=[int(side) for side in code["size"]], counts=code["counts"].decode("ascii"))
+        for code in coco.encode(columns)
+    ]
+
+
+def decode_mask(rle: RLE) -> np.ndarray:
+    """The [H, W] bool mask of a run-length code that was validated or made here."""
+    return np.ascontiguousarray(coco.decode(rle)).astype(bool)
+
+
+def area(rle: RLE) -> int:
+    """Number of pixels inside, without decoding the mask."""
+    return int(coco.area(rle))
+
+
+def validate_rle(rle: RLE, size: Size, where: str) -> None:
+    """Check a run-length code from outside; one that passes is safe to decode.
+
+    Nothing is allocated beyond a few times the length of `counts` itself.
+
+    Raises: DataError that begins with `where`.
+    """
+    if tuple(rle["size"]) != tuple(size):
+        raise DataError(
+            f"{where}: a mask of {rle['size']}, expected [{size.height}, {size.width}]",
+            hint="size is [height, width]",
+        )
+    runs = _runs(rle["counts"], where)
+    if len(runs) and runs.min() < 0:
+        raise DataError(f"{where}: malformed mask, a run of {runs.min()} pixels")
+    pixels = size.height * size.width
+    if runs.sum() != pixels:
+        raise DataError(f"{where}: runs of {runs.sum()} pixels in a mask of {pixels}")
+
+
+def _runs(counts: str, where: str) -> np.ndarray:
+    """The lengths of the runs, off and on in turn, from a compressed string.
+
+    A character holds six bits above "0": five of the number, lowest first, and one that says
+    that more follow. From the fourth number on, the difference to the last but one is stored.
+    """
+    codes = np.frombuffer(counts.encode("utf-8", "replace"), np.uint8).astype(np.int64) - 48
+    if len(codes) and not (codes.min() >= 0 and codes.max() < 64):
+        raise DataError(f"{where}: malformed mask, characters that no run-length code has")
+    ends = np.flatnonzero(codes < 32)
+    if len(codes) and (len(ends) == 0 or ends[-1] != len(codes) - 1):
+        raise DataError(f"{where}: malformed mask, the last run is cut off")
+    starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)[: len(ends)]
+    lengths = ends - starts + 1
+    if len(lengths) and lengths.max() > MAX_CHARACTERS:
+        raise DataError(f"{where}: malformed mask, a run longer than any picture")
+    shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((codes & 31) << shifts, starts) if len(codes) else codes
+    runs = runs - np.where(codes[ends] & 16, np.int64(1) << 5 * lengths, 0)
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return runs
