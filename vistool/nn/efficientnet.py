@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -45,7 +48,7 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x: [N, 3, H, W], pixels (x - 127) / 128. Returns the maps at strides 4, 8, 16, 32."""
-        x = F.relu6(self.stem(x), inplace=True)
+        x = relu6_(self.stem(x))
         maps = []
         for index, block in enumerate(self.blocks):
             x = block(x)
@@ -75,8 +78,8 @@ class MBConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [N, C, H, W]. Returns [N, C', ceil(H / stride), ceil(W / stride)]."""
-        y = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
-        y = F.relu6(self.depthwise(y), inplace=True)
+        y = x if self.expand is None else relu6_(self.expand(x))
+        y = relu6_(self.depthwise(y))
         y = self.project(y)
         return x + y if self.residual else y
 
@@ -95,19 +98,21 @@ class ConvNorm(nn.Module):
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel, stride=stride, groups=groups, bias=False
         )
+        # A fresh frozen norm rescales nothing, so the filters must keep the size of activations.
+        nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
         self.norm = FrozenBatchNorm2d(out_channels, eps=NORM_EPS)
         self.kernel, self.stride, self.groups = kernel, stride, groups
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [N, C, H, W]. Returns [N, C', ceil(H / stride), ceil(W / stride)]."""
-        height, width = x.shape[-2:]
-        top, bottom = same_padding(height, self.kernel, self.stride)
-        left, right = same_padding(width, self.kernel, self.stride)
-        if (top, left) != (bottom, right):
-            x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
         scale, shift = self.norm.scale_and_shift()
         weight = self.conv.weight * scale[:, None, None, None]
-        return F.conv2d(x, weight, shift, self.stride, (top, left), groups=self.groups)
+        top, bottom = same_padding(x.shape[-2], self.kernel, self.stride)
+        left, right = same_padding(x.shape[-1], self.kernel, self.stride)
+        # Uneven padding without a padded copy of x: a filter with a row of zeros before its own,
+        # and the larger padding on both sides, reads the same cells.
+        weight = F.pad(weight, (right - left, 0, bottom - top, 0))
+        return F.conv2d(x, weight, shift, self.stride, (bottom, right), groups=self.groups)
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -122,3 +127,26 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     outputs = -(-size // stride)
     total = max((outputs - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
+
+
+def relu6_(x: Tensor) -> Tensor:
+    """Clamp x to [0, 6] in place; a training keeps the result only, not x as well."""
+    if not x.requires_grad:
+        return F.relu6(x, inplace=True)
+    return _ReLU6.apply(x)  # type: ignore[no-untyped-call]
+
+
+class _ReLU6(torch.autograd.Function):
+    """`F.relu6` keeps its input for the gradient, so its in-place form makes a copy first."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x.clamp_(0, 6))
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (result,) = ctx.saved_tensors
+        # Zero where the argument is <= 0 or >= 6: so for the clamped result as for the input.
+        return torch.ops.aten.hardtanh_backward(grads[0], result, 0.0, 6.0)
