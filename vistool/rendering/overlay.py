@@ -1,0 +1,241 @@
+"""Tracks on a frame: translucent masks, crisp contours, and labels that stay readable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from vistool.rendering.palette import Color, text_color, track_color
+
+FONT = cv2.FONT_HERSHEY_DUPLEX
+SHIFT = 4  # fractional bits of contour points: OpenCV draws at 1/16 pixel
+LABEL_SHARE = 0.6  # of the picture's sides that one label may take at most
+SMOOTHING = 2  # contour points on either side that a point is averaged with
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnInstance:
+    """One track on one frame."""
+
+    track_id: int
+    label: str  # class name
+    score: float
+    mask: np.ndarray  # [H, W] bool, the frame's size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverlayStyle:
+    """How tracks are drawn."""
+
+    alpha: float = 0.45  # of the mask's colour: 0 leaves the picture, 1 hides it
+    contours: bool = True
+    labels: bool = True
+    scores: bool = True  # as part of the labels
+
+
+DEFAULT_STYLE = OverlayStyle()
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle of whole pixels; right and bottom lie outside."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    def overlaps(self, other: Box) -> bool:
+        return (
+            self.left < other.right
+            and other.left < self.right
+            and self.top < other.bottom
+            and other.top < self.bottom
+        )
+
+    @classmethod
+    def of(cls, rectangle: Sequence[int]) -> Box:
+        """From OpenCV's left, top, width, height."""
+        left, top, width, height = rectangle
+        return cls(left, top, left + width, top + height)
+
+    @property
+    def area(self) -> int:
+        return (self.right - self.left) * (self.bottom - self.top)
+
+    @property
+    def pixels(self) -> tuple[slice, slice]:
+        """The index that cuts it out of a picture."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+
+def draw_tracks(
+    image: np.ndarray, instances: Sequence[DrawnInstance], style: OverlayStyle = DEFAULT_STYLE
+) -> np.ndarray:
+    """Draw the instances of one frame on a copy of it.
+
+    Args: image: [H, W, 3] uint8 RGB.
+    Returns: [H, W, 3] uint8 RGB.
+    Raises: ValueError for a mask of another size than the image.
+    """
+    canvas = np.array(image, order="C")
+    size = min(canvas.shape[:2])
+    shapes = [shape for inst in instances if (shape := _shape_of(inst, canvas)) is not None]
+    # Large ones first: a small object in front of a large one keeps its own colour.
+    for shape in sorted(shapes, key=lambda shape: -shape.box.area):
+        _fill(canvas, shape, style.alpha)
+    if style.contours:
+        for shape in shapes:
+            _draw_contours(canvas, shape, thickness=max(1, round(size / 360)))
+    if style.labels:
+        # Lower ids choose their place first, so a label does not jump when a new track appears.
+        _draw_labels(canvas, sorted(shapes, key=lambda shape: shape.instance.track_id), style)
+    return canvas
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Where an instance lies on the frame."""
+
+    instance: DrawnInstance
+    color: Color
+    box: Box  # around the whole mask
+    contours: tuple[np.ndarray, ...]  # [N, 1, 2] points x, y of the parts and their holes
+    main_part: Box  # around the largest part
+
+
+def _shape_of(instance: DrawnInstance, canvas: np.ndarray) -> Shape | None:
+    """Box and contours of an instance's mask; None if the mask is empty."""
+    mask = instance.mask
+    if mask.shape != canvas.shape[:2]:
+        raise ValueError(f"a mask {mask.shape} on an image {canvas.shape[:2]}")
+    box = Box.of(cv2.boundingRect(_as_bytes(mask)))
+    if not box.area:
+        return None
+    crop = _as_bytes(mask[box.pixels])
+    contours, _ = cv2.findContours(
+        crop, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(box.left, box.top)
+    )
+    parts = [Box.of(cv2.boundingRect(contour)) for contour in contours]
+    main_part = max(parts, key=lambda part: part.area)
+    return Shape(instance, track_color(instance.track_id), box, tuple(contours), main_part)
+
+
+def _as_bytes(mask: np.ndarray) -> np.ndarray:
+    """A bool mask as OpenCV wants it: uint8, contiguous."""
+    return np.ascontiguousarray(mask, dtype=bool).view(np.uint8)
+
+
+def _fill(canvas: np.ndarray, shape: Shape, alpha: float) -> None:
+    values = np.arange(256)[:, None] * (1 - alpha) + np.array(shape.color) * alpha
+    region = canvas[shape.box.pixels]
+    tinted = cv2.LUT(region, np.rint(values).astype(np.uint8)[None])
+    cv2.copyTo(tinted, _as_bytes(shape.instance.mask[shape.box.pixels]), region)
+
+
+def _draw_contours(canvas: np.ndarray, shape: Shape, thickness: int) -> None:
+    # A thick line needs fewer points to look round, and every point costs time.
+    lines = [_smooth(contour)[::thickness] for contour in shape.contours]
+    cv2.polylines(canvas, lines, True, shape.color, thickness, cv2.LINE_AA, SHIFT)
+
+
+def _smooth(contour: np.ndarray) -> np.ndarray:
+    """Take the pixel stairs out of a closed contour; [N, 1, 2] in pixels -> in 1/16 pixels."""
+    points = contour[:, 0].astype(np.float64)
+    window = 2 * SMOOTHING + 1
+    if len(points) > window:
+        ring = np.pad(points, ((SMOOTHING + 1, SMOOTHING), (0, 0)), mode="wrap").cumsum(axis=0)
+        points = (ring[window:] - ring[:-window]) / window
+    return np.rint(points * (1 << SHIFT)).astype(np.int32)[:, None]
+
+
+def _draw_labels(canvas: np.ndarray, shapes: Sequence[Shape], style: OverlayStyle) -> None:
+    """A chip at the top of every shape; it says less where little room is left."""
+    height, width = canvas.shape[:2]
+    capitals = round(5.5 + 0.0115 * min(height, width))
+    taken: list[Box] = []
+    for shape in shapes:
+        chips = [_chip(text, shape.color, capitals) for text in _texts(shape.instance, style)]
+        options = [
+            (chip, place)
+            for chip in chips
+            if chip.height <= LABEL_SHARE * height and chip.width <= LABEL_SHARE * width
+            for place in _places(shape.main_part, chip, height, width)
+        ]
+        free = (o for o in options if not any(o[1].overlaps(other) for other in taken))
+        # Over another label only if there is no place at all, and then as briefly as can be.
+        chosen = next(free, options[-1] if options else None)
+        if chosen is not None:
+            chip, place = chosen
+            taken.append(place)
+            region = canvas[place.pixels]
+            region[:] = np.rint(region + (chip.picture - region.astype(np.float32)) * chip.opacity)
+
+
+def _texts(instance: DrawnInstance, style: OverlayStyle) -> Iterator[str]:
+    """What a label may say, the best first."""
+    if style.scores:
+        yield f"{instance.label} {instance.track_id}  {instance.score:.2f}"
+    yield f"{instance.label} {instance.track_id}"
+    yield f"{instance.track_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """A label as it is pasted onto a frame."""
+
+    picture: np.ndarray  # [h, w, 3] uint8 RGB
+    opacity: np.ndarray  # [h, w, 1] float32 in [0, 1]: round corners
+
+    @property
+    def height(self) -> int:
+        return len(self.picture)
+
+    @property
+    def width(self) -> int:
+        return self.picture.shape[1]
+
+
+def _places(part: Box, chip: Chip, height: int, width: int) -> list[Box]:
+    """Where a chip may stand inside the frame: above the part, at its top inside, or nearby."""
+    left = (part.left + part.right - chip.width) // 2
+    left = min(max(left, 0), width - chip.width)
+    above, inside = part.top - chip.height - 1, part.top + 1
+    tops = [above, inside, above - chip.height, inside + chip.height]
+    possible = [top for top in tops if 0 <= top <= height - chip.height]
+    possible = possible or [height - chip.height]
+    return [Box(left, top, left + chip.width, top + chip.height) for top in possible]
+
+
+@lru_cache(maxsize=256)
+def _chip(text: str, color: Color, capitals: int) -> Chip:
+    """A label whose capital letters are `capitals` pixels high."""
+    scale = capitals / _capital_height()
+    thickness = max(1, round(scale))
+    text_width = cv2.getTextSize(text, FONT, scale, thickness)[0][0]
+    side, above = round(0.55 * capitals), round(0.5 * capitals)
+    height, width = capitals + 2 * above, text_width + 2 * side
+    picture = np.full((height, width, 3), color, np.uint8)
+    ink = text_color(color)
+    cv2.putText(picture, text, (side, above + capitals), FONT, scale, ink, thickness, cv2.LINE_AA)
+    return Chip(picture, _rounded(height, width, radius=height / 4))
+
+
+def _rounded(height: int, width: int, radius: float) -> np.ndarray:
+    """[h, w, 1] float32: 1 inside a rectangle with round corners, 0 outside, smooth between."""
+    y = np.abs(np.arange(height) - (height - 1) / 2)[:, None] - (height / 2 - radius)
+    x = np.abs(np.arange(width) - (width - 1) / 2)[None] - (width / 2 - radius)
+    distance = np.hypot(y.clip(0), x.clip(0)) - radius
+    return (0.5 - distance).clip(0, 1).astype(np.float32)[..., None]
+
+
+@lru_cache(maxsize=1)
+def _capital_height() -> int:
+    """Pixels of a capital letter at font scale 1; OpenCV's releases draw different fonts."""
+    canvas = np.zeros((100, 100), np.uint8)
+    cv2.putText(canvas, "H", (20, 80), FONT, 1.0, 255, 1, cv2.LINE_AA)
+    return int(np.count_nonzero((canvas > 127).any(axis=1)))
