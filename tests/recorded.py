@@ -65,7 +65,7 @@ def _formula_weight(
     key: str, shape: tuple[int, ...], seed: int, stem_scale: float
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     crc = zlib.crc32(f"{seed}/{key}".encode())
-    z = np.random.RandomState(crc).standard_normal(shape)  # noqa: NPY002 - the frozen stream
+    z = np.random.RandomState(crc).standard_normal(shape)  # a stream that NumPy froze
     if key.endswith("running_var"):
         is_stem = key.endswith("stem.conv1.norm.running_var")
         return np.exp(0.1 * z) * (stem_scale**2 if is_stem else 1.0)

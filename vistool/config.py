@@ -83,7 +83,7 @@ class PredictConfig(Settings):
 
     conf: float = 0.3  # tracks with a lower score are not reported
     classes: tuple[str, ...] = ()  # names; empty: all
-    clip_length: int | None = None  # frames the model sees at once, T
+    clip_length: int | Literal["all"] | None = None  # frames the model sees at once, T
     clip_stride: int | None = None  # frames the window moves; T: clips do not overlap
     frame_stride: int = 1  # 2: the model sees every other frame
     size: int | None = None  # short side of the model's input, pixels
@@ -93,6 +93,69 @@ class PredictConfig(Settings):
     precision: Precision = "auto"
     batch: int = 4  # frames that go through the backbone together
     overlay: bool = True
+
+
+class SourceConfig(Settings):
+    """One annotated set that training draws from."""
+
+    annotations: str  # COCO or YouTube-VIS JSON, relative to the data folder
+    weight: float = 1.0  # share of the clips, relative to the other sources
+
+
+class AugmentConfig(Settings):
+    """How pictures become clips."""
+
+    scale: tuple[float, float] = (0.6, 2.2)  # zoom; 1 covers the canvas with the picture
+    motion: float = 0.3  # camera path over a clip, at most about this share of the canvas
+    max_frame_distance: int = 5  # between the frames of a clip from a video
+    colour: float = 0.7  # 0: none, 1: strong
+    blur_chance: float = 0.15
+    paste_chance: float = 0.3  # of clips that get instances of another one
+    paste_scale: tuple[float, float] = (0.4, 1.5)
+    max_pasted: int = 3
+
+
+class LossConfig(Settings):
+    """Weights of the terms (IFC, section 4.1)."""
+
+    class_weight: float = 1.0
+    focal_weight: float = 3.0
+    dice_weight: float = 3.0
+
+
+class TrainConfig(Settings, kw_only=True):
+    """`vistool train`. The model's class names come from `classes`."""
+
+    data: str = "."  # folder that the sources' paths are relative to
+    classes: dict[str, tuple[str, ...]]  # class -> the category names in the data it stands for
+    sources: tuple[SourceConfig, ...]
+    model: dict[str, Any] = {}  # of IFCConfig, less class_names
+    augment: AugmentConfig = AugmentConfig()
+    loss: LossConfig = LossConfig()
+    init: str = "imagenet"  # "imagenet": the backbone; "random"; or a weight file's name or path
+    steps: int = 10000
+    batch: int = 8  # clips
+    clip_length: int = 1  # T; 1 trains on single pictures, as IFC's COCO stage does
+    canvases: tuple[tuple[int, int], ...] = ((192, 256),)  # (height, width), one drawn a batch
+    learning_rate: float = 4e-4
+    backbone_rate: float = 4e-5
+    weight_decay: float = 1e-4
+    max_norm: float = 0.1  # of the gradient
+    warmup_steps: int = 300
+    schedule: Literal["cosine", "constant"] = "cosine"
+    frozen_blocks: int = 3  # of the backbone, and its stem
+    ema_decay: float = 0.999  # of the averaged weights that are saved
+    precision: Literal["fp32", "bf16"] = "fp32"
+    device: str = "auto"
+    workers: int = 1
+    seed: int = 0
+    save_every: int = 200  # steps between checkpoints
+    card: dict[str, str] = {}  # free text for the header of the weight file: license, ...
+
+    def model_config(self) -> ModelConfig:
+        """The model to train. Raises: UsageError for a setting that the model does not have."""
+        values = {"architecture": "ifc", **self.model, "class_names": list(self.classes)}
+        return from_mapping(values, ModelConfig, where="[model]")
 
 
 T = TypeVar("T", bound=Settings)

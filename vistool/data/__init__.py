@@ -1,0 +1,1 @@
+"""Annotated pictures and videos as the training batches a model is fed."""

@@ -1,0 +1,58 @@
+"""Which video and which of its frames make the next clip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vistool.data.annotations import LabelledVideo
+
+Frames = tuple[int, ...]
+
+
+class ClipSampler:
+    """Draws videos of several sources by weight, rare classes more often.
+
+    Within a source a video's chance grows with the rarity of its rarest class, as 1 / sqrt(count):
+    between one chance a video and one chance a class.
+
+    Args: sources: videos and the weight of each source.
+    """
+
+    def __init__(
+        self, sources: Sequence[tuple[Sequence[LabelledVideo], float]], num_classes: int
+    ) -> None:
+        self.videos = [video for videos, _ in sources for video in videos]
+        counts = np.zeros(num_classes)
+        for video in self.videos:
+            counts[[track.label for track in video.tracks]] += 1  # videos with the class
+        chances = []
+        for videos, weight in sources:
+            rarity = np.array([_rarity(video, counts) for video in videos])
+            chances.append(weight * rarity / rarity.sum())
+        self.cumulative = np.cumsum(np.concatenate(chances))
+        self.cumulative /= self.cumulative[-1]
+
+    def draw(self, rng: np.random.Generator) -> LabelledVideo:
+        """One video."""
+        return self.videos[int(np.searchsorted(self.cumulative, rng.random(), side="right"))]
+
+
+def _rarity(video: LabelledVideo, counts: np.ndarray) -> float:
+    labels = {track.label for track in video.tracks}
+    rarest = min((counts[label] for label in labels), default=counts.max())
+    return float(max(rarest, 1.0) ** -0.5)
+
+
+def draw_frames(
+    length: int, clip_length: int, max_distance: int, rng: np.random.Generator
+) -> Frames:
+    """Sorted frames around a uniformly drawn one, the others within `max_distance` of it.
+
+    Frames are drawn with replacement, as IFC does; a picture gives itself `clip_length` times.
+    """
+    reference = int(rng.integers(length))
+    low, high = max(0, reference - max_distance), min(length - 1, reference + max_distance)
+    others = rng.integers(low, high + 1, clip_length - 1)
+    return tuple(sorted([reference, *others.tolist()]))
