@@ -1,54 +1,181 @@
-"""What the bundled ffmpeg program says about a file that OpenCV does not say."""
+"""The bundled ffmpeg program: what it says about a file, and the frames it decodes from one.
+
+OpenCV's own decoder is not used: its wheel lacks AV1, ends at the first damaged packet, and gives
+no time stamps for some containers. ffmpeg does better, and as a process keeps its crashes to itself.
+"""
 
 from __future__ import annotations
 
+import io
 import re
+import struct
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import IO, cast
 
 import imageio_ffmpeg
+import numpy as np
 
+from vistool.errors import DataError, VistoolError
 
-@dataclass(frozen=True, slots=True)
-class SoundTrack:
-    """The first sound track of a file."""
-
-    codec: str  # ffmpeg's name: "aac", "opus", "pcm_s16le"...
-    delay: float  # seconds from the container's start to the first frame of the picture
+TICKS = 1_000_000  # a second in the stream of decoded frames
 
 
 @cache
-def ffmpeg_program() -> str:
-    """Path of the ffmpeg program that comes with imageio-ffmpeg."""
-    return imageio_ffmpeg.get_ffmpeg_exe()
+def program() -> str:
+    """Path of the ffmpeg program. Raises: VistoolError if this machine has none."""
+    try:
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise VistoolError(
+            f"no ffmpeg program: {error}".splitlines()[0],
+            hint="install it, or set IMAGEIO_FFMPEG_EXE to its path",
+        ) from None
 
 
-def sound_track(path: Path) -> SoundTrack | None:
-    """The first sound track of the file at `path`; None if it has none or is no media file."""
-    command = [ffmpeg_program(), "-hide_banner", "-nostdin", "-i", _as_file(path)]
-    report = subprocess.run(command, capture_output=True, check=False).stderr.decode(
-        errors="replace"
-    )
-    streams = [line for line in report.splitlines() if re.match(r"\s*Stream #0:\d+", line)]
-    sound = [line for line in streams if " Audio: " in line]
-    if not sound:
-        return None
-    codec = re.search(r" Audio: (\w+)", sound[0])
-    if codec is None or codec.group(1) == "none":
-        return None
-    container = re.search(r"Duration: [^,]*, start: (-?[\d.]+)", report)
-    picture = [line for line in streams if " Video: " in line]
-    begins = re.search(r", start (-?[\d.]+)", picture[0]) if picture else None
-    delay = 0.0
-    if container and float(container.group(1)):
-        delay -= float(container.group(1))
-    if begins:
-        delay += float(begins.group(1))
-    return SoundTrack(codec=codec.group(1), delay=max(0.0, delay))
-
-
-def _as_file(path: Path) -> str:
-    """A name ffmpeg cannot take for an option or a protocol such as `concat:`."""
+def file_name(path: Path) -> str:
+    """A name that ffmpeg cannot take for an option or for a protocol such as `concat:`."""
     return f"file:{path}"
+
+
+def first_complaint(log: str) -> str:
+    """The first thing ffmpeg had to say against a file, without its own addresses; or ""."""
+    for line in log.splitlines():
+        text = re.sub(r"^(\[[^\]]* @ 0x[0-9a-f]+\] )+", "", line).strip()
+        if text and "misdetection possible" not in text:
+            return text.removeprefix("Error opening input: ")
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """The first sound track of a file."""
+
+    codec: str  # ffmpeg's name: "aac", "opus", "pcm_s16le"...
+    picture_delay: float  # seconds from the container's start to the first frame of the picture
+
+
+@dataclass(frozen=True, slots=True)
+class MediaInfo:
+    """What the headers of a file say; any of it may be wrong in a damaged file."""
+
+    fps: float | None  # nominal, None: not said
+    duration: float | None  # seconds
+    rotation: int  # degrees clockwise that turn the picture upright
+    sound: Sound | None
+
+
+def media_info(path: Path) -> MediaInfo:
+    """Read the headers of a video file. Raises: DataError if it is none, with ffmpeg's reason."""
+    done = subprocess.run(
+        [program(), "-hide_banner", "-nostdin", "-i", file_name(path)],
+        capture_output=True,
+        check=False,
+    )
+    report = done.stderr.decode(errors="replace")
+    head, opened, facts = report.partition("Input #0, ")
+    if not opened:
+        raise DataError(f"{path}: not a video that can be read: {first_complaint(head)}")
+    streams = re.findall(r"^ *Stream #0:\d+.*$", facts, re.MULTILINE)
+    pictures = [line for line in streams if " Video: " in line and "(attached pic)" not in line]
+    sounds = [line for line in streams if " Audio: " in line]
+    if not pictures or facts.startswith("tty"):  # ffmpeg draws plain text as a terminal would
+        raise DataError(f"{path}: no video in this file" + (", only sound" if sounds else ""))
+    begin = _number(r", start ([-\d.]+)", pictures[0]) or 0.0
+    container_begin = _number(r"Duration: [^,]*, start: ([-\d.]+)", facts) or 0.0
+    codec = re.search(r" Audio: (\w+)", sounds[0]) if sounds else None
+    clock = re.search(r"Duration: (\d+):(\d+):([\d.]+)", facts)
+    hours, minutes, seconds = (float(x) for x in clock.groups()) if clock else (0.0, 0.0, 0.0)
+    return MediaInfo(
+        fps=_number(r" ([\d.]+) fps", pictures[0]) or _number(r" ([\d.]+) tbr", pictures[0]),
+        duration=(hours * 60 + minutes) * 60 + seconds if clock else None,
+        rotation=round(-(_number(r"rotation of ([-\d.]+) degrees", facts) or 0.0)) % 360,
+        sound=Sound(codec.group(1), begin - container_begin)
+        if codec and codec.group(1) != "none"
+        else None,
+    )
+
+
+def _number(pattern: str, text: str) -> float | None:
+    match = re.search(pattern, text)
+    return float(match.group(1)) if match else None
+
+
+class Decoder:
+    """ffmpeg decoding one file to upright RGB frames; iterate once, then close.
+
+    The frames come through a pipe as fragmented QuickTime, the simplest container that ffmpeg
+    writes with raw RGB and exact times: boxes of a length, four letters and content.
+    """
+
+    def __init__(self, path: Path, *, only_first: bool = False) -> None:
+        self._path = path
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+        self._process = subprocess.Popen(
+            [program(), "-v", "error", "-nostdin", "-i", file_name(path), "-map", "0:V:0"]
+            + (["-frames:v", "1"] if only_first else [])
+            # every frame once, at its own time, in its own size
+            + ["-fps_mode", "passthrough", "-noautoscale", "-enc_time_base", f"1:{TICKS}"]
+            + ["-c:v", "rawvideo", "-pix_fmt", "rgb24", "-f", "mov"]
+            + ["-movflags", "frag_every_frame+empty_moov+default_base_moof"]
+            + ["-video_track_timescale", str(TICKS), "pipe:1"],
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            start_new_session=True,  # Ctrl-C is for us; to ffmpeg it would look like the end
+        )
+
+    def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        """Time stamps in seconds from the container's start, and [H, W, 3] uint8 images.
+
+        Raises: VistoolError if ffmpeg was killed, by the system or by `close`.
+        """
+        pipe = cast("io.BufferedReader", self._process.stdout)
+        size, time = (0, 0), 0.0
+        while len(head := pipe.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            length -= 8
+            if kind == b"mdat":
+                pixels = np.empty(length, np.uint8)
+                if pipe.readinto(pixels.data) < length:
+                    break
+                yield time, self._image(pixels, *size)
+                continue
+            content = pipe.read(length)
+            if kind == b"moov":
+                at = content.index(b"stsd") + 44  # width and height of the sample description
+                width, height = struct.unpack_from(">HH", content, at)
+                size = (height, width)
+            elif kind == b"moof":
+                at = content.index(b"tfdt") + 4
+                wide = content[at] == 1
+                (ticks,) = struct.unpack_from(">Q" if wide else ">I", content, at + 4)
+                time = ticks / TICKS
+        if self._process.wait() < 0:
+            raise VistoolError(f"{self._path}: ffmpeg was stopped while decoding it")
+
+    def _image(self, pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+        row = (3 * width + 1) // 2 * 2  # QuickTime pads a row to an even number of bytes
+        if len(pixels) != row * height:
+            raise DataError(
+                f"{self._path}: the picture changes its size, from {width}x{height}",
+                hint="split the file, or encode it anew in one size",
+            )
+        rows = pixels.reshape(height, row)[:, : 3 * width]
+        return np.ascontiguousarray(rows).reshape(height, width, 3)
+
+    def complaint(self) -> str:
+        """The first thing ffmpeg had to say against the file, "" if nothing."""
+        self._log.seek(0)
+        return first_complaint(self._log.read(100_000).decode(errors="replace"))
+
+    def close(self) -> None:
+        """Stop ffmpeg if it still runs; may be called again."""
+        assert self._process.stdout is not None
+        self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+        self._log.close()

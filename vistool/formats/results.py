@@ -160,6 +160,7 @@ class VideoMeta(msgspec.Struct, frozen=True, kw_only=True):
     width: int
     height: int
     length: int  # decoded frames in the chosen range
+    complete: bool = True  # False: interrupted, these are the frames that were done
     first_frame: int  # index in the source of the first of them
     times: list[float]  # seconds from the first frame of the source, one a frame
     frame_stride: int  # the model saw every n-th frame

@@ -1,15 +1,16 @@
-"""Reading videos: files by OpenCV, folders of frames; every frame with its own time stamp."""
+"""Reading videos, files and folders of frames: every frame, upright, with its own time stamp."""
 
 from __future__ import annotations
 
 import contextlib
 import glob
-import os
+import math
 import queue
 import re
 import threading
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -21,8 +22,7 @@ from vistool.errors import DataError, UsageError
 from vistool.formats import ffmpeg
 from vistool.structures import Size, VideoFrame
 
-# Read when OpenCV opens its first video: ffmpeg stays quiet, what is wrong is said by us in a line.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+# OpenCV says on stderr what it dislikes about an image; we say it in one line.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 VIDEO_SUFFIXES = (
@@ -33,11 +33,13 @@ IMAGE_SUFFIXES = (
     *(".bmp", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".pnm", ".tif", ".tiff"),
     ".webp",
 )
+LOOKED_FOR = f"looked for {' '.join(name[1:] for name in VIDEO_SUFFIXES + IMAGE_SUFFIXES)}"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FOLDER_FPS = 10.0
+FALLBACK_FPS = 25.0  # where the container names no rate
 TIME_SLACK = 1e-6  # seconds; a time stamp is a rounded multiple of the source's time base
 
 T = TypeVar("T")
-Picture = tuple[float, Callable[[], np.ndarray]]  # time, and how to get the RGB image
 
 
 class VideoReader(ABC):
@@ -65,30 +67,28 @@ class VideoReader(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Release the file; iterators over its frames end."""
+        """Stop decoding; an iterator that was not exhausted is of no use any more."""
 
     def frames(
         self, *, start: float | None = None, end: float | None = None
     ) -> Generator[VideoFrame, None, None]:
         """Decode the frames with start <= time < end, in seconds from the first frame.
 
-        Raises: UsageError if the range is empty by itself; DataError if no frame lies in it, or
+        Raises: UsageError if no time lies between start and end; DataError if no frame does, or
             if a frame is damaged or of another size than the first.
         """
-        first, beyond = start or 0.0, float("inf") if end is None else end
-        if first < 0 or beyond <= first:
+        first, beyond = start or 0.0, math.inf if end is None else end
+        if not 0 <= first < beyond:
             raise UsageError(f"no time lies between start {first:g} s and end {beyond:g} s")
-        last = 0.0
         found = False
-        with contextlib.closing(self._pictures()) as pictures:
-            for index, (time, load) in enumerate(pictures):
-                last = time
-                if time < first - TIME_SLACK:
-                    continue
-                if time >= beyond - TIME_SLACK:
+        last = 0.0
+        with contextlib.closing(self._pictures(first - TIME_SLACK)) as pictures:
+            for index, (last, image) in enumerate(pictures):
+                if last >= beyond - TIME_SLACK:
                     break
-                found = True
-                yield VideoFrame(index, time, self._checked(load(), index))
+                if image is not None:
+                    found = True
+                    yield VideoFrame(index, last, image)
         if not found:
             raise DataError(
                 f"{self.path}: no frame between {first:g} s and {beyond:g} s; "
@@ -96,22 +96,12 @@ class VideoReader(ABC):
             )
 
     @abstractmethod
-    def _pictures(self) -> Generator[Picture, None, None]:
-        """Time stamps from 0, increasing, each with the means to get its image."""
-
-    def _checked(self, image: np.ndarray, index: int) -> np.ndarray:
-        if image.shape[:2] != self.size:
-            height, width = image.shape[:2]
-            raise DataError(
-                f"{self.path}: frame {index} is {width}x{height}, "
-                f"the first is {self.size.width}x{self.size.height}",
-                hint="split or rescale the source so that all frames have one size",
-            )
-        return image
+    def _pictures(self, first: float) -> Generator[tuple[float, np.ndarray | None], None, None]:
+        """Time stamps from 0, increasing, with the image, or None for those before `first`."""
 
 
 def open_video(path: Path, *, folder_fps: float = FOLDER_FPS) -> VideoReader:
-    """Open a video file or a folder of frames, shown at `folder_fps`.
+    """Open a video file or a folder of frames, which are shown at `folder_fps`.
 
     Raises: DataError if it is missing, no video, or has no frame that can be decoded.
     """
@@ -125,51 +115,46 @@ def open_video(path: Path, *, folder_fps: float = FOLDER_FPS) -> VideoReader:
 class _FileReader(VideoReader):
     def __init__(self, path: Path) -> None:
         self.path, self.name, self.warnings = path, path.stem, []
+        self._decoders: list[ffmpeg.Decoder] = []
         if path.stat().st_size == 0:
             raise DataError(f"{path}: the file is empty")
-        self._capture = cv2.VideoCapture()
-        with self._opened() as capture:
-            fps, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
-            self.rotation = int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
-            ok, image = capture.read()
-        if not ok:
-            raise DataError(
-                f"{path}: none of its frames can be decoded", hint="is the file complete?"
-            )
-        self.size = Size(*image.shape[:2])
-        self.fps = fps if 0 < fps < 1000 else 25.0
-        self.frame_count_hint = int(count) if 0 < count < 1e9 else None
-        self.has_audio = ffmpeg.sound_track(path) is not None
+        info = ffmpeg.media_info(path)
+        self.rotation, self.has_audio = info.rotation, info.sound is not None
+        self.fps = info.fps or FALLBACK_FPS
+        self.frame_count_hint = round(info.duration * self.fps) if info.duration else None
+        self.size = self._first_size()
 
     def close(self) -> None:
-        self._capture.release()
+        while self._decoders:
+            self._decoders.pop().close()
 
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[cv2.VideoCapture]:
-        if not self._capture.open(str(self.path), cv2.CAP_FFMPEG):
-            raise DataError(f"{self.path}: not a video that can be decoded")
-        try:
-            yield self._capture
-        finally:
-            self._capture.release()
+    def _first_size(self) -> Size:
+        with contextlib.closing(ffmpeg.Decoder(self.path, only_first=True)) as decoder:
+            for _, image in decoder:
+                return Size(*image.shape[:2])
+            raise DataError(
+                f"{self.path}: none of its frames can be decoded: {decoder.complaint()}",
+                hint="is the file complete?",
+            )
 
-    def _pictures(self) -> Generator[Picture, None, None]:
-        with self._opened() as capture:
+    def _pictures(self, first: float) -> Generator[tuple[float, np.ndarray | None], None, None]:
+        decoder = ffmpeg.Decoder(self.path)
+        self._decoders.append(decoder)
+        with contextlib.closing(decoder):
             origin = last = None
-            while capture.grab():
-                stamp = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            count = 0
+            for stamp, image in decoder:
                 origin = stamp if origin is None else origin
                 time = stamp - origin
-                if last is not None and time <= last:
+                if last is not None and time <= last:  # a broken clock: go on at the nominal rate
                     time = last + 1 / self.fps
                 last = time
-                yield time, self._retrieve
-
-    def _retrieve(self) -> np.ndarray:
-        ok, image = self._capture.retrieve()
-        if not ok:
-            raise DataError(f"{self.path}: a frame cannot be converted to RGB")
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+                count += 1
+                yield time, image if time >= first else None
+            if complaint := decoder.complaint():
+                self.warnings.append(
+                    f"{self.path}: damaged or cut off, {count} frames were decoded ({complaint})"
+                )
 
 
 class _FolderReader(VideoReader):
@@ -178,26 +163,56 @@ class _FolderReader(VideoReader):
         self.rotation, self.has_audio = 0, False
         self._files = _with_suffix(path, IMAGE_SUFFIXES)
         if not self._files:
-            raise DataError(f"{path}: no images in this folder")
+            raise DataError(f"{path}: no frames in this folder", hint=LOOKED_FOR)
         self.frame_count_hint = len(self._files)
         self.size = Size(*_read_image(self._files[0]).shape[:2])
 
     def close(self) -> None:
         """Nothing is open between two images."""
 
-    def _pictures(self) -> Generator[Picture, None, None]:
+    def _pictures(self, first: float) -> Generator[tuple[float, np.ndarray | None], None, None]:
         for index, file in enumerate(self._files):
-            yield index / self.fps, lambda file=file: _read_image(file)  # type: ignore[misc]
+            time = index / self.fps
+            if time < first:
+                yield time, None
+                continue
+            image = _read_image(file)
+            if image.shape[:2] != self.size:
+                height, width = image.shape[:2]
+                raise DataError(
+                    f"{file}: {width}x{height} pixels, "
+                    f"but {self._files[0].name} has {self.size.width}x{self.size.height}",
+                    hint="all frames of a video have one size",
+                )
+            yield time, image
 
 
 def _read_image(path: Path) -> np.ndarray:
-    # imdecode, not imread: no chatter on stderr, and any path
-    image = (
-        cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
-    )
+    """[H, W, 3] uint8 RGB, upright."""
+    try:
+        data = path.read_bytes()
+        # OpenCV's PNG reader prints what it dislikes, so it gets none that is damaged
+        whole = _png_is_whole(data) if data.startswith(PNG_SIGNATURE) else bool(data)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if whole else None
+    except (OSError, cv2.error) as error:
+        raise DataError(f"{path}: cannot be read: {str(error).strip()}") from None
     if image is None:
         raise DataError(f"{path}: damaged, or no image that can be read")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _png_is_whole(data: bytes) -> bool:
+    """True if every chunk up to the end mark is there with the right checksum."""
+    at = len(PNG_SIGNATURE)
+    while at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        checksum = int.from_bytes(data[end : end + 4], "big")
+        if end + 4 > len(data) or zlib.crc32(data[at + 4 : end]) != checksum:
+            return False
+        if data[at + 4 : at + 8] == b"IEND":
+            return True
+        at = end + 4
+    return False
 
 
 def expand_sources(patterns: Sequence[str]) -> list[Path]:
@@ -207,43 +222,55 @@ def expand_sources(patterns: Sequence[str]) -> list[Path]:
     """
     found: dict[Path, Path] = {}  # by the real path, so that a source given twice is read once
     for pattern in patterns:
-        for path in _expand(pattern):
-            found.setdefault(path.resolve(), path)
+        try:
+            for path in _expand(pattern):
+                found.setdefault(path.resolve(), path)
+        except OSError as error:
+            raise DataError(f"{pattern}: {error.strerror}") from None
     return list(found.values())
 
 
 def _expand(pattern: str) -> list[Path]:
     path = Path(pattern)
-    if path.is_dir():
-        return _expand_folder(path)
-    if path.exists():
+    if pattern and path.is_dir():
+        if sources := _sources_in(path):
+            return sources
+        raise DataError(f"{path}: no frames and no videos in this folder", hint=LOOKED_FOR)
+    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+        raise DataError(
+            f"{path}: a single picture is no video",
+            hint="give the folder that holds the frames",
+        )
+    if pattern and path.exists():
         return [path]
     if not glob.has_magic(pattern):
-        raise DataError(f"{pattern}: no such file or folder")
-    matches = [Path(match) for match in glob.glob(pattern, recursive=True)]  # noqa: PTH207 - any root
-    usable = [m for m in matches if m.is_dir() or m.suffix.lower() in VIDEO_SUFFIXES]
-    if not usable:
-        raise DataError(f"{pattern}: no video file or folder matches")
-    return [
-        source
-        for m in sorted(usable, key=_natural)
-        for source in (_expand_folder(m) if m.is_dir() else [m])
-    ]
+        raise DataError(f"{pattern or 'empty name'}: no such file or folder")
+    # Path.glob would want the pattern split into a root and a rest
+    matches = sorted(map(Path, glob.glob(pattern, recursive=True)), key=_natural)  # noqa: PTH207
+    sources = [source for match in matches for source in _matched(match)]
+    if not sources:
+        raise DataError(
+            f"{pattern}: none of the {len(matches)} matches is a video or a folder of frames",
+            hint=LOOKED_FOR,
+        )
+    return sources
 
 
-def _expand_folder(folder: Path) -> list[Path]:
+def _matched(path: Path) -> list[Path]:
+    if path.is_dir():
+        return _sources_in(path)
+    return [path] if path.suffix.lower() in VIDEO_SUFFIXES else []
+
+
+def _sources_in(folder: Path) -> list[Path]:
+    """The videos in a folder, or the folder itself if it holds frames; empty if neither."""
     images, videos = _with_suffix(folder, IMAGE_SUFFIXES), _with_suffix(folder, VIDEO_SUFFIXES)
     if images and videos:
         raise DataError(
             f"{folder}: holds {len(images)} images and {len(videos)} videos; which is meant?",
             hint="name the videos, or move the frames to a folder of their own",
         )
-    if not images and not videos:
-        raise DataError(
-            f"{folder}: no images and no videos in this folder",
-            hint=f"looked for {' '.join(sorted(IMAGE_SUFFIXES + VIDEO_SUFFIXES))}",
-        )
-    return videos or [folder]
+    return [folder] if images else videos
 
 
 def _with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
@@ -251,50 +278,48 @@ def _with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted((p for p in files if p.is_file()), key=_natural)
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
+def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
     """Sort key in which frame10 comes after frame9."""
     parts = re.split(r"(\d+)", str(path))
-    return [(int(part), "") if part.isdecimal() else (-1, part.casefold()) for part in parts]
+    words = [(int(part), "") if part.isdecimal() else (-1, part.casefold()) for part in parts]
+    return words, str(path)
 
 
 def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """Run `items` in a thread of its own, at most `depth` ahead of the consumer.
 
-    What `items` raises is raised here. Closing this generator stops the thread and closes `items`.
+    What `items` raises is raised here. Closing this generator, as the end of a `for` that nobody
+    else holds it through does, stops the thread and closes `items`.
     """
-    waiting: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(depth)
+    waiting: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(depth)
     stop = threading.Event()
 
     def produce() -> None:
-        iterator = iter(items)
         try:
-            for item in iterator:
-                waiting.put((True, item))
-                if stop.is_set():
-                    return
-            waiting.put((False, None))
+            iterator = iter(items)
+            try:
+                for item in iterator:
+                    waiting.put((item,))
+                    if stop.is_set():
+                        break
+            finally:
+                if isinstance(iterator, Generator):
+                    iterator.close()
+            waiting.put(None)
         except BaseException as error:  # noqa: BLE001 - it travels to the consumer
-            waiting.put((False, error))
-        finally:
-            close = getattr(iterator, "close", None)
-            if close is not None:
-                close()
+            waiting.put(error)
 
     # daemon: a consumer that dies with its traceback kept must not hold up the end of the program
     thread = threading.Thread(target=produce, name="prefetch", daemon=True)
     thread.start()
     try:
-        while True:
-            more, item = waiting.get()
-            if more:
-                yield item  # type: ignore[misc]
-            elif item is None:
-                return
-            else:
-                raise item  # type: ignore[misc]
+        while (item := waiting.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item[0]
     finally:
         stop.set()
-        while thread.is_alive():
+        while thread.is_alive():  # it may be waiting for room, more than once
             with contextlib.suppress(queue.Empty):
                 waiting.get_nowait()
             thread.join(0.01)
