@@ -1,0 +1,274 @@
+"""Track AP: equal to the YouTube-VIS evaluator's recorded numbers, and to COCO's on one frame."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import lzma
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from vistool.errors import DataError
+from vistool.evaluation.video_ap import (
+    NOT_MEASURED,
+    TruthTrack,
+    VideoAP,
+    evaluate_tracks,
+    mean_area,
+    track_iou,
+)
+from vistool.formats.rle import encode_mask, encode_masks
+from vistool.structures import RLE, TrackSegmentation
+
+FIXTURES = Path(__file__).parent / "fixtures" / "ytvis_eval"
+CASES = ["case0", "case1", "case2", "case3"]
+
+
+def as_rle(segmentation: Any, height: int, width: int) -> RLE | None:
+    """The recordings hold polygons and uncompressed codes as well."""
+    if isinstance(segmentation, list):
+        return coco.merge(coco.frPyObjects(segmentation, height, width))
+    if segmentation and isinstance(segmentation["counts"], list):
+        return coco.frPyObjects(segmentation, height, width)
+    return segmentation
+
+
+class Recording:
+    """A made-up data set, predictions, and what the published evaluator says of them."""
+
+    def __init__(self, name: str) -> None:
+        content = json.loads(lzma.decompress((FIXTURES / f"{name}.json.xz").read_bytes()))
+        videos = {video["id"]: video for video in content["truth"]["videos"]}
+        self.video_ids = list(videos)
+        self.category_ids = [c["id"] for c in content["truth"]["categories"]]
+        self.truth = []
+        for a in content["truth"]["annotations"]:
+            height, width = videos[a["video_id"]]["height"], videos[a["video_id"]]["width"]
+            masks = [as_rle(s, height, width) for s in a["segmentations"]]
+            track = TruthTrack(a["video_id"], a["category_id"], masks, bool(a["iscrowd"]))
+            self.truth.append(track)
+        self.truth_areas = [a["areas"] for a in content["truth"]["annotations"]]
+        self.predictions: list[TrackSegmentation] = content["predictions"]
+        self.summary: dict[str, float] = content["summary"]
+        self.by_category: dict[str, dict[str, float]] = content["by_category"]
+        self.iou: dict[str, list[list[float]]] = content["iou"]
+
+    def evaluate(self) -> VideoAP:
+        return evaluate_tracks(
+            self.truth,
+            self.predictions,
+            video_ids=self.video_ids,
+            category_ids=self.category_ids,
+        )
+
+
+@pytest.fixture(scope="module", params=CASES)
+def recording(request: pytest.FixtureRequest) -> Recording:
+    return Recording(request.param)
+
+
+@pytest.mark.parity
+def test_the_twelve_numbers_equal_the_recorded_ones(recording: Recording) -> None:
+    assert recording.evaluate().summary() == pytest.approx(recording.summary, abs=1e-9)
+
+
+@pytest.mark.parity
+def test_every_category_equals_the_recorded_one(recording: Recording) -> None:
+    ours = recording.evaluate().by_category()
+    assert {str(category_id) for category_id in ours} == set(recording.by_category)
+    for category_id, expected in recording.by_category.items():
+        found = {name: ours[int(category_id)][name] for name in expected}
+        assert found == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parity
+def test_overlaps_of_tracks_equal_the_recorded_ones(recording: Recording) -> None:
+    for key, expected in recording.iou.items():
+        place = tuple(map(int, key.split(",")))
+        predicted = [p for p in recording.predictions if (p["video_id"], p["category_id"]) == place]
+        predicted = sorted(predicted, key=lambda p: -p["score"])[:100]
+        labelled = [t for t in recording.truth if (t.video_id, t.category_id) == place]
+        ours = track_iou(
+            [p["segmentations"] for p in predicted], [t.segmentations for t in labelled]
+        )
+        np.testing.assert_allclose(ours, np.array(expected).reshape(ours.shape), atol=1e-12)
+
+
+@pytest.mark.parity
+def test_areas_of_masks_are_those_the_file_states(recording: Recording) -> None:
+    for track, areas in zip(recording.truth, recording.truth_areas, strict=True):
+        stated = [area for area in areas if area]
+        assert mean_area(track.segmentations) == pytest.approx(np.mean(stated) if stated else 0)
+
+
+# --- an independent computation: COCO's evaluator on videos of one frame --------------------------
+
+
+@st.composite
+def pictures(draw: st.DrawFn) -> tuple[list[TruthTrack], list[TrackSegmentation]]:
+    """Rectangles on three pictures of 24 x 24, of three categories, and guesses near them."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+
+    def box() -> RLE:
+        mask = np.zeros((24, 24), bool)
+        top, left = rng.integers(0, 16, 2)
+        height, width = rng.integers(4, 16, 2)
+        mask[top : top + height, left : left + width] = True
+        return encode_mask(mask)
+
+    truth = [
+        TruthTrack(int(rng.integers(1, 4)), int(rng.integers(1, 4)), [box()])
+        for _ in range(draw(st.integers(1, 12)))
+    ]
+    predictions: list[TrackSegmentation] = []
+    for _ in range(draw(st.integers(0, 30))):
+        near = truth[rng.integers(len(truth))]
+        predictions.append(
+            {
+                "video_id": near.video_id,
+                "category_id": near.category_id if rng.random() < 0.8 else int(rng.integers(1, 4)),
+                # A few levels, so that many are equal.
+                "score": float(rng.integers(1, 10)) / 10,
+                "segmentations": [box() if rng.random() < 0.6 else near.segmentations[0]],
+            }
+        )
+    return truth, predictions
+
+
+def coco_summary(
+    truth: list[TruthTrack], predictions: list[TrackSegmentation]
+) -> tuple[np.ndarray, np.ndarray]:
+    """pycocotools' precision [10, 101, K, 3] and recall [10, K, 3] over all areas."""
+    data = COCO()
+    data.dataset = {
+        "info": {},
+        "images": [{"id": i, "height": 24, "width": 24} for i in (1, 2, 3)],
+        "categories": [{"id": i, "name": str(i)} for i in (1, 2, 3)],
+        "annotations": [
+            {
+                "id": index + 1,
+                "image_id": t.video_id,
+                "category_id": t.category_id,
+                "segmentation": t.segmentations[0],
+                "area": mean_area(t.segmentations),
+                "iscrowd": 0,
+            }
+            for index, t in enumerate(truth)
+        ],
+    }
+    results = [
+        {
+            "image_id": p["video_id"],
+            "category_id": p["category_id"],
+            "score": p["score"],
+            "segmentation": p["segmentations"][0],
+        }
+        for p in predictions
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        data.createIndex()
+        evaluator = COCOeval(data, data.loadRes(results), "segm")
+        evaluator.evaluate()
+        evaluator.accumulate()
+    return evaluator.eval["precision"][:, :, :, 0], evaluator.eval["recall"][:, :, 0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(pictures())
+def test_on_videos_of_one_frame_the_numbers_are_those_of_coco(
+    case: tuple[list[TruthTrack], list[TrackSegmentation]],
+) -> None:
+    truth, predictions = case
+    ours = evaluate_tracks(truth, predictions, video_ids=[1, 2, 3], category_ids=[1, 2, 3])
+    if not predictions:  # pycocotools cannot load an empty list
+        assert ours.precision.max() == 0
+        return
+    precision, recall = coco_summary(truth, predictions)
+    np.testing.assert_allclose(ours.precision[:, :, :, 0], precision, atol=1e-12)
+    np.testing.assert_allclose(ours.recall[:, :, 0], recall, atol=1e-12)
+
+
+# --- what must always hold ------------------------------------------------------------------------
+
+
+def moving_square(start: int, length: int = 4, side: int = 12) -> list[RLE | None]:
+    masks = np.zeros((length, 40, 40), bool)
+    for t in range(length):
+        masks[t, start : start + side, 3 * t : 3 * t + side] = True
+    return list(encode_masks(masks))
+
+
+def result(masks: list[RLE | None], score: float = 0.9, category: int = 1) -> TrackSegmentation:
+    return {"video_id": 1, "category_id": category, "score": score, "segmentations": masks}
+
+
+def ap(truth: list[TruthTrack], predictions: list[TrackSegmentation]) -> dict[str, float]:
+    found = evaluate_tracks(truth, predictions, video_ids=[1], category_ids=[1, 2])
+    return found.summary()
+
+
+def test_the_truth_itself_scores_one_and_nothing_at_all_scores_zero() -> None:
+    truth = [TruthTrack(1, 1, moving_square(0)), TruthTrack(1, 2, moving_square(20))]
+    perfect = [result(list(t.segmentations), 0.5, t.category_id) for t in truth]
+    summary = ap(truth, perfect)
+    assert (summary["AP"], summary["AP75"], summary["AR10"]) == (1, 1, 1)
+    assert summary["APs"] == 1
+    assert summary["APl"] == NOT_MEASURED
+    assert ap(truth, [])["AP50"] == 0
+    assert ap(truth, perfect[:1])["AP"] == 0.5
+
+
+@given(st.permutations(range(6)))
+def test_the_order_of_predictions_does_not_matter(order: list[int]) -> None:
+    truth = [TruthTrack(1, 1, moving_square(0)), TruthTrack(1, 1, moving_square(20))]
+    predictions = [result(moving_square(4 * i), score=0.9 - i / 10) for i in range(6)]
+    assert ap(truth, [predictions[i] for i in order]) == ap(truth, predictions)
+
+
+def test_a_second_find_of_one_track_is_a_mistake_and_of_a_crowd_is_not() -> None:
+    group = TruthTrack(1, 1, moving_square(20), is_crowd=True)
+    alone = TruthTrack(1, 1, moving_square(0))
+    twice = [result(moving_square(0), 0.5), result(moving_square(0), 0.9)]
+    on_group = [result(moving_square(20), 0.95), result(moving_square(21), 0.99)]
+    other = TruthTrack(1, 1, moving_square(28))
+    last = [result(moving_square(28), 0.1)]
+    # Right, wrong, right: the second track is found with precision 2 / 3.
+    expected = (51 * 1 + 50 * 2 / 3) / 101
+    assert ap([alone, other], twice + last)["AP50"] == pytest.approx(expected)
+    assert ap([alone, other, group], twice + last)["AP50"] == pytest.approx(expected)
+    assert ap([alone, group], twice[:1] + on_group)["AP50"] == 1
+
+
+def test_a_frame_without_a_mask_is_an_empty_mask() -> None:
+    whole = moving_square(0)
+    half: list[RLE | None] = [*whole[:2], None, None]
+    empty = encode_mask(np.zeros((40, 40), bool))
+    assert track_iou([half], [whole]).tolist() == [[0.5]]
+    assert track_iou([[*whole[:2], empty, empty]], [whole]).tolist() == [[0.5]]
+    assert track_iou([[None] * 4, [empty] * 4], [[None] * 4]).tolist() == [[0.0], [0.0]]
+    assert mean_area(half) == mean_area(whole) == 144
+
+
+def test_a_track_of_another_length_or_size_is_refused() -> None:
+    truth = [TruthTrack(1, 1, moving_square(0))]
+    with pytest.raises(DataError, match="have 3 and 4 frames"):
+        ap(truth, [result(moving_square(0, length=3))])
+    with pytest.raises(DataError, match="sizes 20x30 and 40x40"):
+        ap(truth, [result([encode_mask(np.ones((20, 30), bool))] * 4)])
+
+
+def test_a_prediction_of_an_unknown_video_is_refused_with_the_ids_there_are() -> None:
+    stray = result(moving_square(0))
+    stray["video_id"] = 7
+    with pytest.raises(DataError, match="prediction 0 is of video 7") as caught:
+        ap([], [stray])
+    assert caught.value.hint.endswith("have the ids 1")

@@ -1,0 +1,1 @@
+"""How good predicted tracks are, measured against labelled ones."""
