@@ -70,69 +70,82 @@ def say(text: str) -> None:
 
 @contextmanager
 def progress(*, quiet: bool = False, unit: str = "frames") -> Iterator[ProgressCallback]:
-    """A callback that shows stage, bar, count, speed and time left; plain lines off a terminal."""
+    """A callback that shows stage, bar, count, speed and time left; plain lines off a terminal.
+
+    A stage begins when `done` starts over; its name may change on the way, to show a number.
+    """
     if quiet:
         yield lambda stage, done, total: None
     elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        with _bars(unit) as callback:
+        with _bar(unit) as callback:
             yield callback
     else:
         yield _lines(unit)
 
 
 @contextmanager
-def _bars(unit: str) -> Iterator[ProgressCallback]:
-    """One live bar a stage, gone when the command ends."""
-    from rich import progress as rich_progress
+def _bar(unit: str) -> Iterator[ProgressCallback]:
+    """A live bar, gone when the command ends."""
     from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
 
     columns = (
-        rich_progress.TextColumn("{task.description}"),
-        rich_progress.BarColumn(),
-        rich_progress.TextColumn("{task.fields[counted]}"),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[counted]}", markup=False),
     )
-    tasks: dict[str, rich_progress.TaskID] = {}
-    started: dict[str, float] = {}
-    with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as display:
+    pace = _Pace()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        task = display.add_task("", counted="")
 
         def callback(stage: str, done: int, total: int | None) -> None:
-            now = time.monotonic()
-            if stage not in tasks:
-                started[stage] = now
-                tasks[stage] = display.add_task(stage, counted="")
-            counted = _counted(done, total, now - started[stage], unit)
-            display.update(tasks[stage], completed=done, total=total, counted=counted)
+            counted = _counted(done, total, pace.speed(done), unit)
+            display.update(task, description=stage, completed=done, total=total, counted=counted)
 
         yield callback
 
 
 def _lines(unit: str) -> ProgressCallback:
     """A line now and then, for logs."""
-    started: dict[str, float] = {}
-    spoken = 0.0
+    pace = _Pace()
+    spoken = time.monotonic()
 
     def callback(stage: str, done: int, total: int | None) -> None:
         nonlocal spoken
-        now = time.monotonic()
-        if stage not in started:
-            started[stage] = spoken = now
-        if now - spoken >= SECONDS_BETWEEN_LINES:
-            spoken = now
-            say(f"{stage}: {_counted(done, total, now - started[stage], unit)}")
+        speed = pace.speed(done)
+        if time.monotonic() - spoken >= SECONDS_BETWEEN_LINES:
+            spoken = time.monotonic()
+            say(f"{stage}: {_counted(done, total, speed, unit)}")
 
     return callback
 
 
-def _counted(done: int, total: int | None, seconds: float, unit: str) -> str:
+class _Pace:
+    """How fast a stage advances."""
+
+    def __init__(self) -> None:
+        self._first = self._last = 0
+        self._begun = time.monotonic()
+
+    def speed(self, done: int) -> float:
+        """Units a second since the stage's first call; 0 while there is nothing to tell from."""
+        now = time.monotonic()
+        if done < self._last or self._last == 0:  # a stage begins, perhaps half-way (resumed)
+            self._first, self._begun = done, now
+        self._last = done
+        seconds = now - self._begun
+        return (done - self._first) / seconds if seconds > 0 else 0.0
+
+
+def _counted(done: int, total: int | None, speed: float, unit: str) -> str:
     """What is done, how fast, and what is left, in words.
 
-    >>> _counted(120, 600, 10.0, "frames")
+    >>> _counted(120, 600, 12.0, "frames")
     '120/600 frames, 12.0/s, 0:40 left'
-    >>> _counted(120, None, 10.0, "frames")
+    >>> _counted(120, None, 12.0, "frames")
     '120 frames, 12.0/s'
     """
     parts = [f"{done}/{total} {unit}" if total else f"{done} {unit}"]
-    speed = done / seconds if seconds > 0 else 0.0
     if speed:
         parts.append(f"{speed:.1f}/s")
         if total:

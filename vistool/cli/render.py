@@ -1,0 +1,53 @@
+"""`vistool render`: saved results -> an overlay video, without a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vistool.cli.console import progress
+from vistool.cli.options import Quiet
+
+
+def render(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Video file, or folder of frames.")
+    ],
+    results: Annotated[
+        Path,
+        typer.Argument(metavar="RESULTS", help="results.json, or the folder that `predict` wrote."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="The mp4 to write. [overlay.mp4 beside the results]"),
+    ] = None,
+    conf: Annotated[
+        float, typer.Option(min=0, max=1, help="Draw tracks with at least this score.")
+    ] = 0.0,
+    alpha: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Strength of the masks' colour: 0 none, 1 opaque."),
+    ] = 0.45,
+    labels: Annotated[
+        bool, typer.Option("--labels/--no-labels", help="Class, id and score on every mask.")
+    ] = True,
+    scores: Annotated[
+        bool, typer.Option("--scores/--no-scores", help="The score as part of the label.")
+    ] = True,
+    quiet: Quiet = False,
+) -> None:
+    """Draw saved results on their video.
+
+    Example: vistool render street.mp4 runs/predict/street --alpha 0.3 --no-scores
+    """
+    from vistool.engine.render import OVERLAY, render_video
+    from vistool.rendering.overlay import OverlayStyle
+
+    style = OverlayStyle(alpha=alpha, labels=labels, scores=scores)
+    if output is None:
+        output = (results if results.is_dir() else results.parent) / OVERLAY
+    with progress(quiet=quiet) as show:
+        render_video(source, results, output, style=style, conf=conf, on_progress=show)
+    typer.echo(output)

@@ -1,0 +1,222 @@
+"""Render: saved results drawn on their video, without a model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vistool.errors import DataError, UsageError
+from vistool.formats.results import SegmentationSpool, VideoMeta, read_meta, read_results
+from vistool.formats.rle import decode_mask
+from vistool.formats.video import VideoReader, open_video, prefetch
+from vistool.formats.video_writer import VideoWriter
+from vistool.rendering.overlay import DEFAULT_STYLE, DrawnInstance, OverlayStyle, draw_tracks
+from vistool.structures import Size, TrackSegmentation, VideoFrame
+
+RESULTS, META, OVERLAY = "results.json", "meta.json", "overlay.mp4"  # in a run folder
+SUFFIX = ".mp4"
+FRAMES_AHEAD = 4  # that are decoded while others are drawn
+
+# What a job tells while it runs: the stage, the frames that are done, how many there may be.
+OnProgress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One entry of a results file as it is drawn."""
+
+    track_id: int
+    label: str
+    score: float
+
+
+def render_video(
+    source: Path,
+    results: Path,
+    output: Path,
+    *,
+    meta: Path | None = None,
+    style: OverlayStyle = DEFAULT_STYLE,
+    conf: float = 0.0,
+    on_progress: OnProgress | None = None,
+) -> Path:
+    """Draw the tracks of a results file on every frame; writes an mp4 with the source's sound.
+
+    Without a meta.json, entries are numbered in the order of the file and named by their ids, and
+    the results must cover the whole source. Frames that the model did not see show the masks of
+    the last one that it saw.
+
+    Args:
+        source: video file or folder of frames.
+        results: results.json in the YouTube-VIS format, or the run folder that holds it.
+        output: the mp4 to write; one that exists is replaced.
+        meta: meta.json; by default the one beside the results, if there is one.
+        conf: tracks with a lower score are not drawn.
+
+    Returns: `output`.
+    Raises: UsageError, DataError; DataError also if the results belong to another video.
+    """
+    if output.suffix.lower() != SUFFIX:
+        raise UsageError(f"{output}: overlays are written as {SUFFIX}")
+    if results.is_dir():
+        results = results / RESULTS
+    if meta is None and results.with_name(META).exists():
+        meta = results.with_name(META)
+    details = read_meta(meta) if meta else None
+    with open_video(source) as reader:
+        if output.exists() and output.samefile(source):
+            raise UsageError(f"{output}: would replace the source", hint="choose another --output")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with SegmentationSpool(output.parent) as spool:
+            drawn = _Results(results, details, reader.size, conf, spool)
+            _draw(reader, drawn, output, style, on_progress)
+    return output
+
+
+class _Results:
+    """The tracks of a results file, their masks on disk until their frame is drawn."""
+
+    def __init__(
+        self,
+        path: Path,
+        meta: VideoMeta | None,
+        size: Size,
+        conf: float,
+        spool: SegmentationSpool,
+    ) -> None:
+        self.path = path
+        self.first_frame = meta.first_frame if meta else 0
+        self.start = meta.times[0] if meta and meta.times else 0.0
+        self.length = meta.length if meta else None  # None: no entry says it
+        # Predicted up to the end of the source, so the source must not go on after that.
+        self.to_the_end = meta is None or (meta.complete and meta.settings.get("end") is None)
+        self._stride = meta.frame_stride if meta else 1
+        self._spool = spool
+        self._tracks: dict[int, Track] = {}  # by position in the file
+        self._held: tuple[int, list[DrawnInstance]] = (-1, [])  # frame, and what is on it
+
+        entries = read_results(path)
+        tracks = _tracks(path, entries, meta)
+        best = _best_entries(tracks, conf)
+        for position, entry in enumerate(entries):
+            self._check(position, entry, size)
+            if position in best:
+                self._tracks[position] = tracks[position]
+                for frame, mask in enumerate(entry["segmentations"]):
+                    if mask is not None:
+                        spool.add(frame, position, mask)
+
+    def instances(self, frame: int) -> list[DrawnInstance]:
+        """What to draw on a frame, counted from the first one of the results."""
+        seen = frame - frame % self._stride
+        if self._held[0] != seen:
+            self._held = (seen, list(self._decoded(seen)))
+        return self._held[1]
+
+    def _decoded(self, frame: int) -> Iterator[DrawnInstance]:
+        for position, mask in self._spool.frame(frame):
+            track = self._tracks[position]
+            yield DrawnInstance(track.track_id, track.label, track.score, decode_mask(mask))
+
+    def _check(self, position: int, entry: TrackSegmentation, size: Size) -> None:
+        """Raises: DataError if an entry does not fit the source or the others."""
+        masks = entry["segmentations"]
+        if self.length is None:
+            self.length = len(masks)
+        if len(masks) != self.length:
+            raise DataError(
+                f"{self.path}: result {position} has {len(masks)} segmentations, "
+                f"expected {self.length}"
+            )
+        height, width = next((mask["size"] for mask in masks if mask), size)
+        if (height, width) != size:
+            raise DataError(
+                f"{self.path}: its masks are {width}x{height}, "
+                f"the source is {size.width}x{size.height}",
+                hint="are these the results of this video?",
+            )
+
+
+def _tracks(path: Path, entries: list[TrackSegmentation], meta: VideoMeta | None) -> list[Track]:
+    """Id and name of every entry. Raises: DataError if the file and meta.json disagree."""
+    if meta is None:
+        videos = {entry["video_id"] for entry in entries}
+        if len(videos) > 1:
+            raise DataError(
+                f"{path}: holds results of {len(videos)} videos", hint="keep those of one video"
+            )
+        return [
+            Track(number, f"class {entry['category_id']}", entry["score"])
+            for number, entry in enumerate(entries, start=1)
+        ]
+    if len(entries) != len(meta.tracks):
+        raise DataError(
+            f"{path}: {len(entries)} results, but {META} describes {len(meta.tracks)}",
+            hint="are both files of the same run?",
+        )
+    names = {category.id: category.name for category in meta.categories}
+    return [
+        Track(
+            track.track_id,
+            names.get(entry["category_id"], f"class {entry['category_id']}"),
+            entry["score"],
+        )
+        for track, entry in zip(meta.tracks, entries, strict=True)
+    ]
+
+
+def _best_entries(tracks: list[Track], conf: float) -> set[int]:
+    """The entries to draw: a track that has one per class is drawn once, as the likeliest."""
+    best: dict[int, int] = {}
+    for position, track in enumerate(tracks):
+        rival = best.get(track.track_id)
+        if track.score >= conf and (rival is None or tracks[rival].score < track.score):
+            best[track.track_id] = position
+    return set(best.values())
+
+
+def _draw(
+    reader: VideoReader,
+    results: _Results,
+    output: Path,
+    style: OverlayStyle,
+    on_progress: OnProgress | None,
+) -> None:
+    """Write the overlay. Raises: DataError if the source has fewer or more frames than results."""
+    sound = reader.path if reader.has_audio else None
+    done = 0
+    with (
+        VideoWriter(
+            output, reader.size, fps=reader.fps, audio_from=sound, audio_start=results.start
+        ) as writer,
+        contextlib.closing(prefetch(_frames(reader, results), FRAMES_AHEAD)) as frames,
+    ):
+        for done, frame in enumerate(frames, start=1):
+            instances = results.instances(frame.index - results.first_frame)
+            writer.write(draw_tracks(frame.image, instances, style), frame.time)
+            if on_progress:
+                on_progress("drawing", done, results.length or reader.frame_count_hint)
+        if results.length is not None and done < results.length:
+            raise _other_video(results, reader, f"only {done}")
+
+
+def _frames(reader: VideoReader, results: _Results) -> Iterator[VideoFrame]:
+    """The frames that the results are about."""
+    # From a frame earlier, then by number: a copy of the source may round its time stamps.
+    for frame in reader.frames(start=max(0.0, results.start - 1 / reader.fps)):
+        position = frame.index - results.first_frame
+        if results.length is not None and position >= results.length:
+            if results.to_the_end:
+                raise _other_video(results, reader, "more")
+            return
+        if position >= 0:
+            yield frame
+
+
+def _other_video(results: _Results, reader: VideoReader, found: str) -> DataError:
+    return DataError(
+        f"{results.path}: results of {results.length} frames, but {reader.path} has {found}",
+        hint="are these the results of this video?",
+    )
