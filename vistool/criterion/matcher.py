@@ -31,7 +31,9 @@ def hungarian(scores: Tensor) -> tuple[Tensor, Tensor]:
 
     Args: scores: [Q, N].  Returns: row and column indices, rows ascending, min(Q, N) of each.
     """
-    rows, columns = linear_sum_assignment(scores.detach().float().cpu().numpy(), maximize=True)
+    # Outputs that are no numbers pair up anyhow: the losses then show it, with their names.
+    known = scores.detach().float().nan_to_num(0.0).cpu().numpy()
+    rows, columns = linear_sum_assignment(known, maximize=True)
     return (
         torch.as_tensor(rows, device=scores.device),
         torch.as_tensor(columns, device=scores.device),

@@ -77,6 +77,8 @@ def loader(batches: TrainingBatches, first: int, workers: int) -> Iterator[Batch
             num_workers=workers,
             worker_init_fn=_use_one_thread,
             prefetch_factor=4 if workers else None,
+            # Its own, or starting to load would move torch's, and dropout with it.
+            generator=torch.Generator(),
         )
     )
 

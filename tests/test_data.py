@@ -1,0 +1,175 @@
+"""From annotation files to training batches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.made_data import COLOURS, HEIGHT, WIDTH, make_pictures, make_video
+from vistool.config import AugmentConfig, PixelConfig
+from vistool.data.annotations import read_annotations
+from vistool.data.batches import TrainingBatches, loader
+from vistool.data.clips import ClipMaker
+from vistool.data.motion import draw_views
+from vistool.data.sampling import ClipSampler, draw_frames
+from vistool.errors import DataError
+from vistool.structures import Size
+
+CLASSES = {"red": ("red square",), "blue": ("blue square",)}
+STILL = AugmentConfig(scale=(1.0, 1.0), motion=0.0, colour=0.0, blur_chance=0.0, paste_chance=0.0)
+
+
+def edited(path: Path, **changes: object) -> Path:
+    """The file with fields of its first entry, or its first annotation, changed."""
+    content = json.loads(path.read_text())
+    entry = content.get("images", content.get("videos"))[0]
+    for key, value in changes.items():
+        (entry if key in entry or "exhaustive" in key else content["annotations"][0])[key] = value
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_picture_is_a_video_of_one_frame(tmp_path: Path) -> None:
+    videos = read_annotations(make_pictures(tmp_path, 3), CLASSES)
+    assert [len(video.files) for video in videos] == [1, 1, 1]
+    assert [track.label for track in videos[0].tracks] == [0, 1]
+    assert videos[0].exhaustive == (True, True)
+    assert videos[0].tracks[0].mask(0, videos[0].size).sum() == 24 * 24
+
+
+def test_a_frame_without_the_instance_has_an_empty_mask(tmp_path: Path) -> None:
+    (video,) = read_annotations(make_video(tmp_path, 4), CLASSES)
+    sizes = [int(video.tracks[1].mask(frame, video.size).sum()) for frame in range(4)]
+    assert sizes == [256, 0, 256, 0]
+
+
+def test_only_the_listed_categories_of_a_partly_labelled_picture_are_exhaustive(
+    tmp_path: Path,
+) -> None:
+    path = make_pictures(tmp_path, 1, exhaustive=False, exhaustive_category_ids=[4])
+    assert read_annotations(path, CLASSES)[0].exhaustive == (False, True)
+    merged = {"any": ("red square", "blue square")}
+    assert read_annotations(path, merged)[0].exhaustive == (False,)
+
+
+def test_a_crowd_is_no_instance_and_makes_its_class_partly_labelled(tmp_path: Path) -> None:
+    path = edited(make_pictures(tmp_path, 1), iscrowd=1)
+    (video,) = read_annotations(path, CLASSES)
+    assert [track.label for track in video.tracks] == [1]
+    assert video.exhaustive == (False, True)
+
+
+def test_files_outside_the_data_folder_are_refused(tmp_path: Path) -> None:
+    path = edited(make_pictures(tmp_path / "set", 1), file_name="../../secret.png")
+    with pytest.raises(DataError, match="leads out of"):
+        read_annotations(path, CLASSES)
+
+
+def test_a_wrong_number_of_masks_is_reported_with_the_numbers(tmp_path: Path) -> None:
+    path = edited(make_video(tmp_path, 4), segmentations=[None])
+    with pytest.raises(DataError, match="annotation 1 has 1 masks but its video has 4 frames"):
+        read_annotations(path, CLASSES)
+
+
+def test_categories_that_no_class_stands_for_are_reported(tmp_path: Path) -> None:
+    path = make_pictures(tmp_path, 1)
+    with pytest.raises(DataError, match="none of its 2 categories") as error:
+        read_annotations(path, {"cat": ("cat",)})
+    assert "red square" in error.value.hint
+
+
+def clip_maker(path: Path, clip_length: int, augment: AugmentConfig) -> ClipMaker:
+    return ClipMaker(ClipSampler([(read_annotations(path, CLASSES), 1.0)], 2), clip_length, augment)
+
+
+def test_masks_move_with_the_pixels_under_them(tmp_path: Path) -> None:
+    augment = AugmentConfig(colour=0.0, blur_chance=0.0, paste_chance=1.0, motion=0.5)
+    maker = clip_maker(make_pictures(tmp_path, 4), 3, augment)
+    colours = [np.array(colour) for colour in COLOURS.values()]
+    rng = np.random.default_rng(3)
+    seen = 0
+    for _ in range(10):
+        clip = maker.draw(Size(96, 128), rng)
+        for label, mask in zip(clip.labels, clip.masks, strict=True):
+            if mask.sum() < 600:
+                continue
+            inside = clip.frames[mask].astype(int)
+            right = (np.abs(inside - colours[label]).max(-1) < 40).mean()
+            # Edges are blended, and small squares are mostly edge.
+            assert right > 0.75
+            seen += 1
+    assert seen > 10
+
+
+def test_pasted_instances_cover_what_lies_below(tmp_path: Path) -> None:
+    augment = AugmentConfig(paste_chance=1.0)
+    maker = clip_maker(make_pictures(tmp_path, 4), 2, augment)
+    rng = np.random.default_rng(0)
+    clips = [maker.draw(Size(64, 96), rng) for _ in range(20)]
+    assert max(len(clip.labels) for clip in clips) > 2
+    assert all(clip.masks.sum(0).max(initial=0) <= 1 for clip in clips)
+
+
+def test_an_unmoved_view_of_the_same_size_is_the_picture_or_its_mirror_image() -> None:
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    size = Size(HEIGHT, WIDTH)
+    views = draw_views(size, size, 2, rng, scale_range=(1.0, 1.0), motion=0.0)
+    first, second = (view.picture(picture) for view in views)
+    np.testing.assert_array_equal(first, second)
+
+
+@given(st.integers(1, 50), st.integers(1, 9), st.integers(0, 20), st.integers(0, 2**31))
+def test_frames_of_a_clip_are_sorted_near_each_other_and_exist(
+    length: int, clip_length: int, distance: int, seed: int
+) -> None:
+    frames = draw_frames(length, clip_length, distance, np.random.default_rng(seed))
+    assert len(frames) == clip_length
+    assert list(frames) == sorted(frames)
+    assert frames[0] >= 0
+    assert frames[-1] < length
+    assert frames[-1] - frames[0] <= 2 * distance
+
+
+def test_a_batch_depends_on_seed_and_number_alone(tmp_path: Path) -> None:
+    maker = clip_maker(make_pictures(tmp_path, 4), 2, AugmentConfig())
+
+    def batches(seed: int) -> TrainingBatches:
+        canvases = (Size(32, 48), Size(48, 32))
+        return TrainingBatches(maker, PixelConfig(), canvases=canvases, batch=2, steps=4, seed=seed)
+
+    one, two = batches(1)[3], list(loader(batches(1), 2, workers=0))[1]
+    torch.testing.assert_close(one[0], two[0])
+    for a, b in zip(one[1], two[1], strict=True):
+        torch.testing.assert_close(a.masks, b.masks)
+    assert one[0].shape[:3] == (2, 2, 3)
+    other = batches(2)[3][0]
+    assert other.shape != one[0].shape or not torch.allclose(other, one[0])
+
+
+def test_rare_classes_are_drawn_more_often(tmp_path: Path) -> None:
+    path = make_pictures(tmp_path, 30)
+    content = json.loads(path.read_text())
+    # Blue is left on the first picture only.
+    content["annotations"] = [
+        a for a in content["annotations"] if a["category_id"] == 3 or a["image_id"] == 1
+    ]
+    path.write_text(json.dumps(content))
+    sampler = ClipSampler([(read_annotations(path, CLASSES), 1.0)], 2)
+    rng = np.random.default_rng(0)
+    drawn = [len(sampler.draw(rng).tracks) for _ in range(2000)]
+    # 1 / (1 + 29 / sqrt(30)) = 0.16 instead of 1 / 30.
+    assert 0.12 < np.mean(np.array(drawn) == 2) < 0.20
+
+
+def test_a_picture_of_another_size_than_its_annotations_is_reported(tmp_path: Path) -> None:
+    path = edited(make_pictures(tmp_path, 1), width=WIDTH + 1)
+    maker = clip_maker(path, 1, STILL)
+    with pytest.raises(DataError, match="is 96x64, but its annotations say 97x64"):
+        maker.draw(Size(32, 32), np.random.default_rng(0))
