@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vistool.errors import DataError, UsageError
-from vistool.formats.results import SegmentationSpool, VideoMeta, read_meta, read_results
+from vistool.formats.results import SegmentationSpool, VideoMeta, iterate_results, read_meta
 from vistool.formats.rle import decode_mask
 from vistool.formats.video import VideoReader, open_video, prefetch
 from vistool.formats.video_writer import VideoWriter
@@ -92,21 +92,30 @@ class _Results:
         self.length = meta.length if meta else None  # None: no entry says it
         # Predicted up to the end of the source, so the source must not go on after that.
         self.to_the_end = meta is None or (meta.complete and meta.settings.get("end") is None)
+        self._video_id: int | None = None
         self._stride = meta.frame_stride if meta else 1
         self._spool = spool
         self._tracks: dict[int, Track] = {}  # by position in the file
         self._held: tuple[int, list[DrawnInstance]] = (-1, [])  # frame, and what is on it
 
-        entries = read_results(path)
-        tracks = _tracks(path, entries, meta)
-        best = _best_entries(tracks, conf)
-        for position, entry in enumerate(entries):
-            self._check(position, entry, size)
-            if position in best:
-                self._tracks[position] = tracks[position]
-                for frame, mask in enumerate(entry["segmentations"]):
-                    if mask is not None:
-                        spool.add(frame, position, mask)
+        count = 0
+        for count, entry in enumerate(iterate_results(path), start=1):
+            self._check(count - 1, entry, size)
+            self._add(count - 1, entry, _described(path, count - 1, entry, meta), conf)
+        if meta and count != len(meta.tracks):
+            raise _not_of_one_run(path, f"{count}", meta)
+
+    def _add(self, position: int, entry: TrackSegmentation, track: Track, conf: float) -> None:
+        """Keep an entry to draw; a track that has one a class is drawn once, as the likeliest."""
+        rival = next((p for p, t in self._tracks.items() if t.track_id == track.track_id), None)
+        if track.score < conf or (rival is not None and self._tracks[rival].score >= track.score):
+            return
+        if rival is not None:
+            del self._tracks[rival]
+        self._tracks[position] = track
+        for frame, mask in enumerate(entry["segmentations"]):
+            if mask is not None:
+                self._spool.add(frame, position, mask)
 
     def instances(self, frame: int) -> list[DrawnInstance]:
         """What to draw on a frame, counted from the first one of the results."""
@@ -117,14 +126,23 @@ class _Results:
 
     def _decoded(self, frame: int) -> Iterator[DrawnInstance]:
         for position, mask in self._spool.frame(frame):
-            track = self._tracks[position]
-            yield DrawnInstance(track.track_id, track.label, track.score, decode_mask(mask))
+            track = self._tracks.get(position)
+            if track is not None:
+                yield DrawnInstance(track.track_id, track.label, track.score, decode_mask(mask))
 
     def _check(self, position: int, entry: TrackSegmentation, size: Size) -> None:
         """Raises: DataError if an entry does not fit the source or the others."""
         masks = entry["segmentations"]
+        if self._video_id is None:
+            self._video_id = entry["video_id"]
         if self.length is None:
             self.length = len(masks)
+        if entry["video_id"] != self._video_id:
+            raise DataError(
+                f"{self.path}: holds results of several videos, {self._video_id} and "
+                f"{entry['video_id']}",
+                hint="keep those of one video in the file",
+            )
         if len(masks) != self.length:
             raise DataError(
                 f"{self.path}: result {position} has {len(masks)} segmentations, "
@@ -139,42 +157,25 @@ class _Results:
             )
 
 
-def _tracks(path: Path, entries: list[TrackSegmentation], meta: VideoMeta | None) -> list[Track]:
-    """Id and name of every entry. Raises: DataError if the file and meta.json disagree."""
+def _described(
+    path: Path, position: int, entry: TrackSegmentation, meta: VideoMeta | None
+) -> Track:
+    """Id and name of an entry. Raises: DataError if meta.json does not know it."""
+    category = entry["category_id"]
     if meta is None:
-        videos = {entry["video_id"] for entry in entries}
-        if len(videos) > 1:
-            raise DataError(
-                f"{path}: holds results of {len(videos)} videos", hint="keep those of one video"
-            )
-        return [
-            Track(number, f"class {entry['category_id']}", entry["score"])
-            for number, entry in enumerate(entries, start=1)
-        ]
-    if len(entries) != len(meta.tracks):
-        raise DataError(
-            f"{path}: {len(entries)} results, but {META} describes {len(meta.tracks)}",
-            hint="are both files of the same run?",
-        )
-    names = {category.id: category.name for category in meta.categories}
-    return [
-        Track(
-            track.track_id,
-            names.get(entry["category_id"], f"class {entry['category_id']}"),
-            entry["score"],
-        )
-        for track, entry in zip(meta.tracks, entries, strict=True)
-    ]
+        return Track(position + 1, f"class {category}", entry["score"])
+    if position >= len(meta.tracks):
+        raise _not_of_one_run(path, "more", meta)
+    names = {known.id: known.name for known in meta.categories}
+    name = names.get(category, f"class {category}")
+    return Track(meta.tracks[position].track_id, name, entry["score"])
 
 
-def _best_entries(tracks: list[Track], conf: float) -> set[int]:
-    """The entries to draw: a track that has one per class is drawn once, as the likeliest."""
-    best: dict[int, int] = {}
-    for position, track in enumerate(tracks):
-        rival = best.get(track.track_id)
-        if track.score >= conf and (rival is None or tracks[rival].score < track.score):
-            best[track.track_id] = position
-    return set(best.values())
+def _not_of_one_run(path: Path, found: str, meta: VideoMeta) -> DataError:
+    return DataError(
+        f"{path}: {META} describes {len(meta.tracks)} results, but the file has {found}",
+        hint="are both files of the same run?",
+    )
 
 
 def _draw(

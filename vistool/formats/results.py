@@ -7,7 +7,7 @@ import itertools
 import math
 import sqlite3
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -122,9 +122,17 @@ def read_results(path: Path) -> list[TrackSegmentation]:
 
     Raises: DataError naming the file, the entry and what is wrong with it.
     """
-    results = _decode(path, list[TrackSegmentation])
-    for index, result in enumerate(results):
+    return list(iterate_results(path))
+
+
+def iterate_results(path: Path) -> Iterator[TrackSegmentation]:
+    """`read_results`, one entry at a time: in memory are the file's bytes and that entry."""
+    for index, raw in enumerate(_decode(path, list[msgspec.Raw])):
         where = f"{path}: result {index}"
+        try:
+            result = msgspec.json.decode(raw, type=TrackSegmentation)
+        except msgspec.MsgspecError as error:
+            raise DataError(f"{where}: {error}") from None
         if not math.isfinite(result["score"]):
             raise DataError(f"{where}: its score is {result['score']}")
         masks = result["segmentations"]
@@ -132,7 +140,7 @@ def read_results(path: Path) -> list[TrackSegmentation]:
         for frame, mask in enumerate(masks):
             if mask is not None and size is not None:
                 validate_rle(mask, size, f"{where}, frame {frame}")
-    return results
+        yield result
 
 
 class Category(msgspec.Struct, frozen=True, kw_only=True):
