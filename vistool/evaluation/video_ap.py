@@ -129,34 +129,19 @@ def track_iou(
     A frame without a mask counts as an empty mask; tracks that are empty on all frames overlap
     by 0. Raises: DataError if lengths or mask sizes differ.
     """
-    if not predicted or not labelled:
-        return np.zeros((len(predicted), len(labelled)))
-    lengths = {len(track) for track in (*predicted, *labelled)}
-    if len(lengths) > 1:
-        raise DataError(
-            f"tracks of one video have {' and '.join(map(str, sorted(lengths)))} frames",
-            hint="every track needs one entry a frame, null where it is not visible",
-        )
-    intersections = np.zeros((len(predicted), len(labelled)))
-    areas = np.zeros_like(intersections)
-    for ours, theirs in zip(zip(*predicted, strict=True), zip(*labelled, strict=True), strict=True):
-        _check_sizes([*ours, *theirs])
-        rows = [d for d, mask in enumerate(ours) if mask is not None]
-        columns = [g for g, mask in enumerate(theirs) if mask is not None]
-        row_areas, column_areas = np.zeros(len(predicted)), np.zeros(len(labelled))
-        row_areas[rows] = [coco.area(ours[d]) for d in rows]
-        column_areas[columns] = [coco.area(theirs[g]) for g in columns]
-        both = row_areas[:, None] + column_areas[None]
-        areas += both
-        if rows and columns:
-            pairs = np.ix_(rows, columns)
-            iou = coco.iou(
-                [ours[d] for d in rows], [theirs[g] for g in columns], [0] * len(columns)
-            )
-            # From i / (a + b - i) back to i, a whole number of pixels.
-            intersections[pairs] += np.rint(both[pairs] * iou / (1 + iou))
-    unions = areas - intersections
-    return np.divide(intersections, unions, out=np.zeros_like(unions), where=unions > 0)
+    intersections, areas, labelled_areas = _overlaps(predicted, labelled)
+    return _ratio(intersections, areas[:, None] + labelled_areas[None] - intersections)
+
+
+def track_share_inside(
+    predicted: Sequence[Sequence[RLE | None]], regions: Sequence[Sequence[RLE | None]]
+) -> np.ndarray:
+    """The share of every track that lies in a region over space and time: [D, G] in [0, 1].
+
+    0 for a track that is empty on all frames. Raises: DataError if lengths or mask sizes differ.
+    """
+    intersections, areas, _ = _overlaps(predicted, regions)
+    return _ratio(intersections, np.broadcast_to(areas[:, None], intersections.shape))
 
 
 def mean_area(segmentations: Sequence[RLE | None]) -> float:
@@ -219,6 +204,44 @@ def _compare(truth: Sequence[TruthTrack], predictions: Sequence[TrackSegmentatio
         truth_areas=np.array(areas, float),
         crowd=np.array([t.is_crowd for t in truth], bool),
     )
+
+
+def _overlaps(
+    predicted: Sequence[Sequence[RLE | None]], labelled: Sequence[Sequence[RLE | None]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels on all frames: in both of a pair [D, G], in a prediction [D], in a labelled one [G].
+
+    Without predictions or without truth there is no pair, and all are 0.
+    """
+    intersections = np.zeros((len(predicted), len(labelled)))
+    areas, labelled_areas = np.zeros(len(predicted)), np.zeros(len(labelled))
+    if not intersections.size:
+        return intersections, areas, labelled_areas
+    lengths = {len(track) for track in (*predicted, *labelled)}
+    if len(lengths) > 1:
+        raise DataError(
+            f"tracks of one video have {' and '.join(map(str, sorted(lengths)))} frames",
+            hint="every track needs one entry a frame, null where it is not visible",
+        )
+    for ours, theirs in zip(zip(*predicted, strict=True), zip(*labelled, strict=True), strict=True):
+        _check_sizes([*ours, *theirs])
+        rows = [d for d, mask in enumerate(ours) if mask is not None]
+        columns = [g for g, mask in enumerate(theirs) if mask is not None]
+        here = np.array([coco.area(ours[d]) for d in rows], float)
+        there = np.array([coco.area(theirs[g]) for g in columns], float)
+        areas[rows] += here
+        labelled_areas[columns] += there
+        if rows and columns:
+            masks = [ours[d] for d in rows], [theirs[g] for g in columns]
+            iou = coco.iou(*masks, [0] * len(columns))
+            # From i / (a + b - i) back to i, a whole number of pixels.
+            both = np.rint((here[:, None] + there[None]) * iou / (1 + iou))
+            intersections[np.ix_(rows, columns)] += both
+    return intersections, areas, labelled_areas
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
 def _best(overlaps: np.ndarray, allowed: np.ndarray, threshold: float) -> int | None:

@@ -1,0 +1,73 @@
+"""Partly labelled videos, and the overlap of a track with its object frame by frame."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vistool.errors import DataError
+from vistool.evaluation.partial_labels import scorable
+from vistool.evaluation.region_similarity import region_similarity
+from vistool.evaluation.video_ap import TruthTrack, track_share_inside
+from vistool.formats.rle import encode_mask
+from vistool.structures import RLE, TrackSegmentation
+
+CAT, DOG = 1, 2
+
+
+def block(left: int, right: int, height: int = 10) -> RLE:
+    """Columns `left` to `right` of a picture 30 pixels wide."""
+    mask = np.zeros((height, 30), bool)
+    mask[:, left:right] = True
+    return encode_mask(mask)
+
+
+def found(left: int, right: int, category: int) -> TrackSegmentation:
+    return {
+        "video_id": 1,
+        "category_id": category,
+        "score": 0.5,
+        "segmentations": [block(left, right), None],
+    }
+
+
+def kept(predictions: list[TrackSegmentation], *exhaustive: int) -> list[int]:
+    """Places of those that count, with a cat on columns 0 to 10 and a thing on 20 to 30."""
+    cat = TruthTrack(1, CAT, [block(0, 10), block(0, 10)])
+    thing = [block(20, 30), None]
+    chosen = scorable(predictions, [cat], exhaustive=exhaustive, ignored=[thing])
+    return [place for place, p in enumerate(predictions) if any(p is c for c in chosen)]
+
+
+def test_of_a_category_that_is_labelled_in_part_only_finds_on_labelled_objects_count() -> None:
+    predictions = [found(0, 10, CAT), found(5, 15, CAT), found(8, 15, CAT), found(12, 18, CAT)]
+    assert kept(predictions) == [0, 1]
+    assert kept(predictions, CAT) == [0, 1, 2, 3]
+
+
+def test_a_find_on_an_object_of_another_category_counts_if_its_own_is_labelled_completely() -> None:
+    assert kept([found(0, 10, DOG)]) == []
+    assert kept([found(0, 10, DOG)], DOG) == [0]
+
+
+def test_a_find_on_an_object_without_a_category_never_counts() -> None:
+    assert kept([found(20, 30, CAT), found(24, 30, DOG), found(12, 21, DOG)], CAT, DOG) == [2]
+    assert kept([]) == []
+
+
+def test_the_share_of_a_track_in_a_region_is_taken_over_all_frames() -> None:
+    track = [block(0, 10), block(0, 10), None]
+    regions: list[list[RLE | None]] = [[block(5, 30), None, block(0, 30)], [None] * 3]
+    assert track_share_inside([track, [None] * 3], regions).tolist() == [[0.25, 0], [0, 0]]
+
+
+def test_region_similarity_is_the_overlap_of_each_frame_and_one_where_both_are_empty() -> None:
+    empty = encode_mask(np.zeros((10, 30), bool))
+    truth = [block(0, 10), block(0, 10), None, empty, None]
+    track = [block(0, 10), block(5, 15), empty, None, block(0, 1)]
+    assert region_similarity(track, truth).tolist() == [1, pytest.approx(1 / 3), 1, 1, 0]
+
+
+def test_masks_of_different_sizes_are_refused() -> None:
+    with pytest.raises(DataError, match="sizes 10x30 and 12x30"):
+        region_similarity([block(0, 5)], [block(0, 5, height=12)])
