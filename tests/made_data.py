@@ -19,7 +19,8 @@ HEIGHT, WIDTH = 64, 96
 def make_pictures(folder: Path, count: int, **picture_fields: Any) -> Path:
     """COCO pictures with one square of each colour; returns the JSON file."""
     rng = np.random.default_rng(7)
-    images, annotations = [], []
+    images: list[Any] = []
+    annotations: list[Any] = []
     for i in range(count):
         picture = rng.integers(90, 130, (HEIGHT, WIDTH, 3), dtype=np.uint8)
         for n, (name, colour) in enumerate(COLOURS.items()):

@@ -51,7 +51,7 @@ def losses(run: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in lines}
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -66,9 +66,9 @@ def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(tmp_path: Path) ->
     def die_at_five(step: int, steps: int, terms: dict[str, float]) -> None:
         if step == 5:  # as SIGKILL would leave it: the checkpoint is that of step 4
             saved["checkpoint"] = (broken / CHECKPOINT).read_bytes()
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(config, broken, on_step=die_at_five)
     (broken / CHECKPOINT).write_bytes(saved["checkpoint"])
     train(started_with(broken), broken)
