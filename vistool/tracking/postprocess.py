@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
-from vistool.structures import ClipOutput, ClipPrediction
+from vistool.ops.masks import resize_masks
+from vistool.structures import ClipOutput, ClipPrediction, FrameTracks, Size
+
+PIXELS_AT_ONCE = 2**23  # of all masks that are brought to full size together: 32 MiB of floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +39,16 @@ def clip_prediction(output: ClipOutput, frame_ids: Sequence[int]) -> ClipPredict
     )
 
 
-def results_single_class(class_probs: Tensor) -> list[TrackClass]:
-    """Every track once, as its most likely class. class_probs: [P, K], row i is track i + 1."""
+def results_single_class(
+    class_probs: Tensor, track_ids: Sequence[int] | None = None
+) -> list[TrackClass]:
+    """Every track once, as its most likely class.
+
+    Args: class_probs: [P, K], of the tracks `track_ids`, or row i of track i + 1.
+    """
+    ids = range(1, len(class_probs) + 1) if track_ids is None else track_ids
     scores, labels = class_probs.max(-1)
-    return [
-        TrackClass(row + 1, label, score)
-        for row, (label, score) in enumerate(zip(labels.tolist(), scores.tolist(), strict=True))
-    ]
+    return [TrackClass(*r) for r in zip(ids, labels.tolist(), scores.tolist(), strict=True)]
 
 
 def results_multi_class(class_probs: Tensor, threshold: float = 0.01) -> list[TrackClass]:
@@ -53,3 +60,19 @@ def results_multi_class(class_probs: Tensor, threshold: float = 0.01) -> list[Tr
         TrackClass(row + 1, label, float(class_probs[row, label]))
         for row, label in (class_probs > threshold).nonzero().tolist()
     ]
+
+
+def masks_at(tracks: FrameTracks, size: Size) -> Iterator[tuple[int, np.ndarray]]:
+    """The tracks' masks at a size, [H, W] bool, with their ids; empty ones are left out.
+
+    The mean logits are enlarged bilinearly, without antialiasing, and cut at 0 (IFC).
+    """
+    # What is enlarged lies between the values it is made of, so without a positive one it is empty.
+    inside = (tracks.mask_logits > 0).flatten(1).any(1).nonzero().flatten().tolist()
+    together = max(1, PIXELS_AT_ONCE // (size.height * size.width))
+    for first in range(0, len(inside), together):
+        places = inside[first : first + together]
+        masks = (resize_masks(tracks.mask_logits[places], size) > 0).cpu().numpy()
+        for place, mask in zip(places, masks, strict=True):
+            if mask.any():
+                yield tracks.track_ids[place], mask

@@ -123,10 +123,15 @@ class TrackStitcher:
         for frame_id in sorted(i for i in self._pending if i < before):
             yield self._pending.pop(frame_id).mean(frame_id)
 
-    def class_probs(self) -> Tensor:
-        """Mean class probabilities of every track over its clips: [P, K], row i is track i + 1."""
-        counts = np.maximum(self._clip_counts[: self._num_tracks, None], 1)
-        return torch.from_numpy(self._class_sums[: self._num_tracks] / counts).float()
+    def class_probs(self, track_ids: Sequence[int] | None = None) -> Tensor:
+        """Mean class probabilities over a track's clips so far: [P, K] float32.
+
+        Of the tracks asked for; or of all, and then row i is track i + 1.
+        """
+        rows = slice(self._num_tracks) if track_ids is None else [i - 1 for i in track_ids]
+        return torch.from_numpy(
+            self._class_sums[rows] / np.maximum(self._clip_counts[rows, None], 1)
+        ).float()
 
     def clip_counts(self) -> Tensor:
         """In how many clips every track was seen: [P], row i is track i + 1."""

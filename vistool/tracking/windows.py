@@ -70,6 +70,10 @@ class StreamingWindows(Generic[Item]):
         self._covered = 0  # frames that lie in a window handed out
         self._finished = False
 
+    def __len__(self) -> int:
+        """The number of frames that are kept."""
+        return len(self._ring)
+
     def push(self, item: Item) -> Window[Item] | None:
         """Take the next frame; returns the window it completes, if it completes one."""
         self._ring.append(item)

@@ -1,0 +1,140 @@
+"""`vistool predict`: videos -> masks with identities."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import typer
+
+from vistool.cli.console import progress, say
+from vistool.cli.options import Quiet
+from vistool.config import Precision, PredictConfig
+from vistool.errors import UsageError
+
+
+def predict(
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="Video files, folders of frames, folders of videos, or globs."),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Where the folder of every source goes.")
+    ] = Path("runs/predict"),
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="Name of shipped weights, or a .safetensors file.")
+    ] = "ifc-lite",
+    conf: Annotated[
+        float, typer.Option(help="Report tracks with at least this score, 0 to 1.")
+    ] = PredictConfig().conf,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(help="Report these classes only: --classes person,car; may be repeated."),
+    ] = None,
+    clip_length: Annotated[
+        str | None,
+        typer.Option(
+            help="Frames that the model sees at once; `all`: the whole video as one clip, which "
+            "keeps the features of every frame in memory. [the model's]",
+        ),
+    ] = None,
+    clip_stride: Annotated[
+        int | None,
+        typer.Option(
+            help="Frames from one clip to the next, at most the clip length. [the model's]"
+        ),
+    ] = None,
+    frame_stride: Annotated[
+        int, typer.Option(help="2: the model sees every other frame; the others get no masks.")
+    ] = PredictConfig().frame_stride,
+    start: Annotated[float | None, typer.Option(help="Begin here, in seconds.")] = None,
+    end: Annotated[float | None, typer.Option(help="End here, in seconds.")] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Short side of what the model sees, in pixels. [the model's]"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, fp32, bf16 or fp16; auto is fp32 on CPUs.")
+    ] = "auto",
+    batch: Annotated[
+        int, typer.Option(help="Frames that go through the network together.")
+    ] = PredictConfig().batch,
+    overlay: Annotated[
+        bool, typer.Option("--overlay/--no-overlay", help="Draw the tracks on the video.")
+    ] = True,
+    exist_ok: Annotated[
+        bool, typer.Option("--exist-ok", help="Write into a folder that is there already.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Segment, classify and track every instance in SOURCES.
+
+    Writes results.json, meta.json and overlay.mp4 into a folder for every source, and prints the
+    path of that folder.
+
+    Example: vistool predict street.mp4 --conf 0.5 --classes person,car
+    """
+    from vistool.engine.predict import PredictedVideo, predict_videos
+    from vistool.formats.video import expand_sources
+
+    config = PredictConfig(
+        conf=conf,
+        classes=tuple(name.strip() for part in classes or [] for name in part.split(",")),
+        clip_length=parse_clip_length(clip_length),
+        clip_stride=clip_stride,
+        frame_stride=frame_stride,
+        size=size,
+        start=start,
+        end=end,
+        device=device,
+        precision=cast("Precision", precision),
+        batch=batch,
+        overlay=overlay,
+    )
+
+    def on_done(video: PredictedVideo) -> None:
+        for warning in video.warnings:
+            say(f"warning: {warning}")
+        if not quiet:
+            say(f"{video.source}: {video.frames} frames, {video.tracks} tracks")
+        typer.echo(video.folder)
+
+    with terminated_like_interrupted(), progress(quiet=quiet) as show:
+        predict_videos(
+            model,
+            expand_sources(sources),
+            output,
+            config,
+            exist_ok=exist_ok,
+            on_progress=show,
+            on_done=on_done,
+            on_failure=lambda _, error: say(f"error: {error}"),
+        )
+
+
+def parse_clip_length(text: str | None) -> int | Literal["all"] | None:
+    """A number of frames, or `all`. Raises: UsageError for anything else."""
+    if text is None or text == "all":
+        return text  # type: ignore[return-value]  # mypy does not narrow a str by comparison
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"--clip-length {text}: neither a number of frames nor `all`") from None
+
+
+@contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does, so that what is done gets written."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

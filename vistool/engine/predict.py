@@ -1,0 +1,375 @@
+"""Predict: a video in, tracks out; as files, or frame by frame as soon as they are final."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from array import array
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import torch
+
+from vistool.config import PredictConfig
+from vistool.engine.device import choose_device
+from vistool.engine.render import META, OVERLAY, RESULTS, OnProgress, render_video
+from vistool.engine.segment import SegmentedFrame, Segmenter
+from vistool.errors import PartialFailureError, UsageError, VistoolError, WeightsError
+from vistool.formats.results import (
+    Category,
+    SegmentationSpool,
+    TrackMeta,
+    VideoMeta,
+    new_run_folder,
+    write_meta,
+    write_results,
+)
+from vistool.formats.rle import encode_mask
+from vistool.formats.video import VideoReader, open_video
+from vistool.models.weights import LoadedModel, load_model
+from vistool.structures import RLE, TrackSegmentation, VideoFrame
+from vistool.tracking.postprocess import TrackClass, masks_at, results_single_class
+
+VIDEO_ID = 1  # every video has a results file of its own
+
+
+@dataclass(frozen=True, slots=True)
+class FrameInstance:
+    """One track on one frame."""
+
+    track_id: int  # from 1, the same on all frames of a video
+    class_name: str  # the most likely one so far
+    score: float  # its mean probability over the track's clips so far
+    segmentation: RLE
+
+
+@dataclass(frozen=True, slots=True)
+class FrameResult:
+    """One frame of a video, final but for classes and scores, which later clips still refine."""
+
+    index: int  # position among the decoded frames of the source
+    time: float  # seconds from the first frame of the source
+    seen: bool  # False: left out by the frame stride, so nothing is known of it
+    instances: tuple[FrameInstance, ...]  # by increasing track id
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedVideo:
+    """What `predict_video` left on disk."""
+
+    source: Path
+    folder: Path
+    frames: int  # decoded, and in results.json
+    tracks: int  # reported
+    overlay: Path | None
+    warnings: tuple[str, ...]  # what was odd about the source, one line each
+
+
+def iterate_video(
+    model: LoadedModel | str, source: Path | str, config: PredictConfig | None = None
+) -> Generator[FrameResult, None, None]:
+    """Segment and track a video; yields every frame as soon as no later clip can change it.
+
+    A track comes with the class that is most likely so far, and is left out while that class is
+    not asked for or its score lies below `config.conf`.
+
+    Args: model: loaded, or the name or path of weights; source: a video file or folder of frames.
+    Raises: UsageError, DataError, WeightsError, OutOfMemoryError.
+    """
+    job = _Job(model, config or PredictConfig())
+    segmenter = job.segmenter()
+    with (
+        open_video(Path(source)) as reader,
+        contextlib.closing(segmenter.frames(job.decoded(reader))) as frames,
+    ):
+        for frame in frames:
+            instances = tuple(job.instances(frame))
+            yield FrameResult(frame.index, frame.time, frame.tracks is not None, instances)
+
+
+def predict_video(
+    model: LoadedModel | str,
+    source: Path | str,
+    folder: Path | str,
+    config: PredictConfig | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+) -> PredictedVideo:
+    """Segment and track a video; writes results.json, meta.json and overlay.mp4 into `folder`.
+
+    Files appear complete or not at all. If the source turns out to be damaged half-way, or on
+    Ctrl-C, the frames that are final by then are written (meta.json says `complete: false`), and
+    the exception goes on.
+
+    Args: model: loaded, or the name or path of weights; source: a video file or folder of frames.
+    Raises: UsageError, DataError, WeightsError, OutOfMemoryError.
+    """
+    job = _Job(model, config or PredictConfig())
+    with open_video(Path(source)) as reader:
+        return _predict(job, reader, Path(folder), on_progress or _silent)
+
+
+def predict_videos(
+    model: LoadedModel | str,
+    sources: Sequence[Path],
+    parent: Path,
+    config: PredictConfig,
+    *,
+    exist_ok: bool = False,
+    on_progress: OnProgress | None = None,
+    on_done: Callable[[PredictedVideo], None] | None = None,
+    on_failure: Callable[[Path, VistoolError], None] | None = None,
+) -> list[PredictedVideo]:
+    """`predict_video` for each of several sources, in folders below `parent` named after them.
+
+    Args:
+        exist_ok: write into a folder that is there already; else its name gets "-2", "-3"...
+        on_done, on_failure: called after each source.
+
+    Raises: the error of a single source; PartialFailureError if some of several failed; and at
+        once what concerns all of them (UsageError, WeightsError).
+    """
+    job = _Job(model, config)
+    done: list[PredictedVideo] = []
+    failed: list[Path] = []
+    for source in sources:
+        try:
+            with open_video(source) as reader:
+                reuse = exist_ok and all(d.folder.name != reader.name for d in done)
+                folder = new_run_folder(parent, reader.name, exist_ok=reuse)
+                done.append(_predict(job, reader, folder, on_progress or _silent))
+        except (UsageError, WeightsError):
+            raise
+        except VistoolError as error:
+            if len(sources) == 1:
+                raise
+            failed.append(source)
+            if on_failure:
+                on_failure(source, error)
+        else:
+            if on_done:
+                on_done(done[-1])
+    if failed:
+        raise PartialFailureError(
+            f"{len(failed)} of {len(sources)} sources failed: {', '.join(map(str, failed))}"
+        )
+    return done
+
+
+class _Job:
+    """A model on its device and checked settings, for any number of videos."""
+
+    def __init__(self, model: LoadedModel | str, config: PredictConfig) -> None:
+        check_settings(config)
+        device = choose_device(config.device)
+        self.loaded = load_model(model) if isinstance(model, str) else model
+        self.config = config
+        self.names = self.loaded.header.config.class_names
+        self.labels = wanted_labels(config.classes, self.names)
+        self._model = self.loaded.model.to(device).eval()
+        self._device = device
+
+    def segmenter(self) -> Segmenter:
+        return Segmenter(self._model, self.config, self._device)
+
+    def decoded(self, reader: VideoReader) -> Iterator[VideoFrame]:
+        return reader.frames(start=self.config.start, end=self.config.end)
+
+    def reported(self, results: Sequence[TrackClass]) -> list[TrackClass]:
+        """Those of a wanted class and a sufficient score, the best first."""
+        wanted = [r for r in results if r.label in self.labels and r.score >= self.config.conf]
+        return sorted(wanted, key=lambda r: -r.score)
+
+    def instances(self, frame: SegmentedFrame) -> Iterator[FrameInstance]:
+        """What is on a frame, as far as it is to be reported with the classes so far."""
+        if frame.tracks is None:
+            return
+        ids = frame.tracks.track_ids
+        likely = {
+            r.track_id: r for r in self.reported(results_single_class(frame.class_probs, ids))
+        }
+        for track_id, mask in masks_at(frame.tracks, frame.size):
+            if track_id in likely:
+                result = likely[track_id]
+                yield FrameInstance(
+                    track_id, self.names[result.label], result.score, encode_mask(mask)
+                )
+
+
+def check_settings(config: PredictConfig) -> None:
+    """Raises: UsageError for numbers that make no sense."""
+    if not 0 <= config.conf <= 1:
+        raise UsageError(f"conf {config.conf:g}: a score lies between 0 and 1")
+    for name in ("frame_stride", "batch", "size", "clip_length", "clip_stride"):
+        value = getattr(config, name)
+        if isinstance(value, int) and value < 1:
+            raise UsageError(f"{name.replace('_', ' ')} {value}: must be at least 1")
+
+
+def wanted_labels(classes: Sequence[str], names: Sequence[str]) -> frozenset[int]:
+    """The labels of some classes; of all, if none is named. Raises: UsageError for an unknown."""
+    unknown = [name for name in classes if name not in names]
+    if unknown:
+        raise UsageError(
+            f"unknown class {unknown[0]!r}", hint=f"the model knows: {', '.join(names)}"
+        )
+    return frozenset(i for i, name in enumerate(names) if not classes or name in classes)
+
+
+def _predict(
+    job: _Job, reader: VideoReader, folder: Path, on_progress: OnProgress
+) -> PredictedVideo:
+    """Segment a video, write what was found, and draw it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        tracks, frames = _segment(job, reader, folder, on_progress)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only if nothing was written
+        raise
+    overlay = folder / OVERLAY if job.config.overlay else None
+    if overlay:
+        render_video(
+            reader.path, folder / RESULTS, overlay, meta=folder / META, on_progress=on_progress
+        )
+    return PredictedVideo(reader.path, folder, frames, tracks, overlay, tuple(reader.warnings))
+
+
+def _segment(
+    job: _Job, reader: VideoReader, folder: Path, on_progress: OnProgress
+) -> tuple[int, int]:
+    """Returns the numbers of reported tracks and of frames."""
+    segmenter = job.segmenter()
+    total = _expected_frames(reader, job.config)
+    with SegmentationSpool(folder) as spool:
+        record = _Record(job, reader, folder, spool)
+        try:
+            with contextlib.closing(segmenter.frames(job.decoded(reader))) as frames:
+                for frame in frames:
+                    record.add(frame)
+                    on_progress("segmenting", record.length, total)
+        except (KeyboardInterrupt, VistoolError):
+            if record.length:
+                record.write(segmenter, complete=False)
+            raise
+        return record.write(segmenter, complete=True), record.length
+
+
+class _Record:
+    """The final frames of a video: masks on disk, time stamps in memory, 8 bytes each."""
+
+    def __init__(
+        self, job: _Job, reader: VideoReader, folder: Path, spool: SegmentationSpool
+    ) -> None:
+        self._job, self._reader, self._folder, self._spool = job, reader, folder, spool
+        self._first_frame = 0
+        self._times = array("d")
+
+    @property
+    def length(self) -> int:
+        """The number of frames that are complete."""
+        return len(self._times)
+
+    def add(self, frame: SegmentedFrame) -> None:
+        if not self._times:
+            self._first_frame = frame.index
+        if frame.tracks is not None:
+            for track_id, mask in masks_at(frame.tracks, frame.size):
+                self._spool.add(self.length, track_id, encode_mask(mask))
+        self._times.append(frame.time)
+
+    def write(self, segmenter: Segmenter, *, complete: bool) -> int:
+        """Write results.json and meta.json; returns the number of reported tracks."""
+        visible = set(self._spool.tracks())
+        results = [
+            result
+            for result in self._job.reported(results_single_class(segmenter.class_probs()))
+            if result.track_id in visible
+        ]
+        tracks: list[TrackMeta] = []
+        # What an earlier run left must not stand beside new results, whatever happens now.
+        for name in (OVERLAY, META):
+            (self._folder / name).unlink(missing_ok=True)
+        write_results(self._folder / RESULTS, self._entries(results, tracks))
+        write_meta(self._folder / META, self._meta(segmenter, tracks, complete))
+        return len(tracks)
+
+    def _entries(
+        self, results: Sequence[TrackClass], tracks: list[TrackMeta]
+    ) -> Iterator[TrackSegmentation]:
+        """One entry at a time; adds what the format has no field for to `tracks`."""
+        ids = self._job.loaded.header.config.ids_of_classes()
+        for result in results:
+            masks = self._spool.segmentations(result.track_id, self.length)
+            visible = [i for i, mask in enumerate(masks) if mask is not None]
+            if not visible:
+                continue
+            category = ids[result.label]
+            tracks.append(
+                TrackMeta(
+                    track_id=result.track_id,
+                    category_id=category,
+                    score=result.score,
+                    first_frame=visible[0],
+                    last_frame=visible[-1],
+                )
+            )
+            yield TrackSegmentation(
+                video_id=VIDEO_ID, category_id=category, score=result.score, segmentations=masks
+            )
+
+    def _meta(self, segmenter: Segmenter, tracks: list[TrackMeta], complete: bool) -> VideoMeta:
+        header = self._job.loaded.header
+        config = self._job.config
+        used = {
+            "clip_length": segmenter.clip_length or "all",
+            "clip_stride": segmenter.clip_stride,
+            "size": segmenter.short_side,
+            "device": str(segmenter.device),
+            "precision": str(segmenter.dtype).removeprefix("torch."),
+        }
+        return VideoMeta(
+            source=str(self._reader.path),
+            video_id=VIDEO_ID,
+            width=self._reader.size.width,
+            height=self._reader.size.height,
+            length=self.length,
+            complete=complete,
+            first_frame=self._first_frame,
+            times=self._times.tolist(),
+            frame_stride=config.frame_stride,
+            rotation=self._reader.rotation,
+            fps=self._reader.fps,
+            categories=[
+                Category(id=i, name=name)
+                for i, name in zip(header.config.ids_of_classes(), self._job.names, strict=True)
+            ],
+            model={
+                "name": header.name,
+                "path": str(header.path),
+                "sha256": self._job.loaded.sha256,
+            },
+            settings={**msgspec.to_builtins(config), **used},
+            versions={
+                "vistool": version("vistool"),
+                "torch": str(torch.__version__),
+                "python": platform.python_version(),
+            },
+            tracks=tracks,
+        )
+
+
+def _expected_frames(reader: VideoReader, config: PredictConfig) -> int | None:
+    """A guess for the progress bar."""
+    total = reader.frame_count_hint
+    if total is None:
+        return None
+    end = total if config.end is None else min(total, round(config.end * reader.fps))
+    return max(1, end - round((config.start or 0) * reader.fps))
+
+
+def _silent(stage: str, done: int, total: int | None) -> None:
+    """Progress that nobody asked for."""

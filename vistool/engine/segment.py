@@ -1,0 +1,209 @@
+"""A video through a model: frames in, final frames with tracks out, in bounded memory.
+
+Decoding runs in one thread, the model in a second; the caller's thread does the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vistool.config import IFCConfig, PredictConfig
+from vistool.engine.device import autocast, choose_dtype, unless_out_of_memory
+from vistool.errors import OutOfMemoryError
+from vistool.formats.video import prefetch
+from vistool.ops.features import concatenate_features, split_features
+from vistool.ops.pixels import input_size, normalise, resize
+from vistool.structures import ClipOutput, FrameFeatures, FrameTracks, Size, VideoFrame
+from vistool.tracking.postprocess import clip_prediction
+from vistool.tracking.stitch import TrackStitcher
+from vistool.tracking.windows import StreamingWindows, Window, check_stride
+
+
+class ClipModel(Protocol):
+    """What a model must offer to be run over a video."""
+
+    @property
+    def config(self) -> IFCConfig:
+        """Class names, pixels, sizes and the clip length to run with unless told otherwise."""
+
+    def encode_frames(self, pixels: Tensor) -> FrameFeatures:
+        """Do what a frame needs once. pixels: [N, 3, H, W], normalised."""
+
+    def decode_clips(self, features: FrameFeatures, num_frames: int) -> ClipOutput:
+        """Predict the clips of B*T frames, clip after clip; num_frames: T."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentedFrame:
+    """One frame of the video with the tracks on it, which will not change any more."""
+
+    index: int  # position among the decoded frames of the source
+    time: float  # seconds from the first frame of the source
+    size: Size  # of the decoded frame; the tracks' masks are smaller
+    tracks: FrameTracks | None  # None: the model did not see this frame
+    class_probs: Tensor  # [N, K] of these tracks, the mean over their clips so far
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A decoded frame, reduced to what is needed from here on."""
+
+    index: int
+    time: float
+    size: Size
+    image: Tensor | None  # [h, w, 3] uint8 at the model's input size; None: not to be seen
+
+
+def clip_settings(model: IFCConfig, config: PredictConfig) -> tuple[int | None, int]:
+    """Clip length (None: the whole video) and clip stride, the model's own where none is asked for.
+
+    Raises: UsageError if frames would be lost between clips.
+    """
+    if config.clip_length == "all":
+        return None, 1
+    length = config.clip_length or model.clip_length
+    stride = config.clip_stride or min(model.clip_stride, length)
+    check_stride(length, stride)
+    return length, stride
+
+
+class Segmenter:
+    """Runs a model over one video; `frames` may be called once."""
+
+    def __init__(self, model: ClipModel, config: PredictConfig, device: torch.device) -> None:
+        """model: in evaluation mode, on `device`. Raises: UsageError for unfit settings."""
+        self.clip_length, self.clip_stride = clip_settings(model.config, config)
+        self.short_side = config.size or model.config.test_short_side
+        self.device = device
+        self.dtype = choose_dtype(config.precision, device)
+        self._model = model
+        self._batch = config.batch
+        self._frame_stride = config.frame_stride
+        self._stitcher = TrackStitcher(len(model.config.class_names))
+        self._windows: StreamingWindows[FrameFeatures] = StreamingWindows(
+            self.clip_length, self.clip_stride
+        )
+        self._waiting: deque[_Prepared] = deque()
+
+    def class_probs(self) -> Tensor:
+        """Mean class probabilities of all tracks so far: [P, K] float32, row i is track i + 1."""
+        return self._stitcher.class_probs()
+
+    def frames(self, decoded: Iterable[VideoFrame]) -> Generator[SegmentedFrame, None, None]:
+        """Every decoded frame, in order, as soon as no later clip can change it.
+
+        Raises: OutOfMemoryError with a setting that would fit, and whatever `decoded` raises.
+        """
+        return prefetch(self._segmented(decoded), depth=2 * self._batch)
+
+    def _segmented(self, decoded: Iterable[VideoFrame]) -> Iterator[SegmentedFrame]:
+        with contextlib.closing(prefetch(self._prepared(decoded), 2 * self._batch)) as prepared:
+            for group in self._groups(prepared):
+                self._waiting.extend(group)
+                images = [frame.image for frame in group if frame.image is not None]
+                pushed = [self._windows.push(features) for features in self._encode(images)]
+                self._track([window for window in pushed if window is not None])
+                yield from self._final()
+        last = self._windows.finish()
+        self._track([last] if last else [])
+        yield from self._final()
+
+    def _prepared(self, decoded: Iterable[VideoFrame]) -> Iterator[_Prepared]:
+        for position, frame in enumerate(decoded):
+            size = Size(*frame.image.shape[:2])
+            image = None
+            if position % self._frame_stride == 0:
+                long_side = self._model.config.test_long_side
+                image = resize(frame.image, input_size(size, self.short_side, long_side))
+            yield _Prepared(frame.index, frame.time, size, image)
+
+    def _groups(self, prepared: Iterable[_Prepared]) -> Iterator[list[_Prepared]]:
+        """Successive frames, as many as the model is to see at once, and those between them."""
+        group: list[_Prepared] = []
+        seen = 0
+        for frame in prepared:
+            group.append(frame)
+            seen += frame.image is not None
+            if seen == self._batch:
+                yield group
+                group, seen = [], 0
+        if group:
+            yield group
+
+    def _final(self) -> Iterator[SegmentedFrame]:
+        """Hand out the frames that nothing can change, with the unseen ones between them."""
+        for tracks in self._stitcher.pop_final(self._windows.final_before):
+            frame = self._waiting.popleft()
+            class_probs = self._stitcher.class_probs(tracks.track_ids)
+            yield SegmentedFrame(frame.index, frame.time, frame.size, tracks, class_probs)
+            while self._waiting and self._waiting[0].image is None:
+                frame = self._waiting.popleft()
+                yield SegmentedFrame(frame.index, frame.time, frame.size, None, class_probs[:0])
+
+    @torch.inference_mode()
+    def _encode(self, images: Sequence[Tensor]) -> list[FrameFeatures]:
+        """Features of every frame; images: [h, w, 3] uint8, all of one size."""
+
+        def attempt() -> list[FrameFeatures]:
+            with autocast(self.device, self.dtype):
+                pixels = torch.stack(list(images)).to(self.device)
+                features = self._model.encode_frames(normalise(pixels, self._model.config.pixels))
+                return split_features(features)
+
+        encoded = unless_out_of_memory(attempt) if images else []
+        if encoded is not None:
+            return encoded
+        if self.clip_length is None and len(self._windows) > 1:
+            smaller = f"--clip-length {len(self._windows) // 2}"
+        elif len(images) > 1:
+            smaller = "--batch 1"
+        else:
+            smaller = f"--size {self.short_side // 2}"
+        what = f"{len(images)} frames, with the features of {len(self._windows)} before them,"
+        raise self._too_large(what, f"try {smaller}")
+
+    @torch.inference_mode()
+    def _track(self, windows: Sequence[Window[FrameFeatures]]) -> None:
+        """Predict clips of one length and hand them to the stitcher in order."""
+        together = max(1, self._batch // len(windows[0].items)) if windows else 1
+        for first in range(0, len(windows), together):
+            clips = windows[first : first + together]
+            output = self._decode([clip.items for clip in clips])
+            for b, clip in enumerate(clips):
+                one = ClipOutput(output.class_logits[b : b + 1], output.mask_logits[b : b + 1])
+                self._stitcher.add(clip_prediction(one, clip.frame_ids))
+
+    def _decode(self, clips: Sequence[tuple[FrameFeatures, ...]]) -> ClipOutput:
+        """Predict clips of one length together."""
+
+        def attempt(num_frames: int) -> ClipOutput:
+            with autocast(self.device, self.dtype):
+                frames = [frame for clip in clips for frame in clip[:num_frames]]
+                return self._model.decode_clips(concatenate_features(frames), num_frames)
+
+        length = len(clips[0])
+        output = unless_out_of_memory(partial(attempt, length))
+        if output is not None:
+            return output
+        if len(clips) > 1:
+            raise self._too_large(f"{len(clips)} clips of {length} frames", f"try --batch {length}")
+        # What is told to fit has been tried.
+        shorter = length // 2
+        while shorter and unless_out_of_memory(partial(attempt, shorter)) is None:
+            shorter //= 2
+        fits = f"--clip-length {shorter} fits" if shorter else f"try --size {self.short_side // 2}"
+        raise self._too_large(f"a clip of {length} frames", fits)
+
+    def _too_large(self, what: str, hint: str) -> OutOfMemoryError:
+        side = f"a short side of {self.short_side} pixels"
+        return OutOfMemoryError(
+            f"{what} at {side} did not fit in the memory of {self.device}", hint=hint
+        )
