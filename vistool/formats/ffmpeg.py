@@ -1,7 +1,7 @@
 """The bundled ffmpeg program: what it says about a file, and the frames it decodes from one.
 
 OpenCV's own decoder is not used: its wheel lacks AV1, ends at the first damaged packet, and gives
-no time stamps for some containers. ffmpeg does better, and as a process keeps its crashes to itself.
+no time stamps for some containers. ffmpeg does better; in a process, a crash is its own.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ import imageio_ffmpeg
 import numpy as np
 
 from vistool.errors import DataError, VistoolError
+from vistool.structures import Size
 
 TICKS = 1_000_000  # a second in the stream of decoded frames
+MAX_LOG = 1_000_000  # bytes that are looked at; a damaged file may have more to say
 
 
 @cache
@@ -45,9 +47,9 @@ def file_name(path: Path) -> str:
 def first_complaint(log: str) -> str:
     """The first thing ffmpeg had to say against a file, without its own addresses; or ""."""
     for line in log.splitlines():
-        text = re.sub(r"^(\[[^\]]* @ 0x[0-9a-f]+\] )+", "", line).strip()
+        text = re.sub(r"^(\[[^\]]*\] )+", "", line).strip()
         if text and "misdetection possible" not in text:
-            return text.removeprefix("Error opening input: ")
+            return text.removeprefix("Error opening input: ").rstrip(".")
     return ""
 
 
@@ -116,10 +118,11 @@ class Decoder:
         self._path = path
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._process = subprocess.Popen(
-            [program(), "-v", "error", "-nostdin", "-i", file_name(path), "-map", "0:V:0"]
+            [program(), "-v", "level+info", "-nostats", "-nostdin", "-i", file_name(path)]
+            + ["-map", "0:V:0", "-map_metadata", "-1"]  # a time code would become a track
             + (["-frames:v", "1"] if only_first else [])
-            # every frame once, at its own time, in its own size
-            + ["-fps_mode", "passthrough", "-noautoscale", "-enc_time_base", f"1:{TICKS}"]
+            # every frame once and at its own time
+            + ["-fps_mode", "passthrough", "-enc_time_base", f"1:{TICKS}"]
             + ["-c:v", "rawvideo", "-pix_fmt", "rgb24", "-f", "mov"]
             + ["-movflags", "frag_every_frame+empty_moov+default_base_moof"]
             + ["-video_track_timescale", str(TICKS), "pipe:1"],
@@ -142,7 +145,9 @@ class Decoder:
                 pixels = np.empty(length, np.uint8)
                 if pipe.readinto(pixels.data) < length:
                     break
-                yield time, self._image(pixels, *size)
+                height, width = size  # QuickTime pads a row to an even number of bytes
+                rows = pixels.reshape(height, -1)[:, : 3 * width]
+                yield time, np.ascontiguousarray(rows).reshape(height, width, 3)
                 continue
             content = pipe.read(length)
             if kind == b"moov":
@@ -157,20 +162,23 @@ class Decoder:
         if self._process.wait() < 0:
             raise VistoolError(f"{self._path}: ffmpeg was stopped while decoding it")
 
-    def _image(self, pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-        row = (3 * width + 1) // 2 * 2  # QuickTime pads a row to an even number of bytes
-        if len(pixels) != row * height:
-            raise DataError(
-                f"{self._path}: the picture changes its size, from {width}x{height}",
-                hint="split the file, or encode it anew in one size",
-            )
-        rows = pixels.reshape(height, row)[:, : 3 * width]
-        return np.ascontiguousarray(rows).reshape(height, width, 3)
-
     def complaint(self) -> str:
         """The first thing ffmpeg had to say against the file, "" if nothing."""
+        lines = [line for line in self._log_lines() if re.search(r"\[(error|fatal)\] ", line)]
+        return first_complaint("\n".join(lines))
+
+    def other_sizes(self, size: Size) -> list[Size]:
+        """Sizes of later frames that differ from the first one's; they were rescaled to it."""
+        found = [
+            re.search(r"video parameters changed to .*?(\d+)x(\d+)", line)
+            for line in self._log_lines()
+        ]
+        sizes = [Size(int(match[2]), int(match[1])) for match in found if match]
+        return [other for other in sizes if sorted(other) != sorted(size)]  # may lie on its side
+
+    def _log_lines(self) -> list[str]:
         self._log.seek(0)
-        return first_complaint(self._log.read(100_000).decode(errors="replace"))
+        return self._log.read(MAX_LOG).decode(errors="replace").splitlines()
 
     def close(self) -> None:
         """Stop ffmpeg if it still runs; may be called again."""

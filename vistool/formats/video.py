@@ -74,8 +74,10 @@ class VideoReader(ABC):
     ) -> Generator[VideoFrame, None, None]:
         """Decode the frames with start <= time < end, in seconds from the first frame.
 
+        A file whose picture changes its size is scaled to its first frame's, with a warning.
+
         Raises: UsageError if no time lies between start and end; DataError if no frame does, or
-            if a frame is damaged or of another size than the first.
+            if an image of a folder is damaged or of another size than the first.
         """
         first, beyond = start or 0.0, math.inf if end is None else end
         if not 0 <= first < beyond:
@@ -90,9 +92,9 @@ class VideoReader(ABC):
                     found = True
                     yield VideoFrame(index, last, image)
         if not found:
+            until = "on" if end is None else f"to {end:g} s"
             raise DataError(
-                f"{self.path}: no frame between {first:g} s and {beyond:g} s; "
-                f"the last one is at {last:.3f} s"
+                f"{self.path}: no frame from {first:g} s {until}; the last one is at {last:.3f} s"
             )
 
     @abstractmethod
@@ -151,10 +153,19 @@ class _FileReader(VideoReader):
                 last = time
                 count += 1
                 yield time, image if time >= first else None
-            if complaint := decoder.complaint():
-                self.warnings.append(
-                    f"{self.path}: damaged or cut off, {count} frames were decoded ({complaint})"
-                )
+            self._note_oddities(decoder, count)
+
+    def _note_oddities(self, decoder: ffmpeg.Decoder, count: int) -> None:
+        found = []
+        if complaint := decoder.complaint():
+            found.append(f"damaged or cut off, {count} frames were decoded ({complaint})")
+        if others := decoder.other_sizes(self.size):
+            found.append(
+                f"the picture changes its size to {others[0].width}x{others[0].height}; "
+                f"all frames are scaled to {self.size.width}x{self.size.height}"
+            )
+        # a second reading finds the same
+        self.warnings[:] = [f"{self.path}: {text}" for text in found]
 
 
 class _FolderReader(VideoReader):
@@ -288,8 +299,8 @@ def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
 def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """Run `items` in a thread of its own, at most `depth` ahead of the consumer.
 
-    What `items` raises is raised here. Closing this generator, as the end of a `for` that nobody
-    else holds it through does, stops the thread and closes `items`.
+    What `items` raises is raised here. Closing this generator stops the thread and closes `items`;
+    it should be closed by whoever may leave it early (`contextlib.closing`).
     """
     waiting: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(depth)
     stop = threading.Event()
