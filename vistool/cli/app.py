@@ -9,6 +9,10 @@ import typer
 from typer.core import TyperGroup
 
 from vistool.cli.console import INTERRUPTED, friendly_errors, report_interrupt
+from vistool.cli.predict import predict
+from vistool.cli.render import render
+from vistool.cli.train import train
+from vistool.cli.weights import weights
 
 DEBUG = "--debug"
 
@@ -29,6 +33,14 @@ class Commands(TyperGroup):
         raise SystemExit(code)
 
 
+EXAMPLES = """\b
+Examples:
+  vistool predict street.mp4                       masks, tracks and an overlay
+  vistool render street.mp4 runs/predict/street    draw them again, in another style
+  vistool train configs/ifc-lite.toml --data DATA  a model for other classes
+  vistool weights list                             the models at hand
+"""
+
 # Help without rich: half the time of `vistool --help` would go into importing it.
 app = typer.Typer(
     name="vistool",
@@ -48,7 +60,7 @@ def show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(invoke_without_command=True, epilog=EXAMPLES)
 def vistool(
     context: typer.Context,
     _version: Annotated[
@@ -62,6 +74,12 @@ def vistool(
     """Segment, classify and track every object instance in a video."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+app.command()(predict)
+app.command()(render)
+app.command()(train)
+app.add_typer(weights, name="weights")
 
 
 def main() -> None:
