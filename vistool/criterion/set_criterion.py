@@ -58,17 +58,20 @@ class SetCriterion:
         class_weight, focal_sum, dice_sum = (torch.zeros_like(class_sum) for _ in range(3))
         for clip, (target, target_masks) in enumerate(zip(targets, masks, strict=True)):
             class_logits = output.class_logits[clip].float()
-            mask_logits = resize_masks(output.mask_logits[clip], target_masks.shape[-2:])
+            size = target_masks.shape[-2:]
             with torch.no_grad():
-                scores = match_scores(class_logits, mask_logits, target.labels, target_masks)
+                all_masks = resize_masks(output.mask_logits[clip], size)
+                scores = match_scores(class_logits, all_masks, target.labels, target_masks)
             query, instance = hungarian(scores)
             value, weight = _class_terms(
-                class_logits, mask_logits, target, target_masks, query, instance
+                class_logits, all_masks, target, target_masks, query, instance
             )
             class_sum = class_sum + (weight * value).sum()
             class_weight = class_weight + weight.sum()
-            focal_sum = focal_sum + focal_loss(mask_logits[query], target_masks[instance]).sum()
-            dice_sum = dice_sum + dice_loss(mask_logits[query], target_masks[instance]).sum()
+            # Once more for the paired queries alone: a gradient is kept for no others.
+            paired, truth = resize_masks(output.mask_logits[clip][query], size), target_masks
+            focal_sum = focal_sum + focal_loss(paired, truth[instance]).sum()
+            dice_sum = dice_sum + dice_loss(paired, truth[instance]).sum()
         instances = max(1, sum(len(target.labels) for target in targets))
         return {
             # A batch in which no query may be judged has no class term at all.
