@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -30,6 +30,7 @@ class PixelConfig(Settings):
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # in channel order
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     channel_order: Literal["RGB", "BGR"] = "RGB"
+    rounding: Literal["nearest", "down"] = "nearest"  # of the longer side of a resized picture
 
 
 class ResNetConfig(Settings, tag_field="kind", tag="resnet"):
@@ -39,6 +40,8 @@ class ResNetConfig(Settings, tag_field="kind", tag="resnet"):
     stem_channels: int = 64
     bottleneck_channels: int = 64  # of the first stage; doubles a stage, output is 4 times that
     stride_in_1x1: bool = False  # True: the MSRA variant, stride in the first 1x1 of a block
+    blocks: tuple[int, int, int, int] | None = None  # of the four stages; None: the depth's
+    dilate_last: bool = False  # True: the last stage stays at stride 16 and is dilated instead
 
 
 class EfficientNetLiteConfig(Settings, tag_field="kind", tag="efficientnet-lite"):
@@ -50,11 +53,22 @@ class EfficientNetLiteConfig(Settings, tag_field="kind", tag="efficientnet-lite"
 BackboneConfig = ResNetConfig | EfficientNetLiteConfig
 
 
-class IFCConfig(Settings, tag_field="architecture", tag="ifc"):
-    """Inter-frame Communication Transformer (NeurIPS 2021); defaults are the paper's R-50 model."""
+class ClassConfig(Settings):
+    """What a model tells apart."""
 
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...] = ()  # ids in results files; empty: 1, 2, 3...
+
+    def ids_of_classes(self) -> tuple[int, ...]:
+        """The id of every class in results files."""
+        return self.category_ids or tuple(range(1, len(self.class_names) + 1))
+
+
+class IFCConfig(ClassConfig, tag_field="architecture", tag="ifc"):
+    """Inter-frame Communication Transformer (NeurIPS 2021); defaults are the paper's R-50 model."""
+
+    takes_any_clip_length: ClassVar[bool] = True
+
     backbone: BackboneConfig = ResNetConfig()
     pixels: PixelConfig = PixelConfig()
     hidden_dim: int = 256
@@ -68,11 +82,32 @@ class IFCConfig(Settings, tag_field="architecture", tag="ifc"):
     clip_length: int = 5  # T the model is run with unless told otherwise
     clip_stride: int = 1
     test_short_side: int = 360  # pixels
-    test_long_side: int = 1333  # cap, pixels
+    test_long_side: int | None = 1333  # cap, pixels; None: no cap
 
-    def ids_of_classes(self) -> tuple[int, ...]:
-        """The id of every class in results files."""
-        return self.category_ids or tuple(range(1, len(self.class_names) + 1))
+
+class VisTRConfig(ClassConfig, tag_field="architecture", tag="vistr"):
+    """VisTR (CVPR 2021); defaults are the paper's R-50 model.
+
+    Its queries belong to frames, so the clip length is part of the weights. A published checkpoint
+    has 41 classes: YouTube-VIS counts from 1 and class 0 never occurs.
+    """
+
+    takes_any_clip_length: ClassVar[bool] = False
+
+    backbone: BackboneConfig = ResNetConfig()
+    pixels: PixelConfig = PixelConfig(rounding="down")
+    hidden_dim: int = 384  # a multiple of 48 and of num_heads
+    num_heads: int = 8
+    feedforward_dim: int = 2048
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    pre_norm: bool = False
+    num_queries: int = 10  # instances a clip may have; the decoder has one query each per frame
+    dropout: float = 0.1
+    clip_length: int = 36  # T, of the weights
+    clip_stride: int = 18
+    test_short_side: int = 300  # pixels
+    test_long_side: int | None = None  # no cap
 
 
 ModelConfig = IFCConfig

@@ -117,12 +117,13 @@ class Segmenter:
         yield from self._final()
 
     def _prepared(self, decoded: Iterable[VideoFrame]) -> Iterator[_Prepared]:
+        model = self._model.config
         for position, frame in enumerate(decoded):
             size = Size(*frame.image.shape[:2])
             image = None
             if position % self._frame_stride == 0:
-                long_side = self._model.config.test_long_side
-                image = resize(frame.image, input_size(size, self.short_side, long_side))
+                long_side, rounding = model.test_long_side, model.pixels.rounding
+                image = resize(frame.image, input_size(size, self.short_side, long_side, rounding))
             yield _Prepared(frame.index, frame.time, size, image)
 
     def _groups(self, prepared: Iterable[_Prepared]) -> Iterator[list[_Prepared]]:

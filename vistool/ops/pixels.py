@@ -12,21 +12,34 @@ from vistool.config import PixelConfig
 from vistool.structures import Size
 
 
-def input_size(size: Size, short: int, long: int) -> Size:
+def input_size(size: Size, short: int, long: int | None, rounding: str = "nearest") -> Size:
     """The size a picture is brought to: short side `short`, unless the long one exceeds `long`.
 
-    detectron2's rounding, half a pixel up, since the published models were tested with it.
+    The published models were tested with two ways of rounding: half a pixel up (detectron2), or
+    the longer side down (DETR); `PixelConfig.rounding` says which.
 
     >>> input_size(Size(720, 1280), 360, 1333)
     Size(height=360, width=640)
     >>> input_size(Size(100, 1000), 360, 1333)
     Size(height=133, width=1333)
+    >>> input_size(Size(50, 75), 333, None, "down")
+    Size(height=333, width=499)
     """
+    if rounding == "down":
+        return _size_as_detr(size, short, long)
     scale = short / min(size)
     sides = [side * scale for side in size]
-    if max(sides) > long:
+    if long is not None and max(sides) > long:
         sides = [side * (long / max(sides)) for side in sides]
     return Size(*(max(1, int(side + 0.5)) for side in sides))
+
+
+def _size_as_detr(size: Size, short: int, long: int | None) -> Size:
+    smaller, larger = min(size), max(size)
+    if long is not None and larger / smaller * short > long:
+        short = max(1, round(long * smaller / larger))
+    other = int(short * larger / smaller)
+    return Size(short, other) if size.height == smaller else Size(other, short)
 
 
 def resize(image: np.ndarray, size: Size) -> Tensor:
