@@ -21,6 +21,15 @@ _RESNET: Rules = (
     (r"res(\d)\.(\d+)\.conv(\d)\.(.*)", r"stages.{\1-2}.\2.conv\3.\4"),
 )
 
+# torchvision's ResNet.
+_TORCHVISION_RESNET: Rules = (
+    (r"conv1\.(.*)", r"stem_conv.\1"),
+    (r"bn1\.(.*)", r"stem_norm.\1"),
+    (r"layer(\d)\.(\d+)\.downsample\.(\d)\.(.*)", r"stages.{\1-1}.\2.shortcut.\3.\4"),
+    (r"layer(\d)\.(\d+)\.bn(\d)\.(.*)", r"stages.{\1-1}.\2.norm\3.\4"),
+    (r"layer(\d)\.(\d+)\.conv(\d)\.(.*)", r"stages.{\1-1}.\2.conv\3.\4"),
+)
+
 # DETR's transformer layers: norm1 follows self-attention; the last norm follows the feed-forward.
 _ENCODER_LAYER: Rules = (
     (r"self_attn\.(.*)", r"self_attention.attend.\1"),
