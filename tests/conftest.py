@@ -133,7 +133,7 @@ def frames_folder(tmp_path: Path) -> Callable[[np.ndarray], Path]:
 
 @pytest.fixture(scope="session")
 def shown_times() -> Callable[[Path], list[float]]:
-    """shown_times(path): time stamps by ffmpeg's showinfo filter, not shifted to the first frame."""
+    """shown_times(path): time stamps by ffmpeg's showinfo, from the container's start."""
 
     def times(path: Path) -> list[float]:
         report = run_ffmpeg(
