@@ -17,7 +17,10 @@ if TYPE_CHECKING:
         iterate_video,
         predict_video,
     )
+    from vistool.engine.render import render_video
     from vistool.errors import VistoolError
+    from vistool.formats.results import read_meta, read_results
+    from vistool.formats.rle import decode_mask
     from vistool.models.weights import LoadedModel, load_model
 
 _HOMES = {
@@ -27,9 +30,13 @@ _HOMES = {
     "PredictConfig": "vistool.config",
     "PredictedVideo": "vistool.engine.predict",
     "VistoolError": "vistool.errors",
+    "decode_mask": "vistool.formats.rle",
     "iterate_video": "vistool.engine.predict",
     "load_model": "vistool.models.weights",
     "predict_video": "vistool.engine.predict",
+    "read_meta": "vistool.formats.results",
+    "read_results": "vistool.formats.results",
+    "render_video": "vistool.engine.render",
 }
 
 __all__ = [
@@ -40,9 +47,13 @@ __all__ = [
     "PredictedVideo",
     "VistoolError",
     "__version__",
+    "decode_mask",
     "iterate_video",
     "load_model",
     "predict_video",
+    "read_meta",
+    "read_results",
+    "render_video",
 ]
 
 
