@@ -24,7 +24,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Base of all settings: immutable, keyword-only, no unknown keys."""
 
 
-class PixelConfig(Settings):
+class PixelConfig(Settings, frozen=True):
     """What a model expects of its input: (pixel - mean) / std on 0-255 values."""
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # in channel order
@@ -33,7 +33,7 @@ class PixelConfig(Settings):
     rounding: Literal["nearest", "down"] = "nearest"  # of the longer side of a resized picture
 
 
-class ResNetConfig(Settings, tag_field="kind", tag="resnet"):
+class ResNetConfig(Settings, tag_field="kind", tag="resnet", frozen=True):
     """Bottleneck ResNet with frozen batch norm; defaults are torchvision's ResNet-50 v1.5."""
 
     depth: Literal[50, 101] = 50
@@ -44,7 +44,7 @@ class ResNetConfig(Settings, tag_field="kind", tag="resnet"):
     dilate_last: bool = False  # True: the last stage stays at stride 16 and is dilated instead
 
 
-class EfficientNetLiteConfig(Settings, tag_field="kind", tag="efficientnet-lite"):
+class EfficientNetLiteConfig(Settings, tag_field="kind", tag="efficientnet-lite", frozen=True):
     """EfficientNet-Lite0: a backbone for CPUs; its pixels are (x - 127) / 128."""
 
     variant: Literal[0] = 0
@@ -53,7 +53,7 @@ class EfficientNetLiteConfig(Settings, tag_field="kind", tag="efficientnet-lite"
 BackboneConfig = ResNetConfig | EfficientNetLiteConfig
 
 
-class ClassConfig(Settings):
+class ClassConfig(Settings, frozen=True):
     """What a model tells apart."""
 
     class_names: tuple[str, ...]
@@ -64,7 +64,7 @@ class ClassConfig(Settings):
         return self.category_ids or tuple(range(1, len(self.class_names) + 1))
 
 
-class IFCConfig(ClassConfig, tag_field="architecture", tag="ifc"):
+class IFCConfig(ClassConfig, tag_field="architecture", tag="ifc", frozen=True):
     """Inter-frame Communication Transformer (NeurIPS 2021); defaults are the paper's R-50 model."""
 
     takes_any_clip_length: ClassVar[bool] = True
@@ -85,7 +85,7 @@ class IFCConfig(ClassConfig, tag_field="architecture", tag="ifc"):
     test_long_side: int | None = 1333  # cap, pixels; None: no cap
 
 
-class VisTRConfig(ClassConfig, tag_field="architecture", tag="vistr"):
+class VisTRConfig(ClassConfig, tag_field="architecture", tag="vistr", frozen=True):
     """VisTR (CVPR 2021); defaults are the paper's R-50 model.
 
     Its queries belong to frames, so the clip length is part of the weights. A published checkpoint
@@ -113,7 +113,7 @@ class VisTRConfig(ClassConfig, tag_field="architecture", tag="vistr"):
 ModelConfig = IFCConfig
 
 
-class PredictConfig(Settings):
+class PredictConfig(Settings, frozen=True):
     """`vistool predict`; None: what the weight file says."""
 
     conf: float = 0.3  # tracks with a lower score are not reported
@@ -130,14 +130,14 @@ class PredictConfig(Settings):
     overlay: bool = True
 
 
-class SourceConfig(Settings):
+class SourceConfig(Settings, frozen=True):
     """One annotated set that training draws from."""
 
     annotations: str  # COCO or YouTube-VIS JSON, relative to the data folder
     weight: float = 1.0  # share of the clips, relative to the other sources
 
 
-class AugmentConfig(Settings):
+class AugmentConfig(Settings, frozen=True):
     """How pictures become clips."""
 
     scale: tuple[float, float] = (0.6, 2.2)  # zoom; 1 covers the canvas with the picture
@@ -150,7 +150,7 @@ class AugmentConfig(Settings):
     max_pasted: int = 3
 
 
-class LossConfig(Settings):
+class LossConfig(Settings, frozen=True):
     """Weights of the terms (IFC, section 4.1)."""
 
     class_weight: float = 1.0
@@ -158,7 +158,7 @@ class LossConfig(Settings):
     dice_weight: float = 3.0
 
 
-class TrainConfig(Settings, kw_only=True):
+class TrainConfig(Settings, kw_only=True, frozen=True):
     """`vistool train`. The model's class names come from `classes`."""
 
     data: str = "."  # folder that the sources' paths are relative to
