@@ -227,6 +227,7 @@ def test_the_truth_itself_scores_one_and_nothing_at_all_scores_zero() -> None:
     assert ap(truth, perfect[:1])["AP"] == 0.5
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.permutations(range(6)))
 def test_the_order_of_predictions_does_not_matter(order: list[int]) -> None:
     truth = [TruthTrack(1, 1, moving_square(0)), TruthTrack(1, 1, moving_square(20))]
