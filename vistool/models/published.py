@@ -30,6 +30,22 @@ _TORCHVISION_RESNET: Rules = (
     (r"layer(\d)\.(\d+)\.conv(\d)\.(.*)", r"stages.{\1-1}.\2.conv\3.\4"),
 )
 
+# Caffe2's ResNet, which detectron2 takes from MSRA: a norm is a scale and a shift.
+_CAFFE2_BLOCK = r"res(\d)_(\d+)_branch"
+_CAFFE2_RESNET: Rules = (
+    (r"conv1_w", r"stem_conv.weight"),
+    (r"res_conv1_bn_s", r"stem_norm.weight"),
+    (r"res_conv1_bn_b", r"stem_norm.bias"),
+    (_CAFFE2_BLOCK + "1_w", r"stages.{\1-2}.\2.shortcut.0.weight"),
+    (_CAFFE2_BLOCK + "1_bn_s", r"stages.{\1-2}.\2.shortcut.1.weight"),
+    (_CAFFE2_BLOCK + "1_bn_b", r"stages.{\1-2}.\2.shortcut.1.bias"),
+    *(
+        (_CAFFE2_BLOCK + f"2{letter}_{old}", rf"stages.{{\1-2}}.\2.{new.format(number)}")
+        for number, letter in enumerate("abc", start=1)
+        for old, new in (("w", "conv{}.weight"), ("bn_s", "norm{}.weight"), ("bn_b", "norm{}.bias"))
+    ),
+)
+
 # DETR's transformer layers: norm1 follows self-attention; the last norm follows the feed-forward.
 _ENCODER_LAYER: Rules = (
     (r"self_attn\.(.*)", r"self_attention.attend.\1"),
@@ -83,6 +99,13 @@ IFC_NAMES: Rules = (
     (r"detr\.mask_head\.adapter(\d)\.(.*)", r"laterals.{\1-1}.\2"),
     (r"detr\.mask_head\.convert_to_weight\.(.*)", r"mask_kernel.\1"),
 )
+# Backbones alone, as trained on ImageNet.
+TORCHVISION_RESNET_NAMES: Rules = tuple(_below(r"", r"backbone.", _TORCHVISION_RESNET))
+DETECTRON2_RESNET_NAMES: Rules = tuple(
+    _below(r"(?:backbone\.)?(?:bottom_up\.)?", r"backbone.", _RESNET)
+)
+CAFFE2_RESNET_NAMES: Rules = tuple(_below(r"", r"backbone.", _CAFFE2_RESNET))
+
 # Buffers of the published training code that are no weights.
 IFC_LEFT_OUT = frozenset({"criterion.empty_weight"})
 
