@@ -28,7 +28,8 @@ ParserError: type[Exception] = typer.BadParameter.__mro__[1]
 def friendly_errors(*, debug: bool = False) -> Iterator[None]:
     """Print an expected failure as an `error:` and a `hint:` line, and exit with its code.
 
-    Anything unexpected is a bug and keeps its traceback.
+    Anything unexpected is a bug and keeps its traceback. A reader that has left, as `| head` does,
+    is dealt with by typer.
 
     Args:
         debug: show the traceback of expected failures as well.
@@ -46,10 +47,6 @@ def friendly_errors(*, debug: bool = False) -> Iterator[None]:
             OutOfMemoryError.exit_code,
             debug,
         )
-    except BrokenPipeError:
-        # Whoever read our output has left; keep the interpreter from flushing into nothing at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(VistoolError.exit_code) from None
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}", "", VistoolError.exit_code, debug)

@@ -1,0 +1,319 @@
+"""The command line: what it loads, how it fails, what it says while it works."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from vistool.cli import console
+from vistool.cli.app import Commands, app
+from vistool.config import EfficientNetLiteConfig, IFCConfig, to_json
+from vistool.errors import (
+    DataError,
+    OutOfMemoryError,
+    PartialFailureError,
+    UsageError,
+    VistoolError,
+    WeightsError,
+)
+from vistool.models import weights as weight_files
+
+runner = CliRunner()
+MODEL = IFCConfig(class_names=("cat", "dog"), backbone=EfficientNetLiteConfig())
+
+
+def program(action: Callable[[], None]) -> typer.Typer:
+    """A program with our command class and one command, `act`, which does `action`."""
+    made = typer.Typer(cls=Commands, rich_markup_mode=None, pretty_exceptions_enable=False)
+    made.command()(lambda: action())
+    made.callback()(lambda: None)
+    made.registered_commands[0].name = "act"
+    return made
+
+
+def raising(error: BaseException) -> typer.Typer:
+    def action() -> None:
+        raise error
+
+    return program(action)
+
+
+# What is loaded
+
+
+def test_the_command_line_loads_nothing_heavy() -> None:
+    heavy = {"torch", "numpy", "cv2", "scipy", "rich", "pycocotools", "safetensors"}
+    script = (
+        "import sys, vistool.cli.app as a\n"
+        "try: a.app(['--help'])\n"
+        "except SystemExit: pass\n"
+        f"print('loaded', sorted({heavy} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "loaded []"
+
+
+def test_help_and_version_answer_on_stdout() -> None:
+    for arguments, text in ((["--help"], "Examples:"), ([], "Examples:"), (["--version"], "0.")):
+        result = runner.invoke(app, arguments)
+        assert result.exit_code == 0
+        assert text in result.stdout
+        assert not result.stderr
+
+
+@pytest.mark.parametrize("name", ["predict", "render", "train", "weights"])
+def test_the_help_of_every_command_has_an_example(name: str) -> None:
+    result = runner.invoke(app, [name, "--help"])
+    assert result.exit_code == 0
+    if name == "weights":  # a group; its commands have their own
+        result = runner.invoke(app, [name, "show", "--help"])
+    assert f"Example: vistool {name}" in " ".join(result.stdout.split())
+
+
+# Failures
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (VistoolError("it failed", hint="do that"), 1),
+        (UsageError("it failed", hint="do that"), 2),
+        (DataError("it failed", hint="do that"), 3),
+        (WeightsError("it failed", hint="do that"), 4),
+        (OutOfMemoryError("it failed", hint="do that"), 5),
+        (PartialFailureError("it failed", hint="do that"), 6),
+    ],
+)
+def test_an_expected_failure_is_two_lines_and_its_exit_code(error: VistoolError, code: int) -> None:
+    result = runner.invoke(raising(error), ["act"])
+    assert result.exit_code == code
+    assert result.stderr == "error: it failed\nhint: do that\n"
+    assert not result.stdout
+
+
+def test_an_error_without_a_hint_is_one_line() -> None:
+    assert runner.invoke(raising(DataError("no")), ["act"]).stderr == "error: no\n"
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "act"], ["act", "--debug"]])
+def test_debug_shows_the_traceback_wherever_it_stands(arguments: list[str]) -> None:
+    made = raising(DataError("no such thing"))
+    result = runner.invoke(made, arguments)
+    assert result.exit_code == 3
+    assert "Traceback" in result.stderr
+    assert result.stderr.endswith("error: no such thing\n")
+
+
+def test_debug_after_two_dashes_is_a_name() -> None:
+    result = runner.invoke(app, ["weights", "show", "--", "--debug"])
+    assert result.exit_code == 4
+    assert "no weights named '--debug'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_ctrl_c_ends_with_130_and_one_line() -> None:
+    result = runner.invoke(raising(KeyboardInterrupt()), ["act"])
+    assert result.exit_code == 130
+    assert result.stderr == "interrupted\n"
+
+
+def test_full_memory_ends_with_5_and_a_way_out() -> None:
+    result = runner.invoke(raising(MemoryError()), ["act"])
+    assert result.exit_code == 5
+    assert "hint: a smaller --size" in result.stderr
+
+
+def test_what_the_system_refuses_names_the_file() -> None:
+    error = OSError(28, "No space left on device", "/disk/overlay.mp4")
+    result = runner.invoke(raising(error), ["act"])
+    assert result.exit_code == 1
+    assert result.stderr == "error: /disk/overlay.mp4: No space left on device\n"
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    result = runner.invoke(raising(ZeroDivisionError("a bug")), ["act"])
+    assert isinstance(result.exception, ZeroDivisionError)
+    assert "error:" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "help_of"),
+    [
+        (["rendr"], "Did you mean 'render'", "vistool"),
+        (["render"], "Missing argument 'SOURCE'", "vistool render"),
+        (["render", "a", "b", "--alhpa", "1"], "--alhpa", "vistool render"),
+        (["render", "a", "b", "--alpha", "2"], "--alpha", "vistool render"),
+        (["weights"], "Missing command", "vistool weights"),
+        (["--colour"], "--colour", "vistool"),
+    ],
+)
+def test_wrong_options_end_with_2_and_point_to_the_help(
+    arguments: list[str], message: str, help_of: str
+) -> None:
+    result = runner.invoke(app, arguments, prog_name="vistool")
+    assert result.exit_code == 2
+    error, hint = result.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert message in error
+    assert hint == f"hint: {help_of} --help shows what there is"
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    script = (
+        "import typer; from vistool.cli.app import Commands\n"
+        "app = typer.Typer(cls=Commands)\n"
+        "app.command()(lambda: [typer.echo('x' * 10000) for _ in range(100)] and None)\n"
+        "app.callback()(lambda: None)\n"
+        "app.registered_commands[0].name = 'act'\n"
+        "app(['act'])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    complaint = process.stderr.read()
+    process.stderr.close()
+    process.wait()
+    assert complaint == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["nothing.mp4", "run"], 3), (["TEXT", "run"], 3), (["nothing.mp4", "run", "-o", "a.avi"], 2)],
+)
+def test_render_refuses_what_it_cannot_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.mp4").write_text("not a video")
+    arguments = [word.replace("TEXT", "text.mp4") for word in arguments]
+    result = runner.invoke(app, ["render", *arguments])
+    assert result.exit_code == code
+    assert result.stderr.startswith("error: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["text.mp4"]
+
+
+# Weights
+
+
+def write_weights(path: Path, **metadata: str) -> Path:
+    from safetensors.numpy import save_file
+
+    save_file({}, path, metadata={"config": to_json(MODEL), **metadata})
+    return path
+
+
+def test_weights_list_shows_what_is_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weight_files, "FOLDERS", (tmp_path,))
+    write_weights(tmp_path / "small.safetensors", license="CC0", score="AP 0.25")
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    result = runner.invoke(app, ["weights", "list"])
+    assert result.exit_code == 0
+    head, line = result.stdout.splitlines()
+    assert head.split() == ["name", "MB", "architecture", "classes", "license", "score"]
+    assert line.split() == [
+        "small", "0.0", "ifc,", "efficientnet-lite", "2", "CC0", "AP", "0.25",
+    ]  # fmt: skip
+    assert result.stderr.startswith(f"warning: {tmp_path}/torn.safetensors: not a readable")
+    listed = json.loads(runner.invoke(app, ["weights", "list", "--json"]).stdout)
+    assert [(row["name"], row["classes"]) for row in listed] == [("small", 2)]
+
+
+def test_weights_list_says_where_there_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weight_files, "FOLDERS", (tmp_path,))
+    result = runner.invoke(app, ["weights", "list"])
+    assert result.exit_code == 0
+    assert not result.stdout
+    assert "no weights" in result.stderr
+
+
+def test_weights_show_prints_all_of_the_header_and_the_checksum(tmp_path: Path) -> None:
+    path = write_weights(tmp_path / "w.safetensors", license="CC0", training_data="my cats")
+    shown = runner.invoke(app, ["weights", "show", str(path)]).stdout
+    checksum = subprocess.run(
+        ["sha256sum", path], capture_output=True, text=True, check=True
+    ).stdout.split()[0]
+    for text in (checksum, "cat, dog", "CC0", "my cats", '"hidden_dim": 256', str(path)):
+        assert text in shown
+    facts = json.loads(runner.invoke(app, ["weights", "show", str(path), "--json"]).stdout)
+    assert facts["sha256"] == checksum
+    assert facts["config"]["class_names"] == ["cat", "dog"]
+    assert facts["metadata"] == {"license": "CC0", "training_data": "my cats"}
+
+
+def test_a_header_cannot_command_the_terminal(tmp_path: Path) -> None:
+    path = write_weights(tmp_path / "w.safetensors", license="\x1b[2Jfree")
+    assert "\x1b" not in runner.invoke(app, ["weights", "show", str(path)]).stdout
+
+
+# Progress
+
+
+def test_progress_is_lines_off_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
+    with console.progress() as show:
+        show("segmenting", 1, 40)
+        show("segmenting", 20, 40)
+        show("drawing", 1, None)
+    captured = capsys.readouterr()
+    assert not captured.out
+    first, second, third = captured.err.splitlines()
+    assert first == "segmenting: 1/40 frames"
+    assert second.startswith("segmenting: 20/40 frames, ")
+    assert second.endswith(" left")
+    assert third == "drawing: 1 frames"
+
+
+def test_progress_says_nothing_when_quiet_or_when_all_is_done_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with console.progress() as show:
+        show("drawing", 1, 2)
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
+    with console.progress(quiet=True) as show:
+        show("drawing", 1, 2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_is_shown_on_a_terminal_and_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with console.progress() as show:
+        show("training, loss [1.5]", 7, 10)
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert "training, loss [1.5]" in captured.err
+    assert "7/10 frames" in captured.err
+    assert captured.err.endswith("\x1b[2K")  # the line is erased
+    assert "\x1b[3" not in captured.err  # no colours
+
+
+def test_speed_counts_from_where_a_resumed_job_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    pace = console._Pace()
+    assert pace.speed(5000) == 0
+    now = 10.0
+    assert pace.speed(5020) == 2
+    assert pace.speed(1) == 0  # the next stage
+    now = 11.0
+    assert pace.speed(4) == 3
