@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import hypothesis
 import imageio_ffmpeg
 import numpy as np
 import pytest
+
+# A slow machine is not a failure.
+hypothesis.settings.register_profile("vistool", deadline=None)
+hypothesis.settings.load_profile("vistool")
 
 
 @dataclass(frozen=True)

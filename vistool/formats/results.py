@@ -135,12 +135,21 @@ def iterate_results(path: Path) -> Iterator[TrackSegmentation]:
             raise DataError(f"{where}: {error}") from None
         if not math.isfinite(result["score"]):
             raise DataError(f"{where}: its score is {result['score']}")
-        masks = result["segmentations"]
-        size = next((Size(*mask["size"]) for mask in masks if mask), None)
-        for frame, mask in enumerate(masks):
-            if mask is not None and size is not None:
-                validate_rle(mask, size, f"{where}, frame {frame}")
+        _check_masks(result["segmentations"], where)
         yield result
+
+
+def _check_masks(masks: list[RLE | None], where: str) -> None:
+    """Raises: DataError if a mask is malformed, or of another size than the first."""
+    size = None
+    for frame, mask in enumerate(masks):
+        if mask is None:
+            continue
+        place = f"{where}, frame {frame}"
+        if len(mask["size"]) != 2:
+            raise DataError(f"{place}: size {mask['size']} is not [height, width]")
+        size = size or Size(*mask["size"])
+        validate_rle(mask, size, place)
 
 
 class Category(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,8 +201,19 @@ def read_meta(path: Path) -> VideoMeta:
     meta = _decode(path, VideoMeta)
     if len(meta.times) != meta.length:
         raise DataError(f"{path}: {len(meta.times)} time stamps for {meta.length} frames")
-    if meta.width < 1 or meta.height < 1 or meta.frame_stride < 1:
-        raise DataError(f"{path}: size {meta.width}x{meta.height}, stride {meta.frame_stride}")
+    if any(later <= time for time, later in itertools.pairwise(meta.times)):
+        raise DataError(f"{path}: its time stamps do not increase")
+    if min(meta.width, meta.height, meta.frame_stride) < 1 or min(meta.first_frame, meta.fps) < 0:
+        raise DataError(
+            f"{path}: impossible values: {meta.width}x{meta.height} pixels, frame stride "
+            f"{meta.frame_stride}, first frame {meta.first_frame}, {meta.fps:g} frames a second"
+        )
+    for index, track in enumerate(meta.tracks):
+        if not 0 <= track.first_frame <= track.last_frame < meta.length:
+            raise DataError(
+                f"{path}: track {index} is on frames {track.first_frame} to {track.last_frame}, "
+                f"the video has {meta.length}"
+            )
     return meta
 
 
@@ -201,8 +221,11 @@ def new_run_folder(parent: Path, stem: str, *, exist_ok: bool) -> Path:
     """Make and return parent/stem, or with "-2", "-3"... the first of them that is free."""
     parent.mkdir(parents=True, exist_ok=True)
     if exist_ok:
-        (parent / stem).mkdir(exist_ok=True)
-        return parent / stem
+        folder = parent / stem
+        if folder.exists() and not folder.is_dir():
+            raise DataError(f"{folder}: is a file, not a folder")
+        folder.mkdir(exist_ok=True)
+        return folder
     for number in itertools.count(1):
         folder = parent / (stem if number == 1 else f"{stem}-{number}")
         with contextlib.suppress(FileExistsError):

@@ -8,7 +8,8 @@ from pycocotools import mask as coco
 from vistool.errors import DataError
 from vistool.structures import RLE, Size
 
-MAX_CHARACTERS = 7  # 35 bits: more than the pixels of any picture, less than overflows a sum
+MAX_PIXELS = 1 << 28  # 16,384 x 16,384; a mask that claims more is not decoded
+MAX_CHARACTERS = 6  # of one run: 30 bits, sign included, hold MAX_PIXELS
 
 
 def encode_mask(mask: np.ndarray) -> RLE:
@@ -41,42 +42,49 @@ def area(rle: RLE) -> int:
 def validate_rle(rle: RLE, size: Size, where: str) -> None:
     """Check a run-length code from outside; one that passes is safe to decode.
 
-    Nothing is allocated beyond a few times the length of `counts` itself.
+    pycocotools believes what it is told and writes past its buffer, so this comes first. The mask
+    is not decoded: the work and the memory go with the length of `counts`.
 
     Raises: DataError that begins with `where`.
     """
     if tuple(rle["size"]) != tuple(size):
         raise DataError(
-            f"{where}: a mask of {rle['size']}, expected [{size.height}, {size.width}]",
+            f"{where}: a mask of size {rle['size']}, expected [{size.height}, {size.width}]",
             hint="size is [height, width]",
         )
-    runs = _runs(rle["counts"], where)
-    if len(runs) and runs.min() < 0:
-        raise DataError(f"{where}: malformed mask, a run of {runs.min()} pixels")
     pixels = size.height * size.width
+    if min(size) < 1 or pixels > MAX_PIXELS:
+        raise DataError(f"{where}: a mask of {size.width}x{size.height} pixels")
+    if len(rle["counts"]) > MAX_CHARACTERS * (pixels + 1):
+        raise DataError(f"{where}: malformed mask, more runs than pixels")
+    runs = _runs(rle["counts"], where)
+    if runs.min(initial=0) < 0:
+        raise DataError(f"{where}: malformed mask, a run of {runs.min()} pixels")
     if runs.sum() != pixels:
-        raise DataError(f"{where}: runs of {runs.sum()} pixels in a mask of {pixels}")
+        raise DataError(
+            f"{where}: malformed mask, runs of {runs.sum()} pixels in all, not {pixels}"
+        )
 
 
 def _runs(counts: str, where: str) -> np.ndarray:
-    """The lengths of the runs, off and on in turn, from a compressed string.
+    """[R] int64: the lengths of the runs, off and on in turn, from a compressed string.
 
     A character holds six bits above "0": five of the number, lowest first, and one that says
     that more follow. From the fourth number on, the difference to the last but one is stored.
     """
-    codes = np.frombuffer(counts.encode("utf-8", "replace"), np.uint8).astype(np.int64) - 48
-    if len(codes) and not (codes.min() >= 0 and codes.max() < 64):
+    codes = np.frombuffer(counts.encode("utf-8", "surrogatepass"), np.uint8).astype(np.int64) - 48
+    if codes.size == 0 or codes.min() < 0 or codes.max() > 63:
         raise DataError(f"{where}: malformed mask, characters that no run-length code has")
     ends = np.flatnonzero(codes < 32)
-    if len(codes) and (len(ends) == 0 or ends[-1] != len(codes) - 1):
+    if len(ends) == 0 or ends[-1] != len(codes) - 1:
         raise DataError(f"{where}: malformed mask, the last run is cut off")
-    starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)[: len(ends)]
+    starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
-    if len(lengths) and lengths.max() > MAX_CHARACTERS:
+    if lengths.max() > MAX_CHARACTERS:
         raise DataError(f"{where}: malformed mask, a run longer than any picture")
     shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
-    runs = np.add.reduceat((codes & 31) << shifts, starts) if len(codes) else codes
-    runs = runs - np.where(codes[ends] & 16, np.int64(1) << 5 * lengths, 0)
+    runs = np.add.reduceat((codes & 31) << shifts, starts)
+    runs -= np.where(codes[ends] & 16, np.int64(1) << 5 * lengths, 0)  # the highest bit is a sign
     runs[1::2] = np.cumsum(runs[1::2])
     runs[2::2] = np.cumsum(runs[2::2])
     return runs
