@@ -299,8 +299,9 @@ def test_a_bar_is_shown_on_a_terminal_and_leaves_nothing_behind(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with console.progress() as show:
         show("training, loss [1.5]", 7, 10)
+        typer.echo("a result")
     captured = capsys.readouterr()
-    assert not captured.out
+    assert captured.out == "a result\n"
     assert "training, loss [1.5]" in captured.err
     assert "7/10 frames" in captured.err
     assert captured.err.endswith("\x1b[2K")  # the line is erased

@@ -92,7 +92,9 @@ def _bar(unit: str) -> Iterator[ProgressCallback]:
         TextColumn("{task.fields[counted]}", markup=False),
     )
     pace = _Pace()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+    screen = Console(stderr=True)
+    # stdout stays what it is, or a command's results would land on stderr while a bar is shown.
+    with Progress(*columns, console=screen, transient=True, redirect_stdout=False) as display:
         task = display.add_task("", counted="")
 
         def callback(stage: str, done: int, total: int | None) -> None:
