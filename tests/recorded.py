@@ -34,9 +34,9 @@ def _file(name: str) -> Path:
     pytest.skip(f"the recording {name} is not in tests/fixtures and ../shared is absent")
 
 
-def published_shapes(section: str) -> dict[str, tuple[int, ...]]:
+def published_shapes(section: str, model: str = "ifc") -> dict[str, tuple[int, ...]]:
     """Keys and shapes of one section of the published models' key list."""
-    path = SHARED / "ifc" / "official_keys.txt"
+    path = SHARED / model / "official_keys.txt"
     if not path.is_file():
         pytest.skip("the list of published keys is not at hand: ../shared is absent")
     shapes: dict[str, tuple[int, ...]] = {}

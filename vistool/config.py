@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import msgspec
 
@@ -110,7 +110,7 @@ class VisTRConfig(ClassConfig, tag_field="architecture", tag="vistr", frozen=Tru
     test_long_side: int | None = None  # no cap
 
 
-ModelConfig = IFCConfig
+ModelConfig = IFCConfig | VisTRConfig
 
 
 class PredictConfig(Settings, frozen=True):
@@ -164,7 +164,7 @@ class TrainConfig(Settings, kw_only=True, frozen=True):
     data: str = "."  # folder that the sources' paths are relative to
     classes: dict[str, tuple[str, ...]]  # class -> the category names in the data it stands for
     sources: tuple[SourceConfig, ...]
-    model: dict[str, Any] = {}  # of IFCConfig, less class_names
+    model: dict[str, Any] = {}  # architecture ("ifc" or "vistr") and its settings
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
     init: str = "imagenet"  # "imagenet": the backbone; "random"; or a weight file's name or path
@@ -190,10 +190,13 @@ class TrainConfig(Settings, kw_only=True, frozen=True):
     def model_config(self) -> ModelConfig:
         """The model to train. Raises: UsageError for a setting that the model does not have."""
         values = {"architecture": "ifc", **self.model, "class_names": list(self.classes)}
-        return from_mapping(values, ModelConfig, where="[model]")
-
-
-T = TypeVar("T", bound=Settings)
+        config: ModelConfig = from_mapping(values, ModelConfig, where="[model]")
+        if not config.takes_any_clip_length and config.clip_length != self.clip_length:
+            raise UsageError(
+                f"clip_length {self.clip_length}, but [model] has clip_length {config.clip_length}",
+                hint="VisTR is trained for one clip length: set both to the same number",
+            )
+        return config
 
 
 def to_json(settings: Settings) -> str:
@@ -212,7 +215,7 @@ def from_json(text: str, kind: Any, *, where: str) -> Any:
         raise _explained(error, kind, where) from None
 
 
-def from_mapping(values: Mapping[str, Any], kind: type[T], *, where: str) -> T:
+def from_mapping(values: Mapping[str, Any], kind: Any, *, where: str) -> Any:
     """Read settings from nested plain values, as TOML gives them. Raises: UsageError."""
     try:
         return msgspec.convert(values, type=kind)

@@ -65,6 +65,29 @@ class ClipOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class FrameHeads:
+    """What one decoder layer of VisTR says: class and box of every instance on every frame."""
+
+    class_logits: Tensor  # [B, Q, T, K + 1], "no object" last
+    boxes: Tensor  # [B, Q, T, 4] centre x, centre y, width, height, as fractions of the frame
+
+
+@dataclass(frozen=True, slots=True)
+class FrameClipOutput:
+    """What VisTR returns for a batch of clips; only the last decoder layer has masks."""
+
+    class_logits: Tensor  # [B, Q, T, K + 1], "no object" last
+    boxes: Tensor  # [B, Q, T, 4] centre x, centre y, width, height, as fractions of the frame
+    mask_logits: Tensor  # [B, Q, T, h, w], > 0 is inside
+    auxiliary: tuple[FrameHeads, ...] = ()
+
+    def __post_init__(self) -> None:
+        shapes = [x.shape[:3] for x in (self.class_logits, self.boxes, self.mask_logits)]
+        if len(set(shapes)) > 1:
+            raise ValueError(f"{shapes}: not the same batch, queries and frames")
+
+
+@dataclass(frozen=True, slots=True)
 class ClipTarget:
     """The truth of one clip: N instances on T frames.
 

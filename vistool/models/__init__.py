@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vistool.config import IFCConfig, VisTRConfig
+
 if TYPE_CHECKING:
     from vistool.config import ModelConfig
     from vistool.models.ifc import IFC
+    from vistool.models.vistr import VisTR
 
 
-def build_model(config: ModelConfig) -> IFC:
+def build_model(config: ModelConfig) -> IFC | VisTR:
     """The model that a configuration describes, with fresh random weights."""
     from vistool.models.ifc import IFC
+    from vistool.models.vistr import VisTR
 
-    return IFC.from_config(config)
+    match config:
+        case IFCConfig():
+            return IFC.from_config(config)
+        case VisTRConfig():
+            return VisTR.from_config(config)

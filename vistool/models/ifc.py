@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from vistool.config import EfficientNetLiteConfig, IFCConfig, ResNetConfig
-from vistool.nn.efficientnet import EfficientNetLite0
+from vistool.config import IFCConfig
+from vistool.models.backbone import Backbone, build_backbone
 from vistool.nn.mlp import MLP
 from vistool.nn.positional import sine_position
-from vistool.nn.resnet import ResNet
 from vistool.nn.transformer import Decoder, EncoderLayer
 from vistool.structures import ClipOutput, FrameFeatures
 
@@ -102,7 +101,7 @@ class IFC(nn.Module):
     def __init__(
         self,
         config: IFCConfig,
-        backbone: ResNet | EfficientNetLite0,
+        backbone: Backbone,
         *,
         num_classes: int,
         dim: int,
@@ -134,19 +133,9 @@ class IFC(nn.Module):
     @classmethod
     def from_config(cls, config: IFCConfig) -> IFC:
         """Build the model that a configuration describes."""
-        match config.backbone:
-            case ResNetConfig() as c:
-                backbone: ResNet | EfficientNetLite0 = ResNet(
-                    c.depth,
-                    c.stem_channels,
-                    c.bottleneck_channels,
-                    stride_in_1x1=c.stride_in_1x1,
-                )
-            case EfficientNetLiteConfig():
-                backbone = EfficientNetLite0()
         return cls(
             config,
-            backbone,
+            build_backbone(config.backbone),
             num_classes=len(config.class_names),
             dim=config.hidden_dim,
             num_heads=config.num_heads,
@@ -193,11 +182,12 @@ class IFC(nn.Module):
     def encode_frames(self, pixels: Tensor, padded: Tensor | None = None) -> FrameFeatures:
         """Backbone and projections. pixels: [N, 3, H, W]; padded: [N, H, W] bool."""
         _, stride8, stride16, stride32 = self.backbone(pixels)
+        step = self.backbone.strides[-1]
         return FrameFeatures(
             top=self.project(stride32),
             laterals=(self.laterals[0](stride16), self.laterals[1](stride8)),
-            # Cell i covers pixels from 32 * i on: it is valid if its first pixel is.
-            padded=None if padded is None else padded[:, ::32, ::32],
+            # Cell i covers pixels from step * i on: it is valid if its first pixel is.
+            padded=None if padded is None else padded[:, ::step, ::step],
         )
 
     def decode_clips(

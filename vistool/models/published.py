@@ -109,6 +109,30 @@ CAFFE2_RESNET_NAMES: Rules = tuple(_below(r"", r"backbone.", _CAFFE2_RESNET))
 # Buffers of the published training code that are no weights.
 IFC_LEFT_OUT = frozenset({"criterion.empty_weight"})
 
+VISTR_NAMES: Rules = (
+    *_below(r"vistr\.backbone\.0\.body\.", r"backbone.", _TORCHVISION_RESNET),
+    *_below(r"vistr\.transformer\.encoder\.layers\.(\d+)\.", r"encoder.\1.", _ENCODER_LAYER),
+    *_below(r"vistr\.transformer\.decoder\.layers\.(\d+)\.", r"decoder.layers.\1.", _DECODER_LAYER),
+    (r"vistr\.transformer\.encoder\.norm\.(.*)", r"encoder_norm.\1"),
+    (r"vistr\.transformer\.decoder\.norm\.(.*)", r"decoder.norm.\1"),
+    (r"vistr\.class_embed\.(.*)", r"class_head.\1"),
+    (r"vistr\.bbox_embed\.(.*)", r"box_head.\1"),
+    (r"vistr\.query_embed\.(.*)", r"queries.\1"),
+    (r"vistr\.input_proj\.(.*)", r"project.\1"),
+    (r"bbox_attention\.q_linear\.(.*)", r"attention_maps.query.\1"),
+    (r"bbox_attention\.k_linear\.(.*)", r"attention_maps.key.\1"),
+    (r"mask_head\.lay(\d)\.(.*)", r"mask_head.conv\1.\2"),
+    (r"mask_head\.gn(\d)\.(.*)", r"mask_head.norm\1.\2"),
+    (r"mask_head\.adapter(\d)\.(.*)", r"laterals.{\1-1}.\2"),
+    (r"mask_head\.conv_offset\.(.*)", r"mask_head.offset.\1"),
+    (r"mask_head\.dcn\.(.*)", r"mask_head.deform.\1"),
+    (r"insmask_head\.(.*)", r"instance_head.\1"),
+)
+# VisTR is DETR with more to it; the same parts have the same names, with another prefix or none.
+DETR_NAMES: Rules = tuple(
+    (pattern.replace(r"vistr\.", r"(?:vistr\.|detr\.)?", 1), name) for pattern, name in VISTR_NAMES
+)
+
 
 def rename(
     state: Mapping[str, V], rules: Rules, left_out: frozenset[str] = frozenset()

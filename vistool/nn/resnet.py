@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,14 +16,29 @@ class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 convolutions around a shortcut; the stride is on the 3x3, or on the first."""
 
     def __init__(
-        self, channels_in: int, channels: int, stride: int, *, stride_in_1x1: bool, project: bool
+        self,
+        channels_in: int,
+        channels: int,
+        stride: int,
+        *,
+        stride_in_1x1: bool,
+        project: bool,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
         first, second = (stride, 1) if stride_in_1x1 else (1, stride)
         out = channels * 4
         self.conv1 = nn.Conv2d(channels_in, channels, 1, stride=first, bias=False)
         self.norm1 = FrozenBatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride=second, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(
+            channels,
+            channels,
+            3,
+            stride=second,
+            padding=dilation,
+            dilation=dilation,
+            bias=False,
+        )
         self.norm2 = FrozenBatchNorm2d(channels)
         self.conv3 = nn.Conv2d(channels, out, 1, bias=False)
         self.norm3 = FrozenBatchNorm2d(out)
@@ -39,9 +56,9 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Four stages at strides 4, 8, 16 and 32.
+    """Four stages at strides 4, 8, 16 and 32; the last one at 16 if it is dilated.
 
-    Attributes: channels: of the four outputs.
+    Attributes: channels, strides: of the four outputs.
     """
 
     def __init__(
@@ -51,27 +68,33 @@ class ResNet(nn.Module):
         bottleneck_channels: int = 64,
         *,
         stride_in_1x1: bool = False,
+        blocks: Sequence[int] | None = None,
+        dilate_last: bool = False,
     ) -> None:
         super().__init__()
         self.channels = tuple(bottleneck_channels * 4 * 2**stage for stage in range(4))
+        self.strides = (4, 8, 16, 16 if dilate_last else 32)
         self.stem_conv = nn.Conv2d(3, stem_channels, 7, stride=2, padding=3, bias=False)
         self.stem_norm = FrozenBatchNorm2d(stem_channels)
         self.stages = nn.ModuleList()
         channels_in = stem_channels
-        for stage, num_blocks in enumerate(BLOCKS_PER_STAGE[depth]):
-            blocks = []
+        for stage, num_blocks in enumerate(blocks or BLOCKS_PER_STAGE[depth]):
+            dilated = dilate_last and stage == 3
+            layers = []
             for block in range(num_blocks):
-                blocks.append(
+                layers.append(
                     Bottleneck(
                         channels_in,
                         bottleneck_channels * 2**stage,
-                        stride=2 if stage > 0 and block == 0 else 1,
+                        stride=2 if stage > 0 and block == 0 and not dilated else 1,
                         stride_in_1x1=stride_in_1x1,
                         project=block == 0,
+                        # The first block reads what is not yet spread out.
+                        dilation=2 if dilated and block > 0 else 1,
                     )
                 )
                 channels_in = self.channels[stage]
-            self.stages.append(nn.Sequential(*blocks))
+            self.stages.append(nn.Sequential(*layers))
 
     def freeze_first(self, stages: int) -> None:
         """Stop training the stem and the first stages (both papers: one)."""
@@ -79,7 +102,7 @@ class ResNet(nn.Module):
             part.requires_grad_(False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """[N, 3, H, W] -> four maps [N, channels[i], ceil(H / 4 / 2**i), ceil(W / 4 / 2**i)]."""
+        """[N, 3, H, W] -> four maps [N, channels[i], ceil(H / stride), ceil(W / stride)]."""
         x = self.stem_norm(self.stem_conv(x)).relu()
         x = F.max_pool2d(x, 3, stride=2, padding=1)
         outputs = []
