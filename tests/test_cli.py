@@ -299,11 +299,13 @@ def test_a_bar_is_shown_on_a_terminal_and_leaves_nothing_behind(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with console.progress() as show:
         show("training, loss [1.5]", 7, 10)
-        typer.echo("a result")
+        console.answer("a result")
+        console.say("a note")
     captured = capsys.readouterr()
     assert captured.out == "a result\n"
     assert "training, loss [1.5]" in captured.err
     assert "7/10 frames" in captured.err
+    assert "\r\x1b[2Ka note\n" in captured.err  # on a line of its own
     assert captured.err.endswith("\x1b[2K")  # the line is erased
     assert "\x1b[3" not in captured.err  # no colours
 

@@ -61,8 +61,14 @@ def report_interrupt() -> NoReturn:
 
 
 def say(text: str) -> None:
-    """One line on stderr."""
-    typer.echo(text, err=True)
+    """One line on stderr; above the bar, if there is one."""
+    sys.stderr.write(f"{text}\n")
+
+
+def answer(text: str) -> None:
+    """One line on stdout, which is for results; above the bar, if both are on the terminal."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 @contextmanager
@@ -92,10 +98,13 @@ def _bar(unit: str) -> Iterator[ProgressCallback]:
         TextColumn("{task.fields[counted]}", markup=False),
     )
     pace = _Pace()
-    screen = Console(stderr=True)
-    # stdout stays what it is, or a command's results would land on stderr while a bar is shown.
-    with Progress(*columns, console=screen, transient=True, redirect_stdout=False) as display:
-        task = display.add_task("", counted="")
+    with Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # else answers would go where the bar is: to stderr
+    ) as display:
+        task = display.add_task("starting", total=None, counted="")
 
         def callback(stage: str, done: int, total: int | None) -> None:
             counted = _counted(done, total, pace.speed(done), unit)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, cast
 
 import typer
 
-from vistool.cli.console import progress, say
+from vistool.cli.console import answer, progress, say
 from vistool.cli.options import Quiet
 from vistool.config import Precision, PredictConfig
 from vistool.errors import UsageError
@@ -101,7 +101,7 @@ def predict(
             say(f"warning: {warning}")
         if not quiet:
             say(f"{video.source}: {video.frames} frames, {video.tracks} tracks")
-        typer.echo(video.folder)
+        answer(str(video.folder))
 
     with terminated_like_interrupted(), progress(quiet=quiet) as show:
         predict_videos(
