@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vistool.structures import ClipOutput, ClipPrediction, FrameTracks
+from vistool.structures import ClipOutput, ClipPrediction, FrameTracks, Size
 from vistool.tracking.postprocess import (
     clip_prediction,
+    masks_at,
     results_multi_class,
     results_single_class,
 )
@@ -261,3 +262,25 @@ def test_queries_that_say_no_object_are_dropped_and_no_others() -> None:
     assert clip.mask_logits.dtype == clip.class_probs.dtype == torch.float32
     torch.testing.assert_close(clip.class_probs, logits[0].softmax(-1)[kept, :2])
     torch.testing.assert_close(clip.mask_logits, masks[0, kept].float())
+
+
+@given(
+    cells=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    size=st.builds(Size, st.integers(1, 50), st.integers(1, 50)),
+    seed=st.integers(0, 1000),
+)
+@settings(deadline=None)
+def test_masks_are_the_enlarged_logits_above_zero(
+    cells: tuple[int, int], size: Size, seed: int
+) -> None:
+    """Larger or smaller than the cells, and whatever part of the frame they take."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(5, *cells, generator=generator) - 2
+    logits[0] = -1
+    enlarged = F.interpolate(logits[None], size, mode="bilinear")[0]
+    found = dict(masks_at(FrameTracks(0, (2, 3, 5, 7, 8), logits), size))
+    for track_id, expected in zip((2, 3, 5, 7, 8), enlarged, strict=True):
+        mask = torch.from_numpy(found.get(track_id, np.zeros(size, dtype=bool)))
+        assert (expected[mask != (expected > 0)].abs() < 1e-5).all()  # sums in another order
+    assert 2 not in found
+    assert all(mask.any() for mask in found.values())

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from vistool.ops.masks import resize_masks
 from vistool.structures import ClipOutput, ClipPrediction, FrameTracks, Size
-
-PIXELS_AT_ONCE = 2**23  # of all masks that are brought to full size together: 32 MiB of floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +65,44 @@ def results_multi_class(class_probs: Tensor, threshold: float = 0.01) -> list[Tr
 def masks_at(tracks: FrameTracks, size: Size) -> Iterator[tuple[int, np.ndarray]]:
     """The tracks' masks at a size, [H, W] bool, with their ids; empty ones are left out.
 
-    The mean logits are enlarged bilinearly, without antialiasing, and cut at 0 (IFC).
+    The mean logits are enlarged bilinearly, corners not aligned, and cut at 0 (IFC).
     """
-    # What is enlarged lies between the values it is made of, so without a positive one it is empty.
-    inside = (tracks.mask_logits > 0).flatten(1).any(1).nonzero().flatten().tolist()
-    together = max(1, PIXELS_AT_ONCE // (size.height * size.width))
-    for first in range(0, len(inside), together):
-        places = inside[first : first + together]
-        masks = (resize_masks(tracks.mask_logits[places], size) > 0).cpu().numpy()
-        for place, mask in zip(places, masks, strict=True):
-            if mask.any():
-                yield tracks.track_ids[place], mask
+    logits = tracks.mask_logits.float().cpu().numpy()
+    for track_id, cells in zip(tracks.track_ids, logits, strict=True):
+        mask = _enlarged(cells, size)
+        if mask.any():
+            yield track_id, mask
+
+
+def _enlarged(logits: np.ndarray, size: Size) -> np.ndarray:
+    """[h, w] logits -> [H, W] bool.
+
+    Only the rectangle that cells above 0 reach is computed, which for most objects is a small part
+    of the frame. It is column-major, as run-length codes are.
+    """
+    mask = np.zeros(size, dtype=bool, order="F")
+    inside = logits > 0
+    if inside.any():
+        by_row = _interpolation(logits.shape[0], size.height)
+        by_column = _interpolation(logits.shape[1], size.width)
+        rows = _reach(by_row, np.any(inside, axis=1))
+        columns = _reach(by_column, np.any(inside, axis=0))
+        enlarged = (by_column[columns] @ logits.T) @ by_row[rows].T
+        mask[rows, columns] = (enlarged > 0).T
+    return mask
+
+
+@lru_cache(maxsize=8)
+def _interpolation(cells: int, pixels: int) -> np.ndarray:
+    """What every pixel of a line takes of every cell: [pixels, cells]."""
+    weights = F.interpolate(torch.eye(cells)[None], size=pixels, mode="linear")[0]
+    return np.ascontiguousarray(weights.T.numpy())
+
+
+def _reach(weights: np.ndarray, cells: np.ndarray) -> slice:
+    """The pixels of a line that take something of the given cells, [cells] bool.
+
+    None, if the frame has fewer pixels than the model has cells and these fall between them.
+    """
+    pixels = np.flatnonzero(weights[:, cells].any(1))
+    return slice(int(pixels[0]), int(pixels[-1]) + 1) if len(pixels) else slice(0)
