@@ -132,6 +132,13 @@ def test_common_codecs_give_every_frame_at_its_time(
     assert abs(np.stack([f.image for f in frames]).astype(int) - images).mean() < 12
 
 
+def test_a_time_code_in_the_file_is_no_frame(make_video: MakeVideo) -> None:
+    images, _ = draw_shapes(4, 48, 64)
+    camera = make_video("camera.mov", images, options=(*YUV, "-timecode", "01:00:00:00"))
+    with open_video(camera) as video:
+        assert [frame.image.shape for frame in video.frames()] == [(48, 64, 3)] * 4
+
+
 def test_odd_sizes_keep_every_pixel(make_video: MakeVideo) -> None:
     images, _ = draw_shapes(3, 47, 61)
     path = make_video("odd.mkv", images, options=("-c:v", "ffv1", "-pix_fmt", "bgr0"))

@@ -81,7 +81,8 @@ def media_info(path: Path) -> MediaInfo:
     report = done.stderr.decode(errors="replace")
     head, opened, facts = report.partition("Input #0, ")
     if not opened:
-        raise DataError(f"{path}: not a video that can be read: {first_complaint(head)}")
+        reason = first_complaint(head) or f"ffmpeg ended with code {done.returncode}"
+        raise DataError(f"{path}: not a video that can be read: {reason}")
     streams = re.findall(r"^ *Stream #0:\d+.*$", facts, re.MULTILINE)
     pictures = [line for line in streams if " Video: " in line and "(attached pic)" not in line]
     sounds = [line for line in streams if " Audio: " in line]
