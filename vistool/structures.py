@@ -105,6 +105,22 @@ class ClipTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class FrameTarget:
+    """The truth of one clip, frame by frame: what VisTR is trained on."""
+
+    labels: Tensor  # [N, T] int64 in [0, K]; where the instance is absent, only matching reads it
+    present: Tensor  # [N, T] bool
+    boxes: Tensor  # [N, T, 4] centre x, centre y, width, height, fractions of the frame; or zeros
+    masks: Tensor  # [N, T, H, W] bool
+    exhaustive: Tensor  # [K] bool
+
+    def __post_init__(self) -> None:
+        shapes = [x.shape[:2] for x in (self.labels, self.present, self.boxes, self.masks)]
+        if len(set(shapes)) > 1:
+            raise ValueError(f"{shapes}: not the same instances and frames")
+
+
+@dataclass(frozen=True, slots=True)
 class ClipPrediction:
     """What a model says about one clip of T frames and N instances."""
 

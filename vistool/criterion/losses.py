@@ -1,10 +1,14 @@
-"""Loss terms, one function each: one number a row, weighted and averaged in `set_criterion`."""
+"""Loss terms, one function each: one number a row; a model's criterion averages them."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from vistool.ops.boxes import box_giou
 
 FOCAL_ALPHA = 0.25
 FOCAL_GAMMA = 2.0
@@ -36,6 +40,16 @@ def class_loss(logits: Tensor, label: Tensor) -> Tensor:
     return F.cross_entropy(logits, label, reduction="none")
 
 
+def box_loss(boxes: Tensor, target: Tensor) -> Tensor:
+    """Sum of the four absolute differences. Both [N, 4] cxcywh, fractions of the frame. -> [N]"""
+    return (boxes - target).abs().sum(1)
+
+
+def giou_loss(boxes: Tensor, target: Tensor) -> Tensor:
+    """1 - generalised IoU, in [0, 2]. Both [N, 4] cxcywh, fractions of the frame. -> [N]"""
+    return 1 - box_giou(boxes, target)
+
+
 def absence_loss(logits: Tensor, exhaustive: Tensor) -> Tensor:
     """How strongly a query that matches nothing claims a class of which everything is labelled.
 
@@ -48,3 +62,10 @@ def absence_loss(logits: Tensor, exhaustive: Tensor) -> Tensor:
     blamed = F.pad(exhaustive, (0, 1), value=False)
     allowed = logits.masked_fill(blamed, -torch.inf).logsumexp(1)
     return logits.logsumexp(1) - allowed
+
+
+def weighted_total(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """The sum that is minimised; `dice_0`, of decoder layer 0, has the weight of `dice`."""
+    return torch.stack(
+        [weights[name.partition("_")[0]] * value for name, value in terms.items()]
+    ).sum()

@@ -1,4 +1,4 @@
-"""The training objective: match, then class, focal and Dice terms for every decoder layer."""
+"""IFC's training objective: match, then class, focal and Dice terms for every decoder layer."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vistool.criterion.losses import absence_loss, class_loss, dice_loss, focal_loss
+from vistool.criterion.class_term import class_mean, class_terms, lies_on
+from vistool.criterion.losses import dice_loss, focal_loss, weighted_total
 from vistool.criterion.matcher import hungarian, match_scores
 from vistool.ops.masks import resize_masks
 from vistool.structures import ClipOutput, ClipTarget
 
-# A query that matches nothing counts this much in the class term (both papers).
-NO_OBJECT_WEIGHT = 0.1
-# Of a query that matches nothing: the share of its mask that lies on labelled objects from which
-# on it must be a duplicate or a part, and not something that nobody labelled.
-DUPLICATE_SHARE = 0.5
 TARGET_STRIDE = 4  # masks are compared at a quarter of the picture (IFC)
 
 
@@ -47,9 +43,7 @@ class SetCriterion:
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """The weighted sum that is minimised."""
-        return torch.stack(
-            [self.weights[name.partition("_")[0]] * value for name, value in terms.items()]
-        ).sum()
+        return weighted_total(terms, self.weights)
 
     def _layer(
         self, output: ClipOutput, targets: Sequence[ClipTarget], masks: list[Tensor]
@@ -63,8 +57,11 @@ class SetCriterion:
                 all_masks = resize_masks(output.mask_logits[clip], size)
                 scores = match_scores(class_logits, all_masks, target.labels, target_masks)
             query, instance = hungarian(scores)
-            value, weight = _class_terms(
-                class_logits, all_masks, target, target_masks, query, instance
+            value, weight = class_terms(
+                class_logits,
+                query,
+                target.labels[instance],
+                _exhaustive(all_masks, target, target_masks),
             )
             class_sum = class_sum + (weight * value).sum()
             class_weight = class_weight + weight.sum()
@@ -74,36 +71,17 @@ class SetCriterion:
             dice_sum = dice_sum + dice_loss(paired, truth[instance]).sum()
         instances = max(1, sum(len(target.labels) for target in targets))
         return {
-            # A batch in which no query may be judged has no class term at all.
-            "class": class_sum / class_weight.clamp(min=NO_OBJECT_WEIGHT),
+            "class": class_mean(class_sum, class_weight),
             "focal": focal_sum / instances,
             "dice": dice_sum / instances,
         }
 
 
-def _class_terms(
-    class_logits: Tensor,
-    mask_logits: Tensor,
-    target: ClipTarget,
-    target_masks: Tensor,
-    query: Tensor,
-    instance: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Class loss and weight of every query of one clip, both [Q]."""
-    free = torch.ones(len(class_logits), dtype=torch.bool, device=class_logits.device)
-    free[query] = False
-    exhaustive = target.exhaustive.expand(len(class_logits), -1)
-    if not target.exhaustive.all():
-        exhaustive = exhaustive | _lies_on(mask_logits, target_masks)[:, None]
-    value = absence_loss(class_logits, exhaustive)
-    value = value.index_put((query,), class_loss(class_logits[query], target.labels[instance]))
-    judged = free & exhaustive.any(1)
-    return value, torch.where(free, NO_OBJECT_WEIGHT * judged, 1.0)
-
-
 @torch.no_grad()
-def _lies_on(mask_logits: Tensor, target_masks: Tensor) -> Tensor:
-    """[Q] bool: most of the query's own mask lies on labelled objects."""
-    own = mask_logits.sigmoid()
+def _exhaustive(mask_logits: Tensor, target: ClipTarget, target_masks: Tensor) -> Tensor:
+    """[Q, K] bool: the classes a query may not claim if it matches nothing."""
+    exhaustive = target.exhaustive.expand(len(mask_logits), -1)
+    if target.exhaustive.all():
+        return exhaustive
     labelled = target_masks.sum(0).clamp(max=1)
-    return (own * labelled).flatten(1).sum(1) > DUPLICATE_SHARE * own.flatten(1).sum(1)
+    return exhaustive | lies_on(mask_logits, labelled)[:, None]

@@ -1,0 +1,281 @@
+"""VisTR's matching, losses and gradients: the recorded numbers, both rules of validity, batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.recorded import recorded, recorded_json
+from tests.test_vistr import small_vistr, tiny_vistr
+from vistool.criterion.matcher import Validity, frame_match_costs, hungarian, paired_frames
+from vistool.criterion.vistr_criterion import VisTRCriterion, frame_target
+from vistool.models.published import VISTR_NAMES, rename_key
+from vistool.models.vistr import by_instance
+from vistool.ops.boxes import box_giou, box_iou, boxes_of_masks, xyxy_of
+from vistool.structures import ClipTarget, FrameClipOutput, FrameHeads, FrameTarget
+
+SLOTS = 10
+TERMS = {
+    "class": "loss_ce",
+    "box": "loss_bbox",
+    "giou": "loss_giou",
+    "focal": "loss_mask",
+    "dice": "loss_dice",
+}
+SETS = ("main", "extra0", "extra1", "extra2", "extra3", "extra4")
+
+
+def recorded_target(case: dict[str, Tensor], name: str, num_frames: int) -> FrameTarget:
+    """Rows are instance-major: instance * T + frame."""
+    rows = {key: case[f"{name}.target.{key}"] for key in ("labels", "valid", "boxes")}
+    n = len(rows["labels"]) // num_frames
+    shaped = {key: value.view(n, num_frames, *value.shape[1:]) for key, value in rows.items()}
+    masks = case.get(f"{name}.target.masks", torch.zeros(n * num_frames, 1, 1))
+    return FrameTarget(
+        labels=shaped["labels"],
+        present=shaped["valid"].bool(),
+        boxes=shaped["boxes"],
+        masks=masks.view(n, num_frames, *masks.shape[1:]).bool(),
+        exhaustive=torch.ones(41, dtype=torch.bool),
+    )
+
+
+def recorded_output() -> FrameClipOutput:
+    case = recorded("vistr/small_outputs")
+    first = FrameHeads(
+        by_instance(case["out.aux_0.pred_logits"], 4), by_instance(case["out.aux_0.pred_boxes"], 4)
+    )
+    return FrameClipOutput(
+        by_instance(case["out.pred_logits"], 4),
+        by_instance(case["out.pred_boxes"], 4),
+        by_instance(case["out.pred_masks"], 4),
+        (first,),
+    )
+
+
+def assert_pairs_recorded(
+    logits: Tensor, boxes: Tensor, target: FrameTarget, expected: dict[str, Tensor]
+) -> list[list[int]]:
+    """Costs, and rows by the published rule; returns the pairs."""
+    costs = frame_match_costs(logits, boxes, target.labels, target.boxes)
+    # Means of up to 144 float32 numbers in another order, on values up to 7.
+    torch.testing.assert_close(costs, expected["cost"], rtol=1e-5, atol=5e-6)
+    query, instance = hungarian(-costs)
+    at = paired_frames(query, instance, target.present, "published")
+    assert (at.frame * SLOTS + at.query).tolist() == expected["idx_src"].tolist()
+    rows = at.instance * target.present.shape[1] + at.frame
+    assert rows.tolist() == expected["idx_tgt"].tolist()
+    return [query.tolist(), instance.tolist()]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("number", range(7))
+def test_matcher_cases_are_the_recorded_ones(number: int) -> None:
+    about = recorded_json("vistr/matcher_cases")[number]
+    tensors, name = recorded("vistr/matcher_cases"), f"case{number}"
+    target = recorded_target(tensors, name, about["num_frames"])
+    logits, boxes = (
+        by_instance(tensors[f"{name}.{key}"], about["num_frames"])[0]
+        for key in ("pred_logits", "pred_boxes")
+    )
+    expected = {key: tensors[f"{name}.{key}"] for key in ("cost", "idx_src", "idx_tgt")}
+    pairs = assert_pairs_recorded(logits, boxes, target, expected)
+    assert pairs == about["assignment"]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", SETS)
+def test_pairs_and_losses_are_the_recorded_ones(name: str) -> None:
+    losses, meta = recorded("vistr/small_losses"), recorded_json("vistr/small_meta")[name]
+    output, target = recorded_output(), recorded_target(losses, name, 4)
+    for layer, heads in (("final", output), ("aux_0", output.auxiliary[0])):
+        expected = {key: losses[f"{name}.{key}.{layer}"] for key in ("cost", "idx_src", "idx_tgt")}
+        assert_pairs_recorded(heads.class_logits[0], heads.boxes[0], target, expected)
+    criterion = VisTRCriterion(validity="published")
+    terms = criterion.terms(output, [target])
+    assert len(terms) == 8
+    for term, value in terms.items():
+        kind, _, layer = term.partition("_")
+        published = TERMS[kind] + (f"_{layer}" if layer else "")
+        assert value.item() == pytest.approx(meta["losses"][published], rel=1e-5), term
+    assert criterion.total(terms).item() == pytest.approx(meta["weighted_total"], rel=1e-5)
+
+
+@pytest.mark.parity
+def test_gradients_are_the_recorded_ones() -> None:
+    losses, meta = recorded("vistr/small_losses"), recorded_json("vistr/small_meta")
+    model = small_vistr()
+    model.backbone.freeze_first(1)
+    criterion = VisTRCriterion(validity="published")
+    output = model(recorded("vistr/small_outputs")["in.clip"][None], auxiliary=True)
+    terms = criterion.terms(output, [recorded_target(losses, "main", 4)])
+    criterion.total(terms).backward()
+    parameters = dict(model.named_parameters())
+    without = {rename_key(key, VISTR_NAMES) for key in meta["grad_none"]}
+    assert {key for key, p in parameters.items() if p.grad is None} == without
+    checked = [key for key in losses if key.startswith("grad.")]
+    assert len(checked) == 14
+    for key in checked:
+        gradient = parameters[rename_key(key.removeprefix("grad."), VISTR_NAMES)].grad
+        # Relative to the tensor's largest: float32 sums over thousands of terms.
+        scale = losses[key].abs().max().item()
+        torch.testing.assert_close(gradient, losses[key], rtol=1e-3, atol=1e-3 * scale)
+    squares = [p.grad.square().sum() for p in parameters.values() if p.grad is not None]
+    norm = torch.stack(squares).sum().sqrt().item()
+    assert norm == pytest.approx(meta["grad_total_norm"], rel=1e-4)
+
+
+def test_a_pair_is_trained_on_the_frames_of_its_own_instance() -> None:
+    query, instance = torch.tensor([2, 5]), torch.tensor([1, 0])
+    present = torch.tensor([[True, False, False], [False, True, True]])
+    own = paired_frames(query, instance, present)
+    assert own.query.tolist() == [2, 2, 5]
+    assert own.instance.tolist() == [1, 1, 0]
+    assert own.frame.tolist() == [1, 2, 0]
+    published = paired_frames(query, instance, present, "published")
+    assert published.instance.tolist() == [1, 0, 0]
+    assert published.frame.tolist() == [0, 1, 2]
+
+
+@given(seed=st.integers(0, 2**31), count=st.integers(0, 5))
+@settings(deadline=None)
+def test_both_rules_agree_where_every_instance_is_always_there(seed: int, count: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randperm(6, generator=generator)[:count]
+    instance = torch.randperm(count, generator=generator)
+    present = torch.ones(count, 4, dtype=torch.bool)
+    rules: tuple[Validity, ...] = ("own", "published")
+    own, published = (paired_frames(query, instance, present, rule) for rule in rules)
+    for a, b in zip(own, published, strict=True):
+        assert torch.equal(a, b)
+
+
+def made_clip(exhaustive: bool = True) -> tuple[FrameClipOutput, ClipTarget]:
+    """Queries 0 and 1 draw the left and the right half of both frames; only the left is labelled,
+    and only on the first frame."""
+    masks = torch.zeros(1, 2, 16, 16, dtype=torch.bool)
+    masks[0, 0, :, :8] = True
+    drawn = torch.full((1, 2, 2, 4, 4), -8.0)
+    drawn[0, 0, :, :, :2] = drawn[0, 1, :, :, 2:] = 8.0
+    boxes = torch.tensor([[0.25, 0.5, 0.5, 1.0], [0.75, 0.5, 0.5, 1.0]])
+    logits = torch.zeros(1, 2, 2, 3, requires_grad=True)
+    target = ClipTarget(torch.tensor([0]), masks, torch.full((2,), exhaustive))
+    return FrameClipOutput(logits, boxes[None, :, None].repeat(1, 1, 2, 1), drawn), target
+
+
+def class_gradient(output: FrameClipOutput, target: ClipTarget) -> Tensor:
+    VisTRCriterion()(output, [target])["class"].backward()
+    gradient = output.class_logits.grad
+    assert gradient is not None
+    return gradient[0]
+
+
+def test_a_query_is_no_object_where_its_instance_is_absent() -> None:
+    gradient = class_gradient(*made_clip())
+    assert gradient[0, 0, 0] < 0  # there: more of the class
+    assert gradient[0, 1, 2] < 0  # not there: more of "no object"
+    assert (gradient[1, :, 2] < 0).all()  # nor is anything else
+
+
+def test_a_query_on_an_object_that_nobody_labelled_is_not_punished() -> None:
+    gradient = class_gradient(*made_clip(exhaustive=False))
+    assert gradient[1].abs().max() == 0
+    assert gradient[0, 0, 0] < 0
+    assert gradient[0, 1, 2] < 0  # where the labelled instance is gone is known all the same
+
+
+def test_a_perfect_clip_costs_nothing_but_its_classes() -> None:
+    output, target = made_clip()
+    terms = VisTRCriterion()(output, [target])
+    assert terms["box"].item() == pytest.approx(0, abs=1e-6)
+    assert terms["giou"].item() == pytest.approx(0, abs=1e-5)
+    assert terms["focal"].item() < 0.05
+    assert terms["dice"].item() < 0.05
+
+
+def test_a_batch_is_trained_as_its_clips_together() -> None:
+    """Sums over the clips, each divided once by what both have."""
+    torch.manual_seed(0)
+    model = tiny_vistr()
+    pixels = torch.randn(2, 3, 3, 64, 64)
+    masks = torch.zeros(3, 3, 64, 64, dtype=torch.bool)
+    masks[0, :, :20, :30], masks[1, 1:, 30:, 30:], masks[2, 0, 10:50, :20] = True, True, True
+    everything = torch.ones(2, dtype=torch.bool)
+    targets = [
+        ClipTarget(torch.tensor([0, 1]), masks[:2], everything),
+        ClipTarget(torch.tensor([1]), masks[2:], everything),
+    ]
+    criterion = VisTRCriterion()
+    with torch.no_grad():
+        both = criterion(model(pixels, auxiliary=True), targets)
+        alone = [criterion(model(pixels[i : i + 1], auxiliary=True), [targets[i]]) for i in (0, 1)]
+    rows = (6, 3)
+    for name in ("box", "giou", "focal", "dice", "box_0", "giou_0"):
+        mean = sum(n * terms[name] for n, terms in zip(rows, alone, strict=True)) / sum(rows)
+        torch.testing.assert_close(both[name], mean, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("frames", [1, 4])
+def test_targets_of_another_length_are_an_error_and_not_a_loss(frames: int) -> None:
+    output, target = made_clip()
+    masks = target.masks[:, :1].repeat(1, frames, 1, 1)
+    with pytest.raises(ValueError, match="clips of"):
+        VisTRCriterion()(output, [ClipTarget(target.labels, masks, target.exhaustive)])
+
+
+@given(data=st.data())
+@settings(deadline=None)
+def test_a_box_holds_its_mask_and_nothing_to_spare(data: st.DataObject) -> None:
+    height, width = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 12))
+    seed = data.draw(st.integers(0, 2**31))
+    masks = torch.rand(4, height, width, generator=torch.Generator().manual_seed(seed)) > 0.8
+    corners = xyxy_of(boxes_of_masks(masks)) * torch.tensor([width, height, width, height])
+    for mask, corner in zip(masks, corners.round().int().tolist(), strict=True):
+        left, top, right, bottom = corner
+        inside = mask[top:bottom, left:right]
+        assert inside.sum() == mask.sum()
+        if mask.any():
+            ends = (inside[0], inside[-1], inside[:, 0], inside[:, -1])
+            assert all(bool(end.any()) for end in ends)
+        else:
+            assert corner == [0, 0, 0, 0]
+
+
+def _naive(a: list[float], b: list[float]) -> dict[str, Any]:
+    """Overlaps counted on a fine grid of points."""
+    points = (torch.arange(400) + 0.5) / 400 * 2 - 0.5
+    y, x = torch.meshgrid(points, points, indexing="ij")
+
+    def covers(box: list[float]) -> Tensor:
+        cx, cy, w, h = box
+        return ((x - cx).abs() < w / 2) & ((y - cy).abs() < h / 2)
+
+    first, second = covers(a), covers(b)
+    both, either = (first & second).sum(), (first | second).sum()
+    rows, columns = (first | second).any(1).nonzero(), (first | second).any(0).nonzero()
+    around = (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1)
+    return {"iou": both / either, "giou": both / either - (around - either) / around}
+
+
+@given(seed=st.integers(0, 2**31))
+@settings(deadline=None, max_examples=20)
+def test_overlaps_are_those_of_the_areas(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    a, b = torch.rand(2, 4, generator=generator) * 0.5 + 0.25
+    naive = _naive(a.tolist(), b.tolist())
+    assert box_iou(a, b).item() == pytest.approx(naive["iou"].item(), abs=0.03)
+    assert box_giou(a, b).item() == pytest.approx(naive["giou"].item(), abs=0.04)
+    assert box_giou(a, a).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_presence_and_boxes_are_read_from_the_masks() -> None:
+    _, target = made_clip()
+    frames = frame_target(target)
+    assert frames.present.tolist() == [[True, False]]
+    assert frames.labels.tolist() == [[0, 2]]
+    assert frames.boxes.tolist() == [[[0.25, 0.5, 0.5, 1.0], [0.0, 0.0, 0.0, 0.0]]]

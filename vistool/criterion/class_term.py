@@ -1,0 +1,49 @@
+"""The class term of both models, for clips that may be labelled in part."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vistool.criterion.losses import absence_loss, class_loss
+
+# A query that matches nothing counts this much in the class term (both papers).
+NO_OBJECT_WEIGHT = 0.1
+# Of a query that matches nothing: the share of its mask that lies on labelled objects from which
+# on it must be a duplicate or a part, and not something that nobody labelled.
+DUPLICATE_SHARE = 0.5
+
+
+def class_terms(
+    logits: Tensor, matched: Tensor, labels: Tensor, exhaustive: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Class loss and weight of every row, a query (IFC) or a query on a frame (VisTR).
+
+    Args:
+        logits: [R, K + 1]; exhaustive: [R, K] bool, the classes that the row would be wrong to
+            claim where it matches nothing.
+        matched: [P], the rows that match an instance; labels: [P], of that.
+
+    Returns: values and weights, [R] each; a row that cannot be judged has weight 0.
+    """
+    free = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+    free[matched] = False
+    value = absence_loss(logits, exhaustive)
+    value = value.index_put((matched,), class_loss(logits[matched], labels))
+    judged = free & exhaustive.any(1)
+    return value, torch.where(free, NO_OBJECT_WEIGHT * judged, 1.0)
+
+
+def class_mean(weighted_sum: Tensor, weight: Tensor) -> Tensor:
+    """The term; a batch in which no row may be judged has none."""
+    return weighted_sum / weight.clamp(min=NO_OBJECT_WEIGHT)
+
+
+@torch.no_grad()
+def lies_on(mask_logits: Tensor, labelled: Tensor) -> Tensor:
+    """[R] bool: most of the row's own mask lies on labelled objects.
+
+    Args: mask_logits: [R, ...]; labelled: [R, ...] or one for all, in [0, 1].
+    """
+    own = mask_logits.float().sigmoid()
+    return (own * labelled).flatten(1).sum(1) > DUPLICATE_SHARE * own.flatten(1).sum(1)

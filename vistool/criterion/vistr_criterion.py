@@ -1,0 +1,171 @@
+"""VisTR's training objective: match by class and boxes, then one term a frame of every pair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vistool.criterion.class_term import class_mean, class_terms, lies_on
+from vistool.criterion.losses import (
+    box_loss,
+    dice_loss,
+    focal_loss,
+    giou_loss,
+    weighted_total,
+)
+from vistool.criterion.matcher import (
+    PairedFrames,
+    Validity,
+    frame_match_costs,
+    hungarian,
+    paired_frames,
+)
+from vistool.ops.boxes import boxes_of_masks
+from vistool.ops.masks import resize_masks
+from vistool.structures import ClipTarget, FrameClipOutput, FrameHeads, FrameTarget
+
+
+def frame_target(target: ClipTarget) -> FrameTarget:
+    """Boxes and presence of every instance on every frame, read from its masks."""
+    present = target.masks.flatten(2).any(2)
+    labels = target.labels[:, None].expand(present.shape)
+    return FrameTarget(
+        # Where an instance is absent, a query that follows it is right to see no object.
+        labels=labels.where(present, len(target.exhaustive)),
+        present=present,
+        boxes=boxes_of_masks(target.masks),
+        masks=target.masks,
+        exhaustive=target.exhaustive,
+    )
+
+
+class VisTRCriterion:
+    """VisTR's losses (section 3.4) for clips that may be labelled in part, and batches of them.
+
+    A query belongs to one instance over the whole clip; on frames where that is absent, the query
+    is to see no object.
+
+    Args:
+        class_weight, ...: of the terms in the total (paper: 1, 5, 2, 1, 1).
+        validity: "published" repeats a fault of the published matcher, see `paired_frames`.
+    """
+
+    def __init__(
+        self,
+        *,
+        class_weight: float = 1.0,
+        box_weight: float = 5.0,
+        giou_weight: float = 2.0,
+        focal_weight: float = 1.0,
+        dice_weight: float = 1.0,
+        validity: Validity = "own",
+    ) -> None:
+        self.validity: Validity = validity
+        self.weights = {
+            "class": class_weight,
+            "box": box_weight,
+            "giou": giou_weight,
+            "focal": focal_weight,
+            "dice": dice_weight,
+        }
+
+    def __call__(self, output: FrameClipOutput, targets: Sequence[ClipTarget]) -> dict[str, Tensor]:
+        """Unweighted terms: `class`, `box`, `giou`, `focal`, `dice`; the first three of the
+        earlier decoder layers too, as `class_0`...
+
+        Masks are compared at the targets' full size.
+        """
+        return self.terms(output, [frame_target(target) for target in targets])
+
+    def terms(self, output: FrameClipOutput, targets: Sequence[FrameTarget]) -> dict[str, Tensor]:
+        """The same for targets that bring boxes and presence of their own."""
+        frames = {output.mask_logits.shape[2], *(target.present.shape[1] for target in targets)}
+        if len(frames) > 1:
+            raise ValueError(f"clips of {sorted(frames)} frames")
+        exhaustive = [
+            _exhaustive(masks, target)
+            for masks, target in zip(output.mask_logits, targets, strict=True)
+        ]
+        last = FrameHeads(output.class_logits, output.boxes)
+        terms, pairs = self._heads(last, targets, exhaustive)
+        terms |= _mask_terms(output.mask_logits, targets, pairs)
+        for layer, heads in enumerate(output.auxiliary):
+            for name, value in self._heads(heads, targets, exhaustive)[0].items():
+                terms[f"{name}_{layer}"] = value
+        return terms
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """The weighted sum that is minimised."""
+        return weighted_total(terms, self.weights)
+
+    def _heads(
+        self, heads: FrameHeads, targets: Sequence[FrameTarget], exhaustive: Sequence[Tensor]
+    ) -> tuple[dict[str, Tensor], list[PairedFrames]]:
+        """The terms of one decoder layer, and which query is which instance in every clip."""
+        class_sum = heads.class_logits.new_zeros((), dtype=torch.float32)
+        class_weight, box_sum, giou_sum = (torch.zeros_like(class_sum) for _ in range(3))
+        pairs = []
+        for clip, target in enumerate(targets):
+            logits, boxes = heads.class_logits[clip].float(), heads.boxes[clip].float()
+            with torch.no_grad():
+                costs = frame_match_costs(logits, boxes, target.labels, target.boxes)
+            query, instance = hungarian(-costs)
+            at = paired_frames(query, instance, target.present, self.validity)
+            judged = exhaustive[clip].clone()
+            # That the instance is absent elsewhere is known, whatever else may be unlabelled.
+            judged[query] = True
+            value, weight = class_terms(
+                logits.flatten(0, 1),
+                at.query * logits.shape[1] + at.frame,
+                target.labels[at.instance, at.frame],
+                judged.flatten(0, 1),
+            )
+            class_sum = class_sum + (weight * value).sum()
+            class_weight = class_weight + weight.sum()
+            found, truth = boxes[at.query, at.frame], target.boxes[at.instance, at.frame]
+            box_sum = box_sum + box_loss(found, truth).sum()
+            giou_sum = giou_sum + giou_loss(found, truth).sum()
+            pairs.append(at)
+        rows = _num_rows(targets)
+        terms = {
+            "class": class_mean(class_sum, class_weight),
+            "box": box_sum / rows,
+            "giou": giou_sum / rows,
+        }
+        return terms, pairs
+
+
+def _mask_terms(
+    mask_logits: Tensor, targets: Sequence[FrameTarget], pairs: Sequence[PairedFrames]
+) -> dict[str, Tensor]:
+    focal_sum = mask_logits.new_zeros((), dtype=torch.float32)
+    dice_sum = torch.zeros_like(focal_sum)
+    for clip, (target, at) in enumerate(zip(targets, pairs, strict=True)):
+        truth = target.masks[at.instance, at.frame].float()
+        found = resize_masks(mask_logits[clip][at.query, at.frame], truth.shape[-2:])
+        focal_sum = focal_sum + focal_loss(found, truth).sum()
+        dice_sum = dice_sum + dice_loss(found, truth).sum()
+    rows = _num_rows(targets)
+    return {"focal": focal_sum / rows, "dice": dice_sum / rows}
+
+
+def _num_rows(targets: Sequence[FrameTarget]) -> int:
+    """Instances times frames, whether present or not (as published)."""
+    return max(1, sum(target.present.numel() for target in targets))
+
+
+@torch.no_grad()
+def _exhaustive(mask_logits: Tensor, target: FrameTarget) -> Tensor:
+    """[Q, T, K] bool: the classes a query may not claim on a frame where it matches nothing.
+
+    mask_logits: [Q, T, h, w] of the last layer, the only one that draws masks.
+    """
+    queries, frames = mask_logits.shape[:2]
+    exhaustive = target.exhaustive.expand(queries, frames, -1)
+    if target.exhaustive.all():
+        return exhaustive
+    labelled = resize_masks(target.masks.any(0), mask_logits.shape[-2:])
+    rows = lies_on(mask_logits.flatten(0, 1), labelled.repeat(queries, 1, 1))
+    return exhaustive | rows.view(queries, frames, 1)

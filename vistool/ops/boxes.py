@@ -1,0 +1,64 @@
+"""Boxes: other forms, overlap, and the box around a mask."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-6  # in every numerator and denominator, as VisTR's code has it
+
+
+def xyxy_of(boxes_cxcywh: Tensor) -> Tensor:
+    """[..., 4] centre x, centre y, width, height -> left, top, right, bottom, in the same unit."""
+    centre, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
+    return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+
+
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Overlap of boxes one to one, [..., 4] cxcywh each, broadcast. -> [...]; 1 for two empty."""
+    both, either, _ = _areas(a, b)
+    return (both + EPSILON) / (either + EPSILON)
+
+
+def box_giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU, one to one: what of the enclosing box is empty counts against them.
+
+    [..., 4] cxcywh each, broadcast. -> [...] in [-1, 1].
+    """
+    both, either, around = _areas(a, b)
+    overlap = (both + EPSILON) / (either + EPSILON)
+    return overlap - (around - either + EPSILON) / (around + EPSILON)
+
+
+def _areas(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Intersection, union and enclosing box."""
+    a, b = xyxy_of(a), xyxy_of(b)
+    both = _area(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
+    around = _area(torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:]))
+    either = _area(a[..., :2], a[..., 2:]) + _area(b[..., :2], b[..., 2:]) - both
+    return both, either, around
+
+
+def _area(top_left: Tensor, bottom_right: Tensor) -> Tensor:
+    return (bottom_right - top_left).clamp(min=0).prod(-1)
+
+
+def boxes_of_masks(masks: Tensor) -> Tensor:
+    """The box around every mask: [..., H, W] bool -> [..., 4] cxcywh, fractions of the picture.
+
+    Pixels are areas, so a mask of the whole picture has the box (0.5, 0.5, 1, 1); an empty mask
+    has zeros.
+    """
+    height, width = masks.shape[-2:]
+    top, bottom = _extent(masks.any(-1))
+    left, right = _extent(masks.any(-2))
+    x, w = (left + right) / 2 / width, (right - left) / width
+    y, h = (top + bottom) / 2 / height, (bottom - top) / height
+    boxes = torch.stack([x, y, w, h], dim=-1)
+    return boxes.masked_fill(~masks.flatten(-2).any(-1, keepdim=True), 0.0)
+
+
+def _extent(line: Tensor) -> tuple[Tensor, Tensor]:
+    """[..., N] bool -> where the first True begins and the last one ends, float."""
+    on = line.float()
+    return on.argmax(-1).float(), line.shape[-1] - on.flip(-1).argmax(-1).float()
