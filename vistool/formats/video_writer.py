@@ -18,9 +18,8 @@ from vistool.structures import Size
 
 TIMESCALE = 90_000  # ticks a second in the file: exact for 24, 25, 30, 50, 60 fps
 MP4 = ["-video_track_timescale", str(TIMESCALE), "-movflags", "+faststart", "-f", "mp4"]
-COPYABLE_SOUND = frozenset(
-    {"aac", "ac3", "alac", "eac3", "mp3", "opus"}
-)  # what players take in mp4
+# What players take in an mp4; all else becomes AAC.
+COPYABLE_SOUND = frozenset({"aac", "ac3", "alac", "eac3", "mp3", "opus"})
 
 
 class VideoWriter:
@@ -120,7 +119,9 @@ class VideoWriter:
         command += ["-map", "0:v:0", "-map", "1:a:0", "-c:v", "copy"]
         command += ["-c:a", "copy" if sound.codec in COPYABLE_SOUND else "aac"]
         command += [*MP4, file_name(self._finished)]
-        if subprocess.run(command, stderr=self._log, check=False).returncode:
+        if subprocess.run(
+            command, stderr=self._log, check=False, start_new_session=True
+        ).returncode:
             raise self._failure()
 
     def _pipe(self, data: bytes | memoryview) -> None:
