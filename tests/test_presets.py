@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from vistool.config import ModelConfig, ResNetConfig, from_json, to_json
 from vistool.errors import UsageError
@@ -16,13 +15,14 @@ PARAMETERS = {
     "ifc-r101": 58_087_913,
     "ifc-r50-coco": 39_148_009 + 10_280,
     "ifc-r101-coco": 58_087_913 + 10_280,
+    "vistr-r50": 57_116_129,
+    "vistr-r101": 76_056_033,
 }
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_a_preset_has_as_many_parameters_as_the_published_model(name: str) -> None:
-    with torch.device("meta"):
-        model = build_model(preset(name))
+    model = build_model(preset(name))
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
 
 
@@ -52,9 +52,27 @@ def test_the_picture_models_know_coco() -> None:
     assert set(range(1, 91)) - set(names) == {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 
 
+@pytest.mark.parametrize("name", ["vistr-r50", "vistr-r101"])
+def test_vistr_s_classes_are_youtube_vis_s_ids_and_none_has_id_0(name: str) -> None:
+    config = preset(name)
+    names = dict(zip(config.ids_of_classes(), config.class_names, strict=True))
+    assert config.ids_of_classes() == tuple(range(41))
+    assert names[0] not in preset("ifc-r50").class_names
+    assert [names[i] for i in range(1, 41)] == list(preset("ifc-r50").class_names)
+
+
+@pytest.mark.parametrize("name", ["vistr-r50", "vistr-r101"])
+def test_vistr_is_tested_at_300_pixels_without_a_cap(name: str) -> None:
+    config = preset(name)
+    assert (config.test_short_side, config.test_long_side) == (300, None)
+    assert (config.clip_length, config.pixels.rounding) == (36, "down")
+    assert config.pixels.channel_order == "RGB"
+    assert config.backbone == ResNetConfig(depth=101 if "101" in name else 50)
+
+
 def test_ifc_s_larger_backbone_is_the_msra_variant() -> None:
-    backbone, pixels = preset("ifc-r101").backbone, preset("ifc-r101").pixels
-    assert backbone == ResNetConfig(depth=101, stride_in_1x1=True)
+    pixels = preset("ifc-r101").pixels
+    assert preset("ifc-r101").backbone == ResNetConfig(depth=101, stride_in_1x1=True)
     assert (pixels.channel_order, pixels.std) == ("BGR", (1.0, 1.0, 1.0))
     assert pixels.mean == tuple(reversed(preset("ifc-r50").pixels.mean))
 

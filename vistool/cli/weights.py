@@ -1,19 +1,23 @@
-"""`vistool weights`: which models are at hand, and what a weight file says about itself."""
+"""`vistool weights`: the models at hand, what a file says of itself, the papers' checkpoints."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vistool.cli.console import say
+from vistool.errors import UsageError
 
 if TYPE_CHECKING:
+    from vistool.models.importing import ImportedModel, ImportReport
     from vistool.models.weights import WeightsHeader
 
 COLUMNS = ("name", "MB", "architecture", "classes", "license", "score")
 # Free text in the header; `vistool train` copies them from the [card] of its configuration.
 LICENSE, SCORE = "license", "score"
+FIRST_FEW = 5  # tensors that are named without --verbose
 
 weights = typer.Typer(help="The models at hand.")
 
@@ -77,6 +81,90 @@ def show_weights(
     for key, value in {**facts, **metadata}.items():
         typer.echo(_printable(f"{key:14}{value}"))
     typer.echo(_printable("config\n" + msgspec.json.format(msgspec.json.encode(config)).decode()))
+
+
+@weights.command("import")
+def import_weights(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A published checkpoint: .pth of torch, .pkl of NumPy."
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="The weight file to write. [FILE's name.safetensors]"),
+    ] = None,
+    init_of: Annotated[
+        str | None,
+        typer.Option(
+            help="Take FILE as the start of a training of this published model, without its class "
+            "head: ifc-r50, ifc-r101, vistr-r50, vistr-r101.",
+        ),
+    ] = None,
+    exist_ok: Annotated[
+        bool, typer.Option("--exist-ok", help="Replace a weight file that is there already.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say what became of every tensor.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a published checkpoint of VisTR or IFC into a weight file.
+
+    Model and size are recognised from the names and shapes of its tensors. Backbones trained on
+    ImageNet (torchvision, detectron2), DETR trained on COCO, and models for other classes can be
+    what a training starts from: --init-of.
+
+    Nothing in FILE is run. If a needed tensor is missing or misfits, nothing is written.
+
+    Example: vistool weights import vistr_r50.pth -o vistr-r50.safetensors
+    """
+    from vistool.models.importing import import_checkpoint, save_imported
+
+    target = output or file.with_suffix(".safetensors")
+    if target.exists() and not exist_ok:
+        raise UsageError(
+            f"{target}: exists already", hint="--exist-ok replaces it, -o names another"
+        )
+    imported = import_checkpoint(file, init_of)
+    _say_report(imported.report, verbose=verbose)
+    if as_json:
+        typer.echo(_report_as_json(imported))
+    save_imported(imported, target)
+    if not as_json:
+        typer.echo(target)
+
+
+def _say_report(report: ImportReport, *, verbose: bool) -> None:
+    """How many tensors were taken, and the first few of those that were not."""
+    say(_printable(f"{report.source}: {report.recognised}"))
+    for outcome, number in report.count().items():
+        say(f"  {number} {outcome}")
+        keys = report.of(outcome)
+        if not verbose:
+            keys = [] if outcome in ("taken", "renamed") else keys[:FIRST_FEW]
+        for key in keys:
+            names = " -> ".join(name for name in (key.published, key.ours) if name)
+            say(_printable(f"    {names}{': ' if key.note else ''}{key.note}"))
+        if keys and len(keys) < number:
+            say(f"    ... and {number - len(keys)} more (--verbose)")
+
+
+def _report_as_json(imported: ImportedModel) -> str:
+    import msgspec
+
+    report = imported.report
+    facts = {
+        "source": report.source,
+        "sha256": report.sha256,
+        "recognised": report.recognised,
+        "start_of": report.start_of,
+        "config": imported.config,
+        "counts": report.count(),
+        "keys": [key._asdict() for key in report.keys],
+    }
+    return msgspec.json.format(msgspec.json.encode(facts)).decode()
 
 
 def _summary(header: WeightsHeader) -> dict[str, Any]:

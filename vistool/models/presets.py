@@ -6,7 +6,7 @@ import difflib
 
 import msgspec
 
-from vistool.config import IFCConfig, ModelConfig, PixelConfig, ResNetConfig
+from vistool.config import IFCConfig, ModelConfig, PixelConfig, ResNetConfig, VisTRConfig
 from vistool.errors import UsageError
 
 # Ids 1 to 40, in this order.
@@ -44,6 +44,10 @@ MSRA_PIXELS = PixelConfig(mean=(103.53, 116.28, 123.675), std=(1.0, 1.0, 1.0), c
 _IFC_R50 = IFCConfig(class_names=YOUTUBE_VIS_2019)
 _IFC_R101 = msgspec.structs.replace(_IFC_R50, backbone=MSRA_RESNET_101, pixels=MSRA_PIXELS)
 
+# VisTR's classes are YouTube-VIS's ids as they are; there is no id 0.
+_VISTR_R50 = VisTRConfig(class_names=("(unused)", *YOUTUBE_VIS_2019), category_ids=tuple(range(41)))
+_VISTR_R101 = msgspec.structs.replace(_VISTR_R50, backbone=ResNetConfig(depth=101))
+
 
 def _on_coco(config: IFCConfig) -> IFCConfig:
     """The model before it sees videos: single pictures, tested at detectron2's usual 800 pixels."""
@@ -59,6 +63,8 @@ def _on_coco(config: IFCConfig) -> IFCConfig:
 PRESETS: dict[str, ModelConfig] = {
     "ifc-r50": _IFC_R50,
     "ifc-r101": _IFC_R101,
+    "vistr-r50": _VISTR_R50,
+    "vistr-r101": _VISTR_R101,
     "ifc-r50-coco": _on_coco(_IFC_R50),
     "ifc-r101-coco": _on_coco(_IFC_R101),
 }

@@ -16,11 +16,15 @@ from vistool.errors import UsageError, WeightsError
 from vistool.formats.atomic import atomic_path
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from vistool.models.ifc import IFC
+    from vistool.models.vistr import VisTR
 
 SUFFIX = ".safetensors"
+# In the metadata of a file that holds a part of a model: the published model it is a start for.
+START = "start"
+CLASS_HEAD = "class_head."
 PACKAGE = Path(__file__).resolve().parent.parent
 # Inside an installed wheel, and at the top of a checkout.
 FOLDERS = (PACKAGE / "weights", PACKAGE.parent / "weights")
@@ -44,7 +48,7 @@ class WeightsHeader:
 class LoadedModel:
     """A model in evaluation mode and where it came from."""
 
-    model: IFC
+    model: IFC | VisTR
     header: WeightsHeader
     sha256: str
 
@@ -86,7 +90,7 @@ def read_header(path: Path) -> WeightsHeader:
     if config is None:
         raise WeightsError(
             f"{path}: no model configuration in its header",
-            hint="weight files are written by `vistool train`",
+            hint="weight files are written by `vistool train` and `vistool weights import`",
         )
     try:
         return WeightsHeader(path, from_json(config, ModelConfig, where=str(path)), metadata)
@@ -111,6 +115,11 @@ def load_model(name_or_path: str) -> LoadedModel:
 
     path = find_weights(name_or_path)
     header = read_header(path)
+    if START in header.metadata:
+        raise WeightsError(
+            f"{path}: a start for training {header.metadata[START]}, not a whole model",
+            hint=f"train with --set init={path}",
+        )
     model = build_model(header.config)
     load_exactly(model, load_file(path), where=str(path))
     return LoadedModel(model.float().eval(), header, sha256_of(path))
@@ -138,7 +147,40 @@ def load_exactly(model: nn.Module, state: Mapping[str, object], *, where: str) -
     model.load_state_dict(dict(state))
 
 
-def save_model(model: IFC, path: Path, metadata: Mapping[str, str], *, half: bool = False) -> None:
+def load_start(model: nn.Module, config: ModelConfig, name_or_path: str) -> list[str]:
+    """Fill a model that is to be trained with what a file has; the rest keeps its fresh weights.
+
+    A whole model of other classes gives all but its class head; a start that `weights import` wrote
+    gives what it has.
+
+    Returns: the keys that stay fresh.
+
+    Raises: WeightsError if the file is for other pictures or another backbone, or misfits.
+    """
+    from safetensors.torch import load_file
+
+    path = find_weights(name_or_path)
+    header = read_header(path)
+    for setting in ("backbone", "pixels"):
+        if getattr(header.config, setting) != getattr(config, setting):
+            raise WeightsError(
+                f"{path}: its {setting} are not those of the model to train",
+                hint=f"set [model.{setting}] to what `vistool weights show {path}` shows",
+            )
+    state = load_file(path)
+    if header.config.class_names != config.class_names:
+        state = {key: value for key, value in state.items() if not key.startswith(CLASS_HEAD)}
+    fresh = {key: value for key, value in model.state_dict().items() if key not in state}
+    lacking = [key for key in fresh if not key.startswith(CLASS_HEAD)]
+    if lacking and START not in header.metadata:
+        raise WeightsError(f"{path}: lacks {len(lacking)} tensors of the model, as {lacking[0]}")
+    load_exactly(model, {**fresh, **state}, where=str(path))
+    return list(fresh)
+
+
+def save_model(
+    model: IFC | VisTR, path: Path, metadata: Mapping[str, str], *, half: bool = False
+) -> None:
     """Write a weight file, complete or not at all.
 
     Args:
@@ -146,10 +188,18 @@ def save_model(model: IFC, path: Path, metadata: Mapping[str, str], *, half: boo
         half: store float16, half the size; loading gives float32 again.
     """
     import torch
-    from safetensors.torch import save_file
 
     dtype = torch.float16 if half else torch.float32
-    state = {key: value.to(dtype).contiguous() for key, value in model.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {key: value.to(dtype) for key, value in model.state_dict().items()}
+    save_state(state, model.config, path, metadata)
+
+
+def save_state(
+    state: Mapping[str, Tensor], config: ModelConfig, path: Path, metadata: Mapping[str, str]
+) -> None:
+    """Write a weight file from its tensors, complete or not at all."""
+    from safetensors.torch import save_file
+
+    tensors = {key: value.contiguous() for key, value in state.items()}
     with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata={**metadata, "config": to_json(model.config)})
+        save_file(tensors, temporary, metadata={**metadata, "config": to_json(config)})

@@ -1,0 +1,204 @@
+"""Checkpoints of other programs, read without running anything that they hold.
+
+A pickle is a program. Here it may build plain containers and arrays of numbers, and name nothing
+else: whatever it names besides is refused, by name, before it is looked up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vistool.errors import WeightsError
+
+ZIP_FILE = b"PK\x03\x04"  # what torch.save writes
+LEGACY_TORCH_FILE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what it wrote before 1.6
+
+# What the readers of pickles raise for bytes that are none.
+DAMAGED = (
+    pickle.UnpicklingError,
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignCheckpoint:
+    """The weights in a file, and the few words it says about them."""
+
+    tensors: dict[str, Tensor]  # by the names they have in the file
+    settings: dict[str, Any]  # of the program that wrote it: the command line's, if it kept them
+    author: str  # detectron2 notes whose format its files came from; empty elsewhere
+
+
+def read_checkpoint(path: Path) -> ForeignCheckpoint:
+    """Read a torch checkpoint (new or legacy format) or a pickle of NumPy arrays.
+
+    Raises: WeightsError if the file is damaged, holds no weights, or asks for anything but numbers
+        and plain containers.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(LEGACY_TORCH_FILE))
+            file.seek(0)
+            if not start:
+                raise WeightsError(f"{path}: the file is empty")
+            if start.startswith((ZIP_FILE, LEGACY_TORCH_FILE)):
+                content = _torch_content(file)
+            else:
+                content = _Unpickler(file, encoding="latin1").load()
+    except _RefusedError as refused:
+        _refuse(path, str(refused))
+    except DAMAGED as error:
+        if isinstance(error, OSError) and error.filename:
+            raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
+        if name := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            _refuse(path, name[1])
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise WeightsError(
+            f"{path}: neither a torch checkpoint nor a pickle of arrays: {reason[-1]}",
+            hint="a damaged download? The published files end in .pth or .pkl",
+        ) from None
+    return _checkpoint(content, path)
+
+
+def _refuse(path: Path, name: str) -> NoReturn:
+    raise WeightsError(
+        f"{path}: refused, since it asks for {name}, which is neither numbers nor a container",
+        hint="a file of weights has no need for that: get it again from a source you trust",
+    )
+
+
+def _torch_content(file: BinaryIO) -> object:
+    """torch's own restricted reader; VisTR's files hold an argparse.Namespace besides tensors."""
+    names: list[Any] = [(value, name) for name, value in ALLOWED.items()]
+    with torch.serialization.safe_globals(names):
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+class _RefusedError(Exception):
+    """A pickle names what it may not have."""
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds arrays of numbers in plain containers, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full not in ALLOWED:
+            raise _RefusedError(full)
+        return ALLOWED[full]
+
+
+class _NumberType:
+    """Stands in for numpy.dtype, of which it knows numbers only."""
+
+    def __init__(self, name: str, align: object = False, copy: object = True) -> None:
+        if not re.fullmatch(r"[<>=|]?[biuf]\d{1,2}", name):
+            raise _RefusedError(f"numpy.dtype({name!r})")
+        self.dtype = np.dtype(name)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands in for numpy.ndarray, whose own way to fill itself trusts what it is given."""
+
+    def __init__(self) -> None:
+        self.array = np.empty(0)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, by_column, data = state
+        # Arrays from Python 2 hold their bytes as text.
+        content = data.encode("latin1") if isinstance(data, str) else data
+        flat = np.frombuffer(content, kind.dtype)
+        self.array = flat.reshape(shape, order="F" if by_column else "C")
+
+
+def _new_array(*_: object) -> _Array:
+    """What arrays begin as; shape, type and values are set right afterwards."""
+    return _Array()
+
+
+def _array_from_buffer(data: object, kind: _NumberType, shape: object, order: str) -> _Array:
+    """How the fifth pickle protocol writes arrays."""
+    array = _Array()
+    array.__setstate__((1, shape, kind, order == "F", data))
+    return array
+
+
+def _scalar(kind: _NumberType, data: object) -> _Array:
+    return _array_from_buffer(data, kind, (), "C")
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """How the second pickle protocol writes bytes; any other encoding is a module to be loaded."""
+    if encoding != "latin1":
+        raise _RefusedError(f"_codecs.encode to {encoding!r}")
+    return text.encode("latin1")
+
+
+# Everything a pickle may name, and what it gets.
+ALLOWED: dict[str, Any] = {
+    "argparse.Namespace": argparse.Namespace,
+    "collections.OrderedDict": OrderedDict,
+    "numpy.core.multiarray._reconstruct": _new_array,
+    "numpy._core.multiarray._reconstruct": _new_array,
+    "numpy.core.numeric._frombuffer": _array_from_buffer,
+    "numpy._core.numeric._frombuffer": _array_from_buffer,
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy._core.multiarray.scalar": _scalar,
+    "numpy.ndarray": _Array,
+    "numpy.dtype": _NumberType,
+    "_codecs.encode": _latin1,
+}
+
+
+def _checkpoint(content: object, path: Path) -> ForeignCheckpoint:
+    """Find the weights: at the top, or under the name that a training program gave them."""
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path}: holds no named weights but a {type(content).__name__}")
+    weights: Any = content
+    for name in ("model", "state_dict", "blobs"):
+        if isinstance(content.get(name), Mapping):
+            weights = content[name]
+            break
+    tensors = {key: _tensor(value) for key, value in weights.items() if _is_weight(key, value)}
+    if not tensors:
+        some = ", ".join(str(key) for key in list(weights)[:3]) or "nothing"
+        raise WeightsError(f"{path}: holds no weights; there is: {some}")
+    settings = content.get("args")
+    return ForeignCheckpoint(
+        tensors,
+        vars(settings) if isinstance(settings, argparse.Namespace) else {},
+        str(content.get("__author__", "")),
+    )
+
+
+def _is_weight(key: object, value: object) -> bool:
+    return isinstance(key, str) and isinstance(value, (Tensor, _Array))
+
+
+def _tensor(value: Tensor | _Array) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    return torch.from_numpy(value.array.astype(value.array.dtype.newbyteorder("=")))

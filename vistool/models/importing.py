@@ -1,0 +1,471 @@
+"""The papers' published checkpoints as weight files of ours, with an account of every key."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from msgspec.structs import replace
+from torch import Tensor
+
+from vistool.config import IFCConfig, ModelConfig, PixelConfig, ResNetConfig, VisTRConfig
+from vistool.errors import WeightsError
+from vistool.models import build_model, published
+from vistool.models.foreign import ForeignCheckpoint, read_checkpoint
+from vistool.models.presets import COCO, MSRA_PIXELS, PRESETS, preset
+from vistool.models.published import Rules
+from vistool.models.weights import START, save_state, sha256_of
+from vistool.nn.resnet import BLOCKS_PER_STAGE
+
+Shape = tuple[int, ...]
+Outcome = Literal["taken", "renamed", "left out", "fresh", "missing", "wrong shape"]
+
+# detectron2 subtracts this from the variances it makes up, so that the norm's own addend cancels.
+NORM_EPS = 1e-5
+
+LEFT_OUT = (
+    (r"criterion\.empty_weight", "weights of the loss"),
+    (r".*num_batches_tracked", "counts the steps of a training"),
+    (r".*_momentum", "belongs to the optimizer"),
+    (r"(stem\.)?(fc|linear|fc1000|pred)[._].*", "ImageNet's classifier"),
+    (r"pixel_(mean|std)", "the configuration has them"),
+)
+UNKNOWN = "no part of the model"
+NOTHING = r"\b\B"  # matches no name
+
+
+class KeyReport(NamedTuple):
+    """What became of one tensor."""
+
+    published: str  # its name in the file; empty: not there
+    ours: str  # its name here; empty: it has none
+    outcome: Outcome
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What a file was taken for, and what became of every key in it and of every one needed."""
+
+    source: str  # name of the file
+    sha256: str
+    recognised: str  # what it is, in words
+    start_of: str  # name of the published model it is a start for; empty: a whole model
+    keys: tuple[KeyReport, ...]
+
+    def count(self) -> Counter[Outcome]:
+        """How many keys had each outcome."""
+        return Counter(key.outcome for key in self.keys)
+
+    def of(self, *outcomes: Outcome) -> list[KeyReport]:
+        """The keys with one of these outcomes, in order."""
+        return [key for key in self.keys if key.outcome in outcomes]
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedModel:
+    """A published model under our names; to be saved only if the report has nothing against it."""
+
+    config: ModelConfig
+    state: dict[str, Tensor]
+    report: ImportReport
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """A kind of file: how it is recognised, and how it names things."""
+
+    text: str
+    sign: str  # pattern of a key that no other kind has
+    rules: Rules
+    # What a whole model is, by its shapes and its training's settings; None: it is a start only.
+    whole: Callable[[Mapping[str, Shape], Mapping[str, Any]], ModelConfig] | None = None
+    architectures: tuple[type, ...] = (IFCConfig, VisTRConfig)  # of the models that it can start
+    new: str = r"class_head\..*"  # our names of what a training starts anew
+    optional: str = NOTHING  # and of what it starts anew if the file does not have it
+    backbone_only: bool = False
+    msra: bool = False  # strides and pictures as those of detectron2's MSRA weights
+    folded_norms: bool = False  # norms are a scale and a shift
+
+
+def import_checkpoint(path: Path, init_of: str | None = None) -> ImportedModel:
+    """Read a published checkpoint; the model and its size are recognised from keys and shapes.
+
+    Args:
+        init_of: name of a published model: take the file as what its training starts from, without
+            the class head; ResNets trained on ImageNet are such starts and nothing else.
+
+    Raises: WeightsError if the file cannot be read or is no model that vistool knows. Keys that are
+        missing or misfit raise nothing: the report has them.
+    """
+    checkpoint = read_checkpoint(path)
+    tensors = {_without_wrapper(key): value for key, value in checkpoint.tensors.items()}
+    layout = _recognise(checkpoint, tensors, path)
+    if init_of is not None:
+        config = _start_config(layout, init_of, path)
+    elif layout.whole is not None:
+        shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+        config = layout.whole(shapes, checkpoint.settings)
+    else:
+        raise WeightsError(
+            f"{path}: {layout.text}, a start for a training but no whole model",
+            hint=f"name the model to start with --init-of: {', '.join(_startable(layout))}",
+        )
+    state, keys = _sort(tensors, layout, _expected(config, path), start=init_of is not None)
+    report = ImportReport(
+        source=path.name,
+        sha256=sha256_of(path),
+        recognised=f"{layout.text}; {_in_words(config)}",
+        start_of=init_of or "",
+        keys=tuple(keys),
+    )
+    return ImportedModel(config, state, report)
+
+
+def save_imported(imported: ImportedModel, path: Path) -> None:
+    """Write the weight file. Raises: WeightsError if something needed is missing or misfits."""
+    report = imported.report
+    bad = report.of("missing", "wrong shape")
+    if bad:
+        counts = report.count()
+        raise WeightsError(
+            f"{report.source}: {counts['missing']} needed tensors are missing and "
+            f"{counts['wrong shape']} have a wrong shape, the first is {bad[0].ours}; "
+            "nothing was written",
+            hint="--verbose lists every key",
+        )
+    metadata = {
+        "source": report.source,
+        "source_sha256": report.sha256,
+        "license": "unknown, see the source",
+        "training": "unknown, see the source",
+    }
+    if report.start_of:
+        metadata[START] = report.start_of
+    save_state(imported.state, imported.config, path, metadata)
+
+
+def _without_wrapper(key: str) -> str:
+    """The name without what torch's data-parallel wrapper puts before it."""
+    return key.removeprefix("module.")
+
+
+def _recognise(checkpoint: ForeignCheckpoint, keys: Mapping[str, Tensor], path: Path) -> _Layout:
+    for layout in LAYOUTS:
+        if any(re.fullmatch(layout.sign, key) for key in keys):
+            if layout.backbone_only and checkpoint.author == "torchvision":
+                return TORCHVISION_IN_DETECTRON2
+            return layout
+    some = ", ".join(list(keys)[:3])
+    raise WeightsError(
+        f"{path}: {len(keys)} tensors of no model that vistool knows: {some}, ...",
+        hint="known are VisTR's, IFC's and DETR's checkpoints, and ResNets of torchvision and "
+        "detectron2",
+    )
+
+
+def _startable(layout: _Layout) -> list[str]:
+    return [name for name, config in PRESETS.items() if isinstance(config, layout.architectures)]
+
+
+def _start_config(layout: _Layout, name: str, path: Path) -> ModelConfig:
+    """The published model, made to look at pictures as the weights it starts from do."""
+    config = preset(name)
+    if not isinstance(config, layout.architectures):
+        raise WeightsError(
+            f"{path}: {layout.text}, which is no start for {name}",
+            hint=f"it is one for {', '.join(_startable(layout))}",
+        )
+    if not layout.backbone_only or not isinstance(config.backbone, ResNetConfig):
+        return config
+    return replace(
+        config,
+        backbone=replace(config.backbone, stride_in_1x1=layout.msra),
+        pixels=replace(
+            MSRA_PIXELS if layout.msra else PixelConfig(), rounding=config.pixels.rounding
+        ),
+    )
+
+
+def _expected(config: ModelConfig, path: Path) -> dict[str, Shape]:
+    """Our names and shapes."""
+    try:
+        model = build_model(config)
+    except (ValueError, AssertionError, RuntimeError) as error:
+        raise WeightsError(f"{path}: no model has these sizes: {error}") from None
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def _sort(
+    tensors: Mapping[str, Tensor], layout: _Layout, expected: Mapping[str, Shape], *, start: bool
+) -> tuple[dict[str, Tensor], list[KeyReport]]:
+    """Our names with their values, and what became of every key."""
+    state: dict[str, Tensor] = {}
+    keys = []
+    new, optional = (layout.new, layout.optional) if start else (NOTHING, NOTHING)
+    for key, value in tensors.items():
+        ours, reason = _our_name(key, layout.rules)
+        if not reason:
+            reason = _reason_against(ours, new, expected, state)
+        if reason:
+            keys.append(KeyReport(key, "", "left out", reason))
+        elif tuple(value.shape) == expected[ours]:
+            state[ours] = value.to(torch.float32)
+            keys.append(KeyReport(key, ours, "taken" if key == ours else "renamed"))
+        else:
+            note = f"{tuple(value.shape)} instead of {expected[ours]}"
+            spare = re.fullmatch(optional, ours)
+            keys.append(KeyReport(key, ours, "left out" if spare else "wrong shape", note))
+    if layout.folded_norms:
+        keys += _fill_norms(state, expected)
+    seen = {key.ours for key in keys if key.outcome != "left out"}
+    for ours in expected:
+        if ours not in seen:
+            fresh = re.fullmatch(f"{new}|{optional}", ours)
+            keys.append(KeyReport("", ours, "fresh" if fresh else "missing"))
+    return state, keys
+
+
+def _reason_against(
+    ours: str, new: str, expected: Mapping[str, Shape], state: Mapping[str, Tensor]
+) -> str:
+    """Why a tensor with a name of ours is left out; empty if it is not."""
+    if re.fullmatch(new, ours):
+        return "a training starts it anew"
+    if ours not in expected:
+        return UNKNOWN
+    return f"another tensor is {ours} already" if ours in state else ""
+
+
+def _our_name(key: str, rules: Rules) -> tuple[str, str]:
+    """Our name and no reason, or no name and the reason why a key is left out."""
+    for pattern, reason in LEFT_OUT:
+        if re.fullmatch(pattern, key):
+            return "", reason
+    try:
+        return published.rename_key(key, rules), ""
+    except WeightsError:
+        return "", UNKNOWN
+
+
+def _fill_norms(state: dict[str, Tensor], expected: Mapping[str, Shape]) -> list[KeyReport]:
+    """The mean and variance of norms that are a scale and a shift: such that they do nothing."""
+    keys = []
+    for ours, shape in expected.items():
+        norm, _, what = ours.rpartition(".")
+        if what in ("running_mean", "running_var") and f"{norm}.weight" in state:
+            state[ours] = torch.full(shape, 0.0 if what == "running_mean" else 1.0 - NORM_EPS)
+            keys.append(KeyReport("", ours, "taken", "folded into the norm's scale and shift"))
+    return keys
+
+
+# ---- IFC
+
+
+def _ifc_config(shapes: Mapping[str, Shape], settings: Mapping[str, Any]) -> IFCConfig:
+    """The published model of these shapes, or one that was built with other sizes."""
+    body = r"detr\.backbone\.0\.backbone\."
+    backbone = _resnet_config(
+        shapes,
+        stem="detr.backbone.0.backbone.stem.conv1.weight",
+        first="detr.backbone.0.backbone.res2.0.conv1.weight",
+        blocks=[body + rf"res{stage}\.(\d\d?)\..*" for stage in (2, 3, 4, 5)],
+    )
+    classes = _dim(shapes, "detr.class_embed.layers.1.weight", 0, 41) - 1
+    base = preset(
+        f"ifc-r{101 if backbone.depth == 101 else 50}{'-coco' if classes == len(COCO) else ''}"
+    )
+    assert isinstance(base, IFCConfig)
+    assert isinstance(base.backbone, ResNetConfig)
+    encoder = r"detr\.transformer\.encoder\.(?:enc|bus)_layers\.(\d\d?)\..*"
+    decoder = r"detr\.transformer\.clip_decoder\.layers\.(\d\d?)\..*"
+    hidden_dim = _dim(shapes, "detr.input_proj.weight", 0, base.hidden_dim)
+    fewest = _fewest_layers(base, backbone, hidden_dim)
+    first_layer = "detr.transformer.encoder.enc_layers.0.linear1.weight"
+    config = replace(
+        base,
+        backbone=replace(backbone, stride_in_1x1=base.backbone.stride_in_1x1),
+        hidden_dim=hidden_dim,
+        feedforward_dim=_dim(shapes, first_layer, 0, base.feedforward_dim),
+        encoder_layers=max(_count(shapes, encoder), fewest[0]),
+        decoder_layers=max(_count(shapes, decoder), fewest[1]),
+        num_memory_tokens=_dim(shapes, "detr.transformer.memory_bus", 0, base.num_memory_tokens),
+        num_queries=_dim(shapes, "detr.query_embed.weight", 0, base.num_queries),
+    )
+    if classes == len(base.class_names):
+        return config
+    return replace(config, class_names=tuple(f"class {k}" for k in range(1, classes + 1)))
+
+
+# ---- VisTR
+
+
+def _vistr_config(shapes: Mapping[str, Shape], settings: Mapping[str, Any]) -> VisTRConfig:
+    """The published model of these shapes, or one that was built with other sizes."""
+    body = r"vistr\.backbone\.0\.body\."
+    backbone = _resnet_config(
+        shapes,
+        stem="vistr.backbone.0.body.conv1.weight",
+        first="vistr.backbone.0.body.layer1.0.conv1.weight",
+        blocks=[body + rf"layer{stage}\.(\d\d?)\..*" for stage in (1, 2, 3, 4)],
+    )
+    base = preset("vistr-r101" if backbone.depth == 101 else "vistr-r50")
+    assert isinstance(base, VisTRConfig)
+    hidden_dim = _dim(shapes, "vistr.input_proj.weight", 0, base.hidden_dim)
+    attended = _dim(shapes, "mask_head.lay1.weight", 1, hidden_dim + base.num_heads)
+    fewest = _fewest_layers(base, backbone, hidden_dim)
+    encoder, decoder = (
+        rf"vistr\.transformer\.{part}\.layers\.(\d\d?)\..*" for part in ("encoder", "decoder")
+    )
+    first_layer = "vistr.transformer.encoder.layers.0.linear1.weight"
+    queries = _dim(shapes, "vistr.query_embed.weight", 0, base.num_queries * base.clip_length)
+    frames = max(1, queries // base.num_queries)
+    config = replace(
+        base,
+        # The same shapes serve a dilated last stage.
+        backbone=replace(backbone, dilate_last=settings.get("dilation") is True),
+        hidden_dim=hidden_dim,
+        num_heads=max(1, attended - hidden_dim),
+        feedforward_dim=_dim(shapes, first_layer, 0, base.feedforward_dim),
+        encoder_layers=max(_count(shapes, encoder), fewest[0]),
+        decoder_layers=max(_count(shapes, decoder), fewest[1]),
+        pre_norm="vistr.transformer.encoder.norm.weight" in shapes,
+        clip_length=frames,
+        clip_stride=base.clip_stride if frames == base.clip_length else max(1, frames // 2),
+    )
+    classes = _dim(shapes, "vistr.class_embed.weight", 0, len(base.class_names) + 1) - 1
+    if classes == len(base.class_names):
+        return config
+    names = tuple(f"class {k}" for k in range(classes))
+    return replace(config, class_names=names, category_ids=tuple(range(classes)))
+
+
+# ---- what shapes say
+
+
+def _dim(shapes: Mapping[str, Shape], key: str, axis: int, default: int) -> int:
+    """One size of one tensor; the default where the tensor is not there, to be reported later."""
+    shape = shapes.get(key, ())
+    return shape[axis] if len(shape) > axis and shape[axis] > 0 else default
+
+
+def _count(keys: Mapping[str, Shape], pattern: str) -> int:
+    """How many layers there are: one more than the highest number in keys of this pattern."""
+    found = (re.fullmatch(pattern, key) for key in keys)
+    return max((int(match[1]) + 1 for match in found if match), default=0)
+
+
+def _fewest_layers(
+    base: IFCConfig | VisTRConfig, backbone: ResNetConfig, hidden_dim: int
+) -> tuple[int, int]:
+    """Of encoder and decoder: a model of the published widths lacks none, so a loss is noticed."""
+    widths = (backbone.bottleneck_channels, hidden_dim)
+    if widths == (ResNetConfig().bottleneck_channels, base.hidden_dim):
+        return base.encoder_layers, base.decoder_layers
+    return 1, 1
+
+
+def _resnet_config(
+    shapes: Mapping[str, Shape], *, stem: str, first: str, blocks: list[str]
+) -> ResNetConfig:
+    """The backbone; of the published width it is a ResNet-50 or -101 unless it has more blocks."""
+    default = ResNetConfig()
+    width = _dim(shapes, first, 0, default.bottleneck_channels)
+    config = replace(
+        default,
+        stem_channels=_dim(shapes, stem, 0, default.stem_channels),
+        bottleneck_channels=width,
+    )
+    counted = [_count(shapes, pattern) for pattern in blocks]
+    for depth in (50, 101):
+        published = BLOCKS_PER_STAGE[depth]
+        if width == default.bottleneck_channels:
+            fits = all(n <= most for n, most in zip(counted, published, strict=True))
+        else:
+            fits = tuple(counted) == published
+        if fits:
+            return replace(config, depth=depth)
+    return replace(config, blocks=tuple(max(1, n) for n in counted))
+
+
+def _in_words(config: ModelConfig) -> str:
+    """Which published model a configuration is, or the settings in which it differs from one."""
+    for name, known in PRESETS.items():
+        if config == known:
+            return name
+    kin = [known for known in PRESETS.values() if isinstance(known, type(config))]
+    different = min(
+        (
+            [
+                f"{field} {getattr(config, field)}"
+                for field in config.__struct_fields__
+                if getattr(config, field) != getattr(known, field) and field != "class_names"
+            ]
+            for known in kin
+        ),
+        key=len,
+    )
+    return ", ".join([f"{len(config.class_names)} classes", *different])
+
+
+LAYOUTS = (
+    _Layout(
+        "IFC",
+        r"detr\.(transformer\.(memory_|clip_decoder|encoder\.(enc|bus)_layers)|mask_head\.convert_).*",
+        published.IFC_NAMES,
+        whole=_ifc_config,
+        architectures=(IFCConfig,),
+    ),
+    _Layout(
+        "VisTR",
+        r"(insmask_head|mask_head\.dcn|mask_head\.conv_offset)\..*",
+        published.VISTR_NAMES,
+        whole=_vistr_config,
+        architectures=(VisTRConfig,),
+        new=r"(class_head|queries)\..*",
+    ),
+    _Layout(
+        "DETR",
+        r"(vistr\.|detr\.)?transformer\.(encoder|decoder)\.layers\..*",
+        published.DETR_NAMES,
+        architectures=(VisTRConfig,),
+        new=r"(class_head|queries)\..*",
+        optional=r"(attention_maps|mask_head|laterals|instance_head)\..*",
+    ),
+    _Layout(
+        "a ResNet of torchvision",
+        r"layer[1-4]\.\d+\.conv1\.weight",
+        published.TORCHVISION_RESNET_NAMES,
+        new=r"(?!backbone\.).*",
+        backbone_only=True,
+    ),
+    _Layout(
+        "a ResNet of detectron2",
+        r"(backbone\.)?(bottom_up\.)?res[2-5]\.\d+\.conv1\.weight",
+        published.DETECTRON2_RESNET_NAMES,
+        new=r"(?!backbone\.).*",
+        backbone_only=True,
+        msra=True,
+    ),
+    _Layout(
+        "a ResNet of Caffe2",
+        r"res[2-5]_\d+_branch2a_w",
+        published.CAFFE2_RESNET_NAMES,
+        new=r"(?!backbone\.).*",
+        backbone_only=True,
+        msra=True,
+        folded_norms=True,
+    ),
+)
+TORCHVISION_IN_DETECTRON2 = _Layout(
+    "a ResNet of torchvision in detectron2's names",
+    r"",
+    published.DETECTRON2_RESNET_NAMES,
+    new=r"(?!backbone\.).*",
+    backbone_only=True,
+)
