@@ -198,8 +198,9 @@ def save_state(
     state: Mapping[str, Tensor], config: ModelConfig, path: Path, metadata: Mapping[str, str]
 ) -> None:
     """Write a weight file from its tensors, complete or not at all."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {key: value.contiguous() for key, value in state.items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={**metadata, "config": to_json(config)})
+        # As bytes: safetensors' own writing makes files that no other user may read.
+        temporary.write_bytes(save(tensors, {**metadata, "config": to_json(config)}))
