@@ -20,7 +20,7 @@ from tests.test_ifc import small_ifc
 from vistool.config import IFCConfig, PixelConfig, PredictConfig
 from vistool.engine.device import choose_device, choose_dtype
 from vistool.engine.predict import iterate_video, predict_video, predict_videos
-from vistool.engine.segment import SegmentedFrame, Segmenter
+from vistool.engine.segment import AHEAD, SegmentedFrame, Segmenter
 from vistool.errors import (
     DataError,
     OutOfMemoryError,
@@ -163,10 +163,10 @@ def assert_tracks_follow_the_squares(
 
 @pytest.mark.parametrize(
     ("clip_length", "clip_stride", "batch"),
-    [(None, None, 4), (4, 1, 8), (5, 3, 4), (14, 1, 4), (40, 1, 4), ("all", None, 5)],
+    [(None, None, None), (4, 1, 8), (5, 3, 4), (14, 1, 4), (40, 1, 4), ("all", None, 5)],
 )
 def test_tracks_follow_the_squares_whatever_the_clips(
-    tmp_path: Path, source: Path, clip_length: Any, clip_stride: int | None, batch: int
+    tmp_path: Path, source: Path, clip_length: Any, clip_stride: int | None, batch: int | None
 ) -> None:
     model = SquareFinder()
     config = PredictConfig(
@@ -261,8 +261,8 @@ def test_frames_come_out_while_the_video_goes_on_and_little_is_kept(frame_stride
     config = PredictConfig(batch=4, clip_length=4, clip_stride=3, frame_stride=frame_stride)
     segmenter = Segmenter(SquareFinder(), config, CPU)
     frames = segmenter.frames(endless(read))
-    # Three frames ahead of a clip, a batch in work, and two queues of two batches each.
-    most = frame_stride * (4 + 3 + 4) + 2 * 8 + frame_stride * 4 + 2
+    # A clip and its stride, two batches, and what waits between threads, decoded or segmented.
+    most = frame_stride * (4 + 3 + 2 * 4) + 2 * (4 + AHEAD + 2)
     for index, frame in enumerate(itertools.islice(frames, 300)):
         assert frame.index == index
         assert read[0] - index <= most

@@ -126,7 +126,7 @@ class PredictConfig(Settings, frozen=True):
     end: float | None = None  # seconds
     device: str = "auto"
     precision: Precision = "auto"
-    batch: int = 4  # frames that go through the backbone together
+    batch: int | None = None  # frames that go through the network together; None: device's
     overlay: bool = True
 
 

@@ -61,8 +61,9 @@ def predict(
         str, typer.Option(help="auto, fp32, bf16 or fp16; auto is fp32 on CPUs.")
     ] = "auto",
     batch: Annotated[
-        int, typer.Option(help="Frames that go through the network together.")
-    ] = PredictConfig().batch,
+        int | None,
+        typer.Option(help="Frames that go through the network together. [1 on CPUs, 16 on GPUs]"),
+    ] = None,
     overlay: Annotated[
         bool, typer.Option("--overlay/--no-overlay", help="Draw the tracks on the video.")
     ] = True,
@@ -83,7 +84,9 @@ def predict(
 
     config = PredictConfig(
         conf=conf,
-        classes=tuple(name.strip() for part in classes or [] for name in part.split(",")),
+        classes=tuple(
+            name.strip() for part in classes or [] for name in part.split(",") if name.strip()
+        ),
         clip_length=parse_clip_length(clip_length),
         clip_stride=clip_stride,
         frame_stride=frame_stride,

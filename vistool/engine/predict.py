@@ -328,6 +328,7 @@ class _Record:
             "clip_length": segmenter.clip_length or "all",
             "clip_stride": segmenter.clip_stride,
             "size": segmenter.short_side,
+            "batch": segmenter.batch,
             "device": str(segmenter.device),
             "precision": str(segmenter.dtype).removeprefix("torch."),
         }

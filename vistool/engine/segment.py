@@ -26,6 +26,10 @@ from vistool.tracking.postprocess import clip_prediction
 from vistool.tracking.stitch import TrackStitcher
 from vistool.tracking.windows import StreamingWindows, Window, check_stride
 
+AHEAD = 4  # frames beyond a batch that may wait between two threads
+# Frames together: more than one is no faster on a CPU, whose caches they do not share well.
+BATCHES = {"cpu": 1, "cuda": 16}
+
 
 class ClipModel(Protocol):
     """What a model must offer to be run over a video."""
@@ -85,7 +89,7 @@ class Segmenter:
         self.device = device
         self.dtype = choose_dtype(config.precision, device)
         self._model = model
-        self._batch = config.batch
+        self.batch = config.batch or BATCHES[device.type]
         self._frame_stride = config.frame_stride
         self._stitcher = TrackStitcher(len(model.config.class_names))
         self._windows: StreamingWindows[FrameFeatures] = StreamingWindows(
@@ -102,10 +106,10 @@ class Segmenter:
 
         Raises: OutOfMemoryError with a setting that would fit, and whatever `decoded` raises.
         """
-        return prefetch(self._segmented(decoded), depth=2 * self._batch)
+        return prefetch(self._segmented(decoded), depth=AHEAD + self.batch)
 
     def _segmented(self, decoded: Iterable[VideoFrame]) -> Iterator[SegmentedFrame]:
-        with contextlib.closing(prefetch(self._prepared(decoded), 2 * self._batch)) as prepared:
+        with contextlib.closing(prefetch(self._prepared(decoded), AHEAD + self.batch)) as prepared:
             for group in self._groups(prepared):
                 self._waiting.extend(group)
                 images = [frame.image for frame in group if frame.image is not None]
@@ -133,7 +137,7 @@ class Segmenter:
         for frame in prepared:
             group.append(frame)
             seen += frame.image is not None
-            if seen == self._batch:
+            if seen == self.batch:
                 yield group
                 group, seen = [], 0
         if group:
@@ -174,7 +178,7 @@ class Segmenter:
     @torch.inference_mode()
     def _track(self, windows: Sequence[Window[FrameFeatures]]) -> None:
         """Predict clips of one length and hand them to the stitcher in order."""
-        together = max(1, self._batch // len(windows[0].items)) if windows else 1
+        together = max(1, self.batch // len(windows[0].items)) if windows else 1
         for first in range(0, len(windows), together):
             clips = windows[first : first + together]
             output = self._decode([clip.items for clip in clips])
