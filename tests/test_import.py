@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -220,6 +221,41 @@ def test_an_imported_ifc_gives_the_recorded_outputs(
     # The tolerances of the direct comparison in test_ifc.
     torch.testing.assert_close(out.class_logits, case["clip0.pred_logits"], rtol=1e-3, atol=2e-4)
     torch.testing.assert_close(out.mask_logits, case["clip0.pred_masks"], rtol=1e-3, atol=2e-4)
+
+
+def test_an_imported_model_predicts_without_any_other_option(tmp_path: Path) -> None:
+    as_pth(recorded("ifc/small_weights"), tmp_path / "small.pth")
+    assert run(tmp_path / "small.pth").exit_code == 0
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for i in range(3):
+        picture = np.random.default_rng(i).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        cv2.imwrite(str(frames / f"{i}.png"), picture)
+    words = ["predict", "-m", tmp_path / "small.safetensors", frames, "-o", tmp_path / "out"]
+    result = runner.invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.stderr
+    results = json.loads((tmp_path / "out" / "frames" / "results.json").read_text())
+    assert all(1 <= track["category_id"] <= 7 for track in results)
+
+
+def test_a_pre_norm_ifc_is_refused(tmp_path: Path) -> None:
+    state = {
+        **recorded("ifc/small_weights"),
+        "detr.transformer.encoder.norm.weight": torch.ones(64),
+    }
+    as_pth(state, tmp_path / "m.pth")
+    with pytest.raises(WeightsError, match="pre_norm"):
+        import_checkpoint(tmp_path / "m.pth")
+
+
+def test_a_model_of_other_sizes_is_told_by_what_differs(tmp_path: Path) -> None:
+    as_pth(recorded("ifc/small_weights"), tmp_path / "m.pth")
+    recognised = import_checkpoint(tmp_path / "m.pth").report.recognised
+    assert recognised == (
+        "IFC; 7 classes, backbone stem_channels 16, backbone bottleneck_channels 8, hidden_dim 64, "
+        "feedforward_dim 96, encoder_layers 2, decoder_layers 2, num_memory_tokens 4, "
+        "num_queries 12"
+    )
 
 
 def test_a_small_vistr_is_measured_by_its_shapes(tmp_path: Path) -> None:

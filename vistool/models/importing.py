@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from msgspec import Struct
 from msgspec.structs import replace
 from torch import Tensor
 
@@ -269,6 +270,11 @@ def _fill_norms(state: dict[str, Tensor], expected: Mapping[str, Shape]) -> list
 
 def _ifc_config(shapes: Mapping[str, Shape], settings: Mapping[str, Any]) -> IFCConfig:
     """The published model of these shapes, or one that was built with other sizes."""
+    if "detr.transformer.encoder.norm.weight" in shapes:
+        raise WeightsError(
+            "this IFC was trained with pre_norm, as no published one was",
+            hint="vistool builds IFC with its norms after the layers",
+        )
     body = r"detr\.backbone\.0\.backbone\."
     backbone = _resnet_config(
         shapes,
@@ -399,18 +405,22 @@ def _in_words(config: ModelConfig) -> str:
         if config == known:
             return name
     kin = [known for known in PRESETS.values() if isinstance(known, type(config))]
-    different = min(
-        (
-            [
-                f"{field} {getattr(config, field)}"
-                for field in config.__struct_fields__
-                if getattr(config, field) != getattr(known, field) and field != "class_names"
-            ]
-            for known in kin
-        ),
-        key=len,
-    )
+    different = min((_differences(config, known) for known in kin), key=len)
     return ", ".join([f"{len(config.class_names)} classes", *different])
+
+
+def _differences(config: Any, known: Any, of: str = "") -> list[str]:
+    """Settings with their values; those of classes are told by their number."""
+    found = []
+    for field in config.__struct_fields__:
+        value, other = getattr(config, field), getattr(known, field)
+        if value == other or field in ("class_names", "category_ids"):
+            continue
+        if isinstance(value, Struct) and type(value) is type(other):
+            found += _differences(value, other, f"{field} ")
+        else:
+            found.append(f"{of}{field} {value}")
+    return found
 
 
 LAYOUTS = (
