@@ -199,14 +199,13 @@ def test_scores_and_labels_can_be_left_out() -> None:
     assert without < changed(image, shown, alpha=0.0, contours=False).sum()
 
 
-def test_a_small_object_on_a_large_one_keeps_its_own_colour() -> None:
-    small, large = disc(100, 100, 50, 50, 8), disc(100, 100, 50, 50, 40)
-    style = OverlayStyle(alpha=1.0, contours=False, labels=False)
-    for order in (
-        [instance(small, 1), instance(large, 2)],
-        [instance(large, 2), instance(small, 1)],
-    ):
-        assert tuple(draw_tracks(picture(100, 100), order, style)[50, 50]) == track_color(1)
+def test_where_masks_overlap_the_smaller_one_is_seen_in_its_own_colour() -> None:
+    small, large = instance(disc(100, 100, 50, 50, 8), 1), instance(disc(100, 100, 50, 50, 40), 2)
+    alone = draw_tracks(picture(100, 100), [small], PLAIN)
+    for order in ([small, large], [large, small]):
+        drawn = draw_tracks(picture(100, 100), order, PLAIN)
+        np.testing.assert_array_equal(drawn[small.mask], alone[small.mask])
+        assert (drawn[50, 75] != GREY).any()
 
 
 def test_a_mask_of_another_size_is_refused() -> None:
@@ -246,7 +245,13 @@ def write_run(folder: Path, entries: Sequence[TrackSegmentation], **changes: Any
     write_results(folder / "results.json", entries)
     ids = changes.pop("track_ids", [2, 1][: len(entries)])
     tracks = [
-        TrackMeta(track_id=i, category_id=3, score=e["score"], first_frame=0, last_frame=LENGTH - 1)
+        TrackMeta(
+            track_id=i,
+            category_id=3,
+            score=e["score"],
+            first_frame=0,
+            last_frame=len(e["segmentations"]) - 1,
+        )
         for i, e in zip(ids, entries, strict=True)
     ]
     values: dict[str, Any] = {

@@ -85,9 +85,9 @@ def draw_tracks(
     canvas = np.array(image, order="C")
     size = min(canvas.shape[:2])
     shapes = [shape for inst in instances if (shape := _shape_of(inst, canvas)) is not None]
-    # Large ones first: a small object in front of a large one keeps its own colour.
+    # Large ones first, and colours do not mix: where masks overlap, the smaller one is seen.
     for shape in sorted(shapes, key=lambda shape: -shape.box.area):
-        _fill(canvas, shape, style.alpha)
+        _fill(canvas, image, shape, style.alpha)
     if style.contours:
         for shape in shapes:
             _draw_contours(canvas, shape, thickness=max(1, round(size / 360)))
@@ -130,11 +130,12 @@ def _as_bytes(mask: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(mask, dtype=bool).view(np.uint8)
 
 
-def _fill(canvas: np.ndarray, shape: Shape, alpha: float) -> None:
+def _fill(canvas: np.ndarray, image: np.ndarray, shape: Shape, alpha: float) -> None:
+    """Mix the image with the shape's colour, into the canvas."""
     values = np.arange(256)[:, None] * (1 - alpha) + np.array(shape.color) * alpha
-    region = canvas[shape.box.pixels]
-    tinted = cv2.LUT(region, np.rint(values).astype(np.uint8)[None])
-    cv2.copyTo(tinted, _as_bytes(shape.instance.mask[shape.box.pixels]), region)
+    pixels = shape.box.pixels
+    tinted = cv2.LUT(image[pixels], np.rint(values).astype(np.uint8)[None])
+    cv2.copyTo(tinted, _as_bytes(shape.instance.mask[pixels]), canvas[pixels])
 
 
 def _draw_contours(canvas: np.ndarray, shape: Shape, thickness: int) -> None:
@@ -202,13 +203,15 @@ class Chip:
 
 def _places(part: Box, chip: Chip, height: int, width: int) -> list[Box]:
     """Where a chip may stand inside the frame: above the part, at its top inside, or nearby."""
-    left = (part.left + part.right - chip.width) // 2
-    left = min(max(left, 0), width - chip.width)
     above, inside = part.top - chip.height - 1, part.top + 1
     tops = [above, inside, above - chip.height, inside + chip.height]
     possible = [top for top in tops if 0 <= top <= height - chip.height]
-    possible = possible or [height - chip.height]
-    return [Box(left, top, left + chip.width, top + chip.height) for top in possible]
+    lefts = [(part.left + part.right - chip.width) // 2, part.left, part.right - chip.width]
+    return [
+        Box(left, top, left + chip.width, top + chip.height)
+        for top in possible or [height - chip.height]
+        for left in (min(max(left, 0), width - chip.width) for left in lefts)
+    ]
 
 
 @lru_cache(maxsize=256)
