@@ -155,7 +155,7 @@ def _counted(done: int, total: int | None, speed: float, unit: str) -> str:
     """
     parts = [f"{done}/{total} {unit}" if total else f"{done} {unit}"]
     if speed:
-        parts.append(f"{speed:.1f}/s")
+        parts.append(f"{speed:.1f}/s" if speed >= 1 else f"{speed:.2f}/s")
         if total:
             parts.append(f"{_clock((total - done) / speed)} left")
     return ", ".join(parts)
