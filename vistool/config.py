@@ -105,7 +105,7 @@ class VisTRConfig(ClassConfig, tag_field="architecture", tag="vistr", frozen=Tru
     num_queries: int = 10  # instances a clip may have; the decoder has one query each per frame
     dropout: float = 0.1
     clip_length: int = 36  # T, of the weights
-    clip_stride: int = 18
+    clip_stride: int | None = None  # None: half the clip length, so that clips overlap
     test_short_side: int = 300  # pixels
     test_long_side: int | None = None  # no cap
 
@@ -151,11 +151,13 @@ class AugmentConfig(Settings, frozen=True):
 
 
 class LossConfig(Settings, frozen=True):
-    """Weights of the terms (IFC, section 4.1)."""
+    """Weights of the terms; None: the paper's of the model (IFC 1, 3, 3; VisTR 1, 1, 1, 5, 2)."""
 
-    class_weight: float = 1.0
-    focal_weight: float = 3.0
-    dice_weight: float = 3.0
+    class_weight: float | None = None
+    focal_weight: float | None = None
+    dice_weight: float | None = None
+    box_weight: float | None = None  # VisTR has boxes
+    giou_weight: float | None = None
 
 
 class TrainConfig(Settings, kw_only=True, frozen=True):

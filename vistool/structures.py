@@ -127,8 +127,13 @@ class ClipPrediction:
     frame_ids: tuple[int, ...]  # position among the frames the model sees, increasing, length T
     class_probs: Tensor  # [N, K], "no object" left out, so a row sums to less than 1
     mask_logits: Tensor  # [N, T, h, w] at the model's resolution; > 0 is inside
+    present: Tensor | None = None  # [N, T] bool, False: not on that frame at all; None: everywhere
 
     def __post_init__(self) -> None:
+        if self.present is not None and self.present.shape != self.mask_logits.shape[:2]:
+            raise ValueError(
+                f"presence {tuple(self.present.shape)}, masks {tuple(self.mask_logits.shape)}"
+            )
         if self.mask_logits.shape[1] != len(self.frame_ids):
             raise ValueError(
                 f"masks of {self.mask_logits.shape[1]} frames for {len(self.frame_ids)} frame ids"

@@ -13,13 +13,14 @@ from torch.optim.swa_utils import AveragedModel
 from vistool.errors import WeightsError
 from vistool.formats.atomic import atomic_path
 from vistool.models.ifc import IFC
+from vistool.models.vistr import VisTR
 
 
 @dataclass(slots=True)
 class Checkpoint:
     """The parts of a training that change from step to step."""
 
-    model: IFC
+    model: IFC | VisTR
     averaged: AveragedModel
     optimizer: AdamW
     step: int  # steps done

@@ -15,16 +15,25 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vistool.config import IFCConfig, PredictConfig
+from vistool.config import ModelConfig, PredictConfig
 from vistool.engine.device import autocast, choose_dtype, unless_out_of_memory
-from vistool.errors import OutOfMemoryError
+from vistool.errors import OutOfMemoryError, UsageError
 from vistool.formats.video import prefetch
 from vistool.ops.features import concatenate_features, split_features
 from vistool.ops.pixels import input_size, normalise, resize
-from vistool.structures import ClipOutput, FrameFeatures, FrameTracks, Size, VideoFrame
+from vistool.structures import (
+    ClipOutput,
+    FrameClipOutput,
+    FrameFeatures,
+    FrameTracks,
+    Size,
+    VideoFrame,
+)
 from vistool.tracking.postprocess import clip_prediction
 from vistool.tracking.stitch import TrackStitcher
 from vistool.tracking.windows import StreamingWindows, Window, check_stride
+
+Output = ClipOutput | FrameClipOutput
 
 AHEAD = 4  # frames beyond a batch that may wait between two threads
 # Frames together: more than one is no faster on a CPU, whose caches they do not share well.
@@ -35,13 +44,13 @@ class ClipModel(Protocol):
     """What a model must offer to be run over a video."""
 
     @property
-    def config(self) -> IFCConfig:
+    def config(self) -> ModelConfig:
         """Class names, pixels, sizes and the clip length to run with unless told otherwise."""
 
     def encode_frames(self, pixels: Tensor) -> FrameFeatures:
         """Do what a frame needs once. pixels: [N, 3, H, W], normalised."""
 
-    def decode_clips(self, features: FrameFeatures, num_frames: int) -> ClipOutput:
+    def decode_clips(self, features: FrameFeatures, num_frames: int) -> Output:
         """Predict the clips of B*T frames, clip after clip; num_frames: T."""
 
 
@@ -66,15 +75,23 @@ class _Prepared:
     image: Tensor | None  # [h, w, 3] uint8 at the model's input size; None: not to be seen
 
 
-def clip_settings(model: IFCConfig, config: PredictConfig) -> tuple[int | None, int]:
+def clip_settings(model: ModelConfig, config: PredictConfig) -> tuple[int | None, int]:
     """Clip length (None: the whole video) and clip stride, the model's own where none is asked for.
 
-    Raises: UsageError if frames would be lost between clips.
+    Raises: UsageError if frames would be lost between clips, or if the model has but one length.
     """
+    fixed = not model.takes_any_clip_length
+    if fixed and config.clip_length not in (None, model.clip_length):
+        raise UsageError(
+            f"clip length {config.clip_length}: these weights see {model.clip_length} frames at "
+            "once, no more and no fewer",
+            hint="leave the clip length out; a longer video is cut into clips that overlap",
+        )
     if config.clip_length == "all":
         return None, 1
     length = config.clip_length or model.clip_length
-    stride = config.clip_stride or min(model.clip_stride, length)
+    usual = model.clip_stride or max(1, length // 2)
+    stride = config.clip_stride or min(usual, length)
     check_stride(length, stride)
     return length, stride
 
@@ -183,13 +200,12 @@ class Segmenter:
             clips = windows[first : first + together]
             output = self._decode([clip.items for clip in clips])
             for b, clip in enumerate(clips):
-                one = ClipOutput(output.class_logits[b : b + 1], output.mask_logits[b : b + 1])
-                self._stitcher.add(clip_prediction(one, clip.frame_ids))
+                self._stitcher.add(clip_prediction(output, clip.frame_ids, b))
 
-    def _decode(self, clips: Sequence[tuple[FrameFeatures, ...]]) -> ClipOutput:
+    def _decode(self, clips: Sequence[tuple[FrameFeatures, ...]]) -> Output:
         """Predict clips of one length together."""
 
-        def attempt(num_frames: int) -> ClipOutput:
+        def attempt(num_frames: int) -> Output:
             with autocast(self.device, self.dtype):
                 frames = [frame for clip in clips for frame in clip[:num_frames]]
                 return self._model.decode_clips(concatenate_features(frames), num_frames)
@@ -201,7 +217,7 @@ class Segmenter:
         if len(clips) > 1:
             raise self._too_large(f"{len(clips)} clips of {length} frames", f"try --batch {length}")
         # What is told to fit has been tried.
-        shorter = length // 2
+        shorter = length // 2 if self._model.config.takes_any_clip_length else 0
         while shorter and unless_out_of_memory(partial(attempt, shorter)) is None:
             shorter //= 2
         fits = f"--clip-length {shorter} fits" if shorter else f"try --size {self.short_side // 2}"

@@ -14,8 +14,17 @@ from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import vistool
-from vistool.config import TrainConfig, from_json, to_json
+from vistool.config import (
+    IFCConfig,
+    LossConfig,
+    ModelConfig,
+    TrainConfig,
+    VisTRConfig,
+    from_json,
+    to_json,
+)
 from vistool.criterion.set_criterion import SetCriterion
+from vistool.criterion.vistr_criterion import VisTRCriterion
 from vistool.data.annotations import read_annotations
 from vistool.data.batches import TrainingBatches, loader
 from vistool.data.clips import ClipMaker
@@ -26,7 +35,8 @@ from vistool.errors import UsageError, VistoolError
 from vistool.models import build_model
 from vistool.models.ifc import IFC
 from vistool.models.pretrained import load_imagenet_weights
-from vistool.models.weights import load_model, save_model
+from vistool.models.vistr import VisTR
+from vistool.models.weights import load_start, save_model
 from vistool.nn.efficientnet import EfficientNetLite0
 from vistool.structures import ClipTarget, Size
 
@@ -71,9 +81,11 @@ def train(
     torch.manual_seed(config.seed)
     model = _fresh_model(config).to(device).train()
     # A few percent faster on CPUs. torch's stubs do not know the argument.
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
-    criterion = SetCriterion(**msgspec.structs.asdict(config.loss))
+    criterion = _criterion(model.config, config.loss)
     optimizer = AdamW(_parameter_groups(model, config), weight_decay=config.weight_decay)
     batches = _batches(config, model)
 
@@ -85,7 +97,7 @@ def train(
 
     def save() -> None:
         save_checkpoint(run / CHECKPOINT, state)
-        assert isinstance(averaged.module, IFC)
+        assert isinstance(averaged.module, IFC | VisTR)
         save_model(averaged.module, run / WEIGHTS, _card(config, state.step), half=True)
 
     with (run / LOG).open("a", encoding="utf-8", buffering=1) as log:
@@ -115,7 +127,7 @@ def train(
     return run / WEIGHTS
 
 
-def _fresh_model(config: TrainConfig) -> IFC:
+def _fresh_model(config: TrainConfig) -> IFC | VisTR:
     """The model a run starts from, its first blocks frozen."""
     model = build_model(config.model_config())
     match config.init:
@@ -129,12 +141,25 @@ def _fresh_model(config: TrainConfig) -> IFC:
                 )
             load_imagenet_weights(model.backbone)
         case name:
-            model.load_state_dict(load_model(name).model.state_dict())
+            load_start(model, model.config, name)
     model.backbone.freeze_first(config.frozen_blocks)
     return model
 
 
-def _batches(config: TrainConfig, model: IFC) -> TrainingBatches:
+def _criterion(model: ModelConfig, loss: LossConfig) -> SetCriterion | VisTRCriterion:
+    """The training objective of a model. Raises: UsageError for the weight of a term it lacks."""
+    weights = {name: w for name, w in msgspec.structs.asdict(loss).items() if w is not None}
+    match model:
+        case IFCConfig():
+            surplus = sorted(weights.keys() & {"box_weight", "giou_weight"})
+            if surplus:
+                raise UsageError(f"[loss] {surplus[0]}: IFC predicts no boxes")
+            return SetCriterion(**weights)
+        case VisTRConfig():
+            return VisTRCriterion(**weights)
+
+
+def _batches(config: TrainConfig, model: IFC | VisTR) -> TrainingBatches:
     sources = [
         (read_annotations(Path(config.data) / source.annotations, config.classes), source.weight)
         for source in config.sources
@@ -150,7 +175,7 @@ def _batches(config: TrainConfig, model: IFC) -> TrainingBatches:
     )
 
 
-def _parameter_groups(model: IFC, config: TrainConfig) -> list[dict[str, object]]:
+def _parameter_groups(model: IFC | VisTR, config: TrainConfig) -> list[dict[str, object]]:
     """Two learning rates; `share` is what the schedule multiplies."""
     backbone = [p for p in model.backbone.parameters() if p.requires_grad]
     own = {id(p) for p in model.backbone.parameters()}
@@ -179,7 +204,8 @@ def _moved(target: ClipTarget, device: torch.device) -> ClipTarget:
 def _settle(path: Path, config: TrainConfig) -> None:
     """Write the settings of a run, or make sure that they are the ones it was started with."""
     text = to_json(config)
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+    same = from_json(text, TrainConfig, where="the settings")  # as they come back from a file
+    if path.exists() and started_with(path.parent) != same:
         raise UsageError(
             f"{path.parent}: this run was started with other settings",
             hint="resume it with the same configuration, or choose another run folder",

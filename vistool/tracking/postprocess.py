@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vistool.structures import ClipOutput, ClipPrediction, FrameTracks, Size
+from vistool.structures import ClipOutput, ClipPrediction, FrameClipOutput, FrameTracks, Size
+
+ABSENT_BELOW = 0.001  # the most likely class's probability on a frame (VisTR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,19 +25,60 @@ class TrackClass:
     score: float  # mean class probability over the track's clips
 
 
-def clip_prediction(output: ClipOutput, frame_ids: Sequence[int]) -> ClipPrediction:
-    """The queries of one clip (B = 1) that are more likely some object than "no object" (IFC).
+def clip_prediction(
+    output: ClipOutput | FrameClipOutput, frame_ids: Sequence[int], clip: int = 0
+) -> ClipPrediction:
+    """The instances in one clip of a batch, as the published code of its model picks them.
 
     No query is dropped for its score, for overlap or for number. Values are float32.
+
+    Args: frame_ids: of the clip's frames; those with which VisTR filled up a short clip have none.
     """
-    if len(output.class_logits) != 1:
-        raise ValueError(f"one clip wanted, not a batch of {len(output.class_logits)}")
-    probs = output.class_logits[0].float().softmax(-1)
+    match output:
+        case ClipOutput():
+            return _by_query(output.class_logits[clip], output.mask_logits[clip], frame_ids)
+        case FrameClipOutput():
+            return _by_vote(output.class_logits[clip], output.mask_logits[clip], frame_ids)
+
+
+def _by_query(
+    class_logits: Tensor, mask_logits: Tensor, frame_ids: Sequence[int]
+) -> ClipPrediction:
+    """The queries that are more likely some object than "no object" (IFC).
+
+    class_logits: [Q, K + 1]; mask_logits: [Q, T, h, w].
+    """
+    probs = class_logits.float().softmax(-1)
     kept = probs.argmax(-1) < probs.shape[-1] - 1
     return ClipPrediction(
         frame_ids=tuple(frame_ids),
         class_probs=probs[kept, :-1],
-        mask_logits=output.mask_logits[0, kept].float(),
+        mask_logits=mask_logits[kept].float(),
+    )
+
+
+def _by_vote(class_logits: Tensor, mask_logits: Tensor, frame_ids: Sequence[int]) -> ClipPrediction:
+    """Every query that draws anything, with the class that most frames vote for (VisTR).
+
+    Its score is the mean over the frames of the best class's probability, whichever that is; on a
+    frame where that is next to nothing the instance is absent.
+
+    class_logits: [Q, T, K + 1]; mask_logits: [Q, T, h, w]; the first frames have ids, and the
+    others, a repetition, do not count.
+    """
+    length = len(frame_ids)
+    best, label = class_logits[:, :length].float().softmax(-1)[..., :-1].max(-1)
+    votes = F.one_hot(label, class_logits.shape[-1] - 1).sum(1)
+    class_probs = torch.zeros_like(votes, dtype=best.dtype)
+    # Of classes with as many votes, argmax takes the first, as published.
+    class_probs.scatter_(1, votes.argmax(1, keepdim=True), best.mean(1, keepdim=True))
+    masks = mask_logits[:, :length].float()
+    drawn = (masks > 0).flatten(1).any(1)
+    return ClipPrediction(
+        frame_ids=tuple(frame_ids),
+        class_probs=class_probs[drawn],
+        mask_logits=masks[drawn],
+        present=best[drawn] >= ABSENT_BELOW,
     )
 
 

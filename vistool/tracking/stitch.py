@@ -101,6 +101,8 @@ class TrackStitcher:
         Returns: the track id of every instance.
         """
         mask_probs = clip.mask_logits.sigmoid()
+        if clip.present is not None:
+            mask_probs = mask_probs * clip.present[..., None, None]
         while self._recent and self._recent[0].frame_ids[-1] < clip.frame_ids[0]:
             self._recent.popleft()
         rows = self._assign(clip.frame_ids, mask_probs)
@@ -109,10 +111,13 @@ class TrackStitcher:
         )
         self._add_classes(rows, clip.class_probs)
         for place, frame_id in enumerate(clip.frame_ids):
-            masks = clip.mask_logits[:, place]
+            masks, seen = clip.mask_logits[:, place], rows
+            if clip.present is not None:
+                here = clip.present[:, place].nonzero().flatten()
+                masks, seen = masks[here], [rows[n] for n in here.tolist()]
             if frame_id not in self._pending:
                 self._pending[frame_id] = _PendingFrame(torch.zeros_like(masks[:0]), {}, [])
-            self._pending[frame_id].add(rows, masks)
+            self._pending[frame_id].add(seen, masks)
         return tuple(row + 1 for row in rows)
 
     def pop_final(self, before: int) -> Iterator[FrameTracks]:
