@@ -124,6 +124,9 @@ class VisTR(nn.Module):
 
     `encode_frames` does what a frame needs once; `decode_clips` what a clip needs, so a frame in
     several overlapping clips goes through the backbone a single time.
+
+    The published inference script never leaves training mode, so dropout is on and its numbers
+    vary from run to run; here, as anywhere, evaluation mode has none.
     """
 
     def __init__(
