@@ -637,3 +637,13 @@ def test_damage_anywhere_is_an_error_of_ours_or_harmless(
     except WeightsError:
         return
     assert all(isinstance(value, Tensor) for value in tensors.values())
+
+
+def test_a_torch_whose_safe_reader_was_not_safe_imports_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"model": {"weight": torch.zeros(2)}}, path)
+    monkeypatch.setattr("vistool.models.foreign.TORCH_RELEASE", (2, 5))
+    with pytest.raises(WeightsError, match="cannot read a checkpoint of unknown origin safely"):
+        read_checkpoint(path)

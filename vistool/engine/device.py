@@ -67,7 +67,7 @@ def unless_out_of_memory(call: Callable[[], T]) -> T | None:
         return call()
     except (RuntimeError, MemoryError) as error:
         # torch has no class of its own for a failed allocation on the CPU
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and (
+        if not isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) and (
             "DefaultCPUAllocator" not in str(error)
         ):
             raise

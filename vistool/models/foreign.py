@@ -21,6 +21,9 @@ from torch import Tensor
 
 from vistool.errors import WeightsError
 
+SAFE_TORCH = (2, 6)
+TORCH_RELEASE = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
 ZIP_FILE = b"PK\x03\x04"  # what torch.save writes
 LEGACY_TORCH_FILE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what it wrote before 1.6
 
@@ -88,7 +91,15 @@ def _refuse(path: Path, name: str) -> NoReturn:
 
 
 def _torch_content(file: BinaryIO) -> object:
-    """torch's own restricted reader; VisTR's files hold an argparse.Namespace besides tensors."""
+    """torch's own restricted reader; VisTR's files hold an argparse.Namespace besides tensors.
+
+    Before 2.6 that reader could be led to run code (CVE-2025-32434), so it is not used there.
+    """
+    if TORCH_RELEASE < SAFE_TORCH:
+        raise WeightsError(
+            f"torch {torch.__version__} cannot read a checkpoint of unknown origin safely",
+            hint="the import needs torch 2.6 or newer; what it writes works with older ones, too",
+        )
     names: list[Any] = [(value, name) for name, value in ALLOWED.items()]
     with torch.serialization.safe_globals(names):
         return torch.load(file, map_location="cpu", weights_only=True)
