@@ -25,7 +25,7 @@ demo: $(VENV)/.demo
 	@echo "Look at runs/demo/bikes/overlay.mp4; the masks are in results.json beside it."
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check

@@ -88,6 +88,7 @@ def test_the_weight_file_tells_what_it_is(tmp_path: Path) -> None:
     assert header.metadata["license"] == "Apache-2.0"
     assert header.metadata["steps"] == "1 of 1"
     assert json.loads(header.metadata["training"])["batch"] == 2
+    assert str(tmp_path) not in "".join(header.metadata.values())
 
 
 def test_a_run_goes_on_with_its_own_settings_only(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vistool.cli.console import progress, say
+from vistool.cli.console import answer, progress, say
 from vistool.config import TrainConfig, apply_overrides, from_mapping, load_toml
 from vistool.errors import UsageError
 
@@ -55,4 +55,4 @@ def train(
         weights = run_training(
             settings, folder, on_step=lambda step, steps, terms: show("training", step, steps)
         )
-    typer.echo(weights)
+    answer(str(weights))

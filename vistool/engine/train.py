@@ -222,10 +222,11 @@ def _diverged(step: int, terms: dict[str, Tensor]) -> VistoolError:
 
 
 def _card(config: TrainConfig, step: int) -> dict[str, str]:
-    """What the weight file says of its training."""
+    """What the weight file says of its training; where files lay is nobody's business."""
+    portable = msgspec.structs.replace(config, data=".", init=Path(config.init).name)
     return {
         **config.card,
-        "training": to_json(config),
+        "training": to_json(portable),
         "steps": f"{step} of {config.steps}",
         "versions": f"vistool {vistool.__version__}, torch {torch.__version__}, "
         f"Python {platform.python_version()}",
