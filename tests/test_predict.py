@@ -30,6 +30,7 @@ from vistool.errors import (
 )
 from vistool.formats.results import VideoMeta, read_meta, read_results
 from vistool.formats.rle import decode_mask
+from vistool.formats.video import open_video
 from vistool.models.weights import LoadedModel, WeightsHeader
 from vistool.structures import ClipOutput, FrameFeatures, Size, TrackSegmentation, VideoFrame
 from vistool.tracking.postprocess import masks_at, results_multi_class, results_single_class
@@ -77,7 +78,7 @@ class SquareFinder(nn.Module):
 
     def decode_clips(self, features: FrameFeatures, num_frames: int) -> ClipOutput:
         if num_frames > self.longest_clip:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         frames = features.laterals[-1].unflatten(0, (-1, num_frames))  # [B, T, 3, h, w]
         colours = torch.tensor(list(COLOURS.values())) / 255
         distance = (frames[:, None] - colours[:, None, :, None, None]).norm(dim=3)
@@ -316,6 +317,20 @@ def test_no_result_has_its_final_name_before_it_is_complete(tmp_path: Path, sour
     predict_video(loaded(), source, folder, on_progress=on_progress)
     assert stages == {"segmenting": set(), "drawing": {"results.json", "meta.json"}}
     assert {p.name for p in folder.iterdir()} == {"results.json", "meta.json", "overlay.mp4"}
+
+
+@pytest.mark.parametrize("frame_stride", [1, 3])
+def test_the_overlay_is_what_render_draws_from_the_files(
+    tmp_path: Path, source: Path, frame_stride: int
+) -> None:
+    config = PredictConfig(start=0.2, end=1.2, frame_stride=frame_stride, classes=("green", "red"))
+    overlay = predict_video(loaded(), source, tmp_path / "run", config).overlay
+    again = vistool.render_video(source, tmp_path / "run", tmp_path / "again.mp4")
+    assert overlay is not None
+    with open_video(overlay) as one, open_video(again) as other:
+        pairs = list(zip(one.frames(), other.frames(), strict=True))
+    assert len(pairs) == 10
+    assert all(np.array_equal(a.image, b.image) for a, b in pairs)
 
 
 def test_a_new_result_does_not_stand_beside_an_old_overlay(tmp_path: Path, source: Path) -> None:

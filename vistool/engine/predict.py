@@ -15,7 +15,15 @@ import torch
 
 from vistool.config import PredictConfig
 from vistool.engine.device import choose_device
-from vistool.engine.render import META, OVERLAY, RESULTS, OnProgress, render_video
+from vistool.engine.render import (
+    META,
+    OVERLAY,
+    RESULTS,
+    OnProgress,
+    SpooledResults,
+    Track,
+    draw_results,
+)
 from vistool.engine.segment import SegmentedFrame, Segmenter
 from vistool.errors import PartialFailureError, UsageError, VistoolError, WeightsError
 from vistool.formats.results import (
@@ -225,37 +233,50 @@ def _predict(
     """Segment a video, write what was found, and draw it."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        tracks, frames = _segment(job, reader, folder, on_progress)
+        with SegmentationSpool(folder) as spool:
+            meta = _segment(job, reader, _Record(job, reader, folder, spool), on_progress)
+            warnings = tuple(reader.warnings)
+            overlay = folder / OVERLAY if job.config.overlay else None
+            if overlay:
+                _draw(reader, spool, meta, overlay, on_progress)
     except BaseException:
         with contextlib.suppress(OSError):
             folder.rmdir()  # only if nothing was written
         raise
-    overlay = folder / OVERLAY if job.config.overlay else None
-    if overlay:
-        render_video(
-            reader.path, folder / RESULTS, overlay, meta=folder / META, on_progress=on_progress
-        )
-    return PredictedVideo(reader.path, folder, frames, tracks, overlay, tuple(reader.warnings))
+    return PredictedVideo(reader.path, folder, meta.length, len(meta.tracks), overlay, warnings)
 
 
-def _segment(
-    job: _Job, reader: VideoReader, folder: Path, on_progress: OnProgress
-) -> tuple[int, int]:
-    """Returns the numbers of reported tracks and of frames."""
+def _segment(job: _Job, reader: VideoReader, record: _Record, on_progress: OnProgress) -> VideoMeta:
+    """Fill the record and write its files; also where only a part of the video could be done."""
     segmenter = job.segmenter()
     total = _expected_frames(reader, job.config)
-    with SegmentationSpool(folder) as spool:
-        record = _Record(job, reader, folder, spool)
-        try:
-            with contextlib.closing(segmenter.frames(job.decoded(reader))) as frames:
-                for frame in frames:
-                    record.add(frame)
-                    on_progress("segmenting", record.length, total)
-        except (KeyboardInterrupt, VistoolError):
-            if record.length:
-                record.write(segmenter, complete=False)
-            raise
-        return record.write(segmenter, complete=True), record.length
+    try:
+        with contextlib.closing(segmenter.frames(job.decoded(reader))) as frames:
+            for frame in frames:
+                record.add(frame)
+                on_progress("segmenting", record.length, total)
+    except (KeyboardInterrupt, VistoolError):
+        if record.length:
+            record.write(segmenter, complete=False)
+        raise
+    return record.write(segmenter, complete=True)
+
+
+def _draw(
+    reader: VideoReader,
+    spool: SegmentationSpool,
+    meta: VideoMeta,
+    overlay: Path,
+    on_progress: OnProgress,
+) -> None:
+    """What `vistool render` draws, but with the masks that lie in the spool already."""
+    results = SpooledResults(overlay.with_name(RESULTS), spool, meta)
+    names = {category.id: category.name for category in meta.categories}
+    for track in meta.tracks:
+        results.tracks[track.track_id] = Track(
+            track.track_id, names[track.category_id], track.score
+        )
+    draw_results(reader, results, overlay, on_progress=on_progress)
 
 
 class _Record:
@@ -281,8 +302,8 @@ class _Record:
                 self._spool.add(self.length, track_id, encode_mask(mask))
         self._times.append(frame.time)
 
-    def write(self, segmenter: Segmenter, *, complete: bool) -> int:
-        """Write results.json and meta.json; returns the number of reported tracks."""
+    def write(self, segmenter: Segmenter, *, complete: bool) -> VideoMeta:
+        """Write results.json and meta.json; returns the latter."""
         visible = set(self._spool.tracks())
         results = [
             result
@@ -294,8 +315,9 @@ class _Record:
         for name in (OVERLAY, META):
             (self._folder / name).unlink(missing_ok=True)
         write_results(self._folder / RESULTS, self._entries(results, tracks))
-        write_meta(self._folder / META, self._meta(segmenter, tracks, complete))
-        return len(tracks)
+        meta = self._meta(segmenter, tracks, complete)
+        write_meta(self._folder / META, meta)
+        return meta
 
     def _entries(
         self, results: Sequence[TrackClass], tracks: list[TrackMeta]

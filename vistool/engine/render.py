@@ -70,23 +70,21 @@ def render_video(
             raise UsageError(f"{output}: would replace the source", hint="choose another --output")
         output.parent.mkdir(parents=True, exist_ok=True)
         with SegmentationSpool(output.parent) as spool:
-            drawn = _Results(results, details, reader.size, conf, spool)
-            _draw(reader, drawn, output, style, on_progress)
+            spooled = SpooledResults(results, spool, details)
+            spooled.read(details, reader.size, conf)
+            draw_results(reader, spooled, output, style=style, on_progress=on_progress)
     return output
 
 
-class _Results:
-    """The tracks of a results file, their masks on disk until their frame is drawn."""
+class SpooledResults:
+    """The tracks of a results file, their masks on disk until their frame is drawn.
 
-    def __init__(
-        self,
-        path: Path,
-        meta: VideoMeta | None,
-        size: Size,
-        conf: float,
-        spool: SegmentationSpool,
-    ) -> None:
+    `tracks` says what to draw of the masks in `spool`, by the number that they have there.
+    """
+
+    def __init__(self, path: Path, spool: SegmentationSpool, meta: VideoMeta | None) -> None:
         self.path = path
+        self.tracks: dict[int, Track] = {}
         self.first_frame = meta.first_frame if meta else 0
         self.start = meta.times[0] if meta and meta.times else 0.0
         self.length = meta.length if meta else None  # None: no entry says it
@@ -95,24 +93,28 @@ class _Results:
         self._video_id: int | None = None
         self._stride = meta.frame_stride if meta else 1
         self._spool = spool
-        self._tracks: dict[int, Track] = {}  # by position in the file
         self._held: tuple[int, list[DrawnInstance]] = (-1, [])  # frame, and what is on it
 
+    def read(self, meta: VideoMeta | None, size: Size, conf: float) -> None:
+        """Fill the spool and `tracks` from the file, numbered by position.
+
+        Raises: DataError if the file does not fit `meta` or the video's size.
+        """
         count = 0
-        for count, entry in enumerate(iterate_results(path), start=1):
+        for count, entry in enumerate(iterate_results(self.path), start=1):
             self._check(count - 1, entry, size)
-            self._add(count - 1, entry, _described(path, count - 1, entry, meta), conf)
+            self._add(count - 1, entry, _described(self.path, count - 1, entry, meta), conf)
         if meta and count != len(meta.tracks):
-            raise _not_of_one_run(path, f"{count}", meta)
+            raise _not_of_one_run(self.path, f"{count}", meta)
 
     def _add(self, position: int, entry: TrackSegmentation, track: Track, conf: float) -> None:
         """Keep an entry to draw; a track that has one a class is drawn once, as the likeliest."""
-        rival = next((p for p, t in self._tracks.items() if t.track_id == track.track_id), None)
-        if track.score < conf or (rival is not None and self._tracks[rival].score >= track.score):
+        rival = next((p for p, t in self.tracks.items() if t.track_id == track.track_id), None)
+        if track.score < conf or (rival is not None and self.tracks[rival].score >= track.score):
             return
         if rival is not None:
-            del self._tracks[rival]
-        self._tracks[position] = track
+            del self.tracks[rival]
+        self.tracks[position] = track
         for frame, mask in enumerate(entry["segmentations"]):
             if mask is not None:
                 self._spool.add(frame, position, mask)
@@ -126,7 +128,7 @@ class _Results:
 
     def _decoded(self, frame: int) -> Iterator[DrawnInstance]:
         for position, mask in self._spool.frame(frame):
-            track = self._tracks.get(position)
+            track = self.tracks.get(position)
             if track is not None:
                 yield DrawnInstance(track.track_id, track.label, track.score, decode_mask(mask))
 
@@ -178,12 +180,13 @@ def _not_of_one_run(path: Path, found: str, meta: VideoMeta) -> DataError:
     )
 
 
-def _draw(
+def draw_results(
     reader: VideoReader,
-    results: _Results,
+    results: SpooledResults,
     output: Path,
-    style: OverlayStyle,
-    on_progress: OnProgress | None,
+    *,
+    style: OverlayStyle = DEFAULT_STYLE,
+    on_progress: OnProgress | None = None,
 ) -> None:
     """Write the overlay. Raises: DataError if the source has fewer or more frames than results."""
     sound = reader.path if reader.has_audio else None
@@ -203,7 +206,7 @@ def _draw(
             raise _other_video(results, reader, f"only {done}")
 
 
-def _frames(reader: VideoReader, results: _Results) -> Iterator[VideoFrame]:
+def _frames(reader: VideoReader, results: SpooledResults) -> Iterator[VideoFrame]:
     """The frames that the results are about."""
     # From a frame earlier, then by number: a copy of the source may round its time stamps.
     for frame in reader.frames(start=max(0.0, results.start - 1 / reader.fps)):
@@ -216,7 +219,7 @@ def _frames(reader: VideoReader, results: _Results) -> Iterator[VideoFrame]:
             yield frame
 
 
-def _other_video(results: _Results, reader: VideoReader, found: str) -> DataError:
+def _other_video(results: SpooledResults, reader: VideoReader, found: str) -> DataError:
     return DataError(
         f"{results.path}: results of {results.length} frames, but {reader.path} has {found}",
         hint="are these the results of this video?",
