@@ -184,6 +184,25 @@ def test_tracks_follow_the_squares_whatever_the_clips(
     assert model.encoded == LENGTH  # every frame through the backbone once
 
 
+@pytest.mark.parametrize(
+    "size", [Size(96, 160), Size(101, 163), Size(163, 101), Size(1080, 1920), Size(50, 75)]
+)
+def test_masks_sit_on_the_objects_in_pictures_of_any_size_and_shape(size: Size) -> None:
+    """Portrait, odd sides, enlarged or reduced for the model: a corner object is covered."""
+    square = min(size) * 2 // 5
+    for corner in (np.s_[:square, :square], np.s_[-square:, -square:]):
+        expected = np.zeros(size, dtype=bool)
+        expected[corner] = True
+        image = np.full((*size, 3), 110, np.uint8)
+        image[corner] = COLOURS["red"]
+        segmenter = Segmenter(SquareFinder(), PredictConfig(clip_length=1), CPU)
+        (frame,) = segmenter.frames([VideoFrame(0, 0.0, image)])
+        assert frame.tracks is not None
+        ((_, mask),) = masks_at(frame.tracks, size)
+        # Cells of 8 pixels, of which the last row and column may hang over the picture's edge.
+        assert overlap(mask, expected) > 0.75
+
+
 def test_frames_the_model_does_not_see_have_no_masks(tmp_path: Path, source: Path) -> None:
     model = SquareFinder()
     config = PredictConfig(frame_stride=3, clip_length=2, clip_stride=1, overlay=False)
