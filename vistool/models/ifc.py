@@ -13,6 +13,7 @@ from vistool.config import IFCConfig
 from vistool.models.backbone import Backbone, build_backbone
 from vistool.nn.mlp import MLP
 from vistool.nn.positional import sine_position
+from vistool.nn.precision import full_precision
 from vistool.nn.transformer import Decoder, EncoderLayer
 from vistool.structures import ClipOutput, FrameFeatures
 
@@ -181,14 +182,15 @@ class IFC(nn.Module):
 
     def encode_frames(self, pixels: Tensor, padded: Tensor | None = None) -> FrameFeatures:
         """Backbone and projections. pixels: [N, 3, H, W]; padded: [N, H, W] bool."""
-        _, stride8, stride16, stride32 = self.backbone(pixels)
         step = self.backbone.strides[-1]
-        return FrameFeatures(
-            top=self.project(stride32),
-            laterals=(self.laterals[0](stride16), self.laterals[1](stride8)),
-            # Cell i covers pixels from step * i on: it is valid if its first pixel is.
-            padded=None if padded is None else padded[:, ::step, ::step],
-        )
+        with full_precision(self, pixels.device):
+            _, stride8, stride16, stride32 = self.backbone(pixels)
+            return FrameFeatures(
+                top=self.project(stride32),
+                laterals=(self.laterals[0](stride16), self.laterals[1](stride8)),
+                # Cell i covers pixels from step * i on: it is valid if its first pixel is.
+                padded=None if padded is None else padded[:, ::step, ::step],
+            )
 
     def decode_clips(
         self, features: FrameFeatures, num_frames: int, *, auxiliary: bool = False
@@ -202,27 +204,30 @@ class IFC(nn.Module):
         if features.padded is not None:
             padded = features.padded.flatten(1)
             memory_padded = padded.new_zeros(memory.shape[:2])
-        cells, memory = self.encoder(
-            cells,
-            memory,
-            position=torch.cat([cell_position, memory_position], dim=1),
-            padded=_joined(padded, memory_padded),
-            num_frames=num_frames,
-        )
-        mask_features = self._mask_features(cells, features, num_frames)
 
         def by_clip(x: Tensor) -> Tensor:
             return rearrange(x, "(b t) ... -> b t ...", t=num_frames).flatten(1, 2)
 
-        decoded = self.decoder(
-            repeat(self.queries.weight, "q c -> b q c", b=len(mask_features)),
-            torch.cat([by_clip(cells), by_clip(memory)], dim=1),
-            memory_position=torch.cat([by_clip(cell_position), by_clip(memory_position)], dim=1),
-            padded=_joined(
-                None if padded is None else by_clip(padded),
-                None if memory_padded is None else by_clip(memory_padded),
-            ),
-        )
+        with full_precision(self, cells.device):
+            cells, memory = self.encoder(
+                cells,
+                memory,
+                position=torch.cat([cell_position, memory_position], dim=1),
+                padded=_joined(padded, memory_padded),
+                num_frames=num_frames,
+            )
+            decoded = self.decoder(
+                repeat(self.queries.weight, "q c -> b q c", b=len(cells) // num_frames),
+                torch.cat([by_clip(cells), by_clip(memory)], dim=1),
+                memory_position=torch.cat(
+                    [by_clip(cell_position), by_clip(memory_position)], dim=1
+                ),
+                padded=_joined(
+                    None if padded is None else by_clip(padded),
+                    None if memory_padded is None else by_clip(memory_padded),
+                ),
+            )
+        mask_features = self._mask_features(cells, features, num_frames)
         outputs = [
             ClipOutput(
                 class_logits=self.class_head(queries),

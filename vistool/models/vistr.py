@@ -15,6 +15,7 @@ from vistool.models.backbone import Backbone, build_backbone
 from vistool.nn.deform_conv import DeformConv3x3
 from vistool.nn.mlp import MLP
 from vistool.nn.positional import sine_position
+from vistool.nn.precision import full_precision
 from vistool.nn.transformer import Decoder, EncoderLayer
 from vistool.structures import FrameClipOutput, FrameFeatures, FrameHeads
 
@@ -238,16 +239,15 @@ class VisTR(nn.Module):
 
     def encode_frames(self, pixels: Tensor, padded: Tensor | None = None) -> FrameFeatures:
         """Backbone and projections. pixels: [N, 3, H, W]; padded: [N, H, W] bool."""
-        stride4, stride8, stride16, stride32 = self.backbone(pixels)
+        with full_precision(self, pixels.device):
+            stride4, stride8, stride16, stride32 = self.backbone(pixels)
+            levels = zip(self.laterals, (stride16, stride8, stride4), strict=True)
+            laterals = tuple(adapter(level) for adapter, level in levels)
+            top = self.project(stride32)
         if padded is not None:
-            nearest = F.interpolate(padded[:, None].float(), size=stride32.shape[-2:])
+            nearest = F.interpolate(padded[:, None].float(), size=top.shape[-2:])
             padded = nearest[:, 0].bool()
-        levels = zip(self.laterals, (stride16, stride8, stride4), strict=True)
-        return FrameFeatures(
-            top=self.project(stride32),
-            laterals=tuple(adapter(level) for adapter, level in levels),
-            padded=padded,
-        )
+        return FrameFeatures(top=top, laterals=laterals, padded=padded)
 
     def decode_clips(
         self, features: FrameFeatures, num_frames: int, *, auxiliary: bool = False
@@ -265,15 +265,16 @@ class VisTR(nn.Module):
         position = self._positions(top, padded)
         padded_cells = None if padded is None else padded.flatten(1)
         cells = rearrange(top, "b t c h w -> b (t h w) c")
-        for layer in self.encoder:
-            cells = layer(cells, position=position, padded=padded_cells)
-        cells = self.encoder_norm(cells)
-        decoded = self.decoder(
-            repeat(self.queries.weight, "q c -> b q c", b=len(cells)),
-            cells,
-            memory_position=position,
-            padded=padded_cells,
-        )
+        with full_precision(self, cells.device):
+            for layer in self.encoder:
+                cells = layer(cells, position=position, padded=padded_cells)
+            cells = self.encoder_norm(cells)
+            decoded = self.decoder(
+                repeat(self.queries.weight, "q c -> b q c", b=len(cells)),
+                cells,
+                memory_position=position,
+                padded=padded_cells,
+            )
         decoded = [by_instance(queries, self.clip_length) for queries in decoded]
         height, width = top.shape[-2:]
         memory = rearrange(cells, "b (t h w) c -> b t h w c", t=self.clip_length, h=height, w=width)

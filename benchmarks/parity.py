@@ -1,0 +1,229 @@
+"""Largest differences between vistool and the numbers recorded from IFC's published code.
+
+python -m benchmarks.parity    (from the repository's root; one CPU thread, float32)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tests.recorded import formula_weights, published_shapes, recorded, recorded_json
+from tests.test_criterion import TERMS, recorded_output, recorded_targets
+from tests.test_ifc import normalised, padded_batch, small_ifc, small_training_batch
+from tests.test_predict import CASES as VIDEOS
+from tests.test_predict import recorded_frames, segmented
+from tests.test_resize_parity import meta as dataset_meta
+from tests.test_resize_parity import of_dataset, picture, resized
+from tests.test_stitch import CASES as STITCHED
+from tests.test_stitch import Recorded
+from vistool.config import IFCConfig, ResNetConfig
+from vistool.criterion.matcher import match_scores
+from vistool.criterion.set_criterion import SetCriterion
+from vistool.models import build_model
+from vistool.models.published import IFC_LEFT_OUT, IFC_NAMES, rename, rename_key
+from vistool.models.weights import load_exactly
+from vistool.ops.masks import resize_masks
+from vistool.structures import FrameTracks, Size
+from vistool.tracking.postprocess import masks_at, results_multi_class, results_single_class
+from vistool.tracking.single_image import image_instances
+from vistool.tracking.stitch import TrackStitcher
+
+
+class Row(NamedTuple):
+    recording: str
+    quantity: str
+    pairs: list[tuple[Tensor, Tensor]]  # found, recorded
+
+
+def training_forward() -> Iterator[Row]:
+    forward, (pixels, padded) = recorded("ifc/small_train_forward"), small_training_batch()
+    out = small_ifc()(pixels, padded, auxiliary=True)
+    both = ((out, "out"), (out.auxiliary[0], "out.aux_0"))
+    for name, value in (("pred_logits", "class_logits"), ("pred_masks", "mask_logits")):
+        pairs = [(getattr(layer, value), forward[f"{key}.{name}"]) for layer, key in both]
+        yield Row("small_train_forward", value.replace("_", " "), pairs)
+
+
+def clip_inference() -> Iterator[Row]:
+    case, model = recorded("ifc/small_clip_inference"), small_ifc()
+    config = recorded_json("ifc/small_meta")["config"]
+    clips = [model(normalised(case[f"clip{i}.in"], config)[None]) for i in range(3)]
+    for name, value in (("pred_logits", "class_logits"), ("pred_masks", "mask_logits")):
+        pairs = [(getattr(c, value), case[f"clip{i}.{name}"]) for i, c in enumerate(clips)]
+        yield Row("small_clip_inference", value.replace("_", " "), pairs)
+
+
+def full_models() -> Iterator[Row]:
+    for name, section, backbone in (
+        ("full_r50_T5", "base_ytvis.yaml", ResNetConfig()),
+        ("full_r101_T3", "R101_ytvis.yaml", ResNetConfig(depth=101, stride_in_1x1=True)),
+    ):
+        case, config = recorded(f"ifc/{name}"), recorded_json(f"ifc/{name}_meta")["config"]
+        classes = tuple(f"class{k}" for k in range(40))
+        model = build_model(IFCConfig(class_names=classes, backbone=backbone))
+        weights = formula_weights(published_shapes(section), config["seed"], config["stem_scale"])
+        load_exactly(model, rename(weights, IFC_NAMES, IFC_LEFT_OUT), where=name)
+        out = model.eval()(normalised(case["in.clip"], config)[None])
+        yield Row(name, "class_logits", [(out.class_logits, case["out.pred_logits"])])
+        yield Row(name, "mask_logits", [(out.mask_logits, case["out.pred_masks"])])
+
+
+def losses() -> Iterator[Row]:
+    record, about = recorded("ifc/small_losses"), recorded_json("ifc/small_meta")
+    output, targets = recorded_output(), recorded_targets()
+    scores = []
+    for video, target in enumerate(targets):
+        reduced = resize_masks(target.masks, (18, 22))
+        for layer, name in ((output, "final"), (output.auxiliary[0], "aux_0")):
+            masks = resize_masks(layer.mask_logits[video], (18, 22))
+            found = match_scores(layer.class_logits[video], masks, target.labels, reduced)
+            scores.append((found, record[f"cost.{name}.video{video}"]))
+    yield Row("small_losses", "match scores", scores)
+    terms = []
+    for key, value in SetCriterion()(output, targets).items():
+        term, _, layer = key.partition("_")
+        name = TERMS[term] + (f"_{layer}" if layer else "")
+        terms.append((value, torch.tensor(about["losses_unweighted"][name])))
+    yield Row("small_losses", "losses", terms)
+    yield from gradients(record)
+
+
+@torch.enable_grad()
+def gradients(record: dict[str, Tensor]) -> Iterator[Row]:
+    model, criterion = small_ifc(), SetCriterion()
+    pixels, padded = small_training_batch()
+    terms = criterion(model(pixels, padded, auxiliary=True), recorded_targets())
+    criterion.total(terms).backward()
+    parameters = dict(model.named_parameters())
+    pairs = []
+    for key in (key for key in record if key.startswith("grad.")):
+        found = parameters[rename_key(key.removeprefix("grad."), IFC_NAMES)].grad
+        assert found is not None
+        pairs.append((found, record[key]))
+    yield Row("small_losses", f"{len(pairs)} gradients", pairs)
+
+
+def mean_logits(frames: list[FrameTracks], expected: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the tracks on their frames; 0 where the recording, too, has none."""
+    found = torch.full_like(expected, torch.nan)
+    for frame in frames:
+        rows = torch.tensor(frame.track_ids, dtype=torch.int64) - 1
+        found[rows, frame.frame_id] = frame.mask_logits
+    assert torch.equal(found.isnan(), expected.isnan())
+    return found.nan_to_num(), expected.nan_to_num()
+
+
+def drawn_pixels(
+    frames: list[FrameTracks], size: Sequence[int], expected: Tensor
+) -> tuple[Tensor, Tensor]:
+    found = torch.zeros_like(expected)
+    for frame in frames:
+        for track_id, mask in masks_at(frame, Size(*size)):
+            found[track_id - 1, frame.frame_id] = torch.from_numpy(mask)
+    return found, expected
+
+
+def stitching() -> Iterator[Row]:
+    overlaps, classes, logits, masks = [], [], [], []
+    for number in range(len(STITCHED)):
+        case = Recorded(number)
+        one_by_one = TrackStitcher(case.about["num_classes"])
+        for i, clip in enumerate(case.clips):
+            rows, found = one_by_one.overlaps(clip.frame_ids, clip.mask_logits.sigmoid())
+            overlaps.append((found, case[f"clip{i}.score_matrix"][rows]))
+            one_by_one.add(clip)
+        stitcher, frames = case.stitched()
+        classes.append((stitcher.class_probs(), case["avg_cls"][:, :-1]))
+        logits.append(mean_logits(frames, case["avg_logits"]))
+        masks.append(drawn_pixels(frames, case.about["out"], case["masks"]))
+    yield Row("stitching", "soft overlaps", overlaps)
+    yield Row("stitching", "class probs", classes)
+    yield Row("stitching", "mean mask logits", logits)
+    yield Row("stitching", "mask pixels", masks)
+
+
+def whole_videos() -> Iterator[Row]:
+    record = recorded("ifc/small_e2e")
+    logits, scores, masks = [], [], []
+    for number, about in enumerate(VIDEOS):
+        clips = {"clip_length": about["T"], "clip_stride": about["stride"]}
+        segmenter, seen = segmented(list(recorded_frames(number)), **clips)
+        frames = [frame.tracks for frame in seen if frame.tracks is not None]
+        logits.append(mean_logits(frames, record[f"v{number}.avg_logits"]))
+        results = results_multi_class if about["multi_cls"] else results_single_class
+        found = [result.score for result in results(segmenter.class_probs())]
+        scores.append((torch.tensor(found), record[f"v{number}.scores"]))
+        size = (about["out_h"], about["out_w"])
+        masks.append(drawn_pixels(frames, size, record[f"v{number}.track_masks"]))
+    yield Row("small_e2e", "mean mask logits", logits)
+    yield Row("small_e2e", "scores", scores)
+    yield Row("small_e2e", "mask pixels", masks)
+
+
+def single_images() -> Iterator[Row]:
+    case, config = recorded("ifc/small_coco_image"), recorded_json("ifc/small_meta")["config"]
+    pictures = [case[f"im{i}.in"] for i in (0, 1)]
+    pixels, padded = padded_batch([normalised(p[None], config) for p in pictures])
+    output = small_ifc()(pixels, padded)
+    found = [
+        image_instances(
+            output,
+            i,
+            canvas=Size(*pixels.shape[-2:]),
+            size=Size(*picture.shape[-2:]),
+            original=Size(*case[f"im{i}.masks"].shape[-2:]),
+        )
+        for i, picture in enumerate(pictures)
+    ]
+    for name, value in (("scores", "scores"), ("boxes", "boxes_xyxy"), ("masks", "masks")):
+        pairs = [(getattr(f, value), case[f"im{i}.{name}"]) for i, f in enumerate(found)]
+        yield Row("small_coco_image", value.replace("_", " "), pairs)
+
+
+def dataset() -> Iterator[Row]:
+    about, pairs = dataset_meta("ifc"), []
+    for i, sample in enumerate(about["samples"]):
+        images = [
+            resized(picture("ifc", name), about["short_edge"], about["max_size"], "nearest")
+            for name in sample["frames"]
+        ]
+        expected = of_dataset("ifc")[f"s{i}.images"]
+        pairs.append((torch.stack(images).permute(0, 3, 1, 2), expected))
+    yield Row("dataset", "resized bytes", pairs)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    print("| recording | quantity | largest value | absolute | relative to it |")
+    print("| --- | --- | --- | --- | --- |")
+    parts = (
+        *(training_forward, clip_inference, full_models, losses),
+        *(stitching, whole_videos, single_images, dataset),
+    )
+    for part in parts:
+        with torch.no_grad():
+            for row in part():
+                print(f"| {' | '.join(cells(row))} |", flush=True)
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """Bytes and pixels: how many differ. Numbers: the largest difference, and relative to the
+    largest value of its own tensor."""
+    pairs = [(a.double(), b.double()) for a, b in row.pairs if b.numel()]
+    if not row.pairs[0][1].is_floating_point():
+        unlike = sum(int((a != b).sum()) for a, b in pairs)
+        count = sum(b.numel() for _, b in pairs)
+        return (row.recording, row.quantity, "", f"{unlike} of {count} differ", "")
+    sizes = [b.abs().max().item() for _, b in pairs]
+    apart = [(a - b).abs().max().item() for a, b in pairs]
+    relative = max(d / s for d, s in zip(apart, sizes, strict=True))
+    numbers = (f"{max(sizes):.2g}", f"{max(apart):.1e}", f"{relative:.1e}")
+    return (row.recording, row.quantity, *numbers)
+
+
+if __name__ == "__main__":
+    main()
