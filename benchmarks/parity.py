@@ -32,6 +32,12 @@ from vistool.tracking.postprocess import masks_at, results_multi_class, results_
 from vistool.tracking.single_image import image_instances
 from vistool.tracking.stitch import TrackStitcher
 
+# Quantity, our name, the recording's name.
+HEADS = (
+    ("class logits", "class_logits", "pred_logits"),
+    ("mask logits", "mask_logits", "pred_masks"),
+)
+
 
 class Row(NamedTuple):
     recording: str
@@ -43,18 +49,18 @@ def training_forward() -> Iterator[Row]:
     forward, (pixels, padded) = recorded("ifc/small_train_forward"), small_training_batch()
     out = small_ifc()(pixels, padded, auxiliary=True)
     both = ((out, "out"), (out.auxiliary[0], "out.aux_0"))
-    for name, value in (("pred_logits", "class_logits"), ("pred_masks", "mask_logits")):
+    for quantity, value, name in HEADS:
         pairs = [(getattr(layer, value), forward[f"{key}.{name}"]) for layer, key in both]
-        yield Row("small_train_forward", value.replace("_", " "), pairs)
+        yield Row("small_train_forward", quantity, pairs)
 
 
 def clip_inference() -> Iterator[Row]:
     case, model = recorded("ifc/small_clip_inference"), small_ifc()
     config = recorded_json("ifc/small_meta")["config"]
     clips = [model(normalised(case[f"clip{i}.in"], config)[None]) for i in range(3)]
-    for name, value in (("pred_logits", "class_logits"), ("pred_masks", "mask_logits")):
+    for quantity, value, name in HEADS:
         pairs = [(getattr(c, value), case[f"clip{i}.{name}"]) for i, c in enumerate(clips)]
-        yield Row("small_clip_inference", value.replace("_", " "), pairs)
+        yield Row("small_clip_inference", quantity, pairs)
 
 
 def full_models() -> Iterator[Row]:
@@ -68,8 +74,8 @@ def full_models() -> Iterator[Row]:
         weights = formula_weights(published_shapes(section), config["seed"], config["stem_scale"])
         load_exactly(model, rename(weights, IFC_NAMES, IFC_LEFT_OUT), where=name)
         out = model.eval()(normalised(case["in.clip"], config)[None])
-        yield Row(name, "class_logits", [(out.class_logits, case["out.pred_logits"])])
-        yield Row(name, "mask_logits", [(out.mask_logits, case["out.pred_masks"])])
+        yield Row(name, "class logits", [(out.class_logits, case["out.pred_logits"])])
+        yield Row(name, "mask logits", [(out.mask_logits, case["out.pred_masks"])])
 
 
 def losses() -> Iterator[Row]:
@@ -78,15 +84,15 @@ def losses() -> Iterator[Row]:
     scores = []
     for video, target in enumerate(targets):
         reduced = resize_masks(target.masks, (18, 22))
-        for layer, name in ((output, "final"), (output.auxiliary[0], "aux_0")):
+        for layer, place in ((output, "final"), (output.auxiliary[0], "aux_0")):
             masks = resize_masks(layer.mask_logits[video], (18, 22))
             found = match_scores(layer.class_logits[video], masks, target.labels, reduced)
-            scores.append((found, record[f"cost.{name}.video{video}"]))
+            scores.append((found, record[f"cost.{place}.video{video}"]))
     yield Row("small_losses", "match scores", scores)
     terms = []
     for key, value in SetCriterion()(output, targets).items():
-        term, _, layer = key.partition("_")
-        name = TERMS[term] + (f"_{layer}" if layer else "")
+        term, _, block = key.partition("_")
+        name = TERMS[term] + (f"_{block}" if block else "")
         terms.append((value, torch.tensor(about["losses_unweighted"][name])))
     yield Row("small_losses", "losses", terms)
     yield from gradients(record)
@@ -179,9 +185,9 @@ def single_images() -> Iterator[Row]:
         )
         for i, picture in enumerate(pictures)
     ]
-    for name, value in (("scores", "scores"), ("boxes", "boxes_xyxy"), ("masks", "masks")):
-        pairs = [(getattr(f, value), case[f"im{i}.{name}"]) for i, f in enumerate(found)]
-        yield Row("small_coco_image", value.replace("_", " "), pairs)
+    for quantity, value in (("scores", "scores"), ("boxes", "boxes_xyxy"), ("masks", "masks")):
+        pairs = [(getattr(f, value), case[f"im{i}.{quantity}"]) for i, f in enumerate(found)]
+        yield Row("small_coco_image", quantity, pairs)
 
 
 def dataset() -> Iterator[Row]:
@@ -221,7 +227,7 @@ def cells(row: Row) -> tuple[str, ...]:
     sizes = [b.abs().max().item() for _, b in pairs]
     apart = [(a - b).abs().max().item() for a, b in pairs]
     relative = max(d / s for d, s in zip(apart, sizes, strict=True))
-    numbers = (f"{max(sizes):.2g}", f"{max(apart):.1e}", f"{relative:.1e}")
+    numbers = (f"{max(sizes):.3g}", f"{max(apart):.1e}", f"{relative:.1e}")
     return (row.recording, row.quantity, *numbers)
 
 

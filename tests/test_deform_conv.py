@@ -28,9 +28,9 @@ def by_loop(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
         for row in range(height):
             for column in range(width):
                 for tap in range(9):
-                    dy, dx = offset[n, 2 * tap : 2 * tap + 2, row, column].tolist()
+                    dy, dx = offset[n, 2 * tap : 2 * tap + 2, row, column]
                     at_y, at_x = row - 1 + tap // 3 + dy, column - 1 + tap % 3 + dx
-                    top, left = math.floor(at_y), math.floor(at_x)
+                    top, left = math.floor(at_y.item()), math.floor(at_x.item())
                     low, right = at_y - top, at_x - left
                     value = (1 - low) * (1 - right) * cell(n, top, left)
                     value = value + (1 - low) * right * cell(n, top, left + 1)
@@ -76,6 +76,21 @@ def test_it_is_the_definition(height: int, width: int, reach: float, seed: int) 
     offset = reach * noise(2, 18, height, width)
     found = deform_conv3x3(x, offset, weight)
     torch.testing.assert_close(found, by_loop(x, offset, weight), rtol=0, atol=1e-12)
+
+
+def test_its_gradients_are_those_of_the_definition() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    inputs = [noise(2, 3, 4, 5), 2 * noise(2, 18, 4, 5), noise(3, 3, 3, 3)]
+    for value in inputs:
+        value.requires_grad_()
+    weights = noise(2, 3, 4, 5)
+    found = torch.autograd.grad((weights * deform_conv3x3(*inputs)).sum(), inputs)
+    expected = torch.autograd.grad((weights * by_loop(*inputs)).sum(), inputs)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
 
 
 def test_without_offsets_it_is_the_ordinary_convolution() -> None:

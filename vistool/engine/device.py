@@ -55,7 +55,10 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """A context in which a float32 model computes in `dtype` where that is safe."""
+    """A context in which a float32 model computes in `dtype` where that is safe.
+
+    Models leave it for what forms their features; see `nn.precision`.
+    """
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype)
