@@ -28,7 +28,7 @@ def assert_recorded(actual: Tensor, expected: Tensor, atol: float) -> None:
 def small_ifc() -> IFC:
     """The recorded small model with its weights."""
     c = recorded_json("ifc/small_meta")["config"]
-    model = build_model(
+    model = IFC.from_config(
         IFCConfig(
             class_names=tuple(f"class{k}" for k in range(c["ncls"])),
             backbone=ResNetConfig(
