@@ -17,7 +17,7 @@ from tests.test_ifc import normalised, padded_batch, small_ifc, small_training_b
 from tests.test_predict import CASES as VIDEOS
 from tests.test_predict import recorded_frames, segmented
 from tests.test_resize_parity import meta as dataset_meta
-from tests.test_resize_parity import of_dataset, picture, resized
+from tests.test_resize_parity import of_dataset, picture
 from tests.test_stitch import CASES as STITCHED
 from tests.test_stitch import Recorded
 from vistool.config import IFCConfig, ResNetConfig
@@ -27,6 +27,7 @@ from vistool.models import build_model
 from vistool.models.published import IFC_LEFT_OUT, IFC_NAMES, rename, rename_key
 from vistool.models.weights import load_exactly
 from vistool.ops.masks import resize_masks
+from vistool.ops.pixels import input_size, resize
 from vistool.structures import FrameTracks, Size
 from vistool.tracking.postprocess import masks_at, results_multi_class, results_single_class
 from vistool.tracking.single_image import image_instances
@@ -193,10 +194,10 @@ def single_images() -> Iterator[Row]:
 def dataset() -> Iterator[Row]:
     about, pairs = dataset_meta("ifc"), []
     for i, sample in enumerate(about["samples"]):
-        images = [
-            resized(picture("ifc", name), about["short_edge"], about["max_size"], "nearest")
-            for name in sample["frames"]
-        ]
+        images = []
+        for image in (picture("ifc", name) for name in sample["frames"]):
+            size = Size(*image.shape[:2])
+            images.append(resize(image, input_size(size, about["short_edge"], about["max_size"])))
         expected = of_dataset("ifc")[f"s{i}.images"]
         pairs.append((torch.stack(images).permute(0, 3, 1, 2), expected))
     yield Row("dataset", "resized bytes", pairs)
