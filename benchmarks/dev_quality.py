@@ -110,7 +110,8 @@ def predict_picture(loaded: LoadedModel, picture: LabelledVideo) -> list[TrackSe
     image = cv2.cvtColor(cv2.imread(str(picture.files[0])), cv2.COLOR_BGR2RGB)
     size = Size(*image.shape[:2])
     assert size == picture.size, picture.files[0]
-    pixels = resize(image, input_size(size, config.test_short_side, config.test_long_side))
+    target = input_size(size, config.test_short_side, config.test_long_side, config.pixels)
+    pixels = resize(image, target)
     features = loaded.model.encode_frames(normalise(pixels[None], config.pixels))
     output = loaded.model.decode_clips(features, 1)
     scores, labels = output.class_logits[0].softmax(-1)[:, :-1].max(-1)

@@ -38,6 +38,17 @@ def test_input_keeps_the_shape_and_the_limits(
         assert min(size) == pytest.approx(min(height, width) * scale, abs=0.5 + scale)
 
 
+@given(sides, sides, st.integers(32, 800), st.sampled_from([16, 32]))
+def test_sides_go_to_the_nearest_multiple_where_a_model_asks_for_it(
+    height: int, width: int, short: int, multiple: int
+) -> None:
+    exact = input_size(Size(height, width), short, 2000)
+    size = input_size(Size(height, width), short, 2000, PixelConfig(side_multiple=multiple))
+    for side, wanted in zip(size, exact, strict=True):
+        assert side % multiple == 0
+        assert abs(side - wanted) <= multiple / 2 or side == multiple
+
+
 def test_pixels_are_brought_to_the_models_range_in_its_order_of_channels() -> None:
     image = torch.tensor([[[[10, 20, 30]]]], dtype=torch.uint8)
     rgb = normalise(image, PixelConfig(mean=(10, 10, 10), std=(1, 2, 5)))

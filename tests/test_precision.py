@@ -33,7 +33,8 @@ def clip_of(files: list[Path], model: Any, short_side: int) -> Tensor:
         image = cv2.imread(str(file))
         assert image is not None
         rgb = np.ascontiguousarray(image[..., ::-1])
-        images.append(resize(rgb, input_size(Size(*rgb.shape[:2]), short_side, None, "nearest")))
+        size = input_size(Size(*rgb.shape[:2]), short_side, None, model.config.pixels)
+        images.append(resize(rgb, size))
     return normalise(torch.stack(images), model.config.pixels)[None]
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.recorded import FIXTURES, recorded, recorded_json
+from vistool.config import PixelConfig
 from vistool.models.presets import preset
 from vistool.ops.pixels import input_size, normalise, resize
 from vistool.structures import Size
@@ -25,8 +26,11 @@ def picture(model: str, name: str) -> np.ndarray:
     return np.ascontiguousarray(image[..., ::-1])
 
 
-def resized(image: np.ndarray, short: int, long: int | None, rounding: str) -> Tensor:
-    return resize(image, input_size(Size(*image.shape[:2]), short, long, rounding))
+DOWN = PixelConfig(rounding="down")
+
+
+def resized(image: np.ndarray, short: int, long: int | None, pixels: PixelConfig) -> Tensor:
+    return resize(image, input_size(Size(*image.shape[:2]), short, long, pixels))
 
 
 def meta(model: str) -> Any:
@@ -42,7 +46,7 @@ def test_ifc_is_tested_on_the_recorded_bytes() -> None:
     videos = recorded_json("ifc/dataset/instances")["videos"]
     names = next(v["file_names"] for v in videos if v["id"] == case["video_id"])
     images = [
-        resized(picture("ifc", name), case["short_edge"], case["max_size"], "nearest")
+        resized(picture("ifc", name), case["short_edge"], case["max_size"], PixelConfig())
         for name in names
     ]
     expected = of_dataset("ifc")["test0.images"]
@@ -53,7 +57,7 @@ def test_ifc_is_tested_on_the_recorded_bytes() -> None:
 def test_ifc_is_trained_on_the_recorded_bytes(sample: int) -> None:
     case = meta("ifc")
     images = [
-        resized(picture("ifc", name), case["short_edge"], case["max_size"], "nearest")
+        resized(picture("ifc", name), case["short_edge"], case["max_size"], PixelConfig())
         for name in case["samples"][sample]["frames"]
     ]
     expected = of_dataset("ifc")[f"s{sample}.images"]
@@ -77,8 +81,8 @@ def test_vistr_s_pictures_are_resized_as_recorded(sample: int) -> None:
     images = []
     for name in case["frames"]:
         mirrored = np.ascontiguousarray(picture("vistr", name)[:, ::-1])
-        cropped = resized(mirrored, 40, 60, "down")[3:33, 5:38].contiguous().numpy()
-        images.append(resized(cropped, 36, 64, "down"))
+        cropped = resized(mirrored, 40, 60, DOWN)[3:33, 5:38].contiguous().numpy()
+        images.append(resized(cropped, 36, 64, DOWN))
     actual = normalise(torch.stack(images), preset("vistr-r50").pixels).flatten(0, 1)
     # One grey level would be 0.017.
     expected = of_dataset("vistr")[f"geom.{case['index']}.img"]
@@ -100,5 +104,5 @@ def test_a_preset_sees_videos_at_the_papers_test_size(
     model: str, original: Size, seen: Size
 ) -> None:
     c = preset(model)
-    size = input_size(original, c.test_short_side, c.test_long_side, c.pixels.rounding)
+    size = input_size(original, c.test_short_side, c.test_long_side, c.pixels)
     assert size == seen

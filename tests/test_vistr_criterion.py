@@ -122,9 +122,12 @@ def test_gradients_are_the_recorded_ones() -> None:
     assert len(checked) == 14
     for key in checked:
         gradient = parameters[rename_key(key.removeprefix("grad."), VISTR_NAMES)].grad
-        # Relative to the tensor's largest: float32 sums over thousands of terms.
+        # Relative to the tensor's largest. On one thread 2.3e-5; on two, where sums are taken in
+        # another order, 1.7e-3: a ReLU's input near 0 falls on its other side. Terms that cancel to
+        # almost nothing (1e-5 of a norm of 220) keep the noise of what cancelled.
         scale = losses[key].abs().max().item()
-        torch.testing.assert_close(gradient, losses[key], rtol=0, atol=3e-4 * scale)
+        noise = 1e-9 * meta["grad_total_norm"]
+        torch.testing.assert_close(gradient, losses[key], rtol=0, atol=5e-3 * scale + noise)
     squares = [p.grad.square().sum() for p in parameters.values() if p.grad is not None]
     norm = torch.stack(squares).sum().sqrt().item()
     assert norm == pytest.approx(meta["grad_total_norm"], rel=1e-4)

@@ -31,6 +31,7 @@ class PixelConfig(Settings, frozen=True):
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     channel_order: Literal["RGB", "BGR"] = "RGB"
     rounding: Literal["nearest", "down"] = "nearest"  # of the longer side of a resized picture
+    side_multiple: int = 1  # both sides of a resized picture go to the nearest multiple of this
 
 
 class ResNetConfig(Settings, tag_field="kind", tag="resnet", frozen=True):

@@ -143,8 +143,8 @@ class Segmenter:
             size = Size(*frame.image.shape[:2])
             image = None
             if position % self._frame_stride == 0:
-                long_side, rounding = model.test_long_side, model.pixels.rounding
-                image = resize(frame.image, input_size(size, self.short_side, long_side, rounding))
+                target = input_size(size, self.short_side, model.test_long_side, model.pixels)
+                image = resize(frame.image, target)
             yield _Prepared(frame.index, frame.time, size, image)
 
     def _groups(self, prepared: Iterable[_Prepared]) -> Iterator[list[_Prepared]]:

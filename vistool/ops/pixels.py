@@ -11,22 +11,31 @@ from torch import Tensor
 from vistool.config import PixelConfig
 from vistool.structures import Size
 
+ANY_SIZE = PixelConfig()
 
-def input_size(size: Size, short: int, long: int | None, rounding: str = "nearest") -> Size:
+
+def input_size(size: Size, short: int, long: int | None, pixels: PixelConfig = ANY_SIZE) -> Size:
     """The size a picture is brought to: short side `short`, unless the long one exceeds `long`.
 
     The published models were tested with two ways of rounding: half a pixel up (detectron2), or
-    the longer side down (DETR); `PixelConfig.rounding` says which.
+    the longer side down (DETR); `pixels.rounding` says which. Both sides then go to the nearest
+    multiple of `pixels.side_multiple`, which is 1 for those models.
 
     >>> input_size(Size(720, 1280), 360, 1333)
     Size(height=360, width=640)
     >>> input_size(Size(100, 1000), 360, 1333)
     Size(height=133, width=1333)
-    >>> input_size(Size(50, 75), 333, None, "down")
+    >>> input_size(Size(50, 75), 333, None, PixelConfig(rounding="down"))
     Size(height=333, width=499)
+    >>> input_size(Size(270, 480), 256, 640, PixelConfig(side_multiple=32))
+    Size(height=256, width=448)
     """
-    if rounding == "down":
-        return _size_as_detr(size, short, long)
+    exact = (_size_as_detr if pixels.rounding == "down" else _size_as_detectron2)(size, short, long)
+    multiple = pixels.side_multiple
+    return Size(*(max(1, round(side / multiple)) * multiple for side in exact))
+
+
+def _size_as_detectron2(size: Size, short: int, long: int | None) -> Size:
     scale = short / min(size)
     sides = [side * scale for side in size]
     if long is not None and max(sides) > long:
