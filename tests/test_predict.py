@@ -86,7 +86,7 @@ class SquareFinder(nn.Module):
         seen = (masks > 0).flatten(2).any(2)
         logits = torch.where(
             seen[..., None],
-            torch.tensor([[3.0, 0, 0, 0], [0, 2, 0, 0], [0, 0, 1, 0]]),
+            torch.tensor([[4.0, 0, 0, 0], [0, 3, 0, 0], [0, 0, 2, 0]]),
             torch.tensor([0.0, 0, 0, 3]),
         )
         order = torch.arange(3).roll(len(self.clips))
@@ -95,7 +95,7 @@ class SquareFinder(nn.Module):
 
 
 def score_of(name: str) -> float:
-    strength = {"red": 3.0, "green": 2.0, "blue": 1.0}[name]
+    strength = {"red": 4.0, "green": 3.0, "blue": 2.0}[name]
     return float(np.exp(strength) / (np.exp(strength) + 3))
 
 
@@ -229,7 +229,7 @@ def test_start_and_end_choose_the_frames(tmp_path: Path, source: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "names"),
     [
-        (PredictConfig(conf=0.5, overlay=False), ("red", "green")),
+        (PredictConfig(conf=0.8, overlay=False), ("red", "green")),
         (PredictConfig(classes=("blue", "green"), overlay=False), ("green", "blue")),
         (PredictConfig(conf=0.99, overlay=False), ()),
     ],
