@@ -18,6 +18,7 @@ from vistool.models.weights import (
     load_model,
     read_header,
     save_model,
+    sha256_of,
 )
 
 
@@ -90,6 +91,13 @@ def test_a_truncated_file_is_reported(tmp_path: Path) -> None:
 def test_a_published_key_that_no_rule_knows_is_an_error() -> None:
     with pytest.raises(WeightsError, match=r"detr\.surprise"):
         published.rename_key("detr.surprise", published.IFC_NAMES)
+
+
+def test_the_list_of_released_weights_has_their_checksums() -> None:
+    card = (Path(__file__).parents[1] / "weights" / "README.md").read_text()
+    for path in available_weights():
+        assert f"`{path.stem}`" in card
+        assert sha256_of(path) in card
 
 
 def test_every_shipped_weight_file_loads() -> None:
