@@ -7,12 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.conftest import ShapesVideo
-from vistool.config import IFCConfig, ResNetConfig
-from vistool.models import build_model
-from vistool.models.weights import save_model
+from tests.untrained import save_untrained
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
@@ -25,20 +22,7 @@ def test_example_runs_and_is_short(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    torch.manual_seed(0)
-    config = IFCConfig(
-        class_names=("square", "disc"),
-        backbone=ResNetConfig(stem_channels=8, bottleneck_channels=8),
-        hidden_dim=32,
-        num_heads=4,
-        feedforward_dim=64,
-        encoder_layers=1,
-        decoder_layers=1,
-        num_queries=6,
-        test_short_side=64,
-    )
-    weights = tmp_path / "random.safetensors"
-    save_model(build_model(config), weights, {})
+    weights = save_untrained(tmp_path / "random.safetensors", ("square", "disc"), num_queries=6)
     video = tmp_path / "shapes.mp4"
     video.write_bytes(shapes_video.path.read_bytes())
     monkeypatch.setattr(sys, "argv", [str(script), str(video), str(weights)])

@@ -11,36 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner, Result
 
+from tests.untrained import save_untrained
 from vistool.cli.app import app
-from vistool.config import IFCConfig, ResNetConfig
 from vistool.formats.results import read_meta, read_results
 from vistool.formats.video_writer import VideoWriter
-from vistool.models import build_model
-from vistool.models.weights import save_model
 from vistool.structures import Size
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model that was never trained."""
-    torch.manual_seed(0)
-    config = IFCConfig(
-        class_names=("person", "car"),
-        backbone=ResNetConfig(stem_channels=8, bottleneck_channels=8),
-        hidden_dim=32,
-        num_heads=4,
-        feedforward_dim=64,
-        encoder_layers=1,
-        decoder_layers=1,
-        num_queries=8,
-        test_short_side=64,
-    )
     path = tmp_path_factory.mktemp("weights") / "random.safetensors"
-    save_model(build_model(config), path, {})
-    return path
+    return save_untrained(path, ("person", "car"), num_queries=8)
 
 
 def make_video(path: Path, length: int) -> Path:
