@@ -26,6 +26,7 @@ class TrainingClip:
     masks: np.ndarray  # [N, T, H, W] bool
     labels: np.ndarray  # [N] int64
     exhaustive: np.ndarray  # [K] bool
+    origin: str = ""  # where its first picture lies, for messages
 
 
 class ClipMaker:
@@ -48,6 +49,7 @@ class ClipMaker:
             masks=clip.masks[visible],
             labels=clip.labels[visible],
             exhaustive=clip.exhaustive,
+            origin=clip.origin,
         )
 
     def _render(
@@ -87,6 +89,7 @@ class ClipMaker:
             masks=warped,
             labels=np.array([track.label for track in video.tracks], np.int64),
             exhaustive=np.array(video.exhaustive, bool),
+            origin=str(video.files[frame_ids[0]]),
         )
 
     def _paste(self, clip: TrainingClip, canvas: Size, rng: np.random.Generator) -> TrainingClip:
@@ -107,6 +110,7 @@ class ClipMaker:
             masks=np.concatenate([clip.masks & ~cover, pasted]),
             labels=np.concatenate([clip.labels, other.labels[chosen]]),
             exhaustive=clip.exhaustive,
+            origin=clip.origin,
         )
 
 
