@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from vistool.errors import DataError
+from vistool.evaluation.overlaps import TruthTrack, track_share_inside
 from vistool.evaluation.partial_labels import scorable
 from vistool.evaluation.region_similarity import region_similarity
-from vistool.evaluation.video_ap import TruthTrack, track_share_inside
 from vistool.formats.rle import encode_mask
 from vistool.structures import RLE, TrackSegmentation
 

@@ -18,14 +18,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from vistool.errors import DataError
-from vistool.evaluation.video_ap import (
-    NOT_MEASURED,
-    TruthTrack,
-    VideoAP,
-    evaluate_tracks,
-    mean_area,
-    track_iou,
-)
+from vistool.evaluation.overlaps import TruthTrack, mean_area, track_iou
+from vistool.evaluation.video_ap import NOT_MEASURED, VideoAP, evaluate_tracks
 from vistool.formats.rle import encode_mask, encode_masks
 from vistool.structures import RLE, TrackSegmentation
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from vistool.evaluation.video_ap import TruthTrack, track_share_inside
+from vistool.evaluation.overlaps import TruthTrack, track_share_inside
 from vistool.structures import RLE, TrackSegmentation
 
 LIES_ON = 0.5  # share of a prediction from which it lies on an object

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vistool.evaluation.video_ap import track_iou
+from vistool.evaluation.overlaps import track_iou
 from vistool.formats.rle import area
 from vistool.structures import RLE
 

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools import mask as coco
 
 from vistool.errors import DataError
-from vistool.structures import RLE, TrackSegmentation
+from vistool.evaluation.overlaps import TruthTrack, mean_area, track_iou
+from vistool.structures import TrackSegmentation
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)
@@ -28,17 +28,6 @@ AREA_RANGES = {
     "l": (256.0**2, 1e10),
 }
 NOT_MEASURED = -1.0  # there is no labelled track to find
-
-
-@dataclass(frozen=True, slots=True)
-class TruthTrack:
-    """A labelled instance over the frames of its video."""
-
-    video_id: int
-    category_id: int
-    segmentations: Sequence[RLE | None]  # one entry a frame; None: not visible
-    is_crowd: bool = False  # a group: it need not be found, and finding it is no mistake
-    area: float | None = None  # mean over the frames, pixels; None: that of the masks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,36 +110,6 @@ def evaluate_tracks(
     return VideoAP(tuple(categories), precision, recall)
 
 
-def track_iou(
-    predicted: Sequence[Sequence[RLE | None]], labelled: Sequence[Sequence[RLE | None]]
-) -> np.ndarray:
-    """Overlap of every pair of tracks over space and time: [D, G] in [0, 1].
-
-    A frame without a mask counts as an empty mask; tracks that are empty on all frames overlap
-    by 0. Raises: DataError if lengths or mask sizes differ.
-    """
-    intersections, areas, labelled_areas = _overlaps(predicted, labelled)
-    return _ratio(intersections, areas[:, None] + labelled_areas[None] - intersections)
-
-
-def track_share_inside(
-    predicted: Sequence[Sequence[RLE | None]], regions: Sequence[Sequence[RLE | None]]
-) -> np.ndarray:
-    """The share of every track that lies in a region over space and time: [D, G] in [0, 1].
-
-    0 for a track that is empty on all frames. Raises: DataError if lengths or mask sizes differ.
-    """
-    intersections, areas, _ = _overlaps(predicted, regions)
-    return _ratio(intersections, np.broadcast_to(areas[:, None], intersections.shape))
-
-
-def mean_area(segmentations: Sequence[RLE | None]) -> float:
-    """Pixels of a track, the mean over the frames where it has any; 0 if there is none."""
-    areas = [coco.area(mask) for mask in segmentations if mask is not None]
-    visible = [area for area in areas if area > 0]
-    return float(np.mean(visible)) if visible else 0.0
-
-
 @dataclass(frozen=True, slots=True)
 class _Matches:
     """The tracks of one video and category, by falling score, in one area range."""
@@ -206,44 +165,6 @@ def _compare(truth: Sequence[TruthTrack], predictions: Sequence[TrackSegmentatio
     )
 
 
-def _overlaps(
-    predicted: Sequence[Sequence[RLE | None]], labelled: Sequence[Sequence[RLE | None]]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels on all frames: in both of a pair [D, G], in a prediction [D], in a labelled one [G].
-
-    Without predictions or without truth there is no pair, and all are 0.
-    """
-    intersections = np.zeros((len(predicted), len(labelled)))
-    areas, labelled_areas = np.zeros(len(predicted)), np.zeros(len(labelled))
-    if not intersections.size:
-        return intersections, areas, labelled_areas
-    lengths = {len(track) for track in (*predicted, *labelled)}
-    if len(lengths) > 1:
-        raise DataError(
-            f"tracks of one video have {' and '.join(map(str, sorted(lengths)))} frames",
-            hint="every track needs one entry a frame, null where it is not visible",
-        )
-    for ours, theirs in zip(zip(*predicted, strict=True), zip(*labelled, strict=True), strict=True):
-        _check_sizes([*ours, *theirs])
-        rows = [d for d, mask in enumerate(ours) if mask is not None]
-        columns = [g for g, mask in enumerate(theirs) if mask is not None]
-        here = np.array([coco.area(ours[d]) for d in rows], float)
-        there = np.array([coco.area(theirs[g]) for g in columns], float)
-        areas[rows] += here
-        labelled_areas[columns] += there
-        if rows and columns:
-            masks = [ours[d] for d in rows], [theirs[g] for g in columns]
-            iou = coco.iou(*masks, [0] * len(columns))
-            # From i / (a + b - i) back to i, a whole number of pixels.
-            both = np.rint((here[:, None] + there[None]) * iou / (1 + iou))
-            intersections[np.ix_(rows, columns)] += both
-    return intersections, areas, labelled_areas
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
-
-
 def _best(overlaps: np.ndarray, allowed: np.ndarray, threshold: float) -> int | None:
     """The allowed track of the largest overlap, the last of equals, if it is large enough."""
     candidates = np.flatnonzero(allowed & (overlaps >= min(threshold, 1 - 1e-10)))
@@ -278,15 +199,6 @@ def _precision_and_recall(
     places = np.stack([np.searchsorted(row, RECALL_POINTS, side="left") for row in recall])
     reached = recall[:, -1] if len(order) else never[:, 0]
     return np.take_along_axis(envelope, places, axis=1), reached
-
-
-def _check_sizes(masks: Sequence[RLE | None]) -> None:
-    sizes = {tuple(mask["size"]) for mask in masks if mask is not None}
-    if len(sizes) > 1:
-        (a, b), (c, d) = sorted(sizes)[:2]
-        raise DataError(
-            f"masks of one frame have sizes {a}x{b} and {c}x{d}", hint="sizes are [height, width]"
-        )
 
 
 def _mean(values: np.ndarray) -> float:

@@ -1,0 +1,153 @@
+"""What predicted and labelled tracks share, frame by frame: the one place where masks are compared.
+
+F frames, P predicted tracks and G labelled ones. Masks are compared as run-length codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pycocotools import mask as coco
+
+from vistool.errors import DataError
+from vistool.structures import RLE, TrackSegmentation
+
+
+@dataclass(frozen=True, slots=True)
+class TruthTrack:
+    """A labelled instance over the frames of its video."""
+
+    video_id: int
+    category_id: int
+    segmentations: Sequence[RLE | None]  # one entry a frame; None: not visible
+    is_crowd: bool = False  # a group: it need not be found, and finding it is no mistake
+    area: float | None = None  # mean over the frames, pixels; None: that of the masks
+    annotation_id: int | None = None  # in the data set's file
+    occlusion: Sequence[str | None] = ()  # OVIS: its level on every frame, None where not visible
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VideoOverlaps:
+    """What all pairs of predicted and labelled tracks of one video share, frame by frame."""
+
+    video_id: int
+    truth: tuple[TruthTrack, ...]  # G, all categories
+    predictions: tuple[TrackSegmentation, ...]  # P, all categories, in the order of the file
+    intersections: np.ndarray  # [F, P, G] int64, pixels
+    predicted_areas: np.ndarray  # [F, P] int64, pixels; 0: absent in that frame
+    truth_areas: np.ndarray  # [F, G] int64, pixels
+
+    def iou(self) -> np.ndarray:
+        """Overlap of every pair over space and time: [P, G] in [0, 1], 0 where both are empty."""
+        both = self.intersections.sum(axis=0)
+        areas, truth_areas = self.predicted_areas.sum(axis=0), self.truth_areas.sum(axis=0)
+        return ratio(both, areas[:, None] + truth_areas[None] - both)
+
+
+def overlaps_of_video(
+    video_id: int, truth: Sequence[TruthTrack], predictions: Sequence[TrackSegmentation]
+) -> VideoOverlaps:
+    """Compare all tracks of one video; their masks are safe to decode (`validate_rle`).
+
+    Raises: DataError if numbers of frames or mask sizes differ.
+    """
+    arrays = shared_pixels(
+        [p["segmentations"] for p in predictions],
+        [t.segmentations for t in truth],
+        where=f"video {video_id}",
+    )
+    return VideoOverlaps(video_id, tuple(truth), tuple(predictions), *arrays)
+
+
+def overlaps_of_videos(
+    videos: Iterable[tuple[int, Sequence[TruthTrack], Sequence[TrackSegmentation]]],
+) -> Iterator[VideoOverlaps]:
+    """`overlaps_of_video` for every (video id, truth, predictions), in the order they come."""
+    for video in videos:
+        yield overlaps_of_video(*video)
+
+
+def shared_pixels(
+    predicted: Sequence[Sequence[RLE | None]],
+    labelled: Sequence[Sequence[RLE | None]],
+    *,
+    where: str = "a video",
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels on every frame: of both of a pair [F, P, G], predicted [F, P] and labelled [F, G].
+
+    Raises: DataError if numbers of frames or mask sizes differ.
+    """
+    lengths = {len(track) for track in (*predicted, *labelled)}
+    if len(lengths) > 1:
+        raise DataError(
+            f"{where}: tracks have {' and '.join(map(str, sorted(lengths)))} frames",
+            hint="every track needs one entry a frame, null where it is not visible",
+        )
+    length = max(lengths, default=0)
+    areas = np.zeros((length, len(predicted)), np.int64)
+    labelled_areas = np.zeros((length, len(labelled)), np.int64)
+    intersections = np.zeros((length, len(predicted), len(labelled)), np.int64)
+    for frame in range(length):
+        ours, theirs = [t[frame] for t in predicted], [t[frame] for t in labelled]
+        _check_sizes([*ours, *theirs], f"{where}, frame {frame}")
+        rows = [p for p, mask in enumerate(ours) if mask is not None]
+        columns = [g for g, mask in enumerate(theirs) if mask is not None]
+        here = np.array([coco.area(ours[p]) for p in rows], np.int64)
+        there = np.array([coco.area(theirs[g]) for g in columns], np.int64)
+        areas[frame, rows] = here
+        labelled_areas[frame, columns] = there
+        if rows and columns:
+            masks = [ours[p] for p in rows], [theirs[g] for g in columns]
+            iou = coco.iou(*masks, [0] * len(columns))
+            # From i / (a + b - i) back to i, a whole number of pixels.
+            both = np.rint((here[:, None] + there[None]) * iou / (1 + iou))
+            intersections[np.ix_([frame], rows, columns)] = both
+    return intersections, areas, labelled_areas
+
+
+def track_iou(
+    predicted: Sequence[Sequence[RLE | None]], labelled: Sequence[Sequence[RLE | None]]
+) -> np.ndarray:
+    """Overlap of every pair of tracks over space and time: [P, G] in [0, 1].
+
+    A frame without a mask counts as an empty mask; tracks that are empty on all frames overlap
+    by 0. Raises: DataError if lengths or mask sizes differ.
+    """
+    both, areas, labelled_areas = (
+        pixels.sum(axis=0) for pixels in shared_pixels(predicted, labelled)
+    )
+    return ratio(both, areas[:, None] + labelled_areas[None] - both)
+
+
+def track_share_inside(
+    predicted: Sequence[Sequence[RLE | None]], regions: Sequence[Sequence[RLE | None]]
+) -> np.ndarray:
+    """The share of every track that lies in a region over space and time: [P, G] in [0, 1].
+
+    0 for a track that is empty on all frames. Raises: DataError if lengths or mask sizes differ.
+    """
+    both, areas, _ = (pixels.sum(axis=0) for pixels in shared_pixels(predicted, regions))
+    return ratio(both, np.broadcast_to(areas[:, None], both.shape))
+
+
+def mean_area(segmentations: Sequence[RLE | None]) -> float:
+    """Pixels of a track, the mean over the frames where it has any; 0 if there is none."""
+    areas = [coco.area(mask) for mask in segmentations if mask is not None]
+    visible = [area for area in areas if area > 0]
+    return float(np.mean(visible)) if visible else 0.0
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole as float64 of the same shape, 0 where the whole is."""
+    return np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
+
+
+def _check_sizes(masks: Sequence[RLE | None], where: str) -> None:
+    sizes = {tuple(mask["size"]) for mask in masks if mask is not None}
+    if len(sizes) > 1:
+        (a, b), (c, d) = sorted(sizes)[:2]
+        raise DataError(
+            f"{where}: masks of sizes {a}x{b} and {c}x{d}", hint="sizes are [height, width]"
+        )
