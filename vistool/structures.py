@@ -98,6 +98,8 @@ class ClipTarget:
     labels: Tensor  # [N] int64 in [0, K)
     masks: Tensor  # [N, T, H, W] bool, on the padded canvas of the batch
     exhaustive: Tensor  # [K] bool
+    present: Tensor | None = None  # [N, T] bool; None: where the mask is not empty
+    boxes: Tensor | None = None  # [N, T, 4] as in FrameTarget; None: around the masks
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.masks):

@@ -28,14 +28,14 @@ from vistool.structures import ClipTarget, FrameClipOutput, FrameHeads, FrameTar
 
 
 def frame_target(target: ClipTarget) -> FrameTarget:
-    """Boxes and presence of every instance on every frame, read from its masks."""
-    present = target.masks.flatten(2).any(2)
+    """Boxes and presence of every instance on every frame, from its masks unless they are given."""
+    present = target.masks.flatten(2).any(2) if target.present is None else target.present
     labels = target.labels[:, None].expand(present.shape)
     return FrameTarget(
         # Where an instance is absent, a query that follows it is right to see no object.
         labels=labels.where(present, len(target.exhaustive)),
         present=present,
-        boxes=boxes_of_masks(target.masks),
+        boxes=boxes_of_masks(target.masks) if target.boxes is None else target.boxes,
         masks=target.masks,
         exhaustive=target.exhaustive,
     )

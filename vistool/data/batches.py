@@ -1,8 +1,12 @@
-"""Endless training batches, each a function of the seed and its number alone."""
+"""Training batches: every clip a function of the seed, its step and its number alone."""
 
 from __future__ import annotations
 
+import signal
+from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -12,18 +16,72 @@ from torch.utils.data import DataLoader, Dataset
 
 from vistool.config import PixelConfig
 from vistool.data.clips import ClipMaker, TrainingClip
+from vistool.errors import VistoolError
 from vistool.ops.pixels import normalise
 from vistool.structures import ClipTarget, Size
 
-Batch = tuple[Tensor, list[ClipTarget]]
+
+class Batch(NamedTuple):
+    """B clips of T frames on one canvas."""
+
+    pixels: Tensor  # [B, T, 3, H, W], normalised
+    targets: list[ClipTarget]
+    padded: Tensor | None = None  # [B, T, H, W] bool, True on pixels added; None: nowhere
+    origins: tuple[str, ...] = ()  # where every clip comes from, for messages
 
 
-class TrainingBatches(Dataset[Batch]):
-    """Batch number i: pixels [B, T, 3, H, W] and B targets; all clips of a batch have one canvas.
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one of several processes makes of a step, which consists of `accumulate` batches."""
 
-    Since a batch depends on nothing but seed and number, a resumed run sees what an uninterrupted
-    one would have seen, with any number of workers.
+    rank: int = 0
+    processes: int = 1
+    accumulate: int = 1
+
+    def clips(self, part: int, batch: int) -> range:
+        """The numbers of this process's clips in batch number `part` of a step.
+
+        >>> [Share(rank, processes=2, accumulate=2).clips(1, batch=4) for rank in (0, 1)]
+        [range(4, 6), range(6, 8)]
+        """
+        each = batch // self.processes
+        first = part * batch + self.rank * each
+        return range(first, first + each)
+
+
+class BatchSource(Dataset[Batch | VistoolError]):
+    """The batches of a training, in order; a step takes `share.accumulate` of them.
+
+    Since clip number n of a step depends on nothing but seed, step and n, a resumed run sees what
+    an uninterrupted one would have seen, with any number of workers, and several processes see
+    together what a single one would.
+
+    Args: batch: clips, of all processes together, a multiple of their number.
     """
+
+    def __init__(self, *, batch: int, steps: int, seed: int, share: Share | None = None) -> None:
+        self.batch = batch
+        self.steps = steps
+        self.seed = seed
+        self.share = share or Share()
+
+    @abstractmethod
+    def make(self, step: int, clips: range) -> Batch:
+        """The clips of these numbers."""
+
+    def __len__(self) -> int:
+        return self.steps * self.share.accumulate
+
+    def __getitem__(self, index: int) -> Batch | VistoolError:
+        step, part = divmod(index, self.share.accumulate)
+        try:
+            return self.make(step, self.share.clips(part, self.batch))
+        except VistoolError as error:  # a worker could only hand on its traceback as a text
+            return error
+
+
+class TrainingBatches(BatchSource):
+    """Clips drawn at random, augmented as video; all clips of a batch have one canvas."""
 
     def __init__(
         self,
@@ -34,21 +92,20 @@ class TrainingBatches(Dataset[Batch]):
         batch: int,
         steps: int,
         seed: int,
+        share: Share | None = None,
     ) -> None:
+        super().__init__(batch=batch, steps=steps, seed=seed, share=share)
         self.maker = maker
         self.pixels = pixels
         self.canvases = canvases
-        self.batch = batch
-        self.steps = steps
-        self.seed = seed
 
-    def __len__(self) -> int:
-        return self.steps
-
-    def __getitem__(self, step: int) -> Batch:
-        rng = np.random.default_rng((self.seed, step))
-        canvas = self.canvases[int(rng.integers(len(self.canvases)))]
-        return collate([self.maker.draw(canvas, rng) for _ in range(self.batch)], self.pixels)
+    def make(self, step: int, clips: range) -> Batch:
+        of_step = np.random.default_rng((self.seed, step))
+        canvas = self.canvases[int(of_step.integers(len(self.canvases)))]
+        return collate(
+            [self.maker.draw(canvas, np.random.default_rng((self.seed, step, n))) for n in clips],
+            self.pixels,
+        )
 
 
 def collate(clips: list[TrainingClip], pixels: PixelConfig) -> Batch:
@@ -64,26 +121,41 @@ def collate(clips: list[TrainingClip], pixels: PixelConfig) -> Batch:
         )
         for clip in clips
     ]
-    return normal.unflatten(0, (batch, num_frames)), targets
-
-
-def loader(batches: TrainingBatches, first: int, workers: int) -> Iterator[Batch]:
-    """Batches `first`, `first + 1`..., made by `workers` processes (0: by this one)."""
-    return iter(
-        DataLoader(
-            batches,
-            batch_size=None,
-            sampler=range(first, len(batches)),
-            num_workers=workers,
-            worker_init_fn=_use_one_thread,
-            prefetch_factor=4 if workers else None,
-            # Its own, or starting to load would move torch's, and dropout with it.
-            generator=torch.Generator(),
-        )
+    return Batch(
+        normal.unflatten(0, (batch, num_frames)),
+        targets,
+        origins=tuple(clip.origin for clip in clips),
     )
 
 
-def _use_one_thread(worker: int) -> None:
+def loader(
+    batches: BatchSource, first: int, workers: int, *, pin_memory: bool = False
+) -> Iterator[Batch]:
+    """The batches from step `first` on, made by `workers` processes (0: by this one).
+
+    Args: pin_memory: for quicker copies to a GPU.
+    Raises: VistoolError where a batch could not be made.
+    """
+    for batch in DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(first * batches.share.accumulate, len(batches)),
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        prefetch_factor=4 if workers else None,
+        pin_memory=pin_memory,
+        # Its own, or starting to load would move torch's, and dropout with it.
+        generator=torch.Generator(),
+    ):
+        if isinstance(batch, VistoolError):
+            raise batch
+        yield batch
+
+
+def _start_worker(worker: int) -> None:
     """The cores belong to the model; a worker that spawned threads would fight it for them."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    # Ctrl-C goes to all processes; the training decides what becomes of its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

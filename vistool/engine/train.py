@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 
 import msgspec
@@ -102,10 +103,11 @@ def train(
 
     with (run / LOG).open("a", encoding="utf-8", buffering=1) as log:
         try:
-            for pixels, targets in loader(batches, state.step, config.workers):
+            for pixels, targets, padded in loader(batches, state.step, config.workers):
                 _set_rates(optimizer, config, state.step)
+                added = None if padded is None else padded.to(device)
                 with autocast(device, dtype):
-                    output = model(pixels.to(device), auxiliary=True)
+                    output = model(pixels.to(device), added, auxiliary=True)
                 terms = criterion(output, [_moved(target, device) for target in targets])
                 loss = criterion.total(terms)
                 if not loss.isfinite():
@@ -196,9 +198,8 @@ def _set_rates(optimizer: AdamW, config: TrainConfig, step: int) -> None:
 
 
 def _moved(target: ClipTarget, device: torch.device) -> ClipTarget:
-    return ClipTarget(
-        target.labels.to(device), target.masks.to(device), target.exhaustive.to(device)
-    )
+    parts = {field.name: getattr(target, field.name) for field in fields(target)}
+    return replace(target, **{k: v.to(device) for k, v in parts.items() if v is not None})
 
 
 def _settle(path: Path, config: TrainConfig) -> None:
