@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import MakeVideo, ShapesVideo, draw_shapes
 from vistool.errors import DataError, UsageError, VistoolError
-from vistool.formats.video import expand_sources, open_video, prefetch
+from vistool.formats.video import expand_sources, open_frames, open_video, prefetch
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 ShownTimes = Callable[[Path], list[float]]
@@ -442,3 +442,14 @@ def test_a_consumer_that_fails_does_not_hang_the_program(shapes_video: ShapesVid
     command = [sys.executable, "-c", program, str(shapes_video.path)]
     done = subprocess.run(command, timeout=30, check=False, env=os.environ)
     assert done.returncode == 7
+
+
+def test_a_list_of_images_is_a_video_in_that_order(tmp_path: Path) -> None:
+    images, _ = draw_shapes(3, 24, 32)
+    files = [tmp_path / name for name in ("c/0.png", "a/7.png", "c/1.png")]
+    for file, image in zip(files, images, strict=True):
+        file.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(file), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    with open_frames(files) as video:
+        assert (video.size, video.frame_count_hint) == ((24, 32), 3)
+        np.testing.assert_array_equal([frame.image for frame in video.frames()], images)

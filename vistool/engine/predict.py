@@ -39,7 +39,12 @@ from vistool.formats.rle import encode_mask
 from vistool.formats.video import VideoReader, open_video
 from vistool.models.weights import LoadedModel, load_model
 from vistool.structures import RLE, TrackSegmentation, VideoFrame
-from vistool.tracking.postprocess import TrackClass, masks_at, results_single_class
+from vistool.tracking.postprocess import (
+    TrackClass,
+    masks_at,
+    results_multi_class,
+    results_single_class,
+)
 
 VIDEO_ID = 1  # every video has a results file of its own
 
@@ -87,7 +92,7 @@ def iterate_video(
     Args: model: loaded, or the name or path of weights; source: a video file or folder of frames.
     Raises: UsageError, DataError, WeightsError, OutOfMemoryError.
     """
-    job = _Job(model, config or PredictConfig())
+    job = PredictJob(model, config or PredictConfig())
     segmenter = job.segmenter()
     with (
         open_video(Path(source)) as reader,
@@ -115,9 +120,9 @@ def predict_video(
     Args: model: loaded, or the name or path of weights; source: a video file or folder of frames.
     Raises: UsageError, DataError, WeightsError, OutOfMemoryError.
     """
-    job = _Job(model, config or PredictConfig())
+    job = PredictJob(model, config or PredictConfig())
     with open_video(Path(source)) as reader:
-        return _predict(job, reader, Path(folder), on_progress or _silent)
+        return predict_opened(job, reader, Path(folder), on_progress)
 
 
 def predict_videos(
@@ -140,7 +145,7 @@ def predict_videos(
     Raises: the error of a single source; PartialFailureError if some of several failed; and at
         once what concerns all of them (UsageError, WeightsError).
     """
-    job = _Job(model, config)
+    job = PredictJob(model, config)
     done: list[PredictedVideo] = []
     failed: list[Path] = []
     for source in sources:
@@ -148,7 +153,7 @@ def predict_videos(
             with open_video(source) as reader:
                 reuse = exist_ok and all(d.folder.name != reader.name for d in done)
                 folder = new_run_folder(parent, reader.name, exist_ok=reuse)
-                done.append(_predict(job, reader, folder, on_progress or _silent))
+                done.append(predict_opened(job, reader, folder, on_progress))
         except (UsageError, WeightsError):
             raise
         except VistoolError as error:
@@ -167,16 +172,24 @@ def predict_videos(
     return done
 
 
-class _Job:
-    """A model on its device and checked settings, for any number of videos."""
+class PredictJob:
+    """A model on its device and checked settings, for any number of videos.
 
-    def __init__(self, model: LoadedModel | str, config: PredictConfig) -> None:
+    Args:
+        multi_class: report every track as every likely class, as IFC's evaluation does, instead of
+            as its most likely one only.
+    """
+
+    def __init__(
+        self, model: LoadedModel | str, config: PredictConfig, *, multi_class: bool = False
+    ) -> None:
         check_settings(config)
         device = choose_device(config.device)
         self.loaded = load_model(model) if isinstance(model, str) else model
         self.config = config
         self.names = self.loaded.header.config.class_names
         self.labels = wanted_labels(config.classes, self.names)
+        self.results = results_multi_class if multi_class else results_single_class
         self._model = self.loaded.model.to(device).eval()
         self._device = device
 
@@ -227,10 +240,11 @@ def wanted_labels(classes: Sequence[str], names: Sequence[str]) -> frozenset[int
     return frozenset(i for i, name in enumerate(names) if not classes or name in classes)
 
 
-def _predict(
-    job: _Job, reader: VideoReader, folder: Path, on_progress: OnProgress
+def predict_opened(
+    job: PredictJob, reader: VideoReader, folder: Path, on_progress: OnProgress | None = None
 ) -> PredictedVideo:
-    """Segment a video, write what was found, and draw it."""
+    """`predict_video` for a video that is open already."""
+    on_progress = on_progress or _silent
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with SegmentationSpool(folder) as spool:
@@ -246,7 +260,9 @@ def _predict(
     return PredictedVideo(reader.path, folder, meta.length, len(meta.tracks), overlay, warnings)
 
 
-def _segment(job: _Job, reader: VideoReader, record: _Record, on_progress: OnProgress) -> VideoMeta:
+def _segment(
+    job: PredictJob, reader: VideoReader, record: _Record, on_progress: OnProgress
+) -> VideoMeta:
     """Fill the record and write its files; also where only a part of the video could be done."""
     segmenter = job.segmenter()
     total = _expected_frames(reader, job.config)
@@ -283,7 +299,7 @@ class _Record:
     """The final frames of a video: masks on disk, time stamps in memory, 8 bytes each."""
 
     def __init__(
-        self, job: _Job, reader: VideoReader, folder: Path, spool: SegmentationSpool
+        self, job: PredictJob, reader: VideoReader, folder: Path, spool: SegmentationSpool
     ) -> None:
         self._job, self._reader, self._folder, self._spool = job, reader, folder, spool
         self._first_frame = 0
@@ -307,7 +323,7 @@ class _Record:
         visible = set(self._spool.tracks())
         results = [
             result
-            for result in self._job.reported(results_single_class(segmenter.class_probs()))
+            for result in self._job.reported(self._job.results(segmenter.class_probs()))
             if result.track_id in visible
         ]
         tracks: list[TrackMeta] = []

@@ -108,10 +108,21 @@ def open_video(path: Path, *, folder_fps: float = FOLDER_FPS) -> VideoReader:
     Raises: DataError if it is missing, no video, or has no frame that can be decoded.
     """
     if path.is_dir():
-        return _FolderReader(path, folder_fps)
+        files = _with_suffix(path, IMAGE_SUFFIXES)
+        if not files:
+            raise DataError(f"{path}: no frames in this folder", hint=LOOKED_FOR)
+        return _FramesReader(path, files, folder_fps)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     return _FileReader(path)
+
+
+def open_frames(files: Sequence[Path], *, folder_fps: float = FOLDER_FPS) -> VideoReader:
+    """Open a list of images, in this order, as one video named after the folder of the first.
+
+    Raises: DataError if the first cannot be decoded.
+    """
+    return _FramesReader(files[0].parent, files, folder_fps)
 
 
 class _FileReader(VideoReader):
@@ -168,13 +179,11 @@ class _FileReader(VideoReader):
         self.warnings[:] = [f"{self.path}: {text}" for text in found]
 
 
-class _FolderReader(VideoReader):
-    def __init__(self, path: Path, fps: float) -> None:
+class _FramesReader(VideoReader):
+    def __init__(self, path: Path, files: Sequence[Path], fps: float) -> None:
         self.path, self.name, self.fps, self.warnings = path, path.resolve().name, fps, []
         self.rotation, self.has_audio = 0, False
-        self._files = _with_suffix(path, IMAGE_SUFFIXES)
-        if not self._files:
-            raise DataError(f"{path}: no frames in this folder", hint=LOOKED_FOR)
+        self._files = files
         self.frame_count_hint = len(self._files)
         self.size = Size(*_read_image(self._files[0]).shape[:2])
 
