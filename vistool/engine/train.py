@@ -103,7 +103,7 @@ def train(
 
     with (run / LOG).open("a", encoding="utf-8", buffering=1) as log:
         try:
-            for pixels, targets, padded in loader(batches, state.step, config.workers):
+            for pixels, targets, padded, _ in loader(batches, state.step, config.workers):
                 _set_rates(optimizer, config, state.step)
                 added = None if padded is None else padded.to(device)
                 with autocast(device, dtype):
