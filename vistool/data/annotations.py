@@ -17,11 +17,22 @@ from vistool.structures import RLE, Size
 
 
 @dataclass(frozen=True, slots=True)
+class Stated:
+    """What a file says of an instance beside its masks, frame by frame; None: nothing."""
+
+    boxes_xywh: tuple[tuple[float, ...] | None, ...]  # left, top, width, height in pixels
+    areas: tuple[float | None, ...]
+    outlines: tuple[tuple[np.ndarray, ...] | None, ...]  # polygons, [P, 2] x, y each
+
+
+@dataclass(frozen=True, slots=True)
 class LabelledTrack:
     """One instance over the frames of its video."""
 
     label: int  # class index of the model
     segmentations: tuple[RLE | None, ...]  # one a frame; None: not visible
+    id: int = 0  # of the annotation
+    stated: Stated | None = None  # read by the papers' pipelines only
 
     def mask(self, frame: int, size: Size) -> np.ndarray:
         """[H, W] uint8, 1 on the instance."""
@@ -116,7 +127,8 @@ def _labelled_video(
                 f"but its video has {len(names)} frames",
                 hint="write null for frames where the instance is not visible",
             )
-        tracks.append(LabelledTrack(label_of[annotation["category_id"]], tuple(segmentations)))
+        label = label_of[annotation["category_id"]]
+        tracks.append(LabelledTrack(label, tuple(segmentations), annotation["id"]))
     return LabelledVideo(
         files=tuple(_inside(path.parent, name, path) for name in names),
         size=Size(entry["height"], entry["width"]),
