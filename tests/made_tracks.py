@@ -1,0 +1,85 @@
+"""Tracks of rectangles for the tests of evaluation: labelled ones, and imperfect predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vistool.evaluation.overlaps import TruthTrack, VideoOverlaps, overlaps_of_video
+from vistool.formats.rle import encode_masks
+from vistool.structures import RLE, TrackSegmentation
+
+HEIGHT, WIDTH = 24, 32
+
+
+@dataclass(frozen=True, eq=False)
+class MadeTrack:
+    """One track as pixels; a frame without any is one where it is absent."""
+
+    masks: np.ndarray  # [F, H, W] bool
+    category_id: int = 1
+    score: float = 1.0  # of a prediction
+    is_crowd: bool = False  # of a labelled one
+
+    def codes(self) -> list[RLE | None]:
+        codes = encode_masks(self.masks)
+        return [code if mask.any() else None for code, mask in zip(codes, self.masks, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class MadeVideo:
+    truth: Sequence[MadeTrack]
+    predictions: Sequence[MadeTrack]
+
+    def overlaps(self, video_id: int = 1) -> VideoOverlaps:
+        truth = [TruthTrack(video_id, t.category_id, t.codes(), t.is_crowd) for t in self.truth]
+        return overlaps_of_video(video_id, truth, self.results(video_id))
+
+    def results(self, video_id: int = 1) -> list[TrackSegmentation]:
+        return [
+            TrackSegmentation(
+                video_id=video_id,
+                category_id=p.category_id,
+                score=p.score,
+                segmentations=p.codes(),
+            )
+            for p in self.predictions
+        ]
+
+
+def rectangle(top: int, left: int, height: int, width: int) -> np.ndarray:
+    """[HEIGHT, WIDTH] bool; what lies outside the picture is cut off."""
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)] = True
+    return mask
+
+
+def random_video(rng: np.random.Generator, categories: int = 3) -> MadeVideo:
+    """Up to five objects; predictions lose them, drift, swap identities or are of nothing."""
+    length = int(rng.integers(1, 13))
+    truth = [_random_track(rng, length, categories) for _ in range(rng.integers(0, 6))]
+    predictions = [_imperfect(rng, track, truth) for track in truth for _ in range(rng.integers(3))]
+    predictions += [_random_track(rng, length, categories) for _ in range(rng.integers(0, 3))]
+    return MadeVideo(truth, sorted(predictions, key=lambda p: -p.score))
+
+
+def _random_track(rng: np.random.Generator, length: int, categories: int) -> MadeTrack:
+    height, width = rng.integers(4, 14, 2)
+    start, step = rng.integers([0, 0], [HEIGHT - 4, WIDTH - 4]), rng.integers(-2, 3, 2)
+    places = start + step * np.arange(length)[:, None] + rng.integers(-1, 2, (length, 2))
+    masks = np.stack([rectangle(top, left, height, width) for top, left in places])
+    masks[rng.random(length) < 0.2] = False
+    return MadeTrack(masks, int(rng.integers(1, categories + 1)), float(rng.random()))
+
+
+def _imperfect(rng: np.random.Generator, track: MadeTrack, truth: Sequence[MadeTrack]) -> MadeTrack:
+    length = len(track.masks)
+    masks = np.stack([np.roll(mask, rng.integers(-2, 3, 2), (0, 1)) for mask in track.masks])
+    if rng.random() < 0.4:  # goes on with another object
+        other = truth[rng.integers(len(truth))]
+        since = rng.integers(length)
+        masks[since:] = other.masks[since:]
+    masks[rng.random(length) < 0.2] = False
+    return MadeTrack(masks, track.category_id, float(rng.random()))
