@@ -42,46 +42,56 @@ def area(rle: RLE) -> int:
 def validate_rle(rle: RLE, size: Size, where: str) -> None:
     """Check a run-length code from outside; one that passes is safe to decode.
 
-    pycocotools believes what it is told and writes past its buffer, so this comes first. The mask
-    is not decoded: the work and the memory go with the length of `counts`.
-
     Raises: DataError that begins with `where`.
     """
+    fault = rle_fault(rle, size)
+    if fault:
+        other_size = tuple(rle["size"]) != tuple(size)
+        raise DataError(f"{where}: {fault}", hint="size is [height, width]" if other_size else "")
+
+
+def rle_fault(rle: RLE, size: Size) -> str:
+    """What is wrong with a run-length code from outside; empty if it is safe to decode.
+
+    pycocotools believes what it is told and writes past its buffer, so this comes first. The mask
+    is not decoded: the work and the memory go with the length of `counts`.
+    """
     if tuple(rle["size"]) != tuple(size):
-        raise DataError(
-            f"{where}: a mask of size {rle['size']}, expected [{size.height}, {size.width}]",
-            hint="size is [height, width]",
-        )
+        return f"a mask of size {rle['size']}, expected [{size.height}, {size.width}]"
     pixels = size.height * size.width
     if min(size) < 1 or pixels > MAX_PIXELS:
-        raise DataError(f"{where}: a mask of {size.width}x{size.height} pixels")
+        return f"a mask of {size.width}x{size.height} pixels"
     if len(rle["counts"]) > MAX_CHARACTERS * (pixels + 1):
-        raise DataError(f"{where}: malformed mask, more runs than pixels")
-    runs = _runs(rle["counts"], where)
+        return "malformed mask, more runs than pixels"
+    try:
+        runs = _runs(rle["counts"])
+    except ValueError as error:
+        return f"malformed mask, {error}"
     if runs.min(initial=0) < 0:
-        raise DataError(f"{where}: malformed mask, a run of {runs.min()} pixels")
+        return f"malformed mask, a run of {runs.min()} pixels"
     if runs.sum() != pixels:
-        raise DataError(
-            f"{where}: malformed mask, runs of {runs.sum()} pixels in all, not {pixels}"
-        )
+        return f"malformed mask, runs of {runs.sum()} pixels in all, not {pixels}"
+    return ""
 
 
-def _runs(counts: str, where: str) -> np.ndarray:
+def _runs(counts: str) -> np.ndarray:
     """[R] int64: the lengths of the runs, off and on in turn, from a compressed string.
 
     A character holds six bits above "0": five of the number, lowest first, and one that says
     that more follow. From the fourth number on, the difference to the last but one is stored.
+
+    Raises: ValueError with what is wrong.
     """
     codes = np.frombuffer(counts.encode("utf-8", "surrogatepass"), np.uint8).astype(np.int64) - 48
     if codes.size == 0 or codes.min() < 0 or codes.max() > 63:
-        raise DataError(f"{where}: malformed mask, characters that no run-length code has")
+        raise ValueError("characters that no run-length code has")
     ends = np.flatnonzero(codes < 32)
     if len(ends) == 0 or ends[-1] != len(codes) - 1:
-        raise DataError(f"{where}: malformed mask, the last run is cut off")
+        raise ValueError("the last run is cut off")
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
     if lengths.max() > MAX_CHARACTERS:
-        raise DataError(f"{where}: malformed mask, a run longer than any picture")
+        raise ValueError("a run longer than any picture")
     shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
     runs = np.add.reduceat((codes & 31) << shifts, starts)
     runs -= np.where(codes[ends] & 16, np.int64(1) << 5 * lengths, 0)  # the highest bit is a sign

@@ -1,0 +1,89 @@
+"""Annotated pictures and videos in one form, whatever files they come from; a picture is a video
+of one frame."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from vistool.errors import DataError
+from vistool.formats.results import Category
+from vistool.structures import RLE, Size
+
+__all__ = ["AnnotatedTrack", "AnnotatedVideo", "Category", "DataSet", "frame_file", "group_tracks"]
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedVideo:
+    """Frames of one size."""
+
+    id: int
+    name: str
+    size: Size
+    length: int  # frames
+    file_names: tuple[str, ...]  # relative to the data set's frames; empty: not known
+    exhaustive: bool = True  # is every instance of every category labelled?
+    exhaustive_ids: frozenset[int] = frozenset()  # if not: the categories of which every one is
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedTrack:
+    """One instance over the frames of its video; its masks are safe to decode."""
+
+    id: int
+    video_id: int
+    category_id: int
+    segmentations: tuple[RLE | None, ...]  # one a frame; None: not visible
+    is_crowd: bool = False  # a group that nobody took apart
+    areas: tuple[float | None, ...] | None = None  # pixels, as the file states them
+    occlusion: tuple[str | None, ...] | None = None  # OVIS: no_, slight_ or severe_occlusion
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """Videos, what is labelled in them, and what the labels mean."""
+
+    path: Path  # the file or folder it was read from
+    frames: Path  # the folder that file names are relative to, and that they may not leave
+    categories: tuple[Category, ...]
+    videos: tuple[AnnotatedVideo, ...]
+    tracks: tuple[AnnotatedTrack, ...]
+    class_agnostic: bool = False  # objects have no category in these files; all are category 1
+
+
+def group_tracks(tracks: Iterable[AnnotatedTrack]) -> Mapping[int, list[AnnotatedTrack]]:
+    """The tracks of every video id, in their order; an empty list for a video without any."""
+    by_video: dict[int, list[AnnotatedTrack]] = defaultdict(list)
+    for track in tracks:
+        by_video[track.video_id].append(track)
+    return by_video
+
+
+def frame_file(frames: Path, name: str) -> Path:
+    """The file of a frame.
+
+    Neither `..` nor an absolute name nor a symbolic link may lead out of the folder; the folder
+    itself may be a link. Raises: DataError.
+    """
+    if PurePosixPath(name).is_absolute() or "\0" in name:
+        raise DataError(f"file name {name!r} leads out of the data set's folder {frames}")
+    file = frames / name
+    inside = _resolved(file.parent).is_relative_to(_resolved(frames))
+    if inside and (file.name == ".." or file.is_symlink()):
+        inside = file.resolve().is_relative_to(_resolved(frames))
+    if not inside:
+        raise DataError(
+            f"file name {name!r} leads out of the data set's folder {frames}",
+            hint="links that lead out are not followed: copy the frames into the folder, or name "
+            "the folder that holds them",
+        )
+    return file
+
+
+@lru_cache(maxsize=4096)
+def _resolved(folder: Path) -> Path:
+    """Folders hold many frames, and every step of a path is a question to the disk."""
+    return folder.resolve()

@@ -1,0 +1,61 @@
+"""What is wrong with a file, where and by how much, gathered so that it can be said at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vistool.errors import DataError
+
+SHOWN = 20  # problems that are spelt out; of the rest, the number
+
+Place = tuple[tuple[str, int | str], ...]  # from coarse to fine: (("result", 3), ("video", 7))
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong."""
+
+    severity: Literal["error", "warning"]
+    kind: str  # a stable word for programs, like "missing-file"
+    file: str
+    place: Place
+    what: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        where = ", ".join(f"{name} {value}" for name, value in self.place)
+        text = ": ".join(part for part in (self.file, where, self.what) if part)
+        # It comes from a file and goes to a terminal, so it stays one line of visible characters.
+        return "".join(c if c.isprintable() else "?" for c in text)
+
+
+ProblemCallback = Callable[[Problem], None]
+
+
+def refuse(problem: Problem) -> None:
+    """Let warnings pass. Raises: DataError at the first error."""
+    if problem.severity == "error":
+        raise DataError(str(problem), hint=problem.hint)
+
+
+def errors_of(problems: Sequence[Problem]) -> list[Problem]:
+    """Those that are no mere warnings."""
+    return [problem for problem in problems if problem.severity == "error"]
+
+
+def refuse_all(problems: Sequence[Problem]) -> None:
+    """Raises: DataError that lists the errors among the problems, if there are any."""
+    errors = errors_of(problems)
+    if errors:
+        hint = next((error.hint for error in errors if error.hint), "")
+        raise DataError("\n".join(listed(errors)), hint=hint)
+
+
+def listed(problems: Sequence[Problem], most: int = SHOWN) -> list[str]:
+    """The first `most` problems, a line each, and a line with the number of the others."""
+    lines = [str(problem) for problem in problems[:most]]
+    if len(problems) > most:
+        lines.append(f"... and {len(problems) - most} more")
+    return lines
