@@ -131,6 +131,16 @@ class PredictConfig(Settings, frozen=True):
     overlay: bool = True
 
 
+class EvalConfig(Settings, frozen=True):
+    """`vistool eval`."""
+
+    # Every track counts: AP weighs them by their score.
+    predict: PredictConfig = PredictConfig(conf=0.0, overlay=False)
+    workers: int = 1  # processes that run the model, each on videos of its own
+    samples: int = 2000  # of the videos, to tell a difference from noise
+    seed: int = 0  # of the samples
+
+
 class SourceConfig(Settings, frozen=True):
     """One annotated set that training draws from."""
 
@@ -149,6 +159,38 @@ class AugmentConfig(Settings, frozen=True):
     paste_chance: float = 0.3  # of clips that get instances of another one
     paste_scale: tuple[float, float] = (0.4, 1.5)
     max_pasted: int = 3
+    behind_chance: float = 0.25  # of a pasted instance to be behind those of the picture
+    noise_chance: float = 0.15  # of clips with a sensor's noise
+    compression_chance: float = 0.3  # of clips that look as if a video codec had stored them
+    # What follows is about clips of two frames and more.
+    perspective: float = 0.08  # tilt of the camera: about how much nearer it comes to one edge
+    object_motion: float = 0.3  # a pasted instance's own path, in shares of the canvas; as `motion`
+    leave_chance: float = 0.25  # of a pasted instance to leave the frame, or to enter it
+    motion_blur_chance: float = 0.3  # of clips whose frames are exposed while things move
+
+
+class VisTRPipeline(Settings, tag_field="paper", tag="vistr", frozen=True):
+    """How VisTR's training made clips; the defaults are its R-50 model's."""
+
+    first_short_sides: tuple[int, ...] = tuple(range(480, 769, 32))  # one of them, at random
+    first_long_side: int = 800  # cap
+    crop_short_sides: tuple[int, ...] = (400, 500, 600)  # that a crop is taken from
+    crop_sides: tuple[int, int] = (384, 600)  # of the crop, from and to
+    short_side: int = 300  # R-101: 280
+    long_side: int = 540  # cap; R-101: 504
+    overflow: Literal["clip", "wrap"] = "clip"  # of colours beyond 0 and 255; published: "wrap"
+    # Which instances count as present: those that the crop still shows, or, as published, all that
+    # are annotated on the frame.
+    validity: Literal["visible", "annotated"] = "visible"
+
+
+class IFCPipeline(Settings, tag_field="paper", tag="ifc", frozen=True):
+    """How IFC's training made clips; the defaults are its YouTube-VIS stage's."""
+
+    short_sides: tuple[int, ...] = (360, 480)  # one of them, at random
+    long_side: int = 1333  # cap
+    crop_sides: tuple[int, int] | None = None  # of a random crop first, from and to; COCO: 384, 600
+    max_frame_distance: int = 20  # from the first frame that is drawn to the others
 
 
 class LossConfig(Settings, frozen=True):
@@ -169,6 +211,8 @@ class TrainConfig(Settings, kw_only=True, frozen=True):
     sources: tuple[SourceConfig, ...]
     model: dict[str, Any] = {}  # architecture ("ifc" or "vistr") and its settings
     augment: AugmentConfig = AugmentConfig()
+    # Clips as one of the papers made them; [augment] and `canvases` then have no effect.
+    pipeline: VisTRPipeline | IFCPipeline | None = None
     loss: LossConfig = LossConfig()
     init: str = "imagenet"  # "imagenet": the backbone; "random"; or a weight file's name or path
     steps: int = 10000

@@ -14,6 +14,12 @@ def xyxy_of(boxes_cxcywh: Tensor) -> Tensor:
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
 
 
+def cxcywh_of(boxes_xyxy: Tensor) -> Tensor:
+    """[..., 4] left, top, right, bottom -> centre x, centre y, width, height, in the same unit."""
+    first, last = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
+    return torch.cat([(first + last) / 2, last - first], dim=-1)
+
+
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
     """Overlap of boxes one to one, [..., 4] cxcywh each, broadcast. -> [...]; 1 for two empty."""
     both, either, _ = _areas(a, b)
