@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tests.made_data import COLOURS, HEIGHT, WIDTH, make_pictures, make_video
 from vistool.config import AugmentConfig, PixelConfig
 from vistool.data.annotations import read_annotations
-from vistool.data.batches import TrainingBatches, loader
+from vistool.data.batches import Share, TrainingBatches, loader
 from vistool.data.clips import ClipMaker
-from vistool.data.motion import draw_views
+from vistool.data.motion import draw_camera
 from vistool.data.sampling import ClipSampler, draw_frames
 from vistool.errors import DataError
 from vistool.structures import Size
@@ -116,15 +116,6 @@ def test_pasted_instances_cover_what_lies_below(tmp_path: Path) -> None:
     assert all(clip.masks.sum(0).max(initial=0) <= 1 for clip in clips)
 
 
-def test_an_unmoved_view_of_the_same_size_is_the_picture_or_its_mirror_image() -> None:
-    rng = np.random.default_rng(0)
-    picture = rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    size = Size(HEIGHT, WIDTH)
-    views = draw_views(size, size, 2, rng, scale_range=(1.0, 1.0), motion=0.0)
-    first, second = (view.picture(picture) for view in views)
-    np.testing.assert_array_equal(first, second)
-
-
 @given(st.integers(1, 50), st.integers(1, 9), st.integers(0, 20), st.integers(0, 2**31))
 def test_frames_of_a_clip_are_sorted_near_each_other_and_exist(
     length: int, clip_length: int, distance: int, seed: int
@@ -144,13 +135,49 @@ def test_a_batch_depends_on_seed_and_number_alone(tmp_path: Path) -> None:
         canvases = (Size(32, 48), Size(48, 32))
         return TrainingBatches(maker, PixelConfig(), canvases=canvases, batch=2, steps=4, seed=seed)
 
-    one, two = batches(1)[3], list(loader(batches(1), 2, workers=0))[1]
+    one, two = batches(1).make(3, range(2)), list(loader(batches(1), 2, workers=0))[1]
     torch.testing.assert_close(one[0], two[0])
     for a, b in zip(one[1], two[1], strict=True):
         torch.testing.assert_close(a.masks, b.masks)
     assert one[0].shape[:3] == (2, 2, 3)
-    other = batches(2)[3][0]
+    other = batches(2).make(3, range(2))[0]
     assert other.shape != one[0].shape or not torch.allclose(other, one[0])
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
+def test_processes_and_parts_share_the_clips_of_a_step(
+    processes: int, parts: int, each: int
+) -> None:
+    shares = [Share(rank, processes, parts) for rank in range(processes)]
+    batch = processes * each
+    numbers = [n for part in range(parts) for share in shares for n in share.clips(part, batch)]
+    assert numbers == list(range(parts * batch))
+
+
+def test_a_clip_is_the_same_whoever_makes_it(tmp_path: Path) -> None:
+    maker = clip_maker(make_pictures(tmp_path, 4), 2, AugmentConfig())
+
+    def batches(batch: int, share: Share) -> TrainingBatches:
+        canvases = (Size(32, 48), Size(48, 32))
+        return TrainingBatches(
+            maker, PixelConfig(), canvases=canvases, batch=batch, steps=3, seed=5, share=share
+        )
+
+    (whole,) = loader(batches(4, Share()), 2, workers=0)
+    # Two processes that take two parts each: a clip in every batch.
+    shared = [list(loader(batches(2, Share(rank, 2, 2)), 2, workers=0)) for rank in (0, 1)]
+    parts = [shared[rank][part] for part in (0, 1) for rank in (0, 1)]
+    torch.testing.assert_close(torch.cat([part.pixels for part in parts]), whole.pixels)
+    assert sum((part.origins for part in parts), ()) == whole.origins
+
+
+def test_what_is_wrong_with_a_batch_comes_out_of_its_worker_as_it_is(tmp_path: Path) -> None:
+    maker = clip_maker(make_pictures(tmp_path, 1), 1, STILL)
+    (tmp_path / "0.png").unlink()
+    canvases = (Size(32, 48),)
+    batches = TrainingBatches(maker, PixelConfig(), canvases=canvases, batch=1, steps=1, seed=5)
+    with pytest.raises(DataError, match=r"0\.png: missing, or not a readable picture$"):
+        next(loader(batches, 0, workers=1))
 
 
 def test_rare_classes_are_drawn_more_often(tmp_path: Path) -> None:

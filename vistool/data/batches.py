@@ -69,6 +69,10 @@ class BatchSource(Dataset[Batch | VistoolError]):
     def make(self, step: int, clips: range) -> Batch:
         """The clips of these numbers."""
 
+    def generator(self, step: int, clip: int) -> np.random.Generator:
+        """Where the randomness of a clip comes from."""
+        return np.random.default_rng((self.seed, step, 1 + clip))  # a 0 would be as if left out
+
     def __len__(self) -> int:
         return self.steps * self.share.accumulate
 
@@ -103,8 +107,7 @@ class TrainingBatches(BatchSource):
         of_step = np.random.default_rng((self.seed, step))
         canvas = self.canvases[int(of_step.integers(len(self.canvases)))]
         return collate(
-            [self.maker.draw(canvas, np.random.default_rng((self.seed, step, n))) for n in clips],
-            self.pixels,
+            [self.maker.draw(canvas, self.generator(step, n)) for n in clips], self.pixels
         )
 
 
