@@ -1,9 +1,22 @@
-"""Colour and blur, drawn once a clip: its frames share a camera."""
+"""What camera and codec do to a picture, drawn once a clip: its frames share them."""
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import cv2
 import numpy as np
+
+# What a random byte stands for in noise of deviation 1.
+GRAIN = np.array([NormalDist().inv_cdf((byte + 0.5) / 256) for byte in range(256)])
+STRONGEST_NOISE = 10.0  # deviation, of 255
+QUALITY = (20, 75)  # JPEG's, of compressed clips
+RANGE = 2  # differences of frames are stored halved, so that they fit into a byte
+
+
+def happens(chance: float, rng: np.random.Generator) -> bool:
+    """Whether something of that chance happens; what never does leaves the generator alone."""
+    return chance > 0 and bool(rng.random() < chance)
 
 
 def change_colours(frames: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
@@ -34,3 +47,38 @@ def blur(frames: np.ndarray, rng: np.random.Generator, chance: float) -> np.ndar
         return frames
     sigma = rng.uniform(0.4, 1.5)
     return np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame in frames])
+
+
+def make_noise(frames: np.ndarray, rng: np.random.Generator, chance: float) -> np.ndarray:
+    """Sometimes a sensor's noise: as strong on all frames, another one on each. [T, H, W, 3]"""
+    if not happens(chance, rng):
+        return frames
+    deviation = rng.uniform(0.2, 1.0) * STRONGEST_NOISE
+    table = np.rint(GRAIN * deviation).clip(-127, 127).astype(np.int16)
+    noise = table[np.frombuffer(rng.bytes(frames.size), np.uint8).reshape(frames.shape)]
+    return (frames + noise).clip(0, 255).astype(np.uint8)
+
+
+def compress(frames: np.ndarray, rng: np.random.Generator, chance: float) -> np.ndarray:
+    """Sometimes what a video codec leaves of a clip. frames: [T, H, W, 3] uint8.
+
+    The first frame is stored as JPEG, and of each other one the difference to the one before, as
+    coarsely: what stands still keeps its blocks, and what moves trails some.
+    """
+    if not happens(chance, rng):
+        return frames
+    quality = int(rng.integers(QUALITY[0], QUALITY[1] + 1))
+    shown = [_stored(frames[0], quality)]
+    for frame in frames[1:]:
+        before = shown[-1].astype(np.int16)
+        difference = (frame - before) // RANGE + 128
+        change = _stored(difference.astype(np.uint8), quality).astype(np.int16) - 128
+        shown.append((before + RANGE * change).clip(0, 255).astype(np.uint8))
+    return np.stack(shown)
+
+
+def _stored(picture: np.ndarray, quality: int) -> np.ndarray:
+    """A picture [H, W, 3] uint8 after JPEG."""
+    blue_first = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    _, code = cv2.imencode(".jpg", blue_first, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return cv2.cvtColor(np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)

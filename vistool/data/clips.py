@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from vistool.config import AugmentConfig
-from vistool.data.annotations import LabelledVideo
-from vistool.data.augment import blur, change_colours
-from vistool.data.motion import draw_views
+from vistool.data.augment import blur, change_colours, compress, happens, make_noise
+from vistool.data.motion import draw_camera, draw_object_path
+from vistool.data.pasting import Pasted, paste
 from vistool.data.sampling import ClipSampler, draw_frames
-from vistool.errors import DataError
+from vistool.data.shots import Patch, Shot, read_patches
+from vistool.data.warping import project
 from vistool.structures import Size
 
 MIN_VISIBLE = 16  # pixels on the canvas, summed over the clip; less is no instance
+SHUTTER = (0.15, 0.6)  # of the time between two frames, where there is motion blur
+REAL_MOTION = 0.2  # of the camera's motion is added to a video, which has its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,106 +41,119 @@ class ClipMaker:
 
     def draw(self, canvas: Size, rng: np.random.Generator) -> TrainingClip:
         """A clip of `canvas` size."""
-        clip = self._render(self.sampler.draw(rng), canvas, rng, self.augment.scale)
+        shot = self._shot(canvas, rng, self.augment.scale)
+        shutter = self._shutter(rng)
+        frames, masks, labels = shot.frames(shutter), shot.masks(), _labels(shot)
         if rng.random() < self.augment.paste_chance:
-            clip = self._paste(clip, canvas, rng)
-        visible = clip.masks.sum(axis=(1, 2, 3)) >= MIN_VISIBLE
-        frames = change_colours(clip.frames, rng, self.augment.colour)
+            other = self._shot(canvas, rng, self.augment.paste_scale)
+            instances = self._instances(other, rng)
+            if instances:
+                masks = paste(frames, masks, shot, other, instances, shutter)
+                labels = np.append(labels, _labels(other)[[i.track for i in instances]])
+        visible = masks.sum(axis=(1, 2, 3)) >= MIN_VISIBLE
         return TrainingClip(
-            frames=blur(frames, rng, self.augment.blur_chance),
-            masks=clip.masks[visible],
-            labels=clip.labels[visible],
-            exhaustive=clip.exhaustive,
-            origin=clip.origin,
+            frames=self._filmed(frames, rng),
+            masks=masks[visible],
+            labels=labels[visible],
+            exhaustive=np.array(shot.video.exhaustive, bool),
+            origin=str(shot.video.files[shot.frame_ids[0]]),
         )
 
-    def _render(
-        self,
-        video: LabelledVideo,
-        canvas: Size,
-        rng: np.random.Generator,
-        scale: tuple[float, float],
-    ) -> TrainingClip:
+    def _shot(self, canvas: Size, rng: np.random.Generator, scale: tuple[float, float]) -> Shot:
+        """Some frames of some video, as a camera sees them."""
+        video = self.sampler.draw(rng)
         frame_ids = draw_frames(
             len(video.files), self.clip_length, self.augment.max_frame_distance, rng
         )
         if rng.random() < 0.5:
             frame_ids = frame_ids[::-1]
-        moves = self.augment.motion if len(video.files) == 1 else 0.2 * self.augment.motion
-        source = {f: _read_image(video, f) for f in set(frame_ids)}
-        masks = {f: [track.mask(f, video.size) for track in video.tracks] for f in source}
-        views = draw_views(
+        patches = read_patches(video, set(frame_ids))
+        liveliness = rng.random() * (1.0 if len(video.files) == 1 else REAL_MOTION)
+        camera = draw_camera(
             video.size,
             canvas,
             self.clip_length,
             rng,
             scale_range=scale,
-            motion=moves * rng.random(),
-            focus=_some_instance(masks[frame_ids[0]], rng),
+            motion=self.augment.motion * liveliness,
+            tilt=self.augment.perspective * liveliness,
+            focus=_some_instance(patches[frame_ids[0]], rng),
         )
-        shape = (len(video.tracks), self.clip_length, *canvas)
-        warped = np.zeros(shape, bool)
-        for t, (frame, view) in enumerate(zip(frame_ids, views, strict=True)):
-            for n, mask in enumerate(masks[frame]):
-                if mask.any():
-                    warped[n, t] = view.mask(mask)
-        return TrainingClip(
-            frames=np.stack(
-                [view.picture(source[f]) for f, view in zip(frame_ids, views, strict=True)]
-            ),
-            masks=warped,
-            labels=np.array([track.label for track in video.tracks], np.int64),
-            exhaustive=np.array(video.exhaustive, bool),
-            origin=str(video.files[frame_ids[0]]),
-        )
+        return Shot(video, frame_ids, patches, camera)
 
-    def _paste(self, clip: TrainingClip, canvas: Size, rng: np.random.Generator) -> TrainingClip:
-        """Cut instances out of another clip and put them, moving on their own, over this one."""
-        other = self._render(self.sampler.draw(rng), canvas, rng, self.augment.paste_scale)
-        visible = np.flatnonzero(other.masks.any(axis=(1, 2, 3)))
-        if len(visible) == 0:
-            return clip
-        count = min(len(visible), int(rng.integers(1, self.augment.max_pasted + 1)))
-        chosen = rng.choice(visible, size=count, replace=False)
-        pasted = other.masks[chosen]
-        cover = pasted.any(0)
-        frames = np.stack(
-            [_blend(*layers) for layers in zip(clip.frames, other.frames, cover, strict=True)]
-        )
-        return TrainingClip(
-            frames=frames,
-            masks=np.concatenate([clip.masks & ~cover, pasted]),
-            labels=np.concatenate([clip.labels, other.labels[chosen]]),
-            exhaustive=clip.exhaustive,
-            origin=clip.origin,
-        )
+    def _shutter(self, rng: np.random.Generator) -> float:
+        """How long the frames of a clip are exposed, in clip time; 0: no motion is seen."""
+        if self.clip_length == 1 or not happens(self.augment.motion_blur_chance, rng):
+            return 0.0
+        return float(rng.uniform(*SHUTTER)) * 2 / (self.clip_length - 1)
 
+    def _instances(self, shot: Shot, rng: np.random.Generator) -> list[Pasted]:
+        """Which instances of a shot are pasted, and where they go."""
+        boxes = _boxes(shot)
+        if self.clip_length > 1:  # one that its picture cuts off would show the cut as it moves
+            boxes = {n: boxes[n] for n in boxes if _is_whole(shot, n)} or boxes
+        if not boxes:
+            return []
+        count = min(len(boxes), int(rng.integers(1, self.augment.max_pasted + 1)))
+        return [
+            Pasted(
+                track=int(n),
+                path=draw_object_path(
+                    boxes[int(n)],
+                    shot.camera.canvas,
+                    self.clip_length,
+                    rng,
+                    motion=self.augment.object_motion * rng.random(),
+                    leave_chance=self.augment.leave_chance,
+                ),
+                behind=happens(self.augment.behind_chance, rng),
+            )
+            for n in rng.choice(list(boxes), size=count, replace=False)
+        ]
 
-def _blend(below: np.ndarray, above: np.ndarray, cover: np.ndarray) -> np.ndarray:
-    """`above` where `cover`, with an edge a pixel soft, so that the cut is no clue."""
-    alpha = cv2.GaussianBlur(cover.astype(np.float32), (3, 3), 0)[..., None]
-    return (below * (1 - alpha) + above * alpha + 0.5).astype(np.uint8)
+    def _filmed(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """What a cheap camera and a codec leave of a clip."""
+        frames = change_colours(frames, rng, self.augment.colour)
+        frames = blur(frames, rng, self.augment.blur_chance)
+        frames = make_noise(frames, rng, self.augment.noise_chance)
+        return compress(frames, rng, self.augment.compression_chance)
 
 
-def _some_instance(masks: list[np.ndarray], rng: np.random.Generator) -> tuple[float, float] | None:
+def _labels(shot: Shot) -> np.ndarray:
+    return np.array([track.label for track in shot.video.tracks], np.int64)
+
+
+def _middle_patches(shot: Shot) -> list[Patch | None]:
+    return shot.patches[shot.frame_ids[len(shot.frame_ids) // 2]]
+
+
+def _boxes(shot: Shot) -> dict[int, np.ndarray]:
+    """[2, 2] left, top and right, bottom on the canvas of the instances seen amid the clip."""
+    matrix, boxes = shot.camera.matrix(0.0), {}
+    for n, patch in enumerate(_middle_patches(shot)):
+        if patch is not None:
+            cover = np.zeros(shot.camera.canvas, bool)
+            patch.on(cover, matrix)
+            if cover.any():
+                corners = project(patch.corners, matrix)
+                boxes[n] = np.stack([corners.min(0), corners.max(0)])
+    return boxes
+
+
+def _is_whole(shot: Shot, track: int) -> bool:
+    """Whether an instance stays clear of the edges of its picture."""
+    patch = _middle_patches(shot)[track]
+    if patch is None:
+        return False
+    low, high = patch.corners[0], patch.corners[-1]
+    return bool(low.min() > 0 and (high < np.array(shot.video.size[::-1]) - 1).all())
+
+
+def _some_instance(
+    patches: list[Patch | None], rng: np.random.Generator
+) -> tuple[float, float] | None:
     """The middle of an instance, most of the time, so that crops are seldom empty."""
-    visible = [mask for mask in masks if mask.any()]
+    visible = [patch for patch in patches if patch is not None]
     if not visible or rng.random() < 0.2:
         return None
-    rows, columns = np.nonzero(visible[int(rng.integers(len(visible)))])
-    return float(columns.mean()), float(rows.mean())
-
-
-def _read_image(video: LabelledVideo, frame: int) -> np.ndarray:
-    """[H, W, 3] uint8, RGB. Raises: DataError for a missing file or one of another size."""
-    path = video.files[frame]
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise DataError(f"{path}: missing, or not a readable picture")
-    if image.shape[:2] != video.size:
-        height, width = image.shape[:2]
-        raise DataError(
-            f"{path}: is {width}x{height}, but its annotations say "
-            f"{video.size.width}x{video.size.height}"
-        )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return visible[int(rng.integers(len(visible)))].middle

@@ -1,47 +1,75 @@
-"""Smooth camera motion: where every frame of a clip looks at a picture."""
+"""Smooth motion over a clip: where its camera looks at a picture, and where an object goes.
+
+Time runs from -1, the first frame of a clip, to 1, its last; a matrix maps points of a source
+picture, or of a canvas, to a canvas.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from vistool.structures import Size
 
+STRONGEST_TILT = 0.2  # how much nearer one edge of the canvas can be than its middle
+ROOM_OUTSIDE = 0.1  # of the canvas: how far a path may look beyond the edge of its picture
+
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """A similarity transform from picture to canvas, with the frames' canvas size."""
+class Curve:
+    """A smooth way through D numbers: a straight part, two bends, and a pace that varies."""
 
-    matrix: np.ndarray  # [2, 3], picture -> canvas
-    scale: float  # canvas pixels per picture pixel
+    straight: np.ndarray  # [D], from the middle of the way to its end
+    bends: np.ndarray  # [2, D]
+    ease: float  # in [-0.5, 1]: below 0 slow at the ends, above 0 slow in the middle
+
+    def at(self, time: float) -> np.ndarray:
+        """[D] at a time; without bends, -straight at -1 and straight at 1."""
+        way = time + self.ease * (time**3 - time)
+        curve = self.bends[0] * (way**2 - 1 / 3) + self.bends[1] * (way**3 - way)
+        return np.asarray(self.straight * way + curve)
+
+
+def draw_curve(sizes: np.ndarray, num_frames: int, rng: np.random.Generator) -> Curve:
+    """A curve whose numbers go about as far as `sizes` [D] says; one frame has nowhere to go."""
+    if num_frames == 1:
+        return Curve(np.zeros(len(sizes)), np.zeros((2, len(sizes))), 0.0)
+    straight = rng.normal(0.0, 1.0, len(sizes)) * sizes
+    bends = rng.normal(0.0, 0.35, (2, len(sizes))) * sizes
+    return Curve(straight, bends, float(rng.uniform(-0.5, 0.5)))
+
+
+def frame_times(num_frames: int) -> list[float]:
+    """When the frames of a clip are: even from -1 to 1; a single one at 0."""
+    return [float(time) for time in np.linspace(-1.0, 1.0, num_frames) * (num_frames > 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Camera:
+    """A camera that moves over a picture."""
+
+    centre: np.ndarray  # [2] x, y of the picture, in the middle of the canvas
+    zoom: float  # canvas pixels a picture pixel
+    turn: float  # radians
+    mirror: float  # -1 or 1
+    path: Curve  # of x, y, the zoom's logarithm, the turn, and the tilt about y and x
     canvas: Size
 
-    def picture(self, image: np.ndarray) -> np.ndarray:
-        """[H, W, 3] uint8 -> canvas; what lies outside the picture is mid-grey."""
-        matrix = self.matrix
-        if self.scale < 0.7:  # warping alone would skip pixels
-            height, width = image.shape[:2]
-            small = (max(1, round(width * self.scale)), max(1, round(height * self.scale)))
-            image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
-            matrix = matrix.copy()
-            matrix[:, 0] *= width / small[0]
-            matrix[:, 1] *= height / small[1]
-        return self._warp(image, matrix, cv2.INTER_LINEAR, (127, 127, 127))
-
-    def mask(self, mask: np.ndarray) -> np.ndarray:
-        """[H, W] uint8 -> canvas, nearest neighbour."""
-        return self._warp(mask, self.matrix, cv2.INTER_NEAREST, 0)
-
-    def _warp(
-        self, image: np.ndarray, matrix: np.ndarray, how: int, border: int | tuple[int, int, int]
-    ) -> np.ndarray:
-        size = (self.canvas.width, self.canvas.height)
-        return cv2.warpAffine(image, matrix, size, flags=how, borderValue=border)
+    def matrix(self, time: float) -> np.ndarray:
+        """[3, 3], picture -> canvas."""
+        x, y, growth, turn, *tilt = self.path.at(time)
+        zoom, angle = self.zoom * np.exp(growth), self.turn + turn
+        cos, sin = zoom * np.cos(angle), zoom * np.sin(angle)
+        linear = np.array([[self.mirror * cos, -sin, 0], [self.mirror * sin, cos, 0], [0, 0, 1.0]])
+        half = np.array([self.canvas.width, self.canvas.height]) / 2
+        tilted = np.eye(3)
+        tilted[2, :2] = np.clip(tilt, -STRONGEST_TILT, STRONGEST_TILT) / half
+        seen = linear @ shifted(-self.centre[0] - x, -self.centre[1] - y)
+        return np.asarray(shifted(*half) @ tilted @ seen)
 
 
-def draw_views(
+def draw_camera(
     picture: Size,
     canvas: Size,
     num_frames: int,
@@ -49,13 +77,15 @@ def draw_views(
     *,
     scale_range: tuple[float, float],
     motion: float,
+    tilt: float = 0.0,
     focus: tuple[float, float] | None = None,
-) -> list[View]:
-    """A camera path over a picture: shift, zoom and turn change evenly from frame to frame.
+) -> Camera:
+    """A camera path over a picture: shift, zoom, turn and tilt change smoothly.
 
     Args:
         scale_range: of the zoom, log-uniform; 1 covers the canvas with the picture.
         motion: how far the camera goes over the whole clip, in canvas sizes; 0: it stands still.
+        tilt: how much nearer it comes to one edge than to the middle; a single frame has none.
         focus: (x, y) of the picture that should be on the canvas; None: anywhere.
     """
     cover = max(canvas.height / picture.height, canvas.width / picture.width)
@@ -69,22 +99,81 @@ def draw_views(
         centre = np.clip(np.array(focus) + rng.uniform(-half, half) * 0.7, low, high)
     mirror = -1.0 if rng.random() < 0.5 else 1.0
     turn = rng.normal(0.0, 0.06)
-    drift = rng.normal(0.0, 1.0, 2) * half * motion
-    zoom_drift, turn_drift = rng.normal(0.0, 0.3 * motion), rng.normal(0.0, 0.2 * motion)
-    return [
-        _view(
-            centre + drift * when,
-            zoom * np.exp(zoom_drift * when),
-            turn + turn_drift * when,
-            mirror,
-            canvas,
-        )
-        for when in np.linspace(-1.0, 1.0, num_frames) * (num_frames > 1)
-    ]
+    sizes = np.array([*(motion * half), 0.3 * motion, 0.2 * motion, tilt, tilt])
+    path = draw_curve(sizes, num_frames, rng)
+    centre, path = _kept_near(
+        centre, path, low - 2 * ROOM_OUTSIDE * half, high + 2 * ROOM_OUTSIDE * half
+    )
+    return Camera(centre, float(zoom), float(turn), mirror, path, canvas)
 
 
-def _view(centre: np.ndarray, zoom: float, angle: float, mirror: float, canvas: Size) -> View:
-    cos, sin = zoom * np.cos(angle), zoom * np.sin(angle)
-    linear = np.array([[mirror * cos, -sin], [mirror * sin, cos]])
-    shift = np.array([canvas.width, canvas.height]) / 2 - linear @ centre
-    return View(np.column_stack([linear, shift]), float(zoom), canvas)
+def _kept_near(
+    centre: np.ndarray, path: Curve, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, Curve]:
+    """Shorten and shift a path so that x and y stay between `low` and `high`: no empty views."""
+    ways = np.array([path.at(time)[:2] for time in np.linspace(-1, 1, 9)])
+    first, last = ways.min(0), ways.max(0)
+    share = np.ones(len(path.straight))
+    share[:2] = np.minimum(1, (high - low) / np.maximum(last - first, 1e-9))
+    shorter = Curve(path.straight * share, path.bends * share, path.ease)
+    return np.clip(centre, low - first * share[:2], high - last * share[:2]), shorter
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectPath:
+    """Where an object goes on a canvas, beside the motion of the camera."""
+
+    anchor: np.ndarray  # [2] x, y of its middle, on the canvas
+    path: Curve  # of x, y, its size's logarithm, its turn, and its aspect's logarithm
+    leaving: np.ndarray  # [2] x, y by which it is further at the clip's one end than by `path`
+    end: float  # -1: it enters; 1: it leaves
+
+    def matrix(self, time: float) -> np.ndarray:
+        """[3, 3], canvas -> canvas."""
+        x, y, growth, turn, aspect = self.path.at(time)
+        cos, sin = np.cos(turn), np.sin(turn)
+        size = np.exp(growth) * np.array([np.exp(aspect / 2), np.exp(-aspect / 2)])
+        changed = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1.0]]) @ np.diag([*size, 1.0])
+        place = self.anchor + (x, y) + self.leaving * ((1 + self.end * time) / 2) ** 2
+        return np.asarray(shifted(*place) @ changed @ shifted(*-self.anchor))
+
+
+def draw_object_path(
+    corners: np.ndarray,
+    canvas: Size,
+    num_frames: int,
+    rng: np.random.Generator,
+    *,
+    motion: float,
+    leave_chance: float,
+) -> ObjectPath:
+    """A path of an object's own.
+
+    Args:
+        corners: [2, 2] left, top and right, bottom of it on the canvas, in the clip's middle.
+        motion: how far it goes over the whole clip, in canvas sizes; 0: it stands still.
+        leave_chance: of going out of sight, or of coming into sight.
+    """
+    sides = np.array([canvas.width, canvas.height], float)
+    # Things move sideways more than up and down, and turn and change little in so short a time.
+    sizes = motion * np.array([0.5 * sides[0], 0.25 * sides[1], 0.6, 0.4, 0.3])
+    path = draw_curve(sizes, num_frames, rng)
+    leaving, end = np.zeros(2), 1.0
+    if num_frames > 1 and rng.random() < leave_chance:
+        end = -1.0 if rng.random() < 0.5 else 1.0
+        leaving = _way_out(corners + path.at(end)[:2], sides, rng)
+    return ObjectPath(corners.mean(0), path, leaving, end)
+
+
+def _way_out(corners: np.ndarray, sides: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """[2] a shift that puts a box off the canvas: mostly to the side, where it is nearer."""
+    across = 0 if rng.random() < 0.8 else 1
+    back, forth = corners[1, across], sides[across] - corners[0, across]
+    shift = np.zeros(2)
+    shift[across] = -max(0.0, back) if back < forth else max(0.0, forth)
+    return 1.15 * shift
+
+
+def shifted(x: float, y: float) -> np.ndarray:
+    """[3, 3] that moves points by x, y."""
+    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])

@@ -1,0 +1,133 @@
+"""A picture or video as one camera films it: its frames, and the masks of its instances."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from vistool.data.annotations import LabelledVideo
+from vistool.data.motion import Camera, frame_times, shifted
+from vistool.data.warping import (
+    Part,
+    Window,
+    exposure,
+    magnification,
+    project,
+    seen,
+    seen_mask,
+    shrunk,
+    window_of,
+)
+from vistool.errors import DataError
+from vistool.structures import Size
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A mask, cut to the box around its instance."""
+
+    mask: np.ndarray  # [h, w] uint8, 1 on the instance
+    left: int
+    top: int
+
+    @classmethod
+    def of(cls, mask: np.ndarray) -> Patch | None:
+        """From an [H, W] uint8 mask; None if it is empty."""
+        left, top, width, height = cv2.boundingRect(mask)
+        return cls(mask[top : top + height, left : left + width], left, top) if width else None
+
+    @property
+    def corners(self) -> np.ndarray:
+        """[4, 2] x, y in the picture."""
+        height, width = self.mask.shape
+        steps = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
+        return np.array([self.left - 0.5, self.top - 0.5]) + steps * (width, height)
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        """x, y of its centre of mass in the picture."""
+        moments = cv2.moments(self.mask, binaryImage=True)
+        x, y = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]
+        return self.left + x, self.top + y
+
+    def on(self, out: np.ndarray, matrix: np.ndarray) -> None:
+        """Write it through a matrix onto a canvas [H, W] of bool."""
+        height, width = out.shape
+        window = window_of(self.corners, [matrix], Size(height, width), margin=1)
+        if window is not None:
+            part = Part(self.mask, shifted(self.left, self.top))
+            out[window.pixels] = seen_mask(part, matrix, window)
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """T frames of a picture or video, a camera that films them, and what is labelled on them."""
+
+    video: LabelledVideo
+    frame_ids: tuple[int, ...]
+    patches: dict[int, list[Patch | None]]  # by frame, one a track
+    camera: Camera
+
+    @property
+    def times(self) -> list[float]:
+        """When its frames are, from -1 to 1."""
+        return frame_times(len(self.frame_ids))
+
+    def frames(self, shutter: float) -> np.ndarray:
+        """[T, H, W, 3] uint8. shutter: how long a frame is exposed, in clip time."""
+        canvas = self.camera.canvas
+        window = Window.whole(canvas)
+        edges = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * (canvas.width, canvas.height)
+        middle = np.array([[canvas.width / 2, canvas.height / 2]])
+        matrices = [self.camera.matrix(time) for time in self.times]
+        scale = max(magnification(m, project(middle, np.linalg.inv(m))[0]) for m in matrices)
+        parts = {f: shrunk(read_image(self.video, f), scale) for f in set(self.frame_ids)}
+        frames = []
+        for frame, time, matrix in zip(self.frame_ids, self.times, matrices, strict=True):
+            points = project(edges, np.linalg.inv(matrix))
+            moments = exposure(self.camera.matrix, time, points, shutter, canvas)
+            frames.append(_mean([seen(parts[frame], moment, window) for moment in moments]))
+        return np.stack(frames)
+
+    def masks(self) -> np.ndarray:
+        """[N, T, H, W] bool."""
+        shape = (len(self.video.tracks), len(self.frame_ids), *self.camera.canvas)
+        masks = np.zeros(shape, bool)
+        for t, (frame, time) in enumerate(zip(self.frame_ids, self.times, strict=True)):
+            matrix = self.camera.matrix(time)
+            for n, patch in enumerate(self.patches[frame]):
+                if patch is not None:
+                    patch.on(masks[n, t], matrix)
+        return masks
+
+
+def read_patches(video: LabelledVideo, frames: set[int]) -> dict[int, list[Patch | None]]:
+    """The masks of all tracks on some frames."""
+    return {f: [Patch.of(track.mask(f, video.size)) for track in video.tracks] for f in frames}
+
+
+def _mean(pictures: list[np.ndarray]) -> np.ndarray:
+    """Of pictures of one size, uint8."""
+    if len(pictures) == 1:
+        return pictures[0]
+    total = np.zeros(pictures[0].shape, np.uint16)
+    for picture in pictures:
+        cv2.add(total, picture, dst=total, dtype=cv2.CV_16U)
+    return cv2.convertScaleAbs(total, alpha=1 / len(pictures))
+
+
+def read_image(video: LabelledVideo, frame: int) -> np.ndarray:
+    """[H, W, 3] uint8, RGB. Raises: DataError for a missing file or one of another size."""
+    path = video.files[frame]
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise DataError(f"{path}: missing, or not a readable picture")
+    if image.shape[:2] != video.size:
+        height, width = image.shape[:2]
+        raise DataError(
+            f"{path}: is {width}x{height}, but its annotations say "
+            f"{video.size.width}x{video.size.height}"
+        )
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
