@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from vistool.cli.console import INTERRUPTED, friendly_errors, report_interrupt
+from vistool.cli.eval import evaluate
 from vistool.cli.predict import predict
 from vistool.cli.render import render
 from vistool.cli.train import train
@@ -37,6 +38,7 @@ EXAMPLES = """\b
 Examples:
   vistool predict street.mp4                       masks, tracks and an overlay
   vistool render street.mp4 runs/predict/street    draw them again, in another style
+  vistool eval valid.json -p results.json          AP, HOTA, J and F of saved results
   vistool train configs/ifc-lite.toml --data DATA  a model for other classes
   vistool weights list                             the models at hand
 """
@@ -78,6 +80,7 @@ def vistool(
 
 app.command()(predict)
 app.command()(render)
+app.command("eval")(evaluate)
 app.command()(train)
 app.add_typer(weights, name="weights")
 

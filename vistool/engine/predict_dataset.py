@@ -1,0 +1,359 @@
+"""A model over all videos of a data set: resumable, by several processes, into one results file.
+
+Every video gets a folder of its own as `predict` leaves it; one that is complete is not run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import distributed
+
+from vistool.config import IFCConfig, PredictConfig
+from vistool.engine.predict import PredictJob, predict_opened
+from vistool.engine.render import META, RESULTS, OnProgress
+from vistool.engine.run_record import MatchedClass, PredictedSet, Run, run_folder
+from vistool.errors import DataError, UsageError, VistoolError, WeightsError
+from vistool.formats.atomic import atomic_path
+from vistool.formats.dataset import AnnotatedVideo, Category, DataSet, frame_file
+from vistool.formats.results import iterate_results, read_meta, write_results
+from vistool.formats.video import open_frames
+from vistool.models.weights import LoadedModel, WeightsHeader, load_model
+from vistool.structures import TrackSegmentation
+
+VIDEOS, FAILURE = "videos", "error.txt"  # in a run folder; of a video
+PATIENCE = timedelta(days=7)  # how long the fastest of several processes waits for the slowest
+
+
+def predict_dataset(
+    dataset: DataSet,
+    data_key: str,
+    model: str,
+    parent: Path,
+    config: PredictConfig,
+    *,
+    workers: int = 1,
+    on_progress: OnProgress | None = None,
+    on_failure: Callable[[str, str], None] | None = None,
+) -> PredictedSet | None:
+    """Run a model over the videos that have no complete result yet; write all into results.json.
+
+    Under `torchrun`, every process takes its share of the videos.
+
+    Args:
+        data_key: tells one state of the data set from another.
+        workers: processes on this machine, each with the model in its memory.
+        on_failure: told the name of a video that could not be run, and why.
+
+    Returns: None in all processes under `torchrun` but the first.
+    Raises: UsageError, WeightsError, DataError if the data set names no frames.
+    """
+    if not all(video.file_names for video in dataset.videos):
+        raise DataError(
+            f"{dataset.path}: does not say where the frames of its videos are",
+            hint="score saved results with --predictions instead",
+        )
+    loaded = load_model(model)
+    run = _run(dataset, data_key, loaded, config)
+    with _processes() as (rank, world):
+        folder = _agreed(lambda: run_folder(parent, f"{_stem(dataset)}-{run.model}", run))
+        todo = [v for v in dataset.videos if not _is_complete(folder, v)]
+        _run_videos(
+            loaded if workers == 1 else None,
+            _Task(model, config, run.multi_class, folder, dataset.frames),
+            todo[rank::world],
+            workers=workers,
+            progress=_Frames(dataset.videos, todo, on_progress),
+        )
+        if world > 1:
+            distributed.barrier()
+        if rank:
+            return None
+    failed = _failures(folder, dataset.videos)
+    for video in dataset.videos:
+        if video.id in failed and on_failure:
+            on_failure(video.name, failed[video.id])
+    done = [video for video in dataset.videos if video.id not in failed]
+    targets = {c.id: c.target for c in run.classes if c.category_ids}
+    left_out = _LeftOut()
+    write_results(folder / RESULTS, _joined(folder, done, targets, left_out))
+    return PredictedSet(folder, folder / RESULTS, run, failed, left_out.count)
+
+
+# --- classes --------------------------------------------------------------------------------------
+
+
+def matched_classes(
+    header: WeightsHeader, categories: Sequence[Category], *, class_agnostic: bool = False
+) -> tuple[MatchedClass, ...]:
+    """Which categories of a data set every class of a model stands for, by their names.
+
+    Upper case, underscores and hyphens make no difference. A model that was trained on merged
+    classes says in its header what each stands for. Where objects have no category, every class
+    stands for them.
+
+    Raises: DataError if no class has any, or two claim the same.
+    """
+    ids = {_plain(category.name): category.id for category in categories}
+    config = header.config
+    members = _trained_classes(header)
+    matched = []
+    for name, number in zip(config.class_names, config.ids_of_classes(), strict=True):
+        names = {_plain(n) for n in (name, *members.get(name, ()))}
+        found = {ids[n] for n in names if n in ids}
+        if class_agnostic:
+            found = {category.id for category in categories}
+        matched.append(MatchedClass(name, number, tuple(sorted(found))))
+    if not any(m.category_ids for m in matched):
+        raise DataError(
+            f"none of the model's classes is a category of the data set: {', '.join(members)}"
+            if members
+            else f"none of the model's {len(matched)} classes is a category of the data set",
+            hint=f"categories of the set: {', '.join(c.name for c in categories[:20])}",
+        )
+    claimed: dict[int, str] = {}
+    for match in [] if class_agnostic else matched:
+        for category in match.category_ids:
+            if category in claimed:
+                raise DataError(
+                    f"the model's classes {claimed[category]!r} and {match.name!r} both stand for "
+                    f"category {category} of the data set"
+                )
+            claimed[category] = match.name
+    return tuple(matched)
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def _trained_classes(header: WeightsHeader) -> dict[str, list[str]]:
+    """The header's table of what was trained as which class, if it has one."""
+    with contextlib.suppress(msgspec.MsgspecError):
+        content = msgspec.json.decode(
+            header.metadata.get("training", ""), type=dict[str, msgspec.Raw]
+        )
+        return msgspec.json.decode(content.get("classes", b"{}"), type=dict[str, list[str]])
+    return {}
+
+
+# --- the run folder -------------------------------------------------------------------------------
+
+
+def _run(dataset: DataSet, data_key: str, loaded: LoadedModel, config: PredictConfig) -> Run:
+    if loaded.header.config.class_names and config.classes:
+        raise UsageError("the data set says which classes are scored")
+    return Run(
+        data=data_key,
+        model=loaded.header.name,
+        sha256=loaded.sha256,
+        settings=msgspec.to_builtins(config),
+        # As the papers' results were made; where there is one category, a track counts once.
+        multi_class=isinstance(loaded.header.config, IFCConfig) and not dataset.class_agnostic,
+        classes=matched_classes(
+            loaded.header, dataset.categories, class_agnostic=dataset.class_agnostic
+        ),
+    )
+
+
+def _stem(dataset: DataSet) -> str:
+    path = dataset.path.resolve()
+    return f"{path.parent.name}-{path.stem}" if path.is_file() else path.name
+
+
+def _video_folder(folder: Path, video: AnnotatedVideo) -> Path:
+    return folder / VIDEOS / str(video.id)
+
+
+def _is_complete(folder: Path, video: AnnotatedVideo) -> bool:
+    place = _video_folder(folder, video)
+    if not (place / META).exists() or (place / FAILURE).exists():
+        return False
+    meta = read_meta(place / META)
+    return meta.complete and meta.length == video.length
+
+
+def _failures(folder: Path, videos: Iterable[AnnotatedVideo]) -> dict[int, str]:
+    failed = {}
+    for video in videos:
+        if not _is_complete(folder, video):
+            note = _video_folder(folder, video) / FAILURE
+            failed[video.id] = note.read_text().strip() if note.exists() else "was not run"
+    return failed
+
+
+@dataclass(slots=True)
+class _LeftOut:
+    count: int = 0
+
+
+def _joined(
+    folder: Path, videos: Iterable[AnnotatedVideo], targets: Mapping[int, int], left_out: _LeftOut
+) -> Iterator[TrackSegmentation]:
+    """The results of all videos, with the data set's ids."""
+    for video in videos:
+        for result in iterate_results(_video_folder(folder, video) / RESULTS):
+            if result["category_id"] not in targets:
+                left_out.count += 1
+                continue
+            result["video_id"] = video.id
+            result["category_id"] = targets[result["category_id"]]
+            yield result
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What a process needs to run any video of the set."""
+
+    model: str
+    config: PredictConfig
+    multi_class: bool
+    folder: Path
+    frames: Path
+
+    def job(self, loaded: LoadedModel | None = None) -> PredictJob:
+        return PredictJob(loaded or self.model, self.config, multi_class=self.multi_class)
+
+
+class _Frames:
+    """How many frames of the set are done, over all its videos."""
+
+    def __init__(
+        self,
+        videos: Sequence[AnnotatedVideo],
+        todo: Sequence[AnnotatedVideo],
+        on_progress: OnProgress | None,
+    ) -> None:
+        self._total = sum(video.length for video in videos)
+        self._done = self._total - sum(video.length for video in todo)
+        self._tell = on_progress or (lambda stage, done, total: None)
+
+    def within(self, video: AnnotatedVideo, frames: int) -> None:
+        self._tell(f"running the model: {video.name}", self._done + frames, self._total)
+
+    def finish(self, video: AnnotatedVideo) -> None:
+        self._done += video.length
+        self._tell(f"running the model: {video.name}", self._done, self._total)
+
+
+def _run_videos(
+    loaded: LoadedModel | None,
+    task: _Task,
+    videos: Sequence[AnnotatedVideo],
+    *,
+    workers: int,
+    progress: _Frames,
+) -> None:
+    if workers > 1:
+        _run_in_processes(task, videos, workers, progress)
+        return
+    job = task.job(loaded)
+    for video in videos:
+        _run_video(job, task, video, partial(progress.within, video))
+        progress.finish(video)
+
+
+def _run_video(
+    job: PredictJob, task: _Task, video: AnnotatedVideo, on_frames: Callable[[int], None]
+) -> None:
+    """Leaves the video's folder with its results, or with a note of what went wrong."""
+    place = _video_folder(task.folder, video)
+    shutil.rmtree(place, ignore_errors=True)  # what an interrupted run left
+    try:
+        files = [frame_file(task.frames, name) for name in video.file_names]
+        with open_frames(files) as reader:
+            if reader.size != video.size:
+                raise DataError(
+                    f"{files[0]}: {reader.size.width}x{reader.size.height} pixels, the data set "
+                    f"says {video.size.width}x{video.size.height}"
+                )
+            predict_opened(job, reader, place, lambda _, done, __: on_frames(done))
+    except (UsageError, WeightsError):
+        raise
+    except VistoolError as error:  # this video's alone: the others go on
+        place.mkdir(parents=True, exist_ok=True)
+        with atomic_path(place / FAILURE) as temporary:
+            temporary.write_text(f"{error}\n")
+
+
+def _run_in_processes(
+    task: _Task, videos: Sequence[AnnotatedVideo], workers: int, progress: _Frames
+) -> None:
+    """The longest first, so that no process has much left when the others are done."""
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),  # forked, torch's threads may hang
+        initializer=_begin_worker,
+        initargs=(task, max(1, (os.cpu_count() or 1) // workers)),
+    )
+    try:
+        running: dict[Future[None], AnnotatedVideo] = {
+            pool.submit(_run_in_worker, video): video
+            for video in sorted(videos, key=lambda video: -video.length)
+        }
+        for future in as_completed(running):
+            future.result()
+            progress.finish(running[future])
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in multiprocessing.active_children():  # in the midst of a video, perhaps
+            child.terminate()
+        raise
+    pool.shutdown()
+
+
+_worker: tuple[PredictJob, _Task] | None = None  # of this process, made once
+
+
+def _begin_worker(task: _Task, threads: int) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
+    torch.set_num_threads(threads)
+    _worker = task.job(), task
+
+
+def _run_in_worker(video: AnnotatedVideo) -> None:
+    assert _worker is not None
+    _run_video(*_worker, video, lambda _: None)
+
+
+# --- several machines -----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _processes() -> Iterator[tuple[int, int]]:
+    """Place of this process and number of all that `torchrun` started; 0 and 1 without it."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield 0, 1
+        return
+    distributed.init_process_group("gloo", timeout=PATIENCE)
+    try:
+        yield distributed.get_rank(), world
+    finally:
+        distributed.destroy_process_group()
+
+
+def _agreed(choose: Callable[[], Path]) -> Path:
+    """What the first process chooses, in all of them."""
+    if not distributed.is_initialized():
+        return choose()
+    chosen = [choose() if distributed.get_rank() == 0 else None]
+    distributed.broadcast_object_list(chosen)
+    assert chosen[0] is not None
+    return chosen[0]

@@ -1,0 +1,168 @@
+"""A data set and predictions on it, brought into one shape: what is compared with what.
+
+Categories that a model does not tell apart are merged, and predictions that nobody can call right
+or wrong are taken out; what was done is counted, so that it can be said.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vistool.engine.run_record import MatchedClass
+from vistool.evaluation.overlaps import TruthTrack
+from vistool.evaluation.partial_labels import scorable
+from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, DataSet
+from vistool.structures import RLE, TrackSegmentation
+
+UNNAMED = "object"  # the category of things that have none of the others, or several
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredSet:
+    """The tracks of every video that are compared, with ids of the scored categories."""
+
+    videos: tuple[AnnotatedVideo, ...]
+    categories: Mapping[int, str]  # that are scored, by id; a merged one has its class's name
+    truth: Mapping[int, Sequence[TruthTrack]]  # by video id
+    predictions: Mapping[int, Sequence[TrackSegmentation]]  # by video id, in the file's order
+    merged: Mapping[str, Sequence[str]]  # scored category -> the data set's, where it is several
+    unscored: Mapping[str, int]  # labelled categories that are left out -> their tracks
+    ignored_tracks: int  # labelled as something without a category: neither to find nor to miss
+    partly_labelled: int  # videos in which not everything is labelled
+    unjudged: int  # predictions that may show what nobody labelled, and are left out
+
+    @property
+    def num_truth(self) -> int:
+        """Labelled tracks that are scored, groups included."""
+        return sum(map(len, self.truth.values()))
+
+    @property
+    def num_predictions(self) -> int:
+        """Predicted tracks that are scored."""
+        return sum(map(len, self.predictions.values()))
+
+    def in_order(
+        self,
+    ) -> Iterator[tuple[int, Sequence[TruthTrack], Sequence[TrackSegmentation]]]:
+        """Video id, truth and predictions, by rising id."""
+        for video in sorted(self.videos, key=lambda video: video.id):
+            yield video.id, self.truth[video.id], self.predictions[video.id]
+
+
+def scored_set(
+    dataset: DataSet,
+    predictions: Sequence[TrackSegmentation],
+    *,
+    classes: Sequence[MatchedClass] = (),
+    without: frozenset[int] = frozenset(),
+) -> ScoredSet:
+    """Bring a data set and checked predictions into one shape.
+
+    Args:
+        classes: what a model's classes stand for; categories of one class become one, and those
+            of none are not scored. Empty: all categories, as they are.
+        without: ids of videos to leave out.
+    """
+    videos = tuple(video for video in dataset.videos if video.id not in without)
+    names = {category.id: category.name for category in dataset.categories}
+    becomes, scored = _scored_categories(dataset, classes, names)
+    unnamed = _unnamed(dataset, predictions, names)
+    becomes = {old: new for old, new in becomes.items() if old not in unnamed}
+    scored = {id_: name for id_, name in scored.items() if id_ in becomes.values()}
+    truth: dict[int, list[TruthTrack]] = {video.id: [] for video in videos}
+    ignored: dict[int, list[Sequence[RLE | None]]] = defaultdict(list)
+    unscored: Counter[str] = Counter()
+    for track in dataset.tracks:
+        if track.video_id not in truth:
+            continue
+        if track.category_id in unnamed:
+            ignored[track.video_id].append(track.segmentations)
+        elif track.category_id in becomes:
+            truth[track.video_id].append(_truth_track(track, becomes[track.category_id]))
+        else:
+            unscored[names[track.category_id]] += 1
+    found: dict[int, list[TrackSegmentation]] = {video.id: [] for video in videos}
+    for prediction in predictions:
+        category = 1 if dataset.class_agnostic else prediction["category_id"]
+        if prediction["video_id"] in found and category in becomes:
+            found[prediction["video_id"]].append(
+                TrackSegmentation(**{**prediction, "category_id": becomes[category]})
+            )
+    judged = {
+        video.id: _judged(video, truth[video.id], found[video.id], ignored[video.id], becomes)
+        for video in videos
+    }
+    members: dict[int, list[str]] = defaultdict(list)
+    for old, new in becomes.items():
+        members[new].append(names[old])
+    return ScoredSet(
+        videos=videos,
+        categories=scored,
+        truth=truth,
+        predictions=judged,
+        merged={scored[new]: sorted(old) for new, old in members.items() if len(old) > 1},
+        unscored=dict(sorted(unscored.items())),
+        ignored_tracks=sum(map(len, ignored.values())),
+        partly_labelled=sum(not video.exhaustive for video in videos),
+        unjudged=sum(map(len, found.values())) - sum(map(len, judged.values())),
+    )
+
+
+def _scored_categories(
+    dataset: DataSet, classes: Sequence[MatchedClass], names: Mapping[int, str]
+) -> tuple[dict[int, int], dict[int, str]]:
+    """What every category of the data set becomes, and the names of what they become."""
+    if not classes or dataset.class_agnostic:
+        return {id_: id_ for id_ in names}, dict(names)
+    having = [match for match in classes if match.category_ids]
+    becomes = {id_: match.target for match in having for id_ in match.category_ids}
+    return becomes, {
+        match.target: match.name if len(match.category_ids) > 1 else names[match.target]
+        for match in having
+    }
+
+
+def _unnamed(
+    dataset: DataSet, predictions: Sequence[TrackSegmentation], names: Mapping[int, str]
+) -> frozenset[int]:
+    """The category of nameless things, if it is one among others and nobody predicts it."""
+    unnamed = {id_ for id_, name in names.items() if name == UNNAMED}
+    others = any(track.category_id not in unnamed for track in dataset.tracks)
+    predicted = any(prediction["category_id"] in unnamed for prediction in predictions)
+    return frozenset(unnamed if others and not predicted else ())
+
+
+def _truth_track(track: AnnotatedTrack, category_id: int) -> TruthTrack:
+    area = None
+    if track.areas is not None:  # the evaluator takes the areas that the file states
+        stated = [value for value in track.areas if value]
+        area = float(np.mean(stated)) if stated else 0.0
+    return TruthTrack(
+        video_id=track.video_id,
+        category_id=category_id,
+        segmentations=track.segmentations,
+        is_crowd=track.is_crowd,
+        area=area,
+        annotation_id=track.id,
+        occlusion=track.occlusion or (),
+    )
+
+
+def _judged(
+    video: AnnotatedVideo,
+    truth: Sequence[TruthTrack],
+    predictions: Sequence[TrackSegmentation],
+    ignored: Sequence[Sequence[RLE | None]],
+    becomes: Mapping[int, int],
+) -> Sequence[TrackSegmentation]:
+    """The predictions of a video that can be called right or wrong."""
+    if video.exhaustive and not ignored:
+        return predictions
+    complete = set(becomes.values())
+    if not video.exhaustive:  # of a merged category, all parts must be labelled
+        complete -= {new for old, new in becomes.items() if old not in video.exhaustive_ids}
+    return scorable(predictions, truth, exhaustive=complete, ignored=ignored)
