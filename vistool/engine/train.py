@@ -19,6 +19,7 @@ from vistool.config import (
     IFCConfig,
     LossConfig,
     ModelConfig,
+    PixelConfig,
     TrainConfig,
     VisTRConfig,
     from_json,
@@ -88,7 +89,7 @@ def train(
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
     criterion = _criterion(model.config, config.loss)
     optimizer = AdamW(_parameter_groups(model, config), weight_decay=config.weight_decay)
-    batches = _batches(config, model)
+    batches = training_batches(config, model.config.pixels)
 
     run.mkdir(parents=True, exist_ok=True)
     _settle(run / SETTINGS, config)
@@ -161,7 +162,8 @@ def _criterion(model: ModelConfig, loss: LossConfig) -> SetCriterion | VisTRCrit
             return VisTRCriterion(**weights)
 
 
-def _batches(config: TrainConfig, model: IFC | VisTR) -> TrainingBatches:
+def training_batches(config: TrainConfig, pixels: PixelConfig) -> TrainingBatches:
+    """All that a training is fed. Raises: DataError for unusable annotations."""
     sources = [
         (read_annotations(Path(config.data) / source.annotations, config.classes), source.weight)
         for source in config.sources
@@ -169,7 +171,7 @@ def _batches(config: TrainConfig, model: IFC | VisTR) -> TrainingBatches:
     sampler = ClipSampler(sources, len(config.classes))
     return TrainingBatches(
         ClipMaker(sampler, config.clip_length, config.augment),
-        model.config.pixels,
+        pixels,
         canvases=tuple(Size(*canvas) for canvas in config.canvases),
         batch=config.batch,
         steps=config.steps,
