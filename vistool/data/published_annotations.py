@@ -14,9 +14,11 @@ from vistool.data.annotations import LabelledTrack, LabelledVideo, Stated, read_
 from vistool.errors import DataError
 
 
-def read_with_stated(path: Path, classes: Mapping[str, Sequence[str]]) -> list[LabelledVideo]:
+def read_with_stated(
+    path: Path, classes: Mapping[str, Sequence[str]], *, frames: Path | None = None
+) -> list[LabelledVideo]:
     """As `read_annotations`, with every track's `stated` filled. Raises: DataError."""
-    videos = read_annotations(path, classes)
+    videos = read_annotations(path, classes, frames=frames)
     stated = {
         annotation["id"]: _stated(annotation, path)
         for annotation in msgspec.json.decode(path.read_bytes())["annotations"]
