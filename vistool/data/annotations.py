@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 
 from vistool.errors import DataError
+from vistool.formats.dataset import (
+    AnnotatedTrack,
+    AnnotatedVideo,
+    Category,
+    DataSet,
+    frame_file,
+    group_tracks,
+)
+from vistool.formats.detect import read_dataset
 from vistool.formats.rle import decode_mask
 from vistool.structures import RLE, Size
 
@@ -52,96 +58,78 @@ class LabelledVideo:
     exhaustive: tuple[bool, ...]  # [K]: are all instances of the class labelled here?
 
 
-def read_annotations(path: Path, classes: Mapping[str, Sequence[str]]) -> list[LabelledVideo]:
-    """Read COCO pictures or YouTube-VIS videos; frames lie below the JSON file's folder.
+def read_annotations(
+    path: Path, classes: Mapping[str, Sequence[str]], *, frames: Path | None = None
+) -> list[LabelledVideo]:
+    """Read any data set that `read_dataset` knows; its frames never leave their folder.
 
     Instances of a category that no class lists are left out. Where a class has a crowd region (an
     unseparated group), or a picture says by `exhaustive: false` that only the categories in
     `exhaustive_category_ids` are labelled completely, the other classes are not exhaustive there.
 
-    Args: classes: the model's class names, in order, each with the category names it stands for.
+    Args:
+        classes: the model's class names, in order, each with the category names it stands for.
+        frames: the folder that file names are relative to; None: the one they are found in.
+
     Raises: DataError that names the file and the entry.
     """
-    content = _load(path)
-    entries = content.get("videos", content.get("images"))
-    if entries is None or "annotations" not in content or "categories" not in content:
-        raise DataError(
-            f"{path}: no 'images' or 'videos', 'annotations' and 'categories' in it",
-            hint="training takes COCO instance files and YouTube-VIS files",
-        )
-    members = _category_ids(content["categories"], classes, path)
-    label_of = {category: label for label, ids in enumerate(members) for category in ids}
-    by_entry: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in content["annotations"]:
-        by_entry[annotation.get("video_id", annotation.get("image_id"))].append(annotation)
-    return [
-        _labelled_video(entry, by_entry[entry["id"]], members, label_of, path) for entry in entries
+    dataset = read_dataset(path, frames=frames)
+    members = _category_ids(dataset, classes)
+    tracks = group_tracks(dataset.tracks)
+    return [_labelled_video(dataset, video, tracks[video.id], members) for video in dataset.videos]
+
+
+def own_classes(paths: Iterable[Path]) -> dict[str, tuple[str, ...]]:
+    """The categories of several data sets as classes; those of one name are one class.
+
+    Raises: DataError if a set cannot be read.
+    """
+    names = [
+        category.name for path in paths for category in read_dataset(path, masks=False).categories
     ]
+    return {name: (name,) for name in names}
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = msgspec.json.decode(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such annotation file") from None
-    except (OSError, msgspec.DecodeError) as error:
-        raise DataError(f"{path}: not a readable JSON file: {error}") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: holds a {type(content).__name__} where an object should be")
-    return content
-
-
-def _category_ids(
-    categories: list[dict[str, Any]], classes: Mapping[str, Sequence[str]], path: Path
-) -> list[frozenset[int]]:
-    """The file's category ids of every class."""
-    ids = {category["name"]: category["id"] for category in categories}
-    members = [frozenset(ids[name] for name in names if name in ids) for names in classes.values()]
+def _category_ids(dataset: DataSet, classes: Mapping[str, Sequence[str]]) -> list[frozenset[int]]:
+    """The data set's category ids of every class."""
+    members = [_ids_of(names, dataset.categories) for names in classes.values()]
     if not any(members):
+        named = ", ".join(sorted(category.name for category in dataset.categories))
         raise DataError(
-            f"{path}: none of its {len(ids)} categories belongs to a class",
-            hint=f"categories in the file: {', '.join(sorted(ids))}",
+            f"{dataset.path}: none of its {len(dataset.categories)} categories belongs to a class",
+            hint=f"categories in the file: {named}",
         )
     return members
 
 
+def _ids_of(names: Sequence[str], categories: Sequence[Category]) -> frozenset[int]:
+    return frozenset(category.id for category in categories if category.name in names)
+
+
 def _labelled_video(
-    entry: dict[str, Any],
-    annotations: list[dict[str, Any]],
-    members: list[frozenset[int]],
-    label_of: dict[int, int],
-    path: Path,
+    dataset: DataSet,
+    video: AnnotatedVideo,
+    tracks: Sequence[AnnotatedTrack],
+    members: Sequence[frozenset[int]],
 ) -> LabelledVideo:
-    names = entry.get("file_names") or [entry["file_name"]]
-    crowded = {a["category_id"] for a in annotations if a.get("iscrowd")}
-    labelled = frozenset(entry.get("exhaustive_category_ids", ()))
-    everything = entry.get("exhaustive", True)
-    tracks = []
-    for annotation in annotations:
-        if annotation.get("iscrowd") or annotation["category_id"] not in label_of:
-            continue
-        segmentations = annotation.get("segmentations", [annotation.get("segmentation")])
-        if len(segmentations) != len(names):
-            raise DataError(
-                f"{path}: annotation {annotation['id']} has {len(segmentations)} masks "
-                f"but its video has {len(names)} frames",
-                hint="write null for frames where the instance is not visible",
-            )
-        label = label_of[annotation["category_id"]]
-        tracks.append(LabelledTrack(label, tuple(segmentations), annotation["id"]))
+    if not video.file_names:
+        raise DataError(f"{dataset.path}: video {video.id} has no file_names to train on")
+    label_of = {category: label for label, ids in enumerate(members) for category in ids}
+    crowded = {track.category_id for track in tracks if track.is_crowd}
+    try:
+        files = tuple(frame_file(dataset.frames, name) for name in video.file_names)
+    except DataError as error:
+        raise DataError(f"{dataset.path}: video {video.id}: {error}", hint=error.hint) from None
     return LabelledVideo(
-        files=tuple(_inside(path.parent, name, path) for name in names),
-        size=Size(entry["height"], entry["width"]),
-        tracks=tuple(tracks),
+        files=files,
+        size=video.size,
+        tracks=tuple(
+            LabelledTrack(label_of[track.category_id], track.segmentations, track.id)
+            for track in tracks
+            if track.category_id in label_of and not track.is_crowd
+        ),
         exhaustive=tuple(
-            bool(ids) and not ids & crowded and (everything or ids <= labelled) for ids in members
+            bool(ids) and not ids & crowded and (video.exhaustive or ids <= video.exhaustive_ids)
+            for ids in members
         ),
     )
-
-
-def _inside(folder: Path, name: str, path: Path) -> Path:
-    """A file below the data set's folder; a name that leaves it is refused."""
-    file = folder / name
-    if not file.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"{path}: file name {name!r} leads out of the data set's folder")
-    return file

@@ -325,9 +325,11 @@ def _video_of_images(
     sizes = {(image.get("width"), image.get("height")) for image in images}
     if len(sizes) > 1:
         raise _EntryError("size", f"images of {len(sizes)} sizes in one video: {sorted(sizes)[:3]}")
-    whole = {"width": images[0].get("width"), "height": images[0].get("height"), **entry}
+    names = tuple(image["file_name"] for image in images)
+    sides = {key: images[0].get(key) for key in ("width", "height")}
+    whole = {**sides, **entry, "file_names": names}
     whole.pop("length", None)  # some exporters count the frames of the source there
-    return _video(whole, number, tuple(image["file_name"] for image in images))
+    return _video(whole, number, names)
 
 
 def _joined(
