@@ -1,9 +1,48 @@
-"""Why AP is not 1: every wrong prediction and every miss has one kind, and each kind its price."""
+"""Why AP is not 1: every wrong prediction and every miss has one kind, and each kind its price.
+
+After TIDE (Bolya et al., ECCV 2020), for tracks. At every IoU threshold t of AP, the official
+matching says which predictions are right. Each of the others has the first kind that applies:
+
+1. duplicate: overlaps a track of its category by t or more, which a better-scored one has found;
+2. class: overlaps a track of another category by t or more;
+3. background: touches no track. To touch is to overlap by 0.1 over space and time, or to follow
+   the track (on that frame, IoU 0.5 or more) on at least half of the prediction's own frames;
+4. both: touches tracks of other categories alone;
+5. of the track of its category that it overlaps most, among those that it touches:
+   - identity, if it reaches t once identities are mended: where it follows another track, it would
+     follow this one, and where it is not on it, a prediction of the same category would take over
+     that follows the track mostly on other frames;
+   - temporal extent or spatial extent: whichever, mended alone, would bring it closer to the track.
+     Temporal: the frames where only one of the two is there would be right. Spatial: the frames
+     where both are, unless it follows another track there.
+
+A labelled track that is not found, and that no prediction of kind 2 or 5 is meant for, is missed.
+
+To mend an error is to make the prediction right, at its own score, if its track is free and no
+better-scored one takes it, and otherwise to take the prediction away. Missed tracks are taken out
+of the truth, as if they had been found as well as the others; a category of which nothing is left
+then scores 1. So mending never lowers AP, and all kinds mended together give 1.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+import numpy as np
+
+from vistool.evaluation.overlaps import VideoOverlaps, ratio
+from vistool.evaluation.video_ap import (
+    IOU_THRESHOLDS,
+    MAX_TRACKS,
+    NOT_MEASURED,
+    RECALL_POINTS,
+)
+
+TOUCHES = 0.1  # IoU over space and time
+FOLLOWS = 0.5  # IoU on a frame, and the share of frames that makes a fragment touch its track
+HALF = 0  # place of IoU 0.5 among the thresholds
 
 
 class ErrorKind(StrEnum):
@@ -17,6 +56,12 @@ class ErrorKind(StrEnum):
     BOTH = "class and extent"  # partly on a track, and calls it something else
     BACKGROUND = "background"  # on nothing that is labelled
     MISSED = "missed"
+
+
+KINDS = tuple(ErrorKind)
+RIGHT, IGNORED = -1, -2  # beside places in KINDS: found its track; neither right nor wrong
+# Meant for a track, so that it can be made right.
+MEANT = frozenset({ErrorKind.CLASS, ErrorKind.SPATIAL, ErrorKind.TEMPORAL, ErrorKind.IDENTITY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +85,352 @@ class ErrorBreakdown:
     num_truth: int  # crowds left out
     num_right: int  # predictions that are right at IoU 0.5
     kinds: tuple[MendedKind, ...]  # one for every ErrorKind
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JudgedVideo:
+    """What every prediction of a video is, at every threshold; P predictions, G labelled tracks."""
+
+    video_id: int
+    categories: np.ndarray  # [P]
+    scores: np.ndarray  # [P]
+    truth_categories: np.ndarray  # [G]
+    crowd: np.ndarray  # [G] bool
+    iou: np.ndarray  # [P, G] over space and time
+    kinds: np.ndarray  # [10, P] int8: place in KINDS, or RIGHT, or IGNORED
+    targets: np.ndarray  # [10, P] the labelled track that it is, or is meant to be; -1: none
+
+    def of_kind(self, kinds: Collection[ErrorKind]) -> np.ndarray:
+        """[10, P] bool: predictions with one of these kinds."""
+        return np.isin(self.kinds, [KINDS.index(kind) for kind in kinds])
+
+    def found(self) -> np.ndarray:
+        """[10, G] bool: labelled tracks that a prediction has found."""
+        return self._aimed_at(self.kinds == RIGHT)
+
+    def missed(self) -> np.ndarray:
+        """[10, G] bool: labelled tracks that no prediction has found or is meant for."""
+        return ~self.found() & ~self._aimed_at(self.of_kind(MEANT)) & ~self.crowd
+
+    def _aimed_at(self, predictions: np.ndarray) -> np.ndarray:
+        aimed = np.zeros((len(self.targets), len(self.crowd)), bool)
+        thresholds, places = np.nonzero(predictions)
+        aimed[thresholds, self.targets[thresholds, places]] = True
+        return aimed
+
+
+def judge(video: VideoOverlaps, category_ids: Collection[int]) -> JudgedVideo:
+    """Give every prediction of a video its kind, by the rules above.
+
+    Args: category_ids: predictions of others are ignored, as AP does, and so are those beyond the
+        best 100 of a category.
+    """
+    categories = np.array([p["category_id"] for p in video.predictions], np.int64)
+    scores = np.array([p["score"] for p in video.predictions], float)
+    truth_categories = np.array([t.category_id for t in video.truth], np.int64)
+    crowd = np.array([t.is_crowd for t in video.truth], bool)
+    iou = video.iou()
+    kinds = np.full((len(IOU_THRESHOLDS), len(scores)), IGNORED, np.int8)
+    targets = np.full(kinds.shape, -1, np.int64)
+    judged = JudgedVideo(
+        video.video_id, categories, scores, truth_categories, crowd, iou, kinds, targets
+    )
+    wrong = np.zeros(kinds.shape, bool)
+    for category in set(categories.tolist()) & set(category_ids):
+        _judge_matches(judged, category, wrong)
+    if wrong.any():
+        _judge_errors(judged, wrong, video)
+    return judged
+
+
+def break_down(mender: Mender, videos: Sequence[JudgedVideo]) -> ErrorBreakdown:
+    """What AP would be with each kind of error mended."""
+    now = mender.mended(())
+    counts = {kind: sum(int(v.of_kind({kind})[HALF].sum()) for v in videos) for kind in KINDS}
+    counts[ErrorKind.MISSED] = sum(int(v.missed()[HALF].sum()) for v in videos)
+    kinds = []
+    for kind in KINDS:
+        then = mender.mended({kind})
+        gains = (0.0, 0.0) if now[0] == NOT_MEASURED else (then[0] - now[0], then[1] - now[1])
+        kinds.append(MendedKind(kind, counts[kind], *then, *gains))
+    return ErrorBreakdown(
+        ap=now[0],
+        ap50=now[1],
+        num_truth=sum(int((~v.crowd).sum()) for v in videos),
+        num_right=sum(int((v.kinds[HALF] == RIGHT).sum()) for v in videos),
+        kinds=tuple(kinds),
+    )
+
+
+class Mender:
+    """AP of a set of judged videos, as it is and with errors mended."""
+
+    def __init__(self, videos: Sequence[JudgedVideo], category_ids: Iterable[int]) -> None:
+        self._videos = videos
+        self._plain = [_outcome(video, ()) for video in videos]
+        labelled = {category for outcome in self._plain for category in outcome.num_truth}
+        self._labelled = sorted(labelled.intersection(category_ids))
+        self._ap = {k: self._of_category(k, self._plain) for k in self._labelled}  # each [10]
+        self._places: dict[int, list[int]] = {k: [] for k in self._labelled}
+        for place, outcome in enumerate(self._plain):
+            for category in outcome.all_categories() & self._places.keys():
+                self._places[category].append(place)
+
+    def mended(self, kinds: Collection[ErrorKind]) -> tuple[float, float]:
+        """AP and AP50 with these kinds mended in all videos; -1 where nothing is labelled."""
+        if not kinds:
+            return self._mean(self._ap)
+        outcomes = [_outcome(video, kinds) for video in self._videos]
+        return self._mean({k: self._of_category(k, outcomes) for k in self._labelled})
+
+    def lost_in(self, place: int) -> tuple[float, float]:
+        """How much higher AP and AP50 were with every error of one video mended."""
+        if not self._labelled:
+            return 0.0, 0.0
+        outcome = _outcome(self._videos[place], KINDS)
+        changed = {}
+        for category in outcome.all_categories() & self._places.keys():
+            others = [outcome if p == place else self._plain[p] for p in self._places[category]]
+            changed[category] = self._of_category(category, others)
+        now, then = self._mean(self._ap), self._mean({**self._ap, **changed})
+        return then[0] - now[0], then[1] - now[1]
+
+    def _mean(self, ap: dict[int, np.ndarray]) -> tuple[float, float]:
+        if not ap:
+            return NOT_MEASURED, NOT_MEASURED
+        table = np.stack(list(ap.values()))
+        return float(table.mean()), float(table[:, HALF].mean())
+
+    def _of_category(self, category: int, outcomes: Iterable[_Outcome]) -> np.ndarray:
+        """[10]: AP of a category at every threshold."""
+        parts = [part for o in outcomes if (part := o.of_category(category)) is not None]
+        scores = np.concatenate([part[0] for part in parts])
+        found = np.concatenate([part[1] for part in parts], axis=1)
+        ignored = np.concatenate([part[2] for part in parts], axis=1)
+        num_truth = sum(part[3] for part in parts)
+        ap = average_precision(scores, found, ignored, np.maximum(num_truth, 1))
+        return np.where(num_truth > 0, ap, 1.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Outcome:
+    """What counts in a video after some errors were mended; predictions by falling score."""
+
+    scores: np.ndarray  # [P]
+    categories: np.ndarray  # [10, P]: a mended class may be another at every threshold
+    found: np.ndarray  # [10, P] bool
+    ignored: np.ndarray  # [10, P] bool
+    num_truth: dict[int, np.ndarray]  # category -> [10], of those that are labelled
+
+    def all_categories(self) -> set[int]:
+        return {*np.unique(self.categories).tolist(), *self.num_truth}
+
+    def of_category(
+        self, category: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+        """Scores, found, ignored and numbers of labelled tracks; None if it is not here at all."""
+        here = self.categories == category
+        chosen = here.any(axis=0)
+        num_truth = self.num_truth.get(category)
+        if num_truth is None:
+            if not chosen.any():
+                return None
+            num_truth = np.zeros(len(here), int)
+        ignored = self.ignored[:, chosen] | ~here[:, chosen]
+        return self.scores[chosen], self.found[:, chosen], ignored, num_truth
+
+
+def _outcome(video: JudgedVideo, kinds: Collection[ErrorKind]) -> _Outcome:
+    order = np.argsort(-video.scores, kind="stable")
+    found, ignored = video.kinds == RIGHT, video.kinds == IGNORED
+    categories = np.repeat(video.categories[None], len(video.kinds), axis=0)
+    taken = video.found() | video.crowd
+    meant, mended = video.of_kind(MEANT), video.of_kind(kinds)
+    for p in order:
+        for t in np.flatnonzero(mended[:, p]):
+            target = video.targets[t, p]
+            if meant[t, p] and not taken[t, target]:
+                taken[t, target] = found[t, p] = True
+                categories[t, p] = video.truth_categories[target]
+            else:
+                ignored[t, p] = True
+    counted = np.repeat(~video.crowd[None], len(video.kinds), axis=0)
+    if ErrorKind.MISSED in kinds:
+        counted &= ~video.missed()
+    num_truth = {
+        int(category): counted[:, video.truth_categories == category].sum(axis=1)
+        for category in np.unique(video.truth_categories[~video.crowd])
+    }
+    return _Outcome(
+        video.scores[order],
+        categories[:, order],
+        found[:, order],
+        ignored[:, order],
+        num_truth,
+    )
+
+
+def _judge_matches(judged: JudgedVideo, category: int, wrong: np.ndarray) -> None:
+    """Write down what is right or ignored in one category, and mark what is wrong."""
+    predictions = np.flatnonzero(judged.categories == category)
+    by_score = np.argsort(-judged.scores[predictions], kind="stable")[: MAX_TRACKS[-1]]
+    predictions = predictions[by_score]
+    labelled = np.flatnonzero(judged.truth_categories == category)
+    crowd = judged.crowd[labelled]
+    matches = match_tracks(judged.iou[np.ix_(predictions, labelled)], crowd, crowd)
+    hits = matches >= 0
+    wrong[:, predictions] = ~hits
+    for t, d in zip(*np.nonzero(hits), strict=True):
+        target = labelled[matches[t, d]]
+        if not judged.crowd[target]:
+            judged.kinds[t, predictions[d]] = RIGHT
+            judged.targets[t, predictions[d]] = target
+
+
+def _judge_errors(judged: JudgedVideo, wrong: np.ndarray, video: VideoOverlaps) -> None:
+    places = np.flatnonzero(wrong.any(axis=0))
+    real = np.flatnonzero(~judged.crowd)
+    extents = _Extents(video, judged.categories)
+    for p in places:
+        errors = _errors_of(int(p), judged, real, extents)
+        for t in np.flatnonzero(wrong[:, p]):
+            kind, target = errors.at(IOU_THRESHOLDS[t])
+            judged.kinds[t, p], judged.targets[t, p] = KINDS.index(kind), target
+
+
+@dataclass(frozen=True, slots=True)
+class _Errors:
+    """What a prediction is, depending on the threshold at which it is wrong."""
+
+    own: tuple[float, int]  # the best overlap with a track of its category, and which; -1: none
+    other: tuple[float, int]  # the same of other categories
+    kind: ErrorKind  # below both overlaps, unless identity explains it
+    target: int  # of that kind
+    identity: float  # overlap with the target once identities are mended
+
+    def at(self, threshold: float) -> tuple[ErrorKind, int]:
+        threshold = min(threshold, 1 - 1e-10)  # as the matching does
+        if self.own[0] >= threshold:
+            return ErrorKind.DUPLICATE, self.own[1]
+        if self.other[0] >= threshold:
+            return ErrorKind.CLASS, self.other[1]
+        if self.identity >= threshold:
+            return ErrorKind.IDENTITY, self.target
+        return self.kind, self.target
+
+
+def _errors_of(p: int, judged: JudgedVideo, real: np.ndarray, extents: _Extents) -> _Errors:
+    same = judged.truth_categories[real] == judged.categories[p]
+    own, other = _best(judged.iou[p], real[same]), _best(judged.iou[p], real[~same])
+    touched = real[(judged.iou[p, real] >= TOUCHES) | extents.is_fragment(p, real)]
+    candidates = touched[judged.truth_categories[touched] == judged.categories[p]]
+    if len(candidates):
+        # Of equal overlaps the track that it follows first: there it got its identity.
+        target = max(candidates, key=lambda g: (judged.iou[p, g], -extents.first_frame(p, g)))
+        temporal, spatial, identity = extents.mended(p, target)
+        kind = ErrorKind.TEMPORAL if temporal >= spatial else ErrorKind.SPATIAL
+        return _Errors(own, other, kind, int(target), identity)
+    if len(touched):
+        return _Errors(own, other, ErrorKind.BOTH, _best(judged.iou[p], touched)[1], 0.0)
+    return _Errors(own, other, ErrorKind.BACKGROUND, -1, 0.0)
+
+
+def _best(overlaps: np.ndarray, places: np.ndarray) -> tuple[float, int]:
+    """The largest overlap among some tracks, and whose it is; 0 and -1 if there are none."""
+    if not len(places):
+        return 0.0, -1
+    best = places[np.argmax(overlaps[places])]
+    return float(overlaps[best]), int(best)
+
+
+class _Extents:
+    """How close a prediction would come to a track if one thing about it were right."""
+
+    def __init__(self, video: VideoOverlaps, categories: np.ndarray) -> None:
+        self._both = video.intersections
+        self._areas, self._truth_areas = video.predicted_areas, video.truth_areas
+        self._either = self._areas[:, :, None] + self._truth_areas[:, None] - self._both
+        frame_iou = ratio(self._both, self._either)
+        self._follows = np.greater_equal(frame_iou, FOLLOWS)  # [F, P, G]
+        crowd = np.array([track.is_crowd for track in video.truth], bool)
+        self._follows_any = self._follows[:, :, ~crowd].any(axis=2)  # [F, P]
+        self._categories = categories
+
+    def is_fragment(self, p: int, tracks: np.ndarray) -> np.ndarray:
+        """Does a prediction follow these tracks on half of its frames or more? [len(tracks)]"""
+        frames = int((self._areas[:, p] > 0).sum())
+        return self._follows[:, p, tracks].sum(axis=0) >= max(FOLLOWS * frames, 1)
+
+    def first_frame(self, p: int, g: int) -> int:
+        """Where a prediction begins to follow a track; 0 if it never does."""
+        return int(np.argmax(self._follows[:, p, g]))
+
+    def mended(self, p: int, g: int) -> tuple[float, float, float]:
+        """IoU of a prediction and a track, mended in time, in space, and in identity."""
+        both, either = self._both[:, p, g], self._either[:, p, g]
+        truth = self._truth_areas[:, g]
+        predicted, labelled = self._areas[:, p] > 0, truth > 0
+        alone = predicted != labelled
+        temporal = _iou(np.where(alone, truth, both), np.where(alone, truth, either))
+        elsewhere = self._follows_any[:, p] & ~self._follows[:, p, g]
+        together = predicted & labelled & ~elsewhere
+        spatial = _iou(np.where(together, truth, both), np.where(together, truth, either))
+        both, either = np.where(elsewhere, truth, both), np.where(elsewhere, truth, either)
+        for q in self._continuations(p, g):
+            gap = (both == 0) & self._follows[:, q, g]
+            both = np.where(gap, self._both[:, q, g], both)
+            either = np.where(gap, self._either[:, q, g], either)
+        return temporal, spatial, _iou(both, either)
+
+    def _continuations(self, p: int, g: int) -> np.ndarray:
+        """Predictions of the same category that follow the track mostly where this one does not.
+
+        Those that do so the longest come first; none if this one never follows it.
+        """
+        follows = self._follows[:, :, g]
+        frames, shared = follows.sum(axis=0), (follows & follows[:, [p]]).sum(axis=0)
+        limit = 0.5 * np.minimum(frames, frames[p])
+        possible = (self._categories == self._categories[p]) & (frames > 0) & (shared <= limit)
+        possible[p] = False
+        if not frames[p]:
+            return np.empty(0, int)
+        places = np.flatnonzero(possible)
+        return places[np.argsort(-frames[places], kind="stable")]
+
+
+def _iou(both: np.ndarray, either: np.ndarray) -> float:
+    whole = either.sum()
+    return float(both.sum() / whole) if whole else 0.0
+
+
+def match_tracks(iou: np.ndarray, optional: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """[10, D]: the labelled track that each of D predictions, by falling score, finds; -1: none."""
+    matches = np.full((len(IOU_THRESHOLDS), len(iou)), -1, np.int64)
+    for t, threshold in enumerate(IOU_THRESHOLDS):
+        free = np.ones(len(optional), bool)
+        for d, overlaps in enumerate(iou):
+            good = free & (overlaps >= min(threshold, 1 - 1e-10))
+            for group in (good & ~optional, good & optional):
+                candidates = np.flatnonzero(group)[::-1]
+                if len(candidates):
+                    choice = candidates[np.argmax(overlaps[candidates])]
+                    matches[t, d] = choice
+                    free[choice] = crowd[choice]
+                    break
+    return matches
+
+
+def average_precision(
+    scores: np.ndarray, found: np.ndarray, ignored: np.ndarray, num_truth: np.ndarray
+) -> np.ndarray:
+    """[10] from D predictions."""
+    order = np.argsort(-scores, kind="stable")
+    found, ignored = found[:, order], ignored[:, order]
+    right = np.cumsum(found & ~ignored, axis=1, dtype=float)
+    wrong = np.cumsum(~found & ~ignored, axis=1, dtype=float)
+    recall = right / num_truth[:, None]
+    precision = right / np.maximum(right + wrong, np.spacing(1))
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    envelope = np.concatenate([envelope, np.zeros((len(found), 1))], axis=1)
+    places = np.stack([np.searchsorted(row, RECALL_POINTS, side="left") for row in recall])
+    return np.take_along_axis(envelope, places, axis=1).mean(axis=1)
