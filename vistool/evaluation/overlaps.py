@@ -12,7 +12,9 @@ import numpy as np
 from pycocotools import mask as coco
 
 from vistool.errors import DataError
-from vistool.structures import RLE, TrackSegmentation
+from vistool.formats.rle import validate_rle
+from vistool.formats.runs import Runs, decode_runs
+from vistool.structures import RLE, Size, TrackSegmentation
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,9 @@ class VideoOverlaps:
 def overlaps_of_video(
     video_id: int, truth: Sequence[TruthTrack], predictions: Sequence[TrackSegmentation]
 ) -> VideoOverlaps:
-    """Compare all tracks of one video; their masks are safe to decode (`validate_rle`).
+    """Compare all tracks of one video.
 
-    Raises: DataError if numbers of frames or mask sizes differ.
+    Raises: DataError if numbers of frames or mask sizes differ, or a mask is malformed.
     """
     arrays = shared_pixels(
         [p["segmentations"] for p in predictions],
@@ -77,7 +79,7 @@ def shared_pixels(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels on every frame: of both of a pair [F, P, G], predicted [F, P] and labelled [F, G].
 
-    Raises: DataError if numbers of frames or mask sizes differ.
+    Raises: DataError if numbers of frames or mask sizes differ, or a mask is malformed.
     """
     lengths = {len(track) for track in (*predicted, *labelled)}
     if len(lengths) > 1:
@@ -86,25 +88,36 @@ def shared_pixels(
             hint="every track needs one entry a frame, null where it is not visible",
         )
     length = max(lengths, default=0)
+    intersections = np.zeros((length, len(predicted), len(labelled)), np.int64)
     areas = np.zeros((length, len(predicted)), np.int64)
     labelled_areas = np.zeros((length, len(labelled)), np.int64)
-    intersections = np.zeros((length, len(predicted), len(labelled)), np.int64)
     for frame in range(length):
-        ours, theirs = [t[frame] for t in predicted], [t[frame] for t in labelled]
-        _check_sizes([*ours, *theirs], f"{where}, frame {frame}")
-        rows = [p for p, mask in enumerate(ours) if mask is not None]
-        columns = [g for g, mask in enumerate(theirs) if mask is not None]
-        here = np.array([coco.area(ours[p]) for p in rows], np.int64)
-        there = np.array([coco.area(theirs[g]) for g in columns], np.int64)
-        areas[frame, rows] = here
-        labelled_areas[frame, columns] = there
+        rows = [p for p, track in enumerate(predicted) if track[frame] is not None]
+        columns = [g for g, track in enumerate(labelled) if track[frame] is not None]
+        tracks = [predicted[p] for p in rows] + [labelled[g] for g in columns]
+        masks = [mask for track in tracks if (mask := track[frame]) is not None]
+        runs = _decode(masks, f"{where}, frame {frame}")
+        areas[frame, rows] = runs.areas[: len(rows)]
+        labelled_areas[frame, columns] = runs.areas[len(rows) :]
         if rows and columns:
-            masks = [ours[p] for p in rows], [theirs[g] for g in columns]
-            iou = coco.iou(*masks, [0] * len(columns))
-            # From i / (a + b - i) back to i, a whole number of pixels.
-            both = np.rint((here[:, None] + there[None]) * iou / (1 + iou))
-            intersections[np.ix_([frame], rows, columns)] = both
+            intersections[np.ix_([frame], rows, columns)] = runs.intersections(len(rows))
     return intersections, areas, labelled_areas
+
+
+def _decode(masks: Sequence[RLE], where: str) -> Runs:
+    """Raises: DataError if sizes differ or a mask is malformed."""
+    size = masks[0]["size"] if masks else [0, 0]
+    for mask in masks:
+        if mask["size"] != size:
+            (a, b), (c, d) = sorted([mask["size"], size])
+            raise DataError(
+                f"{where}: masks of sizes {a}x{b} and {c}x{d}", hint="sizes are [height, width]"
+            )
+    runs = decode_runs(masks)
+    for mask, sound in zip(masks, runs.sound, strict=True):
+        if not sound:
+            validate_rle(mask, Size(*mask["size"]), where)
+    return runs
 
 
 def track_iou(
@@ -142,12 +155,3 @@ def mean_area(segmentations: Sequence[RLE | None]) -> float:
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """part / whole as float64 of the same shape, 0 where the whole is."""
     return np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
-
-
-def _check_sizes(masks: Sequence[RLE | None], where: str) -> None:
-    sizes = {tuple(mask["size"]) for mask in masks if mask is not None}
-    if len(sizes) > 1:
-        (a, b), (c, d) = sorted(sizes)[:2]
-        raise DataError(
-            f"{where}: masks of sizes {a}x{b} and {c}x{d}", hint="sizes are [height, width]"
-        )

@@ -1,20 +1,21 @@
 """Average precision and recall over object tracks, as the YouTube-VIS evaluator computes them.
 
 COCO's measure with a track in place of a picture's mask: two tracks overlap by the sum of their
-intersections over all frames, divided by the sum of their unions. V videos, K categories, D
-predicted tracks and G labelled ones.
+intersections over all frames, divided by the sum of their unions. K categories, A groups of tracks,
+P predicted tracks and G labelled ones.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vistool.errors import DataError
-from vistool.evaluation.overlaps import TruthTrack, mean_area, track_iou
+from vistool.evaluation.overlaps import TruthTrack, VideoOverlaps, overlaps_of_videos
+from vistool.formats.runs import compiled
 from vistool.structures import TrackSegmentation
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -31,18 +32,52 @@ NOT_MEASURED = -1.0  # there is no labelled track to find
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class VideoAP:
-    """Precision and recall by overlap threshold, category, area range and number of tracks.
+class Grouping:
+    """Tracks in groups by a number that each has, for AP over every group alone.
 
-    -1 where a category has no labelled track in the area range.
+    A labelled track outside of the group need not be found, and to find it is no mistake. Nor is a
+    false prediction a mistake if it is outside itself.
+    """
+
+    ranges: Mapping[str, tuple[float, float]]  # by name; both ends belong to it
+    # The number of every labelled track [G] and predicted one [P], NaN if it is in no group.
+    # None: predictions have no such number, the false ones count in every group.
+    measure: Callable[[VideoOverlaps], tuple[np.ndarray, np.ndarray | None]]
+
+
+def mean_areas(video: VideoOverlaps) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of tracks, the mean over the frames where they have any: [G] and [P].
+
+    Of a labelled track, what the data set states goes before what its masks have.
+    """
+    truth = _mean_where_visible(video.truth_areas)
+    for g, track in enumerate(video.truth):
+        if track.area is not None:
+            truth[g] = track.area
+    return truth, _mean_where_visible(video.predicted_areas)
+
+
+BY_AREA = Grouping(AREA_RANGES, mean_areas)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VideoAP:
+    """Precision and recall by overlap threshold, category, group and number of tracks.
+
+    -1 where a category has no labelled track in the group.
     """
 
     category_ids: tuple[int, ...]
-    precision: np.ndarray  # [10, 101, K, 4, 3], at fixed recall 0, 0.01, ... 1
-    recall: np.ndarray  # [10, K, 4, 3], what all predictions together reach
+    precision: np.ndarray  # [10, 101, K, A, 3], at fixed recall 0, 0.01, ... 1
+    recall: np.ndarray  # [10, K, A, 3], what all predictions together reach
+    num_truth: np.ndarray  # [K, A] int64, labelled tracks that are to be found
+    groups: tuple[str, ...] = tuple(AREA_RANGES)  # A
 
     def summary(self) -> dict[str, float]:
-        """The twelve numbers of the benchmark, in [0, 1], or -1 where nothing could be measured."""
+        """The twelve numbers of the benchmark, in [0, 1], or -1 where nothing could be measured.
+
+        For the groups by area; see `of_group` for others.
+        """
         return self._summary(slice(None))
 
     def by_category(self) -> dict[int, dict[str, float]]:
@@ -52,18 +87,77 @@ class VideoAP:
             for index, category_id in enumerate(self.category_ids)
         }
 
+    def of_group(self, group: str) -> dict[str, float]:
+        """AP, AP50, AP75, AR1, AR10 and AR100 over the tracks of one group."""
+        return self._of_group(slice(None), self.groups.index(group))
+
     def _summary(self, categories: slice) -> dict[str, float]:
         precision, recall = self.precision[:, :, categories], self.recall[:, categories]
-        areas = {name: index for index, name in enumerate(AREA_RANGES)}
+        places = {name: self.groups.index(name) for name in "sml"}
+        first = self._of_group(categories, 0)
+        return {
+            **{name: first[name] for name in ("AP", "AP50", "AP75")},
+            **{f"AP{name}": _mean(precision[..., place, -1]) for name, place in places.items()},
+            **{name: first[name] for name in ("AR1", "AR10", "AR100")},
+            **{f"AR{name}": _mean(recall[..., place, -1]) for name, place in places.items()},
+        }
+
+    def _of_group(self, categories: slice, place: int) -> dict[str, float]:
+        precision = self.precision[:, :, categories, place]
+        recall = self.recall[:, categories, place]
         half, three_quarters = 0, 5  # places of 0.5 and 0.75 among the thresholds
         return {
-            "AP": _mean(precision[..., 0, -1]),
-            "AP50": _mean(precision[half, ..., 0, -1]),
-            "AP75": _mean(precision[three_quarters, ..., 0, -1]),
-            **{f"AP{name}": _mean(precision[..., areas[name], -1]) for name in "sml"},
-            **{f"AR{most}": _mean(recall[..., 0, m]) for m, most in enumerate(MAX_TRACKS)},
-            **{f"AR{name}": _mean(recall[..., areas[name], -1]) for name in "sml"},
+            "AP": _mean(precision[..., -1]),
+            "AP50": _mean(precision[half, ..., -1]),
+            "AP75": _mean(precision[three_quarters, ..., -1]),
+            **{f"AR{most}": _mean(recall[..., m]) for m, most in enumerate(MAX_TRACKS)},
         }
+
+
+class APBuilder:
+    """Gathers what AP needs of one video after the other; the masks need not be kept."""
+
+    def __init__(self, category_ids: Iterable[int], grouping: Grouping = BY_AREA) -> None:
+        """Args: category_ids: all categories of the set; tracks of others are left out."""
+        self._categories = sorted(set(category_ids))
+        self._grouping = grouping
+        self._videos: list[tuple[int, _Outcome]] = []
+
+    def add(self, video: VideoOverlaps) -> None:
+        """Match the tracks of one video; the order of videos does not matter."""
+        self._videos.append((video.video_id, _outcome(video, self._grouping)))
+
+    def result(self) -> VideoAP:
+        """AP over all videos so far."""
+        # Of equal scores, the one of the lower video id comes first.
+        videos = [outcome for _, outcome in sorted(self._videos, key=lambda entry: entry[0])]
+        names = tuple(self._grouping.ranges)
+        shape = (len(self._categories), len(names))
+        precision = np.full((len(IOU_THRESHOLDS), len(RECALL_POINTS), *shape, 3), NOT_MEASURED)
+        recall = np.full((len(IOU_THRESHOLDS), *shape, 3), NOT_MEASURED)
+        num_truth = np.zeros(shape, np.int64)
+        whole = _Outcome.joined(videos, len(names))
+        for k, category in enumerate(self._categories):
+            of_category = whole.of_category(category)
+            num_truth[k] = of_category.to_find.sum(axis=1)
+            for a in np.flatnonzero(num_truth[k]).tolist():
+                for m, most in enumerate(MAX_TRACKS):
+                    curve = of_category.precision_and_recall(a, most, num_truth[k, a])
+                    precision[:, :, k, a, m], recall[:, k, a, m] = curve
+        return VideoAP(tuple(self._categories), precision, recall, num_truth, names)
+
+
+def average_precision(
+    videos: Iterable[VideoOverlaps],
+    *,
+    category_ids: Iterable[int],
+    grouping: Grouping = BY_AREA,
+) -> VideoAP:
+    """AP over videos that were compared already; see `APBuilder`."""
+    builder = APBuilder(category_ids, grouping)
+    for video in videos:
+        builder.add(video)
+    return builder.result()
 
 
 def evaluate_tracks(
@@ -81,11 +175,12 @@ def evaluate_tracks(
 
     Raises: DataError for a prediction of another video or with another number of frames.
     """
-    videos, categories = sorted(set(video_ids)), sorted(set(category_ids))
-    labelled: dict[tuple[int, int], list[TruthTrack]] = defaultdict(list)
+    videos, categories = sorted(set(video_ids)), set(category_ids)
+    labelled: dict[int, list[TruthTrack]] = defaultdict(list)
     for track in truth:
-        labelled[track.video_id, track.category_id].append(track)
-    predicted: dict[tuple[int, int], list[TrackSegmentation]] = defaultdict(list)
+        if track.category_id in categories:
+            labelled[track.video_id].append(track)
+    predicted: dict[int, list[TrackSegmentation]] = defaultdict(list)
     known = set(videos)
     for index, prediction in enumerate(predictions):
         if prediction["video_id"] not in known:
@@ -93,112 +188,157 @@ def evaluate_tracks(
                 f"prediction {index} is of video {prediction['video_id']}, which the truth lacks",
                 hint=f"the {len(videos)} videos of the truth have the ids {_some(videos)}",
             )
-        predicted[prediction["video_id"], prediction["category_id"]].append(prediction)
-    shape = (len(categories), len(AREA_RANGES), len(MAX_TRACKS))
-    precision = np.full((len(IOU_THRESHOLDS), len(RECALL_POINTS), *shape), NOT_MEASURED)
-    recall = np.full((len(IOU_THRESHOLDS), *shape), NOT_MEASURED)
-    for k, category in enumerate(categories):
-        pairs = [
-            _compare(labelled[video, category], predicted[video, category]) for video in videos
-        ]
-        for a, area_range in enumerate(AREA_RANGES.values()):
-            matches = [pair.match(area_range) for pair in pairs]
-            for m, most in enumerate(MAX_TRACKS):
-                measured = _precision_and_recall(matches, most)
-                if measured is not None:
-                    precision[:, :, k, a, m], recall[:, k, a, m] = measured
-    return VideoAP(tuple(categories), precision, recall)
+        if prediction["category_id"] in categories:
+            predicted[prediction["video_id"]].append(prediction)
+    compared = overlaps_of_videos((v, labelled[v], predicted[v]) for v in videos)
+    return average_precision(compared, category_ids=categories)
 
 
-@dataclass(frozen=True, slots=True)
-class _Matches:
-    """The tracks of one video and category, by falling score, in one area range."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Outcome:
+    """What became of P predictions, by falling score in each video, and G labelled tracks."""
 
-    scores: np.ndarray  # [D]
-    found: np.ndarray  # [10, D] bool: matches a labelled track at the threshold
-    ignored: np.ndarray  # [10, D] bool: neither right nor wrong
-    num_truth: int  # labelled tracks that should be found
+    categories: np.ndarray  # [P] int64
+    scores: np.ndarray  # [P] float64
+    ranks: np.ndarray  # [P] int64, from 0, in its video and category
+    found: np.ndarray  # [A, 10, P] bool: matches a labelled track at the threshold
+    ignored: np.ndarray  # [A, 10, P] bool: neither right nor wrong
+    truth_categories: np.ndarray  # [G] int64
+    to_find: np.ndarray  # [A, G] bool
+
+    @classmethod
+    def joined(cls, outcomes: Sequence[_Outcome], num_groups: int) -> _Outcome:
+        """All videos as one, predictions by falling score, of equals the earlier video first."""
+        if not outcomes:
+            none, matched = np.zeros(0, np.int64), np.zeros((num_groups, 10, 0), bool)
+            return cls(
+                none, np.zeros(0), none, matched, matched, none, np.zeros((num_groups, 0), bool)
+            )
+        scores = np.concatenate([o.scores for o in outcomes])
+        order = np.argsort(-scores, kind="stable")
+        return cls(
+            categories=np.concatenate([o.categories for o in outcomes])[order],
+            scores=scores[order],
+            ranks=np.concatenate([o.ranks for o in outcomes])[order],
+            found=np.concatenate([o.found for o in outcomes], axis=-1)[..., order],
+            ignored=np.concatenate([o.ignored for o in outcomes], axis=-1)[..., order],
+            truth_categories=np.concatenate([o.truth_categories for o in outcomes]),
+            to_find=np.concatenate([o.to_find for o in outcomes], axis=-1),
+        )
+
+    def of_category(self, category: int) -> _Outcome:
+        here = np.flatnonzero(self.categories == category)
+        return _Outcome(
+            categories=self.categories[here],
+            scores=self.scores[here],
+            ranks=self.ranks[here],
+            found=self.found[..., here],
+            ignored=self.ignored[..., here],
+            truth_categories=self.truth_categories[self.truth_categories == category],
+            to_find=self.to_find[:, self.truth_categories == category],
+        )
+
+    def precision_and_recall(
+        self, group: int, most: int, num_truth: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Precision [10, 101] and recall [10] of one category and group.
+
+        Args: most: of each video, so many predictions count.
+        """
+        counts = self.ranks < most
+        found, ignored = self.found[group][:, counts], self.ignored[group][:, counts]
+        right = np.cumsum(found & ~ignored, axis=1, dtype=float)
+        wrong = np.cumsum(~found & ~ignored, axis=1, dtype=float)
+        recall = right / num_truth
+        precision = right / np.maximum(right + wrong, np.spacing(1))
+        # Precision at a recall is the best that is reached at this recall or a higher one.
+        envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        never = np.zeros((len(IOU_THRESHOLDS), 1))  # a recall that is not reached has precision 0
+        envelope = np.concatenate([envelope, never], axis=1)
+        places = np.stack([np.searchsorted(row, RECALL_POINTS, side="left") for row in recall])
+        reached = recall[:, -1] if recall.size else never[:, 0]
+        return np.take_along_axis(envelope, places, axis=1), reached
 
 
-@dataclass(frozen=True, slots=True)
-class _Pairs:
-    """What is compared in one video and category, the predictions by falling score."""
-
-    iou: np.ndarray  # [D, G]
-    scores: np.ndarray  # [D]
-    areas: np.ndarray  # [D]
-    truth_areas: np.ndarray  # [G]
-    crowd: np.ndarray  # [G] bool
-
-    def match(self, area_range: tuple[float, float]) -> _Matches:
-        """Give every labelled track to the best-scored prediction that overlaps it enough."""
-        low, high = area_range
-        optional = self.crowd | (self.truth_areas < low) | (self.truth_areas > high)
-        outside = (self.areas < low) | (self.areas > high)
-        found = np.zeros((len(IOU_THRESHOLDS), len(self.scores)), bool)
-        ignored = np.zeros_like(found)
-        for t, threshold in enumerate(IOU_THRESHOLDS):
-            free = np.ones(len(optional), bool)
-            for d, overlaps in enumerate(self.iou):
-                # One that should be found goes before any that need not be.
-                choice = _best(overlaps, free & ~optional, threshold)
-                if choice is None:
-                    choice = _best(overlaps, free & optional, threshold)
-                if choice is None:
-                    ignored[t, d] = outside[d]
-                    continue
-                found[t, d], ignored[t, d] = True, optional[choice]
-                free[choice] = self.crowd[choice]  # a group takes any number of predictions
-        return _Matches(self.scores, found, ignored, int((~optional).sum()))
-
-
-def _compare(truth: Sequence[TruthTrack], predictions: Sequence[TrackSegmentation]) -> _Pairs:
-    by_score = sorted(predictions, key=lambda p: -p["score"])[: MAX_TRACKS[-1]]
-    masks = [p["segmentations"] for p in by_score]
-    areas = [mean_area(t.segmentations) if t.area is None else t.area for t in truth]
-    return _Pairs(
-        iou=track_iou(masks, [t.segmentations for t in truth]),
-        scores=np.array([p["score"] for p in by_score], float),
-        areas=np.array([mean_area(m) for m in masks], float),
-        truth_areas=np.array(areas, float),
-        crowd=np.array([t.is_crowd for t in truth], bool),
+def _outcome(video: VideoOverlaps, grouping: Grouping) -> _Outcome:
+    """Give every labelled track to the best-scored prediction that overlaps it enough."""
+    scores = np.array([p["score"] for p in video.predictions], float)
+    categories = np.array([p["category_id"] for p in video.predictions], np.int64)
+    order = np.argsort(-scores, kind="stable")
+    ranks = _ranks(categories[order])
+    order, ranks = order[ranks < MAX_TRACKS[-1]], ranks[ranks < MAX_TRACKS[-1]]
+    truth_categories = np.array([t.category_id for t in video.truth], np.int64)
+    crowd = np.array([t.is_crowd for t in video.truth], bool)
+    truth_values, values = grouping.measure(video)
+    inside = [_within(truth_values, ends) for ends in grouping.ranges.values()]
+    optional = crowd | ~np.array(inside, bool)
+    outside = np.zeros((len(inside), len(order)), bool)
+    if values is not None:
+        outside[:] = [~_within(values[order], ends) for ends in grouping.ranges.values()]
+    matches = np.full((len(inside), len(IOU_THRESHOLDS), len(order)), -1, np.int64)
+    same = categories[order, None] == truth_categories
+    _match(video.iou()[order], same, optional, crowd, IOU_THRESHOLDS, matches)
+    found = matches >= 0
+    ignored = np.broadcast_to(outside[:, None], found.shape).copy()
+    for a, t, p in np.argwhere(found):
+        ignored[a, t, p] = optional[a, matches[a, t, p]]
+    return _Outcome(
+        categories[order], scores[order], ranks, found, ignored, truth_categories, ~optional
     )
 
 
-def _best(overlaps: np.ndarray, allowed: np.ndarray, threshold: float) -> int | None:
-    """The allowed track of the largest overlap, the last of equals, if it is large enough."""
-    candidates = np.flatnonzero(allowed & (overlaps >= min(threshold, 1 - 1e-10)))
-    if len(candidates) == 0:
-        return None
-    return int(candidates[::-1][np.argmax(overlaps[candidates[::-1]])])
+@compiled
+def _match(
+    iou: np.ndarray,
+    same: np.ndarray,
+    optional: np.ndarray,
+    crowd: np.ndarray,
+    thresholds: np.ndarray,
+    matches: np.ndarray,
+) -> None:
+    """Fill matches, [A, 10, P]: the labelled track that a prediction finds, or -1.
 
-
-def _precision_and_recall(
-    matches: Sequence[_Matches], most: int
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """All videos of a category together: precision [10, 101] and recall [10].
-
-    Args: most: of each video, so many predictions count.
-    Returns: None if there is nothing to find.
+    Args:
+        iou: [P, G], predictions by falling score.
+        same: [P, G], of one category.
+        optional: [A, G], need not be found.
+        crowd: [G], takes any number of predictions.
     """
-    num_truth = sum(video.num_truth for video in matches)
-    if num_truth == 0:
-        return None
-    scores = np.concatenate([video.scores[:most] for video in matches])
-    order = np.argsort(-scores, kind="stable")
-    found = np.concatenate([video.found[:, :most] for video in matches], axis=1)[:, order]
-    ignored = np.concatenate([video.ignored[:, :most] for video in matches], axis=1)[:, order]
-    right = np.cumsum(found & ~ignored, axis=1, dtype=float)
-    wrong = np.cumsum(~found & ~ignored, axis=1, dtype=float)
-    recall = right / num_truth
-    precision = right / np.maximum(right + wrong, np.spacing(1))
-    # Precision at a recall is the best that is reached at this recall or a higher one.
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    never = np.zeros((len(IOU_THRESHOLDS), 1))  # a recall that is not reached has precision 0
-    envelope = np.concatenate([envelope, never], axis=1)
-    places = np.stack([np.searchsorted(row, RECALL_POINTS, side="left") for row in recall])
-    reached = recall[:, -1] if len(order) else never[:, 0]
-    return np.take_along_axis(envelope, places, axis=1), reached
+    for a in range(optional.shape[0]):
+        for t in range(len(thresholds)):
+            free = np.ones(len(crowd), np.bool_)
+            for p in range(iou.shape[0]):
+                best = min(thresholds[t], 1 - 1e-10)
+                choice = -1
+                # One that should be found goes before any that need not be; of equals the last.
+                for turn in (False, True):
+                    for g in range(iou.shape[1]):
+                        allowed = same[p, g] and free[g] and optional[a, g] == turn
+                        if allowed and iou[p, g] >= best:
+                            best, choice = iou[p, g], g
+                    if choice >= 0:
+                        free[choice] = crowd[choice]
+                        matches[a, t, p] = choice
+                        break
+
+
+def _ranks(categories: np.ndarray) -> np.ndarray:
+    """How many of the same came before, for every entry: [P]."""
+    seen: dict[int, int] = defaultdict(int)
+    ranks = np.zeros(len(categories), np.int64)
+    for place, category in enumerate(categories.tolist()):
+        ranks[place] = seen[category]
+        seen[category] += 1
+    return ranks
+
+
+def _within(values: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
+    return (values >= ends[0]) & (values <= ends[1])
+
+
+def _mean_where_visible(areas: np.ndarray) -> np.ndarray:
+    """[F, N] pixels -> [N], the mean over the frames where there are any."""
+    return areas.sum(axis=0) / np.maximum((areas > 0).sum(axis=0), 1)
 
 
 def _mean(values: np.ndarray) -> float:
