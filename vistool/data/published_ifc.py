@@ -16,7 +16,7 @@ from vistool.data.annotations import LabelledTrack, LabelledVideo
 from vistool.data.published_clips import PublishedClip, Region, draw_region, masks_on_canvas
 from vistool.data.published_sampling import Frames, ifc_frames
 from vistool.data.shots import read_image
-from vistool.ops.boxes import boxes_of_masks, xyxy_of
+from vistool.ops.boxes import boxes_of_masks, cxcywh_of, xyxy_of
 from vistool.ops.pixels import input_size, resize
 from vistool.structures import ClipTarget, Size
 
@@ -118,9 +118,7 @@ def frame_truth(
     for n, track in enumerate(tracks):
         if there[n]:
             masks[n] = torch.from_numpy(view.mask(track, frame, picture).copy())
-    height, width = view.size
-    boxes = xyxy_of(boxes_of_masks(masks)) * torch.tensor([width, height, width, height])
-    boxes = boxes.round()  # whole pixels
+    boxes = (xyxy_of(boxes_of_masks(masks)) * _unit(view.size)).round()  # whole pixels
     nothing = ((boxes[:, 2:] - boxes[:, :2]) <= MIN_BOX_SIDE).any(1)
     ids = torch.tensor([track.id for track in tracks], dtype=torch.int64)
     labels = [
@@ -149,13 +147,21 @@ def clip_target(frames: Sequence[FrameTruth], exhaustive: Sequence[bool]) -> Cli
     canvas = Size(*(max(frame.masks.shape[axis] for frame in frames) for axis in (1, 2)))
     masks = torch.stack([masks_on_canvas(frame.masks, canvas) for frame in frames], dim=1)
     labels = torch.stack([frame.labels for frame in frames], dim=1)
+    boxes = [cxcywh_of(f.boxes) / _unit(Size(*f.masks.shape[1:])) for f in frames]
     shown = present.any(1)
     first = present[shown].int().argmax(1, keepdim=True)
     return ClipTarget(
         labels=labels[shown].gather(1, first)[:, 0],
         masks=masks[shown] & present[shown][..., None, None],
         exhaustive=torch.tensor(exhaustive, dtype=torch.bool),
+        present=present[shown],
+        boxes=torch.stack(boxes, dim=1)[shown],
     )
+
+
+def _unit(size: Size) -> Tensor:
+    """[4] by which a box in pixels is divided."""
+    return torch.tensor([size.width, size.height, size.width, size.height])
 
 
 class IFCClips:

@@ -28,8 +28,9 @@ from vistool.config import (
 from vistool.criterion.set_criterion import SetCriterion
 from vistool.criterion.vistr_criterion import VisTRCriterion
 from vistool.data.annotations import read_annotations
-from vistool.data.batches import TrainingBatches, loader
+from vistool.data.batches import BatchSource, TrainingBatches, loader
 from vistool.data.clips import ClipMaker
+from vistool.data.published_batches import published_batches
 from vistool.data.sampling import ClipSampler
 from vistool.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from vistool.engine.device import autocast, choose_device, choose_dtype
@@ -162,8 +163,10 @@ def _criterion(model: ModelConfig, loss: LossConfig) -> SetCriterion | VisTRCrit
             return VisTRCriterion(**weights)
 
 
-def training_batches(config: TrainConfig, pixels: PixelConfig) -> TrainingBatches:
+def training_batches(config: TrainConfig, pixels: PixelConfig) -> BatchSource:
     """All that a training is fed. Raises: DataError for unusable annotations."""
+    if config.pipeline is not None:
+        return published_batches(config, pixels)
     sources = [
         (read_annotations(Path(config.data) / source.annotations, config.classes), source.weight)
         for source in config.sources

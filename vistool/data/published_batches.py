@@ -1,0 +1,154 @@
+"""Batches of the papers' clips: which come together, and how they are padded to one canvas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vistool.config import IFCPipeline, PixelConfig, TrainConfig, VisTRPipeline
+from vistool.data.batches import Batch, BatchSource, Share
+from vistool.data.published_annotations import read_with_stated
+from vistool.data.published_clips import Pipeline, PublishedClip, masks_on_canvas
+from vistool.data.published_ifc import IFCClips
+from vistool.data.published_vistr import VisTRClips
+from vistool.errors import DataError, UsageError
+from vistool.ops.pixels import normalise
+from vistool.structures import ClipTarget, Size
+
+
+def published_batches(
+    config: TrainConfig, pixels: PixelConfig, share: Share | None = None
+) -> PublishedBatches:
+    """What a training with `config.pipeline` is fed. Raises: DataError for unusable annotations."""
+    if len({source.weight for source in config.sources}) > 1:
+        raise UsageError(
+            "[[sources]] of different weights: an epoch of [pipeline] has all clips of all sources",
+            hint="leave the weights out",
+        )
+    videos = [
+        video
+        for source in config.sources
+        for video in read_with_stated(Path(config.data) / source.annotations, config.classes)
+    ]
+    if not videos:
+        raise DataError("the sources have no videos and no pictures")
+    match config.pipeline:
+        case VisTRPipeline():
+            pipeline: Pipeline = VisTRClips(videos, config.clip_length, config.pipeline)
+        case IFCPipeline():
+            pipeline = IFCClips(videos, config.clip_length, config.pipeline)
+        case None:
+            raise ValueError("no pipeline in the configuration")
+    return PublishedBatches(
+        pipeline,
+        pixels,
+        batch=config.batch,
+        steps=config.steps,
+        seed=config.seed,
+        share=share,
+    )
+
+
+class EpochOrder:
+    """Which clips of an epoch come together, epoch after epoch, every time in a new order.
+
+    Clips of a group are collected, in a random order of all clips, until there are `size` of them.
+    What is left of a group at the end of an epoch waits for the next one. (IFC: pictures that are
+    wider than high and the others; as detectron2 has it.)
+    """
+
+    def __init__(self, groups: np.ndarray, size: int, seed: int) -> None:
+        self.groups = groups
+        self.size = size
+        self.seed = seed
+        self.counts = np.bincount(groups)
+
+    def __call__(self, step: int) -> np.ndarray:
+        """[size]: the numbers of the clips that are collected at this step."""
+        epoch = self._epoch_of(step)
+        order = self._shuffled(epoch)
+        group = self.groups[order]
+        # The position, among all of its group since the beginning, of every clip of the epoch.
+        position = np.empty(len(order), np.int64)
+        for g, count in enumerate(self.counts):
+            position[group == g] = epoch * count + np.arange(count)
+        completes = np.flatnonzero((position + 1) % self.size == 0)
+        last = completes[step - self._collected_before(epoch)]
+        end = int(position[last]) + 1
+        return np.array([self._clip(int(group[last]), n) for n in range(end - self.size, end)])
+
+    def _collected_before(self, epoch: int) -> int:
+        return int((epoch * self.counts // self.size).sum())
+
+    def _epoch_of(self, step: int) -> int:
+        """The epoch in which the batch is completed."""
+        epoch = step * self.size // len(self.groups)  # or a later one, for what was left over
+        while self._collected_before(epoch + 1) <= step:
+            epoch += 1
+        return epoch
+
+    def _clip(self, group: int, position: int) -> int:
+        epoch, place = divmod(position, int(self.counts[group]))
+        order = self._shuffled(epoch)
+        return int(order[self.groups[order] == group][place])
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        return _shuffled(len(self.groups), self.seed, epoch)
+
+
+@lru_cache(maxsize=4)
+def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, 0, epoch)).permutation(count)
+
+
+class PublishedBatches(BatchSource):
+    """A paper's clips, padded to the largest frame of the batch."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        pixels: PixelConfig,
+        *,
+        batch: int,
+        steps: int,
+        seed: int,
+        share: Share | None = None,
+    ) -> None:
+        super().__init__(batch=batch, steps=steps, seed=seed, share=share)
+        self.pipeline = pipeline
+        self.pixels = pixels
+        self.order = EpochOrder(pipeline.groups, batch * self.share.accumulate, seed)
+
+    def make(self, step: int, clips: range) -> Batch:
+        numbers = self.order(step)
+        drawn = [self.pipeline.draw(int(numbers[n]), self.generator(step, n)) for n in clips]
+        return padded_batch(drawn, self.pixels)
+
+
+def padded_batch(clips: Sequence[PublishedClip], pixels: PixelConfig) -> Batch:
+    """Clips of different sizes on one canvas: zeros below and to the right, after normalising."""
+    frames = [frame for clip in clips for frame in clip.frames]
+    height, width = (max(frame.shape[axis] for frame in frames) for axis in (0, 1))
+    # Channels last in memory, as `normalise` leaves them.
+    canvas = torch.zeros(len(frames), height, width, 3).permute(0, 3, 1, 2)
+    padded = torch.ones(len(frames), height, width, dtype=torch.bool)
+    for n, frame in enumerate(frames):
+        h, w = frame.shape[:2]
+        canvas[n, :, :h, :w] = normalise(torch.from_numpy(frame)[None], pixels)[0]
+        padded[n, :h, :w] = False
+    return Batch(
+        pixels=canvas.unflatten(0, (len(clips), -1)),
+        targets=[_on_canvas(clip.target, Size(height, width)) for clip in clips],
+        padded=padded.unflatten(0, (len(clips), -1)) if padded.any() else None,
+        origins=tuple(clip.origin for clip in clips),
+    )
+
+
+def _on_canvas(target: ClipTarget, canvas: Size) -> ClipTarget:
+    """The same with masks of the canvas' size; boxes stay fractions of their own frame."""
+    return replace(target, masks=masks_on_canvas(target.masks, canvas))
