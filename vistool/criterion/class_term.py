@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,27 @@ NO_OBJECT_WEIGHT = 0.1
 # Of a query that matches nothing: the share of its mask that lies on labelled objects from which
 # on it must be a duplicate or a part, and not something that nobody labelled.
 DUPLICATE_SHARE = 0.5
+
+
+class Counts(NamedTuple):
+    """What the sums over a step are divided by.
+
+    It is known from the targets alone, before the model has seen them. So the terms of a part of a
+    step can be divided by the counts of the whole step, and those of all parts, in any number of
+    batches and processes, add up to what one large batch has.
+    """
+
+    instances: float  # IFC: instances; VisTR: instances times frames
+    class_weight: float  # of all rows
+
+
+def class_weight(rows: float, matched: float) -> float:
+    """The summed weight of rows of which some match an instance.
+
+    Rows that cannot be judged count as well: an unlabelled clip is no reason to learn more from
+    the others.
+    """
+    return matched + NO_OBJECT_WEIGHT * (rows - matched)
 
 
 def class_terms(
@@ -32,11 +55,6 @@ def class_terms(
     value = value.index_put((matched,), class_loss(logits[matched], labels))
     judged = free & exhaustive.any(1)
     return value, torch.where(free, NO_OBJECT_WEIGHT * judged, 1.0)
-
-
-def class_mean(weighted_sum: Tensor, weight: Tensor) -> Tensor:
-    """The term; a batch in which no row may be judged has none."""
-    return weighted_sum / weight.clamp(min=NO_OBJECT_WEIGHT)
 
 
 @torch.no_grad()

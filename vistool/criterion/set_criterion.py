@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vistool.criterion.class_term import class_mean, class_terms, lies_on
+from vistool.criterion.class_term import Counts, class_terms, class_weight, lies_on
 from vistool.criterion.losses import dice_loss, focal_loss, weighted_total
 from vistool.criterion.matcher import hungarian, match_scores
 from vistool.ops.masks import resize_masks
@@ -27,17 +27,30 @@ class SetCriterion:
     ) -> None:
         self.weights = {"class": class_weight, "focal": focal_weight, "dice": dice_weight}
 
-    def __call__(self, output: ClipOutput, targets: Sequence[ClipTarget]) -> dict[str, Tensor]:
+    def counts(self, targets: Sequence[ClipTarget], num_queries: int) -> Counts:
+        """What the terms of these clips are divided by; of several batches, the sum."""
+        matched = sum(min(len(target.labels), num_queries) for target in targets)
+        return Counts(
+            instances=sum(len(target.labels) for target in targets),
+            class_weight=class_weight(num_queries * len(targets), matched),
+        )
+
+    def __call__(
+        self, output: ClipOutput, targets: Sequence[ClipTarget], counts: Counts | None = None
+    ) -> dict[str, Tensor]:
         """Unweighted terms of all layers: `class`, `focal`, `dice`, and `class_0`... of layer 0...
 
         Every mask is compared at a quarter of the targets' canvas.
+
+        Args: counts: of the whole step that the targets are a part of; None: they are all of it.
         """
+        counts = counts or self.counts(targets, output.class_logits.shape[1])
         height, width = targets[0].masks.shape[-2:]
         size = (-(-height // TARGET_STRIDE), -(-width // TARGET_STRIDE))
         masks = [resize_masks(target.masks, size) for target in targets]
-        terms = self._layer(output, targets, masks)
+        terms = self._layer(output, targets, masks, counts)
         for layer, auxiliary in enumerate(output.auxiliary):
-            for name, value in self._layer(auxiliary, targets, masks).items():
+            for name, value in self._layer(auxiliary, targets, masks, counts).items():
                 terms[f"{name}_{layer}"] = value
         return terms
 
@@ -46,10 +59,14 @@ class SetCriterion:
         return weighted_total(terms, self.weights)
 
     def _layer(
-        self, output: ClipOutput, targets: Sequence[ClipTarget], masks: list[Tensor]
+        self,
+        output: ClipOutput,
+        targets: Sequence[ClipTarget],
+        masks: list[Tensor],
+        counts: Counts,
     ) -> dict[str, Tensor]:
         class_sum = output.class_logits.new_zeros((), dtype=torch.float32)
-        class_weight, focal_sum, dice_sum = (torch.zeros_like(class_sum) for _ in range(3))
+        focal_sum, dice_sum = torch.zeros_like(class_sum), torch.zeros_like(class_sum)
         for clip, (target, target_masks) in enumerate(zip(targets, masks, strict=True)):
             class_logits = output.class_logits[clip].float()
             size = target_masks.shape[-2:]
@@ -64,14 +81,13 @@ class SetCriterion:
                 _exhaustive(all_masks, target, target_masks),
             )
             class_sum = class_sum + (weight * value).sum()
-            class_weight = class_weight + weight.sum()
             # Once more for the paired queries alone: a gradient is kept for no others.
             paired, truth = resize_masks(output.mask_logits[clip][query], size), target_masks
             focal_sum = focal_sum + focal_loss(paired, truth[instance]).sum()
             dice_sum = dice_sum + dice_loss(paired, truth[instance]).sum()
-        instances = max(1, sum(len(target.labels) for target in targets))
+        instances = max(1, counts.instances)
         return {
-            "class": class_mean(class_sum, class_weight),
+            "class": class_sum / counts.class_weight,
             "focal": focal_sum / instances,
             "dice": dice_sum / instances,
         }

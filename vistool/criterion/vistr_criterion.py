@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vistool.criterion.class_term import class_mean, class_terms, lies_on
+from vistool.criterion.class_term import Counts, class_terms, class_weight, lies_on
 from vistool.criterion.losses import (
     box_loss,
     dice_loss,
@@ -29,7 +29,7 @@ from vistool.structures import ClipTarget, FrameClipOutput, FrameHeads, FrameTar
 
 def frame_target(target: ClipTarget) -> FrameTarget:
     """Boxes and presence of every instance on every frame, from its masks unless they are given."""
-    present = target.masks.flatten(2).any(2) if target.present is None else target.present
+    present = _present(target)
     labels = target.labels[:, None].expand(present.shape)
     return FrameTarget(
         # Where an instance is absent, a query that follows it is right to see no object.
@@ -39,6 +39,11 @@ def frame_target(target: ClipTarget) -> FrameTarget:
         masks=target.masks,
         exhaustive=target.exhaustive,
     )
+
+
+def _present(target: ClipTarget) -> Tensor:
+    """[N, T] bool."""
+    return target.masks.flatten(2).any(2) if target.present is None else target.present
 
 
 class VisTRCriterion:
@@ -71,16 +76,30 @@ class VisTRCriterion:
             "dice": dice_weight,
         }
 
-    def __call__(self, output: FrameClipOutput, targets: Sequence[ClipTarget]) -> dict[str, Tensor]:
+    def counts(self, targets: Sequence[ClipTarget], num_queries: int) -> Counts:
+        """What the terms of these clips are divided by; of several batches, the sum.
+
+        Instances count on all frames, whether present or not (as published).
+        """
+        return self._counts([_present(target) for target in targets], num_queries)
+
+    def __call__(
+        self, output: FrameClipOutput, targets: Sequence[ClipTarget], counts: Counts | None = None
+    ) -> dict[str, Tensor]:
         """Unweighted terms: `class`, `box`, `giou`, `focal`, `dice`; the first three of the
         earlier decoder layers too, as `class_0`...
 
         Masks are compared at the targets' full size.
-        """
-        return self.terms(output, [frame_target(target) for target in targets])
 
-    def terms(self, output: FrameClipOutput, targets: Sequence[FrameTarget]) -> dict[str, Tensor]:
+        Args: counts: of the whole step that the targets are a part of; None: they are all of it.
+        """
+        return self.terms(output, [frame_target(target) for target in targets], counts)
+
+    def terms(
+        self, output: FrameClipOutput, targets: Sequence[FrameTarget], counts: Counts | None = None
+    ) -> dict[str, Tensor]:
         """The same for targets that bring boxes and presence of their own."""
+        counts = counts or self._counts([t.present for t in targets], output.class_logits.shape[1])
         frames = {output.mask_logits.shape[2], *(target.present.shape[1] for target in targets)}
         if len(frames) > 1:
             raise ValueError(f"clips of {sorted(frames)} frames")
@@ -89,10 +108,10 @@ class VisTRCriterion:
             for masks, target in zip(output.mask_logits, targets, strict=True)
         ]
         last = FrameHeads(output.class_logits, output.boxes)
-        terms, pairs = self._heads(last, targets, exhaustive)
-        terms |= _mask_terms(output.mask_logits, targets, pairs)
+        terms, pairs = self._heads(last, targets, exhaustive, counts)
+        terms |= _mask_terms(output.mask_logits, targets, pairs, max(1, counts.instances))
         for layer, heads in enumerate(output.auxiliary):
-            for name, value in self._heads(heads, targets, exhaustive)[0].items():
+            for name, value in self._heads(heads, targets, exhaustive, counts)[0].items():
                 terms[f"{name}_{layer}"] = value
         return terms
 
@@ -100,12 +119,26 @@ class VisTRCriterion:
         """The weighted sum that is minimised."""
         return weighted_total(terms, self.weights)
 
+    def _counts(self, present: Sequence[Tensor], num_queries: int) -> Counts:
+        weight = 0.0
+        for frames in present:
+            matched: float = int(frames[:num_queries].sum())
+            if len(frames) > num_queries and self.validity == "own":
+                # Which instances are matched is not known yet: on the average.
+                matched = int(frames.sum()) * num_queries / len(frames)
+            weight += class_weight(num_queries * frames.shape[1], matched)
+        return Counts(sum(frames.numel() for frames in present), weight)
+
     def _heads(
-        self, heads: FrameHeads, targets: Sequence[FrameTarget], exhaustive: Sequence[Tensor]
+        self,
+        heads: FrameHeads,
+        targets: Sequence[FrameTarget],
+        exhaustive: Sequence[Tensor],
+        counts: Counts,
     ) -> tuple[dict[str, Tensor], list[PairedFrames]]:
         """The terms of one decoder layer, and which query is which instance in every clip."""
         class_sum = heads.class_logits.new_zeros((), dtype=torch.float32)
-        class_weight, box_sum, giou_sum = (torch.zeros_like(class_sum) for _ in range(3))
+        box_sum, giou_sum = torch.zeros_like(class_sum), torch.zeros_like(class_sum)
         pairs = []
         for clip, target in enumerate(targets):
             logits, boxes = heads.class_logits[clip].float(), heads.boxes[clip].float()
@@ -123,14 +156,13 @@ class VisTRCriterion:
                 judged.flatten(0, 1),
             )
             class_sum = class_sum + (weight * value).sum()
-            class_weight = class_weight + weight.sum()
             found, truth = boxes[at.query, at.frame], target.boxes[at.instance, at.frame]
             box_sum = box_sum + box_loss(found, truth).sum()
             giou_sum = giou_sum + giou_loss(found, truth).sum()
             pairs.append(at)
-        rows = _num_rows(targets)
+        rows = max(1, counts.instances)
         terms = {
-            "class": class_mean(class_sum, class_weight),
+            "class": class_sum / counts.class_weight,
             "box": box_sum / rows,
             "giou": giou_sum / rows,
         }
@@ -138,7 +170,10 @@ class VisTRCriterion:
 
 
 def _mask_terms(
-    mask_logits: Tensor, targets: Sequence[FrameTarget], pairs: Sequence[PairedFrames]
+    mask_logits: Tensor,
+    targets: Sequence[FrameTarget],
+    pairs: Sequence[PairedFrames],
+    rows: float,
 ) -> dict[str, Tensor]:
     focal_sum = mask_logits.new_zeros((), dtype=torch.float32)
     dice_sum = torch.zeros_like(focal_sum)
@@ -147,13 +182,7 @@ def _mask_terms(
         found = resize_masks(mask_logits[clip][at.query, at.frame], truth.shape[-2:])
         focal_sum = focal_sum + focal_loss(found, truth).sum()
         dice_sum = dice_sum + dice_loss(found, truth).sum()
-    rows = _num_rows(targets)
     return {"focal": focal_sum / rows, "dice": dice_sum / rows}
-
-
-def _num_rows(targets: Sequence[FrameTarget]) -> int:
-    """Instances times frames, whether present or not (as published)."""
-    return max(1, sum(target.present.numel() for target in targets))
 
 
 @torch.no_grad()
