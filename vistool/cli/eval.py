@@ -131,18 +131,12 @@ def evaluate(
         samples=samples,
         seed=seed,
     )
-    with terminated_like_interrupted(), progress(quiet=quiet, unit="frames") as show:
+    with terminated_like_interrupted():
         if compare:
-            _compare(dataset, compare, config, as_json=as_json, show=show)
+            _compare(dataset, compare, config, as_json=as_json, quiet=quiet)
             return
-        failed = _score(
-            dataset,
-            predictions,
-            model,
-            config,
-            _Wishes(output, submission, as_json=as_json, exist_ok=exist_ok),
-            show,
-        )
+        wishes = _Wishes(output, submission, as_json=as_json, exist_ok=exist_ok, quiet=quiet)
+        failed = _score(dataset, predictions, model, config, wishes)
     if failed:
         raise PartialFailureError(
             f"{len(failed)} videos could not be run and are not in the numbers: "
@@ -159,6 +153,7 @@ class _Wishes:
     submission: Path | None
     as_json: bool
     exist_ok: bool
+    quiet: bool
 
 
 def _score(
@@ -167,7 +162,6 @@ def _score(
     model: str | None,
     config: EvalConfig,
     wishes: _Wishes,
-    show: ProgressCallback,
 ) -> list[str]:
     """Make or read predictions, score them, write and print. Returns the videos that failed."""
     from vistool.engine import evaluate as engine
@@ -176,10 +170,12 @@ def _score(
     dataset, key = engine.open_dataset(path)
     parent = wishes.output or Path("runs/eval")
     if model is not None:
-        predictions = _run_model(dataset, key, model, parent, config, show)
+        with progress(quiet=wishes.quiet) as show:
+            predictions = _run_model(dataset, key, model, parent, config, show)
     else:
         assert saved is not None
-        predictions = engine.read_predictions(saved, dataset, key, on_progress=show)
+        with progress(quiet=wishes.quiet, unit="results") as show:
+            predictions = engine.read_predictions(saved, dataset, key, on_progress=show)
     if predictions is None:  # another process scores
         return []
     for warning in predictions.warnings:
@@ -192,7 +188,8 @@ def _score(
         answer(str(write_submission(wishes.submission, predictions)))
         if not dataset.tracks:
             return []
-    result = engine.evaluate(dataset, predictions, on_progress=show)
+    with progress(quiet=wishes.quiet, unit="videos") as show:
+        result = engine.evaluate(dataset, predictions, on_progress=show)
     content = result.as_json(engine.inputs_of(dataset, key, predictions))
     if model is not None or wishes.output or not wishes.as_json:
         folder = engine.folder_for(predictions, dataset, parent, exist_ok=wishes.exist_ok)
@@ -232,11 +229,14 @@ def _compare(
     config: EvalConfig,
     *,
     as_json: bool,
-    show: ProgressCallback,
+    quiet: bool,
 ) -> None:
     from vistool.engine.compare import compare
 
-    comparison = compare(path, *results, samples=config.samples, seed=config.seed, on_progress=show)
+    with progress(quiet=quiet, unit="videos") as show:
+        comparison = compare(
+            path, *results, samples=config.samples, seed=config.seed, on_progress=show
+        )
     if as_json:
         answer(json.dumps(comparison.as_json()))
         return

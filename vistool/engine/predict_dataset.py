@@ -21,7 +21,7 @@ import msgspec
 import torch
 from torch import distributed
 
-from vistool.config import IFCConfig, PredictConfig
+from vistool.config import IFCConfig, PredictConfig, to_json
 from vistool.engine.predict import PredictJob, predict_opened
 from vistool.engine.render import META, RESULTS, OnProgress
 from vistool.engine.run_record import MatchedClass, PredictedSet, Run, run_folder
@@ -118,9 +118,8 @@ def matched_classes(
         matched.append(MatchedClass(name, number, tuple(sorted(found))))
     if not any(m.category_ids for m in matched):
         raise DataError(
-            f"none of the model's classes is a category of the data set: {', '.join(members)}"
-            if members
-            else f"none of the model's {len(matched)} classes is a category of the data set",
+            f"none of the model's classes is a category of the data set: "
+            f"{', '.join(config.class_names)}",
             hint=f"categories of the set: {', '.join(c.name for c in categories[:20])}",
         )
     claimed: dict[int, str] = {}
@@ -153,13 +152,11 @@ def _trained_classes(header: WeightsHeader) -> dict[str, list[str]]:
 
 
 def _run(dataset: DataSet, data_key: str, loaded: LoadedModel, config: PredictConfig) -> Run:
-    if loaded.header.config.class_names and config.classes:
-        raise UsageError("the data set says which classes are scored")
     return Run(
         data=data_key,
         model=loaded.header.name,
         sha256=loaded.sha256,
-        settings=msgspec.to_builtins(config),
+        settings=msgspec.json.decode(to_json(config)),  # as it comes back from the file
         # As the papers' results were made; where there is one category, a track counts once.
         multi_class=isinstance(loaded.header.config, IFCConfig) and not dataset.class_agnostic,
         classes=matched_classes(

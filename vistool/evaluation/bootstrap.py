@@ -7,12 +7,21 @@ what another choice of videos might have said.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vistool.evaluation.video_ap import NOT_MEASURED, RECALL_POINTS
+from vistool.evaluation.davis import DavisResult
+from vistool.evaluation.hota import ALPHAS, HotaCounts
+from vistool.evaluation.tracking_measures import TrackingResult
+from vistool.evaluation.video_ap import (
+    AREA_RANGES,
+    MAX_TRACKS,
+    NOT_MEASURED,
+    RECALL_POINTS,
+    VideoOutcome,
+)
 
 SAMPLES = 2000
 CONFIDENCE = 0.95
@@ -35,16 +44,6 @@ class Difference:
     def difference(self) -> float:
         """b - a, on all videos."""
         return self.b - self.a
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CategoryMatches:
-    """The D predictions of a category in all videos, by falling score, and what they hit."""
-
-    videos: np.ndarray  # [D] place of the video among the V
-    found: np.ndarray  # [10, D] bool: matches a labelled track at the threshold
-    ignored: np.ndarray  # [10, D] bool: neither right nor wrong
-    num_truth: np.ndarray  # [V] labelled tracks that should be found
 
 
 def paired_bootstrap(
@@ -87,27 +86,90 @@ def _two_sided(spread: np.ndarray) -> float:
     return min(1.0, 2 * (beyond + 1) / (len(spread) + 1))
 
 
-def average_precision(
-    categories: Sequence[CategoryMatches], drawn: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Precision (mean over 101 recall points) and recall of categories on samples of the videos.
+# --- YouTube-VIS ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Matches:
+    """The D predictions of a category that count, in all videos, and what they hit."""
+
+    videos: np.ndarray  # [D] place of the video among the V; by falling score
+    found: np.ndarray  # [10, D] bool: matches a labelled track at the threshold
+    ignored: np.ndarray  # [10, D] bool: neither right nor wrong
+    num_truth: np.ndarray  # [V] labelled tracks that should be found
+
+
+def ap_measure(outcomes: Sequence[VideoOutcome], category_ids: Iterable[int]) -> Measure:
+    """The twelve numbers of the benchmark on samples of V videos.
 
     Equal to what the evaluator says of a set in which every video stands as often as it was drawn.
 
-    Args: drawn: [B, V], how often a video is in a sample.
-    Returns: both [10, B, K]; -1 where a sample has no labelled track of the category.
+    Args: outcomes: of the V videos, in their order, by the groups of `AREA_RANGES`.
     """
-    precision = [_category_precision(category, drawn) for category in categories]
-    return (
-        np.stack([p for p, _ in precision], axis=-1),
-        np.stack([r for _, r in precision], axis=-1),
+    categories = sorted(set(category_ids))
+    # Official name -> group, number of tracks, and whether precision or recall.
+    groups = {name: (place, len(MAX_TRACKS) - 1) for place, name in enumerate(AREA_RANGES)}
+    most = {f"AR{count}": (0, place) for place, count in enumerate(MAX_TRACKS)}
+
+    def measure(drawn: np.ndarray) -> dict[str, np.ndarray]:
+        numbers: dict[str, np.ndarray] = {}
+        for name, (group, place) in groups.items():
+            precision, recall = _precision_and_recall(
+                outcomes, categories, group, MAX_TRACKS[place], drawn
+            )
+            if name == "all":
+                half, three_quarters = 0, 5  # places of 0.5 and 0.75 among the thresholds
+                numbers["AP"] = _mean_measured(precision)
+                numbers["AP50"] = _mean_measured(precision[[half]])
+                numbers["AP75"] = _mean_measured(precision[[three_quarters]])
+            else:
+                numbers[f"AP{name}"] = _mean_measured(precision)
+                numbers[f"AR{name}"] = _mean_measured(recall)
+        for name, (group, place) in most.items():
+            _, recall = _precision_and_recall(outcomes, categories, group, MAX_TRACKS[place], drawn)
+            numbers[name] = _mean_measured(recall)
+        return numbers
+
+    return measure
+
+
+def _precision_and_recall(
+    outcomes: Sequence[VideoOutcome],
+    categories: Sequence[int],
+    group: int,
+    most: int,
+    drawn: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision (mean over the recall points) and recall: both [10, B, K], -1 if not measured."""
+    curves = [_on_samples(_matches(outcomes, c, group, most), drawn) for c in categories]
+    return np.stack([p for p, _ in curves], axis=-1), np.stack([r for _, r in curves], axis=-1)
+
+
+def _matches(outcomes: Sequence[VideoOutcome], category: int, group: int, most: int) -> _Matches:
+    counting = [(o.categories == category) & (o.ranks < most) for o in outcomes]
+    scores = np.concatenate(
+        [o.scores[chosen] for o, chosen in zip(outcomes, counting, strict=True)]
+    )
+    order = np.argsort(-scores, kind="stable")
+
+    def joined(name: str) -> np.ndarray:
+        parts = [
+            getattr(o, name)[group][:, chosen] for o, chosen in zip(outcomes, counting, strict=True)
+        ]
+        return np.concatenate(parts, axis=1)[:, order]
+
+    return _Matches(
+        videos=np.repeat(np.arange(len(outcomes)), [chosen.sum() for chosen in counting])[order],
+        found=joined("found"),
+        ignored=joined("ignored"),
+        num_truth=np.array(
+            [o.to_find[group][o.truth_categories == category].sum() for o in outcomes]
+        ),
     )
 
 
-def _category_precision(
-    category: CategoryMatches, drawn: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """[10, B] each."""
+def _on_samples(category: _Matches, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall of one category: both [10, B], -1 without a labelled track."""
     num_truth = drawn @ category.num_truth
     measured = num_truth > 0
     shape = (len(category.found), len(drawn))
@@ -129,16 +191,72 @@ def _category_precision(
     return precision, recall
 
 
-def _before(category: CategoryMatches, wrong: np.ndarray, right: np.ndarray) -> np.ndarray:
+def _before(category: _Matches, wrong: np.ndarray, right: np.ndarray) -> np.ndarray:
     """[V, P]: the mistakes of every video that rank before each right prediction."""
     counts = np.zeros((len(category.num_truth), len(right) + 1), np.int64)
     np.add.at(counts, (category.videos[wrong], np.searchsorted(right, wrong)), 1)
     return np.cumsum(counts, axis=1)[:, :-1]
 
 
-def mean_measured(values: np.ndarray) -> np.ndarray:
+def _mean_measured(values: np.ndarray) -> np.ndarray:
     """The mean over all axes but the samples', of what could be measured: [N, B, K] -> [B]."""
     measured = values != NOT_MEASURED
     count = measured.sum((0, 2))
     total = np.where(measured, values, 0.0).sum((0, 2))
     return np.where(count > 0, total / np.maximum(count, 1), NOT_MEASURED)
+
+
+# --- tracking -------------------------------------------------------------------------------------
+
+
+def hota_measure(result: TrackingResult[HotaCounts], video_ids: Sequence[int]) -> Measure:
+    """HOTA, DetA, AssA and LocA, the mean over categories, on samples of the videos."""
+    place = {video_id: i for i, video_id in enumerate(video_ids)}
+    names = HotaCounts.__slots__
+    counts: dict[int, np.ndarray] = {}  # category -> [V, 7, 19]
+    for video_id, categories in result.videos:
+        for category, counted in categories.items():
+            empty = np.zeros((len(place), len(names), len(ALPHAS)))
+            of_video = [getattr(counted, name) for name in names]
+            counts.setdefault(category, empty)[place[video_id]] = of_video
+
+    def measure(drawn: np.ndarray) -> dict[str, np.ndarray]:
+        sums = [
+            HotaCounts(*np.einsum("bv,vna->nba", drawn, array, optimize=True))
+            for array in counts.values()
+        ]
+        labelled = np.array([total.matches[:, 0] + total.missed[:, 0] > 0 for total in sums])
+        curves = [total.curves() for total in sums]
+        return {
+            name: _mean_over(labelled, [curve[name].mean(axis=-1) for curve in curves], len(drawn))
+            for name in ("HOTA", "DetA", "AssA", "LocA")
+        }
+
+    return measure
+
+
+def davis_measure(result: DavisResult, video_ids: Sequence[int]) -> Measure:
+    """The means of J and F over the labelled objects, on samples of the videos."""
+    place = {video_id: i for i, video_id in enumerate(video_ids)}
+    objects = np.zeros((len(place), 3))  # their number, and the sums of J and F
+    for followed in result.objects:
+        row = [1.0, followed.region.mean(), followed.boundary.mean()]
+        objects[place[followed.video_id]] += row
+
+    def measure(drawn: np.ndarray) -> dict[str, np.ndarray]:
+        number, *sums = (drawn @ objects).T
+        return {
+            name: np.where(number > 0, total / np.maximum(number, 1), NOT_MEASURED)
+            for name, total in zip(("J_mean", "F_mean"), sums, strict=True)
+        }
+
+    return measure
+
+
+def _mean_over(counting: np.ndarray, values: Sequence[np.ndarray], samples: int) -> np.ndarray:
+    """[B]: of [K] arrays [B], the mean of those that count on a sample ([K, B] bool)."""
+    if not values:
+        return np.full(samples, NOT_MEASURED)
+    total = np.where(counting, np.array(values), 0.0).sum(axis=0)
+    number = counting.sum(axis=0)
+    return np.where(number > 0, total / np.maximum(number, 1), NOT_MEASURED)

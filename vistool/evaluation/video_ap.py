@@ -121,22 +121,26 @@ class APBuilder:
         """Args: category_ids: all categories of the set; tracks of others are left out."""
         self._categories = sorted(set(category_ids))
         self._grouping = grouping
-        self._videos: list[tuple[int, _Outcome]] = []
+        self._videos: list[tuple[int, VideoOutcome]] = []
 
     def add(self, video: VideoOverlaps) -> None:
         """Match the tracks of one video; the order of videos does not matter."""
         self._videos.append((video.video_id, _outcome(video, self._grouping)))
 
+    def outcomes(self) -> list[tuple[int, VideoOutcome]]:
+        """What became of the tracks of every video so far, by rising id."""
+        return sorted(self._videos, key=lambda entry: entry[0])
+
     def result(self) -> VideoAP:
         """AP over all videos so far."""
         # Of equal scores, the one of the lower video id comes first.
-        videos = [outcome for _, outcome in sorted(self._videos, key=lambda entry: entry[0])]
+        videos = [outcome for _, outcome in self.outcomes()]
         names = tuple(self._grouping.ranges)
         shape = (len(self._categories), len(names))
         precision = np.full((len(IOU_THRESHOLDS), len(RECALL_POINTS), *shape, 3), NOT_MEASURED)
         recall = np.full((len(IOU_THRESHOLDS), *shape, 3), NOT_MEASURED)
         num_truth = np.zeros(shape, np.int64)
-        whole = _Outcome.joined(videos, len(names))
+        whole = VideoOutcome.joined(videos, len(names))
         for k, category in enumerate(self._categories):
             of_category = whole.of_category(category)
             num_truth[k] = of_category.to_find.sum(axis=1)
@@ -195,7 +199,7 @@ def evaluate_tracks(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Outcome:
+class VideoOutcome:
     """What became of P predictions, by falling score in each video, and G labelled tracks."""
 
     categories: np.ndarray  # [P] int64
@@ -207,7 +211,7 @@ class _Outcome:
     to_find: np.ndarray  # [A, G] bool
 
     @classmethod
-    def joined(cls, outcomes: Sequence[_Outcome], num_groups: int) -> _Outcome:
+    def joined(cls, outcomes: Sequence[VideoOutcome], num_groups: int) -> VideoOutcome:
         """All videos as one, predictions by falling score, of equals the earlier video first."""
         if not outcomes:
             none, matched = np.zeros(0, np.int64), np.zeros((num_groups, 10, 0), bool)
@@ -226,9 +230,9 @@ class _Outcome:
             to_find=np.concatenate([o.to_find for o in outcomes], axis=-1),
         )
 
-    def of_category(self, category: int) -> _Outcome:
+    def of_category(self, category: int) -> VideoOutcome:
         here = np.flatnonzero(self.categories == category)
-        return _Outcome(
+        return VideoOutcome(
             categories=self.categories[here],
             scores=self.scores[here],
             ranks=self.ranks[here],
@@ -260,7 +264,7 @@ class _Outcome:
         return np.take_along_axis(envelope, places, axis=1), reached
 
 
-def _outcome(video: VideoOverlaps, grouping: Grouping) -> _Outcome:
+def _outcome(video: VideoOverlaps, grouping: Grouping) -> VideoOutcome:
     """Give every labelled track to the best-scored prediction that overlaps it enough."""
     scores = np.array([p["score"] for p in video.predictions], float)
     categories = np.array([p["category_id"] for p in video.predictions], np.int64)
@@ -282,7 +286,7 @@ def _outcome(video: VideoOverlaps, grouping: Grouping) -> _Outcome:
     ignored = np.broadcast_to(outside[:, None], found.shape).copy()
     for a, t, p in np.argwhere(found):
         ignored[a, t, p] = optional[a, matches[a, t, p]]
-    return _Outcome(
+    return VideoOutcome(
         categories[order], scores[order], ranks, found, ignored, truth_categories, ~optional
     )
 
