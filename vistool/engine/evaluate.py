@@ -16,11 +16,12 @@ import msgspec
 from vistool.engine.run_record import PredictedSet, Run, file_key, read_run
 from vistool.engine.scored_set import ScoredSet, scored_set
 from vistool.errors import DataError
+from vistool.evaluation.davis import DavisResult, davis_of_video
 from vistool.evaluation.hota import HotaCounts, hota_of_video, hota_summary
 from vistool.evaluation.identity import IdentityCounts, identity_of_video
 from vistool.evaluation.overlaps import overlaps_of_videos
 from vistool.evaluation.tracking_measures import TrackingResult
-from vistool.evaluation.video_ap import VideoAP, evaluate_tracks
+from vistool.evaluation.video_ap import APBuilder, VideoAP, VideoOutcome
 from vistool.formats.atomic import atomic_path
 from vistool.formats.dataset import DataSet
 from vistool.formats.detect import read_dataset
@@ -56,8 +57,10 @@ class Evaluation:
 
     scored: ScoredSet
     ap: VideoAP
+    outcomes: Sequence[VideoOutcome]  # behind AP, by rising video id
     hota: TrackingResult[HotaCounts]
     identity: TrackingResult[IdentityCounts]
+    davis: DavisResult | None  # None: not asked for
     seconds: Mapping[str, float]  # by stage
 
     def as_json(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,6 +68,7 @@ class Evaluation:
         return {
             "ytvis": self.ap.summary(),
             "hota": hota_summary(self.hota),
+            **({"davis": self.davis.summary()} if self.davis else {}),
             "identity": self._identity(),
             "categories": self.by_category(),
             "counts": self._counts(),
@@ -181,9 +185,17 @@ def _class_notes(done: PredictedSet) -> Iterator[str]:
 
 
 def evaluate(
-    dataset: DataSet, predictions: Predictions, *, on_progress: OnProgress | None = None
+    dataset: DataSet,
+    predictions: Predictions,
+    *,
+    boundaries: bool = True,
+    on_progress: OnProgress | None = None,
 ) -> Evaluation:
-    """Measure all there is to measure. Raises: DataError if nothing is labelled."""
+    """Measure all there is to measure.
+
+    Args: boundaries: DAVIS's J and F too; F decodes masks, which takes longer than all the rest.
+    Raises: DataError if nothing is labelled.
+    """
     if not dataset.tracks:
         raise DataError(
             f"{dataset.path}: nothing is labelled in it, so nothing can be scored",
@@ -197,29 +209,33 @@ def evaluate(
             classes=predictions.run.classes if predictions.run else (),
             without=frozenset(predictions.failed),
         )
-    hota, identity = [], []
-    overlaps = iter(overlaps_of_videos(scored.in_order()))
+    ap = APBuilder(scored.categories)
+    hota, identity, followed = [], [], []
+    compared = iter(overlaps_of_videos(scored.in_order()))
+    objects = iter(overlaps_of_videos(scored.objects_in_order()))
     for done in range(len(scored.videos)):
         with clock.stage("overlaps"):
-            video = next(overlaps)
+            video = next(compared)
+        with clock.stage("ytvis"):
+            ap.add(video)
         with clock.stage("hota"):
             hota.append((video.video_id, hota_of_video(video)))
         with clock.stage("identity"):
             identity.append((video.video_id, identity_of_video(video)))
+        if boundaries:
+            with clock.stage("davis"):
+                followed += davis_of_video(next(objects))
         if on_progress:
             on_progress("scoring", done + 1, len(scored.videos))
     with clock.stage("ytvis"):
-        ap = evaluate_tracks(
-            (track for _, truth, _ in scored.in_order() for track in truth),
-            (track for _, _, found in scored.in_order() for track in found),
-            video_ids=scored.truth,
-            category_ids=scored.categories,
-        )
+        result = ap.result()
     return Evaluation(
         scored=scored,
-        ap=ap,
+        ap=result,
+        outcomes=[outcome for _, outcome in ap.outcomes()],
         hota=TrackingResult(tuple(hota)),
         identity=TrackingResult(tuple(identity)),
+        davis=DavisResult(tuple(followed)) if boundaries else None,
         seconds=clock.total(),
     )
 

@@ -16,7 +16,10 @@ from vistool.engine.run_record import MatchedClass
 from vistool.evaluation.overlaps import TruthTrack
 from vistool.evaluation.partial_labels import scorable
 from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, DataSet
-from vistool.structures import RLE, TrackSegmentation
+from vistool.structures import TrackSegmentation
+
+# Video id, truth, predictions.
+OfVideo = tuple[int, Sequence[TruthTrack], Sequence[TrackSegmentation]]
 
 UNNAMED = "object"  # the category of things that have none of the others, or several
 
@@ -34,6 +37,8 @@ class ScoredSet:
     ignored_tracks: int  # labelled as something without a category: neither to find nor to miss
     partly_labelled: int  # videos in which not everything is labelled
     unjudged: int  # predictions that may show what nobody labelled, and are left out
+    # By video id, whatever the category: all labelled objects and all predictions, each once.
+    objects: Mapping[int, tuple[Sequence[TruthTrack], Sequence[TrackSegmentation]]]
 
     @property
     def num_truth(self) -> int:
@@ -45,12 +50,20 @@ class ScoredSet:
         """Predicted tracks that are scored."""
         return sum(map(len, self.predictions.values()))
 
-    def in_order(
-        self,
-    ) -> Iterator[tuple[int, Sequence[TruthTrack], Sequence[TrackSegmentation]]]:
+    def in_order(self) -> Iterator[OfVideo]:
         """Video id, truth and predictions, by rising id."""
-        for video in sorted(self.videos, key=lambda video: video.id):
-            yield video.id, self.truth[video.id], self.predictions[video.id]
+        for video_id in self.video_ids:
+            yield video_id, self.truth[video_id], self.predictions[video_id]
+
+    def objects_in_order(self) -> Iterator[OfVideo]:
+        """The same of what is followed whatever its category."""
+        for video_id in self.video_ids:
+            yield video_id, *self.objects[video_id]
+
+    @property
+    def video_ids(self) -> list[int]:
+        """By rising id."""
+        return sorted(video.id for video in self.videos)
 
 
 def scored_set(
@@ -74,13 +87,13 @@ def scored_set(
     becomes = {old: new for old, new in becomes.items() if old not in unnamed}
     scored = {id_: name for id_, name in scored.items() if id_ in becomes.values()}
     truth: dict[int, list[TruthTrack]] = {video.id: [] for video in videos}
-    ignored: dict[int, list[Sequence[RLE | None]]] = defaultdict(list)
+    ignored: dict[int, list[TruthTrack]] = defaultdict(list)
     unscored: Counter[str] = Counter()
     for track in dataset.tracks:
         if track.video_id not in truth:
             continue
         if track.category_id in unnamed:
-            ignored[track.video_id].append(track.segmentations)
+            ignored[track.video_id].append(_truth_track(track, track.category_id))
         elif track.category_id in becomes:
             truth[track.video_id].append(_truth_track(track, becomes[track.category_id]))
         else:
@@ -109,6 +122,10 @@ def scored_set(
         ignored_tracks=sum(map(len, ignored.values())),
         partly_labelled=sum(not video.exhaustive for video in videos),
         unjudged=sum(map(len, found.values())) - sum(map(len, judged.values())),
+        objects={
+            video.id: ([*truth[video.id], *ignored[video.id]], _each_once(found[video.id]))
+            for video in videos
+        },
     )
 
 
@@ -156,7 +173,7 @@ def _judged(
     video: AnnotatedVideo,
     truth: Sequence[TruthTrack],
     predictions: Sequence[TrackSegmentation],
-    ignored: Sequence[Sequence[RLE | None]],
+    ignored: Sequence[TruthTrack],
     becomes: Mapping[int, int],
 ) -> Sequence[TrackSegmentation]:
     """The predictions of a video that can be called right or wrong."""
@@ -165,4 +182,16 @@ def _judged(
     complete = set(becomes.values())
     if not video.exhaustive:  # of a merged category, all parts must be labelled
         complete -= {new for old, new in becomes.items() if old not in video.exhaustive_ids}
-    return scorable(predictions, truth, exhaustive=complete, ignored=ignored)
+    regions = [track.segmentations for track in ignored]
+    return scorable(predictions, truth, exhaustive=complete, ignored=regions)
+
+
+def _each_once(predictions: Sequence[TrackSegmentation]) -> Sequence[TrackSegmentation]:
+    """Of entries with the same masks, which stand for one track as several classes, the best."""
+    best: dict[tuple[str, ...], TrackSegmentation] = {}
+    for prediction in sorted(predictions, key=lambda p: -p["score"]):
+        masks = tuple(
+            "" if mask is None else mask["counts"] for mask in prediction["segmentations"]
+        )
+        best.setdefault(masks, prediction)
+    return list(best.values())

@@ -1,0 +1,108 @@
+"""Compare: two results on one data set, number by number, and what of it is more than chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vistool.engine.evaluate import (
+    Evaluation,
+    OnProgress,
+    Predictions,
+    evaluate,
+    inputs_of,
+    open_dataset,
+    read_predictions,
+)
+from vistool.errors import DataError
+from vistool.evaluation.bootstrap import (
+    CONFIDENCE,
+    Difference,
+    Measure,
+    ap_measure,
+    davis_measure,
+    hota_measure,
+    paired_bootstrap,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two results side by side."""
+
+    differences: tuple[Difference, ...]
+    num_videos: int
+    samples: int
+    seed: int
+    inputs: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `--json` prints; differences are b - a."""
+        rows = {d.name: {**asdict(d), "difference": d.difference} for d in self.differences}
+        return {
+            "compare": rows,
+            "videos": self.num_videos,
+            "samples": self.samples,
+            "seed": self.seed,
+            "confidence": CONFIDENCE,
+            "inputs": dict(self.inputs),
+        }
+
+
+def compare(
+    path: Path,
+    a: Path,
+    b: Path,
+    *,
+    samples: int,
+    seed: int,
+    boundaries: bool = True,
+    on_progress: OnProgress | None = None,
+) -> Comparison:
+    """Score two results on one data set and draw its videos anew, many times.
+
+    Args: a, b: as `read_predictions` takes them.
+    Raises: DataError; also if the two were made for different classes.
+    """
+    dataset, key = open_dataset(path)
+    found = [read_predictions(file, dataset, key, on_progress=on_progress) for file in (a, b)]
+    _check_comparable(found[0], found[1])
+    results = [
+        evaluate(dataset, one, boundaries=boundaries, on_progress=on_progress) for one in found
+    ]
+    ids = results[0].scored.video_ids
+    measures = [_measure(result) for result in results]
+    differences = paired_bootstrap(*measures, len(ids), samples=samples, seed=seed)
+    inputs = {
+        "A": inputs_of(dataset, key, found[0]),
+        "B": inputs_of(dataset, key, found[1]),
+    }
+    return Comparison(tuple(differences), len(ids), samples, seed, inputs)
+
+
+def _check_comparable(a: Predictions, b: Predictions) -> None:
+    classes = [one.run.classes if one.run else () for one in (a, b)]
+    targets = [{match.category_ids for match in c if match.category_ids} for c in classes]
+    if targets[0] != targets[1]:
+        raise DataError(
+            f"{a.path} and {b.path}: made for different classes, so their numbers are of "
+            "different categories",
+            hint="compare runs of models with the same classes, or results files without run.json",
+        )
+
+
+def _measure(result: Evaluation) -> Measure:
+    """All numbers that can be drawn anew, in one."""
+    ids = result.scored.video_ids
+    parts = [ap_measure(result.outcomes, result.scored.categories), hota_measure(result.hota, ids)]
+    if result.davis:
+        parts.append(davis_measure(result.davis, ids))
+
+    def measure(drawn: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: values for part in parts for name, values in part(drawn).items()}
+
+    return measure
