@@ -222,6 +222,7 @@ class _Reader:
                         segmentations=self._masks(place, segmentations, video.size),
                         is_crowd=bool(entry.get("iscrowd")),
                         areas=_areas(_of_every_frame(entry, "area", video.length)),
+                        boxes=_boxes(entry, video.length),
                         occlusion=_occlusion(entry, video.length),
                     )
                 )
@@ -387,13 +388,29 @@ def _of_every_frame(entry: dict[str, Any], key: str, length: int) -> list[Any] |
     return values
 
 
+def _boxes(entry: dict[str, Any], length: int) -> tuple[tuple[float, ...] | None, ...] | None:
+    values = entry.get("bboxes", [entry["bbox"]] if "bbox" in entry else None)
+    if values is None:
+        return None
+    if not isinstance(values, list) or len(values) != length:
+        raise _EntryError("wrong-length", f"bboxes are not one a frame of {length}")
+    for frame, box in enumerate(values):
+        if box is not None and not (isinstance(box, list) and all(map(_is_finite, box))):
+            raise _EntryError("not-finite", f"bbox {box!r} on frame {frame}")
+    return tuple(tuple(box) if box else None for box in values)
+
+
 def _areas(values: list[Any] | None) -> tuple[float | None, ...] | None:
     if values is None:
         return None
     for frame, value in enumerate(values):
-        if value is not None and not (type(value) in (int, float) and math.isfinite(value)):
+        if value is not None and not _is_finite(value):
             raise _EntryError("not-finite", f"area {value!r} on frame {frame}")
     return tuple(values)
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and -math.inf < value < math.inf
 
 
 def _occlusion(entry: dict[str, Any], length: int) -> tuple[str | None, ...] | None:

@@ -39,6 +39,7 @@ class AnnotatedTrack:
     segmentations: tuple[RLE | None, ...]  # one a frame; None: not visible
     is_crowd: bool = False  # a group that nobody took apart
     areas: tuple[float | None, ...] | None = None  # pixels, as the file states them
+    boxes: tuple[tuple[float, ...] | None, ...] | None = None  # left, top, width, height; likewise
     occlusion: tuple[str | None, ...] | None = None  # OVIS: no_, slight_ or severe_occlusion
 
 

@@ -1,0 +1,129 @@
+"""`vistool data`: look at an annotated set before it is trained on, split it, convert it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vistool.cli.console import progress, say
+from vistool.cli.options import Quiet
+from vistool.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vistool.data.check import SetSummary
+    from vistool.formats.problems import Problem
+
+data = typer.Typer(help="Check, split and convert annotated sets.")
+
+SET_HELP = "YouTube-VIS or COCO JSON, a folder with one, a DAVIS or a MOTS folder."
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, with every problem in it.")]
+Frames = Annotated[
+    Path | None,
+    typer.Option(help="Folder that the file names in the JSON are relative to [found by itself]."),
+]
+
+
+@data.command("check")
+def check(
+    dataset: Annotated[Path | None, typer.Argument(metavar="DATASET", help=SET_HELP)] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            help="Check this results file (.json or .zip) instead: against DATASET, or, without "
+            "one, all that can be seen from the file alone."
+        ),
+    ] = None,
+    frames: Frames = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find what would break a training, or a submission to a server.
+
+    Reads every annotation and decodes every picture. What would be refused is an error (exit code
+    3); what is odd is a warning. The first 20 are printed, all of them with --json.
+
+    \b
+    Examples:
+      vistool data check data/train.json
+      vistool data check valid.json --results results.json
+      vistool data check --results submission.zip
+    """
+    from vistool.data.check import check_dataset
+    from vistool.formats.detect import read_dataset
+    from vistool.formats.problems import errors_of
+    from vistool.formats.results_check import problems_in_results
+
+    summary = None
+    if results is not None:
+        truth = None if dataset is None else read_dataset(dataset, frames=frames, masks=False)
+        with progress(quiet=quiet, unit="results") as show:
+            problems: Sequence[Problem] = problems_in_results(
+                results, truth, on_progress=lambda done, n: show("checking results", done, n)
+            )
+        problems = sorted(problems, key=lambda problem: problem.severity)  # errors first
+    elif dataset is not None:
+        with progress(quiet=quiet, unit="pictures") as show:
+            checked = check_dataset(dataset, frames=frames, on_progress=show)
+        problems, summary = checked.problems, checked.summary
+    else:
+        raise UsageError("nothing to check", hint="give a DATASET, or --results FILE, or both")
+    errors = len(errors_of(problems))
+    if as_json:
+        _print_json(problems, errors, summary)
+    else:
+        _print_findings(problems, summary)
+        say(f"{errors} errors, {len(problems) - errors} warnings")
+    if errors:
+        raise typer.Exit(DataError.exit_code)
+
+
+def _print_findings(problems: Sequence[Problem], summary: SetSummary | None) -> None:
+    """The first problems, with the way out where it is not the same as above, and the counts."""
+    from vistool.formats.problems import SHOWN
+
+    hint = ""
+    for problem in problems[:SHOWN]:
+        typer.echo(f"{problem.severity}: {problem}")
+        if problem.hint and problem.hint != hint:
+            typer.echo(f"  hint: {problem.hint}")
+            hint = problem.hint
+    if len(problems) > SHOWN:
+        typer.echo(f"... and {len(problems) - SHOWN} more (--json lists all)")
+    if summary is not None:
+        typer.echo(_table(summary))
+
+
+def _table(summary: SetSummary) -> str:
+    lengths = f"{summary.shortest} to {summary.longest}, half of them up to {summary.median:g}"
+    rows = [("category", "instances", "videos", "masks")]
+    rows += [(c.name, str(c.instances), str(c.videos), str(c.masks)) for c in summary.categories]
+    width = max(len(row[0]) for row in rows)
+    lines = [
+        f"{summary.path}: {summary.videos} videos or pictures, {summary.frames} frames "
+        f"({lengths}), {summary.instances} instances, {summary.crowds} crowds",
+        *(f"  {a:{width}}  {b:>9}  {c:>7}  {d:>7}" for a, b, c, d in rows),
+    ]
+    return "\n".join(_printable(line) for line in lines)
+
+
+def _print_json(problems: Sequence[Problem], errors: int, summary: SetSummary | None) -> None:
+    import msgspec
+
+    facts: dict[str, Any] = {
+        "errors": errors,
+        "warnings": len(problems) - errors,
+        "summary": None if summary is None else msgspec.to_builtins(summary),
+        "problems": [
+            {**msgspec.to_builtins(problem), "place": dict(problem.place)} for problem in problems
+        ],
+    }
+    typer.echo(msgspec.json.format(msgspec.json.encode(facts)))
+
+
+def _printable(text: str) -> str:
+    """Text from a file without what could command the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text).rstrip()

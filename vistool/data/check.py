@@ -1,0 +1,284 @@
+"""What breaks trainings, found before one starts: in the annotation file and in the pictures."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import struct
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from pycocotools import mask as coco
+
+from vistool.errors import DataError
+from vistool.formats.dataset import (
+    AnnotatedTrack,
+    AnnotatedVideo,
+    DataSet,
+    frame_file,
+    group_tracks,
+)
+from vistool.formats.detect import read_dataset
+from vistool.formats.problems import Place, Problem, errors_of
+from vistool.structures import Size
+
+Progress = Callable[[str, int, int | None], None]  # stage, done, how much there is
+EXIF_ORIENTATION = 0x0112
+COVERS_ALL = 0.98  # share of the frame from which a mask is taken for an inverted one
+BOX_IOU = 0.5  # of a mask and the box stated for it; below, one of them is wrong
+UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True, slots=True)
+class CategorySummary:
+    """How much of a category there is."""
+
+    name: str
+    instances: int
+    videos: int  # that it occurs in
+    masks: int  # frames on which an instance is visible
+
+
+@dataclass(frozen=True, slots=True)
+class SetSummary:
+    """How much there is in a data set."""
+
+    path: str
+    videos: int
+    frames: int
+    shortest: int  # frames
+    median: float
+    longest: int
+    instances: int
+    crowds: int
+    categories: tuple[CategorySummary, ...]  # the most frequent one first
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedSet:
+    """What there is, and what is wrong with it; errors come first."""
+
+    summary: SetSummary
+    problems: tuple[Problem, ...]
+
+
+def check_dataset(
+    path: Path,
+    *,
+    frames: Path | None = None,
+    on_progress: Progress = lambda stage, done, total: None,
+) -> CheckedSet:
+    """Read every annotation and decode every picture of a data set.
+
+    An error is what training or scoring would refuse; a warning is what both would take, but
+    nobody wants. Pictures are decoded by all cores, a few at a time.
+
+    Raises: DataError if the path is no data set at all.
+    """
+    problems: list[Problem] = []
+    dataset = read_dataset(path, frames=frames, on_problem=problems.append)
+    problems += _label_problems(dataset)
+    problems += _picture_problems(dataset, on_progress)
+    errors = errors_of(problems)
+    warnings = [problem for problem in problems if problem.severity == "warning"]
+    return CheckedSet(summarize(dataset), (*errors, *warnings))
+
+
+def summarize(dataset: DataSet) -> SetSummary:
+    """Count what is in a data set."""
+    lengths = [video.length for video in dataset.videos] or [0]
+    instances: Counter[int] = Counter()
+    masks: Counter[int] = Counter()
+    videos: dict[int, set[int]] = defaultdict(set)
+    for track in dataset.tracks:
+        if not track.is_crowd:
+            instances[track.category_id] += 1
+            masks[track.category_id] += sum(mask is not None for mask in track.segmentations)
+            videos[track.category_id].add(track.video_id)
+    names = {category.id: category.name for category in dataset.categories}
+    return SetSummary(
+        path=str(dataset.path),
+        videos=len(dataset.videos),
+        frames=sum(video.length for video in dataset.videos),
+        shortest=min(lengths),
+        median=statistics.median(lengths),
+        longest=max(lengths),
+        instances=instances.total(),
+        crowds=sum(track.is_crowd for track in dataset.tracks),
+        categories=tuple(
+            CategorySummary(names[id_], count, len(videos[id_]), masks[id_])
+            for id_, count in instances.most_common()
+        ),
+    )
+
+
+def _label_problems(dataset: DataSet) -> Iterator[Problem]:
+    """What the annotations say against each other."""
+    by_video = group_tracks(dataset.tracks)
+    file = str(dataset.path)
+    if not dataset.videos:
+        yield Problem("error", "empty", file, (), "no videos or pictures in it")
+    without = [video.id for video in dataset.videos if not by_video[video.id]]
+    if without:
+        yield Problem(
+            "warning",
+            "no-annotation",
+            file,
+            (),
+            f"{_share(without, dataset)} have no annotation: {_some(without)}",
+        )
+    yield from _repeated_files(dataset)
+    for video in dataset.videos:
+        tracks = by_video[video.id]
+        seen: dict[object, int] = {}
+        for track in tracks:
+            place: Place = (("annotation", track.id), ("video", video.id))
+            for kind, what in _track_faults(track, video.size):
+                yield Problem("warning", kind, file, place, what)
+            masks = tuple(mask and mask["counts"] for mask in track.segmentations)
+            if any(masks) and seen.setdefault(masks, track.id) != track.id:
+                what = f"has the very masks of annotation {seen[masks]}"
+                yield Problem("warning", "duplicate", file, place, what)
+
+
+def _track_faults(track: AnnotatedTrack, size: Size) -> Iterator[tuple[str, str]]:
+    """Kind and words of what is odd about the masks of a track."""
+    visible = [(t, mask) for t, mask in enumerate(track.segmentations) if mask is not None]
+    if not visible:
+        yield "never-visible", "has a mask on no frame"
+        return
+    areas = coco.area([mask for _, mask in visible])
+    empty = [t for (t, _), area in zip(visible, areas, strict=True) if area == 0]
+    if empty:
+        yield "empty-mask", f"empty masks on frames {_some(empty)}: null says it better"
+    if (areas >= COVERS_ALL * size.height * size.width).all():
+        yield "covers-all", "covers the whole frame wherever it is: perhaps inverted"
+    boxes = coco.toBbox([mask for _, mask in visible])
+    for (t, _), area, box in zip(visible, areas, boxes, strict=True):
+        stated = track.boxes[t] if track.boxes else None
+        if area and stated is not None and len(stated) == 4 and _box_iou(box, stated) < BOX_IOU:
+            yield (
+                "box-elsewhere",
+                f"frame {t}: its mask lies at {_rounded(box)}, its box says {_rounded(stated)} "
+                "(left, top, width, height)",
+            )
+            break  # one frame of a track says it all
+
+
+def _repeated_files(dataset: DataSet) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    for video in dataset.videos:
+        twice = [n for n in video.file_names if first.setdefault(n, video.id) != video.id]
+        if twice:
+            what = f"{len(twice)} of its files belong to video {first[twice[0]]} too: {twice[0]}"
+            place = (("video", video.id),)
+            yield Problem("warning", "repeated-file", str(dataset.path), place, what)
+        if len(set(video.file_names)) < len(video.file_names):
+            what = f"{video.length} frames, but {len(set(video.file_names))} files"
+            place = (("video", video.id),)
+            yield Problem("warning", "repeated-file", str(dataset.path), place, what)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """A picture to look at."""
+
+    video: AnnotatedVideo
+    index: int
+    name: str
+
+
+def _picture_problems(dataset: DataSet, on_progress: Progress) -> list[Problem]:
+    todo = [
+        _Frame(video, index, name)
+        for video in dataset.videos
+        for index, name in enumerate(video.file_names)
+    ]
+    found: list[Problem] = []
+    for done, problem in enumerate(_in_parallel(todo, lambda f: _look_at(dataset, f)), start=1):
+        if problem is not None:
+            found.append(problem)
+        on_progress("reading pictures", done, len(todo))
+    missing = [problem for problem in found if problem.kind == "missing-file"]
+    if len(missing) == len(todo) > 1:
+        what = f"none of its {len(todo)} pictures lies in {dataset.frames}"
+        hint = "--frames FOLDER names the folder that file names are relative to"
+        return [Problem("error", "missing-file", str(dataset.path), (), what, hint)]
+    return found
+
+
+def _in_parallel(
+    todo: Iterable[_Frame], look: Callable[[_Frame], Problem | None]
+) -> Iterator[Problem | None]:
+    """`look` at each, in order; in memory are a few pictures a core."""
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
+    waiting: deque[Future[Problem | None]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in todo:
+                waiting.append(pool.submit(look, item))
+                if len(waiting) >= 4 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _look_at(dataset: DataSet, frame: _Frame) -> Problem | None:
+    """Decode one picture."""
+    place: Place = (("video", frame.video.id), ("frame", frame.index))
+
+    def problem(kind: str, what: str, *, severity: str = "error", hint: str = "") -> Problem:
+        level = "error" if severity == "error" else "warning"
+        return Problem(level, kind, str(dataset.path), place, what, hint)  # type: ignore[arg-type]
+
+    try:
+        file = frame_file(dataset.frames, frame.name)
+    except DataError as error:
+        return problem("outside", str(error), hint=error.hint)
+    if not file.is_file():
+        return problem("missing-file", f"{file}: no such file")
+    try:
+        with Image.open(file) as image:
+            turned = image.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1)
+            size = Size(image.height, image.width)
+            if size == frame.video.size:
+                image.load()
+    except UNREADABLE as error:
+        return problem("unreadable-file", f"{file}: not a readable picture: {error}")
+    if size != frame.video.size:
+        return problem(
+            "picture-size",
+            f"{file}: is {size.width}x{size.height}, but its annotations say "
+            f"{frame.video.size.width}x{frame.video.size.height}",
+        )
+    if turned:
+        what = f"{file}: its EXIF data turn it, and so its masks lie elsewhere for some readers"
+        return problem("turned-picture", what, severity="warning")
+    return None
+
+
+def _box_iou(a: Iterable[float], b: Iterable[float]) -> float:
+    (left, top, width, height), (x, y, w, h) = a, b
+    across = max(0.0, min(left + width, x + w) - max(left, x))
+    down = max(0.0, min(top + height, y + h) - max(top, y))
+    both = across * down
+    either = width * height + w * h - both
+    return both / either if either > 0 else 0.0
+
+
+def _rounded(box: Iterable[float]) -> str:
+    return "[" + ", ".join(f"{side:.0f}" for side in box) + "]"
+
+
+def _share(ids: list[int], dataset: DataSet) -> str:
+    return f"{len(ids)} of {len(dataset.videos)} videos or pictures"
+
+
+def _some(ids: list[int]) -> str:
+    return ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
