@@ -24,9 +24,9 @@ from vistool.data.annotations import LabelledVideo, read_annotations
 from vistool.engine.predict import predict_video
 from vistool.engine.render import RESULTS
 from vistool.errors import WeightsError
+from vistool.evaluation.davis import region_similarity
 from vistool.evaluation.overlaps import TruthTrack
 from vistool.evaluation.partial_labels import scorable
-from vistool.evaluation.region_similarity import region_similarity
 from vistool.evaluation.video_ap import evaluate_tracks
 from vistool.formats.results import read_results
 from vistool.formats.rle import encode_masks

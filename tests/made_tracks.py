@@ -78,7 +78,7 @@ def _imperfect(rng: np.random.Generator, track: MadeTrack, truth: Sequence[MadeT
     length = len(track.masks)
     masks = np.stack([np.roll(mask, rng.integers(-2, 3, 2), (0, 1)) for mask in track.masks])
     if rng.random() < 0.4:  # goes on with another object
-        other = truth[rng.integers(len(truth))]
+        other = truth[int(rng.integers(len(truth)))]
         since = rng.integers(length)
         masks[since:] = other.masks[since:]
     masks[rng.random(length) < 0.2] = False

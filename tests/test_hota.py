@@ -33,9 +33,9 @@ def test_hota_equals_trackeval(seed: int) -> None:
             i: metric.eval_sequence(trackeval_problem(video, category))
             for i, video in enumerate(videos)
         }
-        for i, (_, counts) in enumerate(result.videos):
-            if category in counts:
-                equal(counts[category].curves(), sequences[i])
+        for i, (_, of_video) in enumerate(result.videos):
+            if category in of_video:
+                equal(of_video[category].curves(), sequences[i])
         expected[category] = metric.combine_sequences(sequences)
     found = result.by_category()
     for category, counts in found.items():

@@ -1,14 +1,11 @@
-"""Partly labelled videos, and the overlap of a track with its object frame by frame."""
+"""Videos of which not every object is labelled."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from vistool.errors import DataError
 from vistool.evaluation.overlaps import TruthTrack, track_share_inside
 from vistool.evaluation.partial_labels import scorable
-from vistool.evaluation.region_similarity import region_similarity
 from vistool.formats.rle import encode_mask
 from vistool.structures import RLE, TrackSegmentation
 
@@ -59,15 +56,3 @@ def test_the_share_of_a_track_in_a_region_is_taken_over_all_frames() -> None:
     track = [block(0, 10), block(0, 10), None]
     regions: list[list[RLE | None]] = [[block(5, 30), None, block(0, 30)], [None] * 3]
     assert track_share_inside([track, [None] * 3], regions).tolist() == [[0.25, 0], [0, 0]]
-
-
-def test_region_similarity_is_the_overlap_of_each_frame_and_one_where_both_are_empty() -> None:
-    empty = encode_mask(np.zeros((10, 30), bool))
-    truth = [block(0, 10), block(0, 10), None, empty, None]
-    track = [block(0, 10), block(5, 15), empty, None, block(0, 1)]
-    assert region_similarity(track, truth).tolist() == [1, pytest.approx(1 / 3), 1, 1, 0]
-
-
-def test_masks_of_different_sizes_are_refused() -> None:
-    with pytest.raises(DataError, match="sizes 10x30 and 12x30"):
-        region_similarity([block(0, 5)], [block(0, 5, height=12)])

@@ -1,0 +1,373 @@
+"""DAVIS's J and F: equal to plain loops over pixels and to TrackEval, and what must always hold."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from tests.made_tracks import MadeTrack, MadeVideo, random_video, rectangle
+from tests.trackeval_data import trackeval_metric
+from vistool.errors import DataError
+from vistool.evaluation.boundary import boundary_bounds, boundary_measure
+from vistool.evaluation.davis import (
+    MOST_PROPOSALS,
+    Comparison,
+    Statistics,
+    as_one_object,
+    best_partners,
+    davis_of_video,
+    evaluate_davis,
+    region_similarity,
+    same_places,
+    top_scored,
+    without_void,
+)
+from vistool.evaluation.tracking_measures import NOT_MEASURED
+from vistool.formats.rle import decode_mask, encode_mask
+
+EXAMPLES = 40  # of each property; comparing masks takes its time
+PROBLEMS = 30
+NAMES = ("mean", "recall", "decay")
+
+# --- the boundary measure, pixel by pixel ---------------------------------------------------------
+
+
+def plain_boundary(mask: np.ndarray) -> list[tuple[int, int]]:
+    """The rule as the benchmark states it: neighbours outside are off, edges have their own."""
+    height, width = mask.shape
+    found = []
+    for y in range(height):
+        for x in range(width):
+            here = mask[y, x]
+            east = mask[y, x + 1] if x + 1 < width else False
+            south = mask[y + 1, x] if y + 1 < height else False
+            south_east = mask[y + 1, x + 1] if y + 1 < height and x + 1 < width else False
+            if y == height - 1 and x == width - 1:
+                on = False
+            elif y == height - 1:
+                on = here != east
+            elif x == width - 1:
+                on = here != south
+            else:
+                on = here != east or here != south or here != south_east
+            if on:
+                found.append((y, x))
+    return found
+
+
+def plain_f(mask: np.ndarray, truth: np.ndarray) -> float:
+    radius = math.ceil(0.008 * math.sqrt(mask.shape[0] ** 2 + mask.shape[1] ** 2))
+    ours, theirs = plain_boundary(mask), plain_boundary(truth)
+
+    def near(points: list[tuple[int, int]], others: list[tuple[int, int]]) -> float:
+        return sum(
+            any((y - v) ** 2 + (x - u) ** 2 <= radius**2 for v, u in others) for y, x in points
+        )
+
+    if not ours or not theirs:
+        return 1.0 if not ours and not theirs else 0.0
+    precision, recall = near(ours, theirs) / len(ours), near(theirs, ours) / len(theirs)
+    return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
+
+
+@given(st.data())
+@settings(max_examples=150)
+def test_f_equals_plain_loops_on_any_masks(data: st.DataObject) -> None:
+    shape = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    mask, truth = (data.draw(arrays.arrays(bool, shape)) for _ in range(2))
+    assert boundary_measure([encode_mask(mask)], [encode_mask(truth)]) == pytest.approx(
+        plain_f(mask, truth), abs=1e-12
+    )
+
+
+@pytest.mark.parametrize("size", [(90, 120), (130, 260), (300, 60)], ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_f_equals_plain_loops_where_boundaries_may_lie_some_pixels_apart(
+    size: tuple[int, int], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+
+    def disc(y: float, x: float, radius: float) -> np.ndarray:
+        return np.asarray((rows - y) ** 2 + (columns - x) ** 2 < radius**2)
+
+    y, x = rng.uniform((0, 0), size)
+    radius = rng.uniform(8, 20)
+    truth = disc(y, x, radius) | disc(y + 9, x - 14, 7)  # often cut by the picture's edge
+    mask = disc(y + rng.normal(0, 2), x + rng.normal(0, 2), radius + rng.normal(0, 2))
+    expected = plain_f(mask, truth)
+    assert 0 < expected < 1
+    assert boundary_measure([encode_mask(mask)], [encode_mask(truth)]) == pytest.approx(expected)
+
+
+def test_f_of_masks_that_are_absent_or_fill_the_picture() -> None:
+    nothing = np.zeros((20, 30), bool)
+    some = rectangle(2, 3, 5, 5)[:20, :30]
+    full, empty = encode_mask(~nothing), encode_mask(nothing)
+    track = [None, None, full, empty, None, full, encode_mask(some)]
+    truth = [None, empty, None, full, encode_mask(some), encode_mask(some), encode_mask(some)]
+    # A mask without a boundary, be it empty or full, agrees with another one without.
+    assert boundary_measure(track, truth).tolist() == [1, 1, 1, 1, 0, 0, 1]
+
+
+@settings(max_examples=EXAMPLES)
+@given(st.integers(0, 10**6))
+def test_f_never_exceeds_what_the_boxes_allow(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    tracks = [t.codes() for t in random_video(rng).truth]
+    if tracks:
+        exact = np.array([[boundary_measure(a, b) for b in tracks] for a in tracks])
+        bounds = boundary_bounds(tracks, tracks)
+        assert (exact.transpose(2, 0, 1) <= bounds).all()
+
+
+# --- the region measure ---------------------------------------------------------------------------
+
+
+def block(left: int, right: int, height: int = 10) -> Any:
+    """Columns `left` to `right` of a picture 30 pixels wide."""
+    mask = np.zeros((height, 30), bool)
+    mask[:, left:right] = True
+    return encode_mask(mask)
+
+
+def test_j_is_the_overlap_of_each_frame_and_one_where_both_are_empty() -> None:
+    empty = block(0, 0)
+    truth = [block(0, 10), block(0, 10), None, empty, None]
+    track = [block(0, 10), block(5, 15), empty, None, block(0, 1)]
+    assert region_similarity(track, truth).tolist() == [1, pytest.approx(1 / 3), 1, 1, 0]
+
+
+def test_masks_of_different_sizes_are_refused() -> None:
+    with pytest.raises(DataError, match="sizes 10x30 and 12x30"):
+        region_similarity([block(0, 5)], [block(0, 5, height=12)])
+
+
+# --- statistics -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "decay"),
+    [
+        ([0.7], 0.0),
+        ([0.9, 0.4], 0.5),
+        # eight frames: places 1 2.75 4.5 6.25 8, so frames 1-3 against 6-8
+        ([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2], 0.8 - 0.3),
+        # 300 frames: places 1 75.75 150.5 225.25 300, so 1-76 against 225-300
+        ([1.0] * 76 + [0.5] * 148 + [0.25] * 76, 0.75),
+    ],
+    ids=["1", "2", "8", "300"],
+)
+def test_decay_is_the_first_quarter_less_the_last(values: list[float], decay: float) -> None:
+    assert Statistics.of(np.array(values)).decay == pytest.approx(decay)
+
+
+def test_recall_counts_frames_above_one_half() -> None:
+    statistics = Statistics.of(np.array([0.5, 0.51, 0.9, 0.1]))
+    assert [statistics.mean, statistics.recall] == pytest.approx([0.5025, 0.5])
+
+
+# --- protocols ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("seed", range(PROBLEMS))
+def test_the_unsupervised_protocol_equals_trackeval(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metric = trackeval_metric("JAndF")
+    metric.optim_type = "J&F"
+    # All it takes from scikit-image is the disk.
+    morphology = ModuleType("skimage.morphology")
+    monkeypatch.setattr(morphology, "disk", disk, raising=False)
+    monkeypatch.setitem(sys.modules, "skimage", ModuleType("skimage"))
+    monkeypatch.setitem(sys.modules, "skimage.morphology", morphology)
+    rng = np.random.default_rng([seed, 2])
+    videos = [visible(random_video(rng)) for _ in range(rng.integers(1, 4))]
+    videos = [v for v in videos if v.truth] or [MadeVideo([still(A)], [still(B)])]
+    result = evaluate_davis(video.overlaps(i) for i, video in enumerate(videos))
+    sequences = {i: metric.eval_sequence(as_trackeval(v)) for i, v in enumerate(videos)}
+    for i, measured in result.by_video().items():
+        agree(measured, sequences[i])
+    agree(result.summary(), metric.combine_sequences(sequences))
+
+
+def visible(video: MadeVideo) -> MadeVideo:
+    """Less the objects that are on no frame: TrackEval cannot take them."""
+    return MadeVideo([t for t in video.truth if t.masks.any()], video.predictions)
+
+
+def agree(ours: dict[str, float], theirs: dict[str, float]) -> None:
+    names = {f"{m}_{which}": f"{m}-{which.title()}" for m in "JF" for which in NAMES}
+    assert ours == pytest.approx(
+        {"J&F_mean": theirs["J&F"], **{k: theirs[v] for k, v in names.items()}}, abs=1e-12
+    )
+
+
+def disk(radius: float) -> np.ndarray:
+    rows, columns = np.mgrid[-int(radius) : int(radius) + 1, -int(radius) : int(radius) + 1]
+    return np.asarray(rows**2 + columns**2 <= radius**2)
+
+
+def as_trackeval(video: MadeVideo) -> dict[str, Any]:
+    length = len(video.truth[0].masks)
+    data: dict[str, Any] = {"num_timesteps": length}
+    for name, tracks in (("gt", video.truth), ("tracker", video.predictions)):
+        codes = [t.codes() for t in tracks]
+        there = [[n for n, c in enumerate(codes) if c[t] is not None] for t in range(length)]
+        data[f"num_{name}_ids"] = len(tracks)
+        data[f"{name}_ids"] = [np.array(ids, int) for ids in there]
+        data[f"{name}_dets"] = [[codes[n][t] for n in ids] for t, ids in enumerate(there)]
+    return data
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_best_partners_are_the_best_of_all_assignments(seed: int) -> None:
+    rng = np.random.default_rng([seed, 3])
+    video = next(v for v in (visible(random_video(rng)) for _ in itertools.count()) if v.truth)
+    truth, predictions = video.truth[:3], [*video.predictions[:4]]
+    predictions += [MadeTrack(np.zeros_like(truth[0].masks), score=0.0)] * 3
+    overlaps = MadeVideo(truth, predictions).overlaps()
+    worth = [
+        [
+            np.mean(region_similarity(p.codes(), t.codes()))
+            + np.mean([plain_f(a, b) for a, b in zip(p.masks, t.masks, strict=True)])
+            for t in truth
+        ]
+        for p in predictions
+    ]
+    best = max(
+        sum(worth[p][g] for g, p in enumerate(order))
+        for order in itertools.permutations(range(len(predictions)), len(truth))
+    )
+    chosen = best_partners(Comparison(overlaps))
+    assert len(set(chosen.values())) == len(truth)
+    assert sum(worth[p][g] for g, p in chosen.items()) == pytest.approx(best)
+
+
+def still(mask: np.ndarray, score: float = 1.0, length: int = 4) -> MadeTrack:
+    return MadeTrack(np.stack([mask] * length), score=score)
+
+
+A, B, ELSEWHERE = rectangle(1, 1, 8, 8), rectangle(12, 2, 8, 12), rectangle(4, 22, 9, 9)
+
+
+def test_the_three_ways_to_pair_objects_with_predictions() -> None:
+    video = MadeVideo([still(A), still(B)], [still(B, 0.3), still(ELSEWHERE, 0.9), still(A, 0.2)])
+    overlaps = video.overlaps()
+    assert best_partners(Comparison(overlaps)) == {0: 2, 1: 0}
+    assert top_scored(Comparison(overlaps)) == {0: 1, 1: 1}
+    semi = MadeVideo(video.truth, video.predictions[:2]).overlaps()
+    assert same_places(Comparison(semi)) == {0: 0, 1: 1}
+    assert evaluate_davis([overlaps]).summary()["J&F_mean"] == 1
+    assert evaluate_davis([overlaps], top_scored).summary()["J_mean"] == 0
+
+
+def test_objects_without_a_prediction_and_groups() -> None:
+    absent_later = still(A).masks.copy()
+    absent_later[2:] = False
+    truth = [MadeTrack(absent_later), MadeTrack(still(B).masks, is_crowd=True)]
+    for partners in (best_partners, top_scored, same_places):
+        (followed,) = davis_of_video(MadeVideo(truth, []).overlaps(), partners)
+        assert (followed.truth, followed.prediction) == (0, None)
+        # As in the benchmark: where nothing is labelled, nothing is right.
+        assert followed.region.tolist() == followed.boundary.tolist() == [0, 0, 1, 1]
+
+
+def test_without_objects_nothing_is_measured() -> None:
+    result = evaluate_davis([MadeVideo([], [still(A)]).overlaps(), MadeVideo([], []).overlaps()])
+    assert set(result.summary().values()) == {NOT_MEASURED}
+    assert result.by_video() == {}
+
+
+def test_only_the_best_scored_proposals_take_part() -> None:
+    others = [still(ELSEWHERE, 0.9)] * (MOST_PROPOSALS - 1)
+    last = MadeVideo([still(A)], [*others, still(A, 0.1)]).overlaps()
+    one_more = MadeVideo([still(A)], [*others, still(B, 0.9), still(A, 0.1)]).overlaps()
+    assert evaluate_davis([last]).summary()["J_mean"] == 1
+    assert evaluate_davis([one_more]).summary()["J_mean"] == 0
+
+
+def test_more_predictions_than_objects_are_refused_where_each_follows_one() -> None:
+    video = MadeVideo([still(A)], [still(A), still(B)]).overlaps(video_id=7)
+    with pytest.raises(DataError, match="video 7: 2 tracks are predicted, but 1 objects"):
+        evaluate_davis([video], same_places)
+
+
+def test_without_its_ends_a_video_scores_as_if_they_were_cut_off() -> None:
+    masks = np.stack([A, A | B, B, A, ELSEWHERE])
+    video = MadeVideo([still(A, length=5)], [MadeTrack(masks)])
+    cut = MadeVideo([still(A, length=3)], [MadeTrack(masks[1:-1])])
+    skipped = evaluate_davis([video.overlaps()], same_places, skip_ends=True).summary()
+    assert skipped == evaluate_davis([cut.overlaps()], same_places).summary()
+    with pytest.raises(DataError, match="video 1 has 2 frames"):
+        evaluate_davis([MadeVideo([still(A, length=2)], []).overlaps()], skip_ends=True)
+
+
+def test_void_pixels_count_neither_as_object_nor_as_background() -> None:
+    void = rectangle(0, 4, 24, 4)
+    track, truth = still(A | B), still(B)
+    kept = [without_void(t.codes(), [encode_mask(void), None, None, None]) for t in (track, truth)]
+    first, second = region_similarity(*kept)[:2]
+    assert first == pytest.approx((B & ~void).sum() / ((A | B) & ~void).sum())
+    assert second == pytest.approx(B.sum() / (A | B).sum())
+
+
+def test_several_tracks_become_one_object() -> None:
+    early = MadeTrack(np.stack([A, np.zeros_like(A), np.zeros_like(A)])).codes()
+    late = MadeTrack(np.stack([B, B, np.zeros_like(A)])).codes()
+    first, second, third = as_one_object([early, late])
+    assert first is not None
+    assert second is not None
+    np.testing.assert_array_equal(decode_mask(first), A | B)
+    np.testing.assert_array_equal(decode_mask(second), B)
+    assert third is None
+
+
+# --- what must always hold ------------------------------------------------------------------------
+
+
+@settings(max_examples=EXAMPLES)
+@given(st.integers(0, 10**6))
+def test_the_truth_scores_one(seed: int) -> None:
+    truth = visible(random_video(np.random.default_rng(seed))).truth
+    video = MadeVideo(truth, truth).overlaps()
+    for partners in (best_partners, same_places):
+        summary = evaluate_davis([video], partners).summary()
+        for name in ("J&F_mean", "J_mean", "F_mean", "J_recall", "F_recall"):
+            assert summary[name] == (1 if truth else NOT_MEASURED)
+        assert summary["J_decay"] == (0 if truth else NOT_MEASURED)
+
+
+@settings(max_examples=EXAMPLES)
+@given(seed=st.integers(0, 10**6), data=st.data())
+def test_the_order_of_predictions_does_not_matter(seed: int, data: st.DataObject) -> None:
+    video = random_video(np.random.default_rng(seed))
+    shuffled = MadeVideo(video.truth, data.draw(st.permutations(video.predictions)))
+    for partners in (best_partners, top_scored):
+        assert (
+            evaluate_davis([shuffled.overlaps()], partners).summary()
+            == evaluate_davis([video.overlaps()], partners).summary()
+        )
+
+
+@settings(max_examples=EXAMPLES)
+@given(seed=st.integers(0, 10**6))
+def test_one_more_proposal_never_lowers_j_and_f_together(seed: int) -> None:
+    video = visible(random_video(np.random.default_rng(seed)))
+    if not video.truth or not video.predictions:
+        return
+    fewer = MadeVideo(video.truth, video.predictions[1:])
+    less = evaluate_davis([fewer.overlaps()]).summary()["J&F_mean"]
+    # An object may do worse with a wrong track than with none, where it is absent itself.
+    if len(fewer.predictions) >= len(video.truth):
+        assert evaluate_davis([video.overlaps()]).summary()["J&F_mean"] >= less - 1e-12

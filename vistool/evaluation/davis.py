@@ -1,0 +1,268 @@
+"""The measures of the DAVIS benchmark: J for the region of an object, F for its boundary.
+
+Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation", CVPR
+2016; protocols of Pont-Tuset et al., "The 2017 DAVIS Challenge", and Caelles et al., "The 2019
+DAVIS Challenge: Unsupervised Multi-Object Segmentation". Categories play no part. F frames, P
+predicted tracks and G labelled objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pycocotools import mask as coco
+from scipy.optimize import linear_sum_assignment
+
+from vistool.errors import DataError
+from vistool.evaluation.boundary import Masks, boundary_bounds, boundary_measure
+from vistool.evaluation.overlaps import VideoOverlaps, ratio, shared_pixels
+from vistool.evaluation.tracking_measures import NOT_MEASURED, by_score
+from vistool.formats.rle import decode_mask, encode_mask
+from vistool.structures import RLE
+
+RECALLED = 0.5  # a frame above it counts for the recall
+QUARTERS = 4
+MOST_PROPOSALS = 20  # of a video, by score: what the unsupervised protocol allows
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A measure over the frames of one object."""
+
+    mean: float
+    recall: float  # share of the frames above one half
+    decay: float  # how much the mean falls from the first quarter of the video to the last
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Statistics:
+        """Args: values: [F], at least one."""
+        # The quarters share the frames they meet in. The official code keeps these places in
+        # eight bits, which goes wrong from 257 frames on; here they stay right.
+        edges = np.round(np.linspace(1, len(values), QUARTERS + 1) + 1e-10).astype(int) - 1
+        first, last = values[: edges[1] + 1], values[edges[-2] :]
+        return cls(
+            mean=float(values.mean()),
+            recall=float((values > RECALLED).mean()),
+            decay=float(first.mean() - last.mean()),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ObjectQuality:
+    """How well one labelled object was followed."""
+
+    video_id: int
+    truth: int  # its place among the video's labelled tracks
+    prediction: int | None  # the place of the track it was given; None: none
+    region: np.ndarray  # [F] J of every frame that counts
+    boundary: np.ndarray  # [F] F of every frame that counts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DavisResult:
+    """J and F of a set of videos."""
+
+    objects: tuple[ObjectQuality, ...]
+
+    def summary(self) -> dict[str, float]:
+        """Mean, recall and decay of J and F, each the mean over objects; -1 without objects."""
+        return _summary(self.objects)
+
+    def by_video(self) -> dict[int, dict[str, float]]:
+        """The same for each video in which an object is labelled."""
+        videos: dict[int, list[ObjectQuality]] = {}
+        for followed in self.objects:
+            videos.setdefault(followed.video_id, []).append(followed)
+        return {video_id: _summary(objects) for video_id, objects in videos.items()}
+
+
+def _summary(objects: Sequence[ObjectQuality]) -> dict[str, float]:
+    summary = {}
+    for name in ("J", "F"):
+        values = [o.region if name == "J" else o.boundary for o in objects]
+        statistics = [Statistics.of(v) for v in values]
+        for which in ("mean", "recall", "decay"):
+            measured = [getattr(s, which) for s in statistics]
+            summary[f"{name}_{which}"] = float(np.mean(measured)) if measured else NOT_MEASURED
+    return {"J&F_mean": (summary["J_mean"] + summary["F_mean"]) / 2, **summary}
+
+
+# --- which prediction an object is compared with --------------------------------------------------
+
+
+class Comparison:
+    """J and F of the pairs of one video; F, which decodes masks, is computed when asked for."""
+
+    def __init__(self, video: VideoOverlaps) -> None:
+        self.video = video
+        self.objects = tuple(
+            g for g, t in enumerate(video.truth) if not t.is_crowd and video.truth_areas[:, g].any()
+        )
+        self._boundaries: dict[tuple[int | None, int], np.ndarray] = {}
+
+    def masks(self, place: int | None) -> Masks:
+        """Of a prediction; None stands for an empty track, here and below."""
+        if place is None:
+            return [None] * len(self.video.truth_areas)
+        return self.video.predictions[place]["segmentations"]
+
+    def regions(self, places: Sequence[int | None], objects: Sequence[int]) -> np.ndarray:
+        """J of every frame and pair: [F, P, G]."""
+        video = self.video
+        tracks = [n for n, place in enumerate(places) if place is not None]
+        there = [place for place in places if place is not None]
+        areas = np.zeros((len(video.truth_areas), len(places)), np.int64)
+        areas[:, tracks] = video.predicted_areas[:, there]
+        both = np.zeros((*areas.shape, len(objects)), np.int64)
+        both[:, tracks] = video.intersections[:, there][:, :, objects]
+        return _region(both, areas, video.truth_areas[:, objects])
+
+    def boundary(self, place: int | None, truth: int) -> np.ndarray:
+        """F of every frame of a pair: [F]."""
+        if (place, truth) not in self._boundaries:
+            masks = self.video.truth[truth].segmentations
+            self._boundaries[place, truth] = boundary_measure(self.masks(place), masks)
+        return self._boundaries[place, truth]
+
+
+def best_partners(compared: Comparison) -> dict[int, int]:
+    """The unsupervised protocol: no two objects share a track, and the sum of J and F is largest.
+
+    Of a video, the 20 predictions of the highest score take part.
+    """
+    objects = compared.objects
+    places: list[int | None] = [*by_score(compared.video)[:MOST_PROPOSALS]]
+    # As in the official code, there are at least as many tracks as objects; some may be empty.
+    places += [None] * (len(objects) - len(places))
+    if not objects:
+        return {}
+    region = compared.regions(places, objects).mean(axis=0)  # [P, G]
+    # F is computed of those pairs alone that may be among the best: a pair stands in with the most
+    # that it can reach until it is chosen.
+    truth = [compared.video.truth[g].segmentations for g in objects]
+    worth = region + boundary_bounds([compared.masks(p) for p in places], truth).mean(axis=0)
+    known = np.zeros(worth.shape, bool)
+    while True:
+        pairs = np.transpose(linear_sum_assignment(worth, maximize=True))
+        if all(known[p, g] for p, g in pairs):
+            break
+        for p, g in pairs:
+            worth[p, g] = region[p, g] + compared.boundary(places[p], objects[g]).mean()
+            known[p, g] = True
+    chosen = {objects[g]: places[p] for p, g in pairs}
+    return {g: place for g, place in chosen.items() if place is not None}
+
+
+def top_scored(compared: Comparison) -> dict[int, int]:
+    """Every object is compared with the one track of the highest score."""
+    best = by_score(compared.video)[:1]
+    return {g: p for g in compared.objects for p in best}
+
+
+def same_places(compared: Comparison) -> dict[int, int]:
+    """The semi-supervised protocol: the n-th prediction follows the n-th labelled object.
+
+    Raises: DataError if there are more predictions than objects.
+    """
+    video = compared.video
+    if len(video.predictions) > len(video.truth):
+        raise DataError(
+            f"video {video.video_id}: {len(video.predictions)} tracks are predicted, but "
+            f"{len(video.truth)} objects are labelled",
+            hint="in the semi-supervised task every track follows an object of the first frame",
+        )
+    return {g: g for g in compared.objects if g < len(video.predictions)}
+
+
+# Which prediction an object is compared with: place of the one by place of the other.
+Partners = Callable[[Comparison], Mapping[int, int]]
+
+
+# --- the measures ---------------------------------------------------------------------------------
+
+
+def evaluate_davis(
+    videos: Iterable[VideoOverlaps], partners: Partners = best_partners, *, skip_ends: bool = False
+) -> DavisResult:
+    """J and F of a set of videos.
+
+    Args:
+        partners: `best_partners` (the unsupervised task), `same_places` (semi-supervised) or
+            `top_scored`.
+        skip_ends: the first and the last frame do not count: the semi-supervised task, where the
+            first is given, and DAVIS 2016.
+    """
+    return DavisResult(
+        tuple(
+            followed
+            for video in videos
+            for followed in davis_of_video(video, partners, skip_ends=skip_ends)
+        )
+    )
+
+
+def davis_of_video(
+    video: VideoOverlaps, partners: Partners = best_partners, *, skip_ends: bool = False
+) -> list[ObjectQuality]:
+    """J and F of every object that is visible at all; one without a partner has an empty track.
+
+    Raises: DataError if `skip_ends` leaves no frame.
+    """
+    compared = Comparison(video)
+    num_frames = len(video.truth_areas)
+    if compared.objects and skip_ends and num_frames < 3:
+        raise DataError(
+            f"video {video.video_id} has {num_frames} frames, and the first and last do not count"
+        )
+    counted = slice(1, -1) if skip_ends else slice(None)
+    chosen = partners(compared)
+    return [
+        ObjectQuality(
+            video_id=video.video_id,
+            truth=g,
+            prediction=chosen.get(g),
+            region=compared.regions([chosen.get(g)], [g])[counted, 0, 0],
+            boundary=compared.boundary(chosen.get(g), g)[counted],
+        )
+        for g in compared.objects
+    ]
+
+
+def region_similarity(track: Masks, truth: Masks) -> np.ndarray:
+    """J, intersection over union, of every frame: [F] in [0, 1]; 1 where both are empty.
+
+    Raises: DataError if numbers of frames or mask sizes differ.
+    """
+    return _region(*shared_pixels([track], [truth]))[:, 0, 0]
+
+
+def as_one_object(tracks: Sequence[Masks]) -> list[RLE | None]:
+    """What any of the tracks covers, frame by frame: the single object of DAVIS 2016."""
+    return [
+        _union([mask for mask in masks if mask is not None]) for masks in zip(*tracks, strict=True)
+    ]
+
+
+def without_void(track: Masks, void: Masks) -> list[RLE | None]:
+    """The track less the pixels that do not count (255 in DAVIS's annotations), frame by frame."""
+    return [
+        mask
+        if mask is None or outside is None
+        else encode_mask(decode_mask(mask) & ~decode_mask(outside))
+        for mask, outside in zip(track, void, strict=True)
+    ]
+
+
+def _region(both: np.ndarray, areas: np.ndarray, truth_areas: np.ndarray) -> np.ndarray:
+    """[F, P, G], [F, P], [F, G] pixels -> [F, P, G]."""
+    either = areas[:, :, None] + truth_areas[:, None] - both
+    return np.where(either > 0, ratio(both, either), 1.0)
+
+
+def _union(masks: Sequence[RLE]) -> RLE | None:
+    if not masks:
+        return None
+    merged = coco.merge(list(masks))
+    return RLE(size=list(merged["size"]), counts=merged["counts"].decode("ascii"))
