@@ -203,6 +203,14 @@ class LossConfig(Settings, frozen=True):
     giou_weight: float | None = None
 
 
+class ValidationConfig(Settings, frozen=True):
+    """A set that is held out, and run by the averaged weights while they are trained."""
+
+    annotations: str  # COCO or YouTube-VIS JSON, relative to the data folder
+    every: int = 1000  # steps
+    measure: Literal["AP", "AP50"] = "AP"  # of the best weights, kept as best.safetensors
+
+
 class TrainConfig(Settings, kw_only=True, frozen=True):
     """`vistool train`. The model's class names come from `classes`."""
 
@@ -216,22 +224,33 @@ class TrainConfig(Settings, kw_only=True, frozen=True):
     loss: LossConfig = LossConfig()
     init: str = "imagenet"  # "imagenet": the backbone; "random"; or a weight file's name or path
     steps: int = 10000
-    batch: int = 8  # clips
+    batch: int = 8  # clips that go through the model together, in all processes
+    accumulate: int = 1  # batches a step: it is that of a batch so many times as large
     clip_length: int = 1  # T; 1 trains on single pictures, as IFC's COCO stage does
     canvases: tuple[tuple[int, int], ...] = ((192, 256),)  # (height, width), one drawn a batch
     learning_rate: float = 4e-4
     backbone_rate: float = 4e-5
     weight_decay: float = 1e-4
-    max_norm: float = 0.1  # of the gradient
+    max_norm: float = 0.1  # of the gradient of all parameters together; 0: as large as it is
     warmup_steps: int = 300
-    schedule: Literal["cosine", "constant"] = "cosine"
-    frozen_blocks: int = 3  # of the backbone, and its stem
-    ema_decay: float = 0.999  # of the averaged weights that are saved
-    precision: Literal["fp32", "bf16"] = "fp32"
+    warmup_factor: float = 0.0  # of the rates, from which they rise evenly
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    milestones: tuple[int, ...] = ()  # steps after which "step" multiplies the rates by gamma
+    gamma: float = 0.1
+    # Of the backbone, with its stem: stages of a ResNet, blocks of an EfficientNet. None: the
+    # papers' one stage, or 3 blocks.
+    frozen_blocks: int | None = None
+    ema_decay: float = 0.999  # of the averaged weights that are saved, at most; 0: the last ones
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    recompute: bool = False  # activations in the backward pass, where storing them takes too much
+    compile: bool = False  # the model, by torch.compile
+    max_skipped: int = 5  # steps in a row without usable gradients, after which the run stops
     device: str = "auto"
     workers: int = 1
     seed: int = 0
     save_every: int = 200  # steps between checkpoints
+    validation: ValidationConfig | None = None
+    tensorboard: bool = False  # curves for TensorBoard, besides log.jsonl
     card: dict[str, str] = {}  # free text for the header of the weight file: license, ...
 
     def model_config(self) -> ModelConfig:
@@ -244,6 +263,24 @@ class TrainConfig(Settings, kw_only=True, frozen=True):
                 hint="VisTR is trained for one clip length: set both to the same number",
             )
         return config
+
+    def check(self, processes: int) -> None:
+        """Raises: UsageError for numbers that make no sense, or not together."""
+        for name in ("steps", "batch", "accumulate", "clip_length", "save_every", "max_skipped"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} = {getattr(self, name)}: must be at least 1")
+        if self.batch % processes:
+            raise UsageError(
+                f"batch = {self.batch} clips cannot be shared evenly by {processes} processes",
+                hint=f"set batch to a multiple of {processes}",
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise UsageError(f"ema_decay = {self.ema_decay:g}: must be at least 0 and below 1")
+        if self.schedule == "step" and not self.milestones:
+            raise UsageError(
+                'schedule = "step" without milestones',
+                hint="name the steps at which the rates fall, as in milestones = [4000]",
+            )
 
 
 def to_json(settings: Settings) -> str:
