@@ -107,28 +107,25 @@ def ap_measure(outcomes: Sequence[VideoOutcome], category_ids: Iterable[int]) ->
     Args: outcomes: of the V videos, in their order, by the groups of `AREA_RANGES`.
     """
     categories = sorted(set(category_ids))
-    # Official name -> group, number of tracks, and whether precision or recall.
-    groups = {name: (place, len(MAX_TRACKS) - 1) for place, name in enumerate(AREA_RANGES)}
-    most = {f"AR{count}": (0, place) for place, count in enumerate(MAX_TRACKS)}
 
     def measure(drawn: np.ndarray) -> dict[str, np.ndarray]:
-        numbers: dict[str, np.ndarray] = {}
-        for name, (group, place) in groups.items():
-            precision, recall = _precision_and_recall(
-                outcomes, categories, group, MAX_TRACKS[place], drawn
-            )
-            if name == "all":
-                half, three_quarters = 0, 5  # places of 0.5 and 0.75 among the thresholds
-                numbers["AP"] = _mean_measured(precision)
-                numbers["AP50"] = _mean_measured(precision[[half]])
-                numbers["AP75"] = _mean_measured(precision[[three_quarters]])
-            else:
-                numbers[f"AP{name}"] = _mean_measured(precision)
-                numbers[f"AR{name}"] = _mean_measured(recall)
-        for name, (group, place) in most.items():
-            _, recall = _precision_and_recall(outcomes, categories, group, MAX_TRACKS[place], drawn)
-            numbers[name] = _mean_measured(recall)
-        return numbers
+        def curves(group: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+            return _precision_and_recall(outcomes, categories, group, most, drawn)
+
+        one, ten, hundred = MAX_TRACKS
+        precision, recall = curves(0, hundred)
+        half, three_quarters = [0], [5]  # places of 0.5 and 0.75 among the thresholds
+        by_area = {name: curves(g, hundred) for g, name in enumerate(AREA_RANGES) if g}
+        return {
+            "AP": _mean_measured(precision),
+            "AP50": _mean_measured(precision[half]),
+            "AP75": _mean_measured(precision[three_quarters]),
+            **{f"AP{name}": _mean_measured(found[0]) for name, found in by_area.items()},
+            "AR1": _mean_measured(curves(0, one)[1]),
+            "AR10": _mean_measured(curves(0, ten)[1]),
+            "AR100": _mean_measured(recall),
+            **{f"AR{name}": _mean_measured(found[1]) for name, found in by_area.items()},
+        }
 
     return measure
 
