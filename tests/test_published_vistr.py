@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import re
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tests.recorded import FIXTURES, recorded, recorded_json
+from vistool.config import VisTRPipeline
 from vistool.data.annotations import LabelledVideo
 from vistool.data.published_annotations import read_with_stated
 from vistool.data.published_clips import Region
+from vistool.data.published_colour import as_bytes, distorted
 from vistool.data.published_sampling import vistr_frames
-from vistool.data.published_vistr import FrameRows, cropped, mirrored, read_rows, resized
+from vistool.data.published_vistr import (
+    FrameRows,
+    VisTRClips,
+    clip_target,
+    cropped,
+    mirrored,
+    read_rows,
+    recoloured,
+    resized,
+)
 from vistool.models.presets import preset
+from vistool.ops.boxes import boxes_of_masks, xyxy_of
 from vistool.ops.pixels import normalise
 from vistool.structures import Size
 
@@ -76,3 +90,121 @@ def test_rows_are_the_recorded_ones(chain: str) -> None:
         torch.testing.assert_close(
             pixels.flatten(0, 1), expected[f"{chain}.{index}.img"], rtol=0, atol=1e-6
         )
+
+
+def moved(height: int = 60, width: int = 80) -> FrameRows:
+    """Two instances on three frames: a red one everywhere, a blue one on the first alone."""
+    frames = np.full((3, height, width, 3), 110, np.uint8)
+    masks = torch.zeros(2, 3, height, width, dtype=torch.bool)
+    for t in range(3):
+        masks[0, t, 10:30, 5 + 10 * t : 25 + 10 * t] = True
+    masks[1, 0, 40:56, 60:76] = True
+    for mask, colour in zip(masks.numpy(), ((220, 30, 30), (30, 30, 220)), strict=True):
+        frames[mask] = colour
+    pixels = torch.tensor([width, height] * 2)
+    return FrameRows(
+        frames=frames,
+        labels=torch.tensor([0, 1]),
+        present=masks.flatten(2).any(2),
+        boxes=xyxy_of(boxes_of_masks(masks)) * pixels,
+        areas=masks.flatten(2).sum(2),
+        masks=masks,
+    )
+
+
+def test_masks_and_boxes_move_with_the_pixels_under_them() -> None:
+    rows = moved()
+    for step in (
+        mirrored,
+        lambda rows: resized(rows, 90, 110),
+        lambda rows: cropped(rows, Region(10, 5, Size(60, 70))),
+        lambda rows: resized(rows, 64, None),
+    ):
+        rows = step(rows)
+        red, mask = rows.frames[..., 0] > 165, rows.masks[0].numpy()  # amid red and ground
+        # A pixel along every edge of a square of 20 to 30 may go either way.
+        assert (mask & red).sum() / (mask | red).sum() > 0.85
+        found = xyxy_of(boxes_of_masks(rows.masks)) * torch.tensor([*rows.size[::-1]] * 2)
+        shown = rows.masks.flatten(2).any(2)
+        torch.testing.assert_close(rows.boxes[shown], found[shown], rtol=0, atol=1.5)
+
+
+def test_an_instance_that_the_crop_cuts_off_is_absent_unless_the_annotation_counts() -> None:
+    rows = cropped(moved(), Region(0, 0, Size(35, 50)))  # without the blue one
+    visible = clip_target(rows, (True, True), "visible")
+    assert visible.labels.tolist() == [0]
+    assert visible.present is not None
+    assert visible.present.all()
+    annotated = clip_target(rows, (True, True), "annotated")
+    assert annotated.labels.tolist() == [0, 1]
+    assert annotated.present is not None
+    assert annotated.boxes is not None
+    assert annotated.present.tolist() == [[True] * 3, [True, False, False]]
+    # What is left of its box is a line in the corner.
+    assert annotated.boxes[1, 0].tolist() == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_an_absent_instance_has_a_box_of_zeros_even_when_mirrored() -> None:
+    target = clip_target(mirrored(moved()), (True, True), "visible")
+    assert target.boxes is not None
+    assert target.boxes[1, 1:].count_nonzero() == 0
+    published = clip_target(mirrored(moved()), (True, True), "annotated")
+    assert published.boxes is not None
+    assert published.boxes[1, 1].tolist() == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_a_clip_is_drawn_at_the_paper_s_sizes_and_mirrored_half_of_the_time() -> None:
+    clips = VisTRClips([], 3, VisTRPipeline())
+    wide = moved(90, 160)
+    sizes, lefts = set(), []
+    for seed in range(8):
+        rows = clips.augmented(wide, np.random.default_rng(seed))
+        sizes.add(rows.size)
+        lefts.append(float(rows.boxes[0, 0, 0] > rows.boxes[0, 2, 0]))
+    assert len(sizes) > 1
+    assert all(min(size) <= 300 and max(size) <= 540 for size in sizes)
+    assert 0 < np.mean(lefts) < 1
+
+
+def test_values_beyond_white_and_black_are_clipped_or_as_published_wrap_around() -> None:
+    values = np.array([-10.0, -0.5, 7.9, 255.9, 300.0], np.float32)
+    assert as_bytes(values, "clip").tolist() == [0, 0, 7, 255, 255]
+    assert as_bytes(values, "wrap").tolist() == [246, 0, 7, 255, 44]
+    bright = np.full((4, 4, 3), 250, np.uint8)
+    for seed in range(40):
+        clipped, wrapped = (
+            distorted(bright, np.random.default_rng(seed), how).astype(int)
+            for how in ("clip", "wrap")
+        )
+        assert ((clipped == wrapped) | (clipped == 255)).all()
+
+
+def test_a_grey_picture_stays_grey_and_a_quarter_of_them_as_it_was() -> None:
+    grey = np.full((2, 2, 3), 100, np.uint8)
+    changed = [distorted(grey, np.random.default_rng(seed)) for seed in range(400)]
+    assert all(len(np.unique(image)) == 1 for image in changed)
+    levels = np.array([image[0, 0, 0] for image in changed])
+    assert levels.min() >= (100 - 32) * 0.5 - 1
+    assert levels.max() <= (100 + 32) * 1.5
+    # Neither brighter or darker (1 in 2) nor of another contrast (1 in 2).
+    assert 0.18 < np.mean(levels == 100) < 0.32
+
+
+def test_hue_and_saturation_stay_near_those_of_the_picture() -> None:
+    orange = np.full((2, 2, 3), (180, 120, 60), np.uint8)
+    hue = cv2.cvtColor(orange.astype(np.float32), cv2.COLOR_RGB2HSV)[0, 0, 0]
+    turned = []
+    for seed in range(300):
+        image = distorted(orange, np.random.default_rng(seed)).astype(np.float32)
+        if (np.diff(image[0, 0]) < 0).all() and image.max() < 255:  # channels in their order
+            turned.append(cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[0, 0, 0] - hue)
+    assert len(turned) > 100
+    assert max(map(abs, turned)) < 20  # 18, and what whole grey levels leave of it
+    assert min(turned) < -10
+    assert max(turned) > 10
+
+
+def test_frames_of_a_clip_get_colours_of_their_own() -> None:
+    rows = recoloured(moved(), np.random.default_rng(1), "clip")
+    backgrounds = {tuple(frame[0, 0]) for frame in rows.frames}
+    assert len(backgrounds) > 1

@@ -1,0 +1,173 @@
+"""Batches of the papers' clips: their order, their padding, and both models trained on them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.made_data import make_pictures, make_video
+from tests.test_train import TINY, losses
+from vistool.config import IFCPipeline, PixelConfig, SourceConfig, TrainConfig, VisTRPipeline
+from vistool.data.annotations import LabelledVideo
+from vistool.data.batches import loader
+from vistool.data.published_batches import EpochOrder, padded_batch, published_batches
+from vistool.data.published_clips import PublishedClip, draw_region
+from vistool.data.published_ifc import IFCClips
+from vistool.engine.train import train
+from vistool.errors import UsageError
+from vistool.structures import ClipTarget, Size
+
+IFC_SMALL = IFCPipeline(short_sides=(32, 40))
+VISTR_SMALL = VisTRPipeline(
+    first_short_sides=(40, 48),
+    first_long_side=60,
+    crop_short_sides=(36, 40),
+    crop_sides=(24, 40),
+    short_side=32,
+    long_side=60,
+)
+VISTR_TINY = {**TINY, "architecture": "vistr", "hidden_dim": 48, "clip_length": 3}
+
+
+def config(folder: Path, paper: str, file: str = "videos.json", **changes: object) -> TrainConfig:
+    values: dict[str, object] = {
+        "classes": {"red": ("red square",), "blue": ("blue square",)},
+        "sources": (SourceConfig(annotations=file),),
+        "data": str(folder),
+        "model": TINY if paper == "ifc" else VISTR_TINY,
+        "pipeline": IFC_SMALL if paper == "ifc" else VISTR_SMALL,
+        "init": "random",
+        "steps": 3,
+        "batch": 2,
+        "clip_length": 3,
+        "frozen_blocks": 0,
+        "workers": 0,
+        "device": "cpu",
+        **changes,
+    }
+    return TrainConfig(**values)  # type: ignore[arg-type]
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.integers(1, 5), st.integers(1, 9))
+@settings(max_examples=50)
+def test_epochs_have_every_clip_once_and_batches_clips_of_one_group(
+    groups: list[int], size: int, epochs: int
+) -> None:
+    order = EpochOrder(np.array(groups), size, seed=3)
+    sizes = Counter(groups)
+    steps = sum(epochs * count // size for count in sizes.values())
+    batches = [order(step) for step in range(steps)]
+    assert all(len({groups[clip] for clip in batch}) == 1 for batch in batches)
+    counts = Counter(int(clip) for batch in batches for clip in batch)
+    for group, members in sizes.items():
+        seen = [counts[clip] for clip, its_group in enumerate(groups) if its_group == group]
+        assert sum(seen) == epochs * members // size * size  # what is left is less than a batch
+        assert max(seen) - min(seen) <= -(-size // members)
+
+
+def test_the_order_is_new_in_every_epoch_and_does_not_depend_on_what_was_asked_before() -> None:
+    groups = np.zeros(10, np.int64)
+    order = EpochOrder(groups, 10, seed=0)
+    late, early = order(7), order(2)
+    assert sorted(late) == sorted(early) == list(range(10))
+    assert list(late) != list(early)
+    np.testing.assert_array_equal(EpochOrder(groups, 10, seed=0)(7), late)
+    assert list(EpochOrder(groups, 10, seed=1)(7)) != list(late)
+
+
+@given(st.integers(1, 50), st.integers(1, 50), st.integers(0, 99))
+def test_a_crop_lies_in_its_picture_and_has_sides_of_the_wanted_range(
+    height: int, width: int, seed: int
+) -> None:
+    top, left, size = draw_region(Size(height, width), (20, 30), np.random.default_rng(seed))
+    assert top >= 0
+    assert left >= 0
+    assert top + size.height <= height
+    assert left + size.width <= width
+    for side, whole in zip(size, (height, width), strict=True):
+        assert min(20, whole) <= side <= min(30, whole)
+
+
+def one_frame_clip(size: Size, value: int) -> PublishedClip:
+    target = ClipTarget(
+        labels=torch.tensor([0]),
+        masks=torch.ones(1, 1, *size, dtype=torch.bool),
+        exhaustive=torch.tensor([True]),
+        boxes=torch.tensor([[[0.5, 0.5, 1.0, 1.0]]]),
+    )
+    return PublishedClip((np.full((*size, 3), value, np.uint8),), target, "made")
+
+
+def test_a_batch_is_padded_below_and_to_the_right_with_zeros_after_normalising() -> None:
+    clips = [one_frame_clip(Size(4, 6), 100), one_frame_clip(Size(5, 3), 200)]
+    batch = padded_batch(clips, PixelConfig(mean=(50.0, 50.0, 50.0), std=(10.0, 10.0, 10.0)))
+    assert batch.pixels.shape == (2, 1, 3, 5, 6)
+    assert batch.padded is not None
+    for n, (size, value) in enumerate(((Size(4, 6), 5.0), (Size(5, 3), 15.0))):
+        inside = torch.zeros(5, 6, dtype=torch.bool)
+        inside[: size.height, : size.width] = True
+        assert torch.equal(batch.padded[n, 0], ~inside)
+        assert torch.equal(batch.pixels[n, 0], (value * inside).expand(3, -1, -1))
+        assert torch.equal(batch.targets[n].masks[0, 0], inside)
+    # A box stays a fraction of its own frame.
+    assert batch.targets[0].boxes is clips[0].target.boxes
+    assert padded_batch(clips[:1], PixelConfig()).padded is None
+
+
+@pytest.mark.parametrize("paper", ["ifc", "vistr"])
+def test_a_batch_depends_on_seed_and_number_alone(paper: str, tmp_path: Path) -> None:
+    make_video(tmp_path, 5)
+    batches = published_batches(config(tmp_path, paper), PixelConfig())
+    first, second = batches.make(1, range(2)), next(loader(batches, 1, workers=0))
+    assert torch.equal(first.pixels, second.pixels)
+    for a, b in zip(first.targets, second.targets, strict=True):
+        assert torch.equal(a.masks, b.masks)
+    assert first.pixels.shape[:3] == (2, 3, 3)
+    assert "v" in Path(first.origins[0]).parts
+    # One process's half of the clips is what it would be among the whole.
+    half = batches.make(1, range(1, 2))
+    torch.testing.assert_close(half.targets[0].labels, first.targets[1].labels)
+
+
+@pytest.mark.parametrize("paper", ["ifc", "vistr"])
+def test_a_model_is_trained_on_a_paper_s_clips_of_different_sizes(
+    paper: str, tmp_path: Path
+) -> None:
+    make_video(tmp_path, 5)
+    settings = config(tmp_path, paper)
+    sizes = [
+        batch.padded is not None
+        for batch in loader(published_batches(settings, PixelConfig()), 0, 0)
+    ]
+    assert any(sizes)
+    train(settings, tmp_path / "run")
+    assert len(losses(tmp_path / "run")) == 3
+    assert all(np.isfinite(loss) for loss in losses(tmp_path / "run").values())
+
+
+def test_a_picture_s_frames_are_cropped_one_by_one(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 2)
+    pipeline = IFCPipeline(short_sides=(32,), crop_sides=(20, 60))
+    settings = config(tmp_path, "ifc", "pictures.json", pipeline=pipeline)
+    batch = published_batches(settings, PixelConfig()).make(0, range(2))
+    assert batch.padded is not None
+    sizes = {tuple((~padded).nonzero().amax(0).tolist()) for padded in batch.padded[0]}
+    assert len(sizes) > 1
+
+
+def test_wide_videos_come_together_and_so_do_all_others() -> None:
+    videos = [LabelledVideo((), Size(*size), (), ()) for size in ((3, 4), (4, 3), (4, 4), (2, 9))]
+    assert IFCClips(videos, 3, IFC_SMALL).groups.tolist() == [1, 0, 0, 1]
+
+
+def test_weights_of_sources_have_no_place_in_an_epoch(tmp_path: Path) -> None:
+    make_video(tmp_path, 3)
+    sources = tuple(SourceConfig(annotations="videos.json", weight=w) for w in (1.0, 2.0))
+    with pytest.raises(UsageError, match="an epoch of"):
+        published_batches(config(tmp_path, "ifc", sources=sources), PixelConfig())
