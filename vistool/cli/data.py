@@ -81,6 +81,39 @@ def check(
         raise typer.Exit(DataError.exit_code)
 
 
+@data.command("split")
+def split(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="YouTube-VIS or COCO JSON.")],
+    fraction: Annotated[float, typer.Option(help="Share of the videos to hold out.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Another seed holds out others.")] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for the two files [that of DATASET]."),
+    ] = None,
+    frames: Frames = None,
+    quiet: Quiet = False,
+) -> None:
+    """Hold out whole videos, or pictures, for validation.
+
+    Writes NAME-train.json and NAME-val.json with all ids as they were. Every category that two
+    videos have is on both sides where possible. Frames stay where they are if the output folder is
+    above them, else they get a second name (a hard link, or a copy) below it.
+
+    Example: vistool data split data/train.json --fraction 0.1 --seed 0
+    """
+    from vistool.data.split import split_dataset
+
+    with progress(quiet=quiet) as show:
+        made = split_dataset(dataset, fraction, seed, output, frames=frames, on_progress=show)
+    if made.one_sided:
+        say(f"warning: on one side only: {_printable(', '.join(made.one_sided))}")
+    if made.missing_files:
+        say(f"warning: {made.missing_files} frames are not there; their names are kept")
+    for path, number in ((made.kept, made.num_kept), (made.held_out, made.num_held_out)):
+        say(f"{number} videos or pictures in {path}")
+        typer.echo(path)
+
+
 def _print_findings(problems: Sequence[Problem], summary: SetSummary | None) -> None:
     """The first problems, with the way out where it is not the same as above, and the counts."""
     from vistool.formats.problems import SHOWN
