@@ -35,6 +35,7 @@ from vistool.models.weights import LoadedModel, WeightsHeader, load_model
 from vistool.ops.masks import resize_masks
 from vistool.ops.pixels import input_size, normalise, resize
 from vistool.structures import RLE, Size, TrackSegmentation
+from vistool.tracking.postprocess import clip_prediction
 
 PICTURE_SETS = ("cats", "coco", "coco-traffic", "coco-person")
 QUICK_FRAMES = 20
@@ -106,7 +107,7 @@ def score_pictures(
 
 @torch.inference_mode()
 def predict_picture(loaded: LoadedModel, picture: LabelledVideo) -> list[TrackSegmentation]:
-    """Every query of the model as its most likely class; labels in place of category ids."""
+    """Every instance as its most likely class; labels in place of category ids."""
     config = loaded.model.config
     image = cv2.cvtColor(cv2.imread(str(picture.files[0])), cv2.COLOR_BGR2RGB)
     size = Size(*image.shape[:2])
@@ -115,8 +116,9 @@ def predict_picture(loaded: LoadedModel, picture: LabelledVideo) -> list[TrackSe
     pixels = resize(image, target)
     features = loaded.model.encode_frames(normalise(pixels[None], config.pixels))
     output = loaded.model.decode_clips(features, 1)
-    scores, labels = output.class_logits[0].softmax(-1)[:, :-1].max(-1)
-    masks = encode_masks((resize_masks(output.mask_logits[0, :, 0], size) > 0).numpy())
+    clip = clip_prediction(output, (0,), scoring=config.scoring)
+    scores, labels = clip.class_probs.max(-1)
+    masks = encode_masks((resize_masks(clip.mask_logits[:, 0], size) > 0).numpy())
     return [
         {"video_id": 0, "category_id": label, "score": score, "segmentations": [mask]}
         for label, score, mask in zip(labels.tolist(), scores.tolist(), masks, strict=True)

@@ -264,6 +264,31 @@ def test_queries_that_say_no_object_are_dropped_and_no_others() -> None:
     torch.testing.assert_close(clip.mask_logits, masks[0, kept].float())
 
 
+def test_mask_aware_scoring_keeps_what_may_be_an_object_and_ranks_it_by_its_mask() -> None:
+    """By hand: query 1 draws nothing, 2 is no object at all, 3 is sure, but not of its mask."""
+    logits = torch.log(
+        torch.tensor([[[0.3, 0.1, 0.6], [0.9, 0.05, 0.05], [0.05, 0.05, 0.9], [0.8, 0.1, 0.1]]])
+    )
+    masks = torch.full((1, 4, 1, 1, 4), -5.0)
+    masks[0, 0, 0, 0, :2] = 20.0
+    masks[0, 2, 0, 0, :2] = 20.0
+    masks[0, 3, 0, 0, :2] = torch.log(torch.tensor([1.5, 4.0]))  # probabilities 0.6 and 0.8
+    clip = clip_prediction(ClipOutput(logits, masks), (0,), scoring="mask-aware")
+    expected = torch.tensor([[0.3, 0.1], [0.8 * 0.7, 0.1 * 0.7]])
+    torch.testing.assert_close(clip.class_probs, expected)
+    torch.testing.assert_close(clip.mask_logits, masks[0, [0, 3]])
+
+
+def test_clips_without_a_track_speak_against_a_glimpse_of_it() -> None:
+    stitcher = TrackStitcher(2, prior_clips=2)
+    for start in range(4):
+        seen = [(0, 0.8)] if start else [(0, 0.8), (20, 0.9)]
+        stitcher.add(squares(range(start, start + 2), *seen))
+    # 4 clips in all: a track of all of them keeps its mean, one of a single clip (4 + 2) / 4 / 3.
+    assert stitcher.class_probs()[:, 0].tolist() == pytest.approx([0.8, 0.9 * 0.5])
+    assert stitcher.class_probs([2])[0].tolist() == pytest.approx([0.45, 0.05])
+
+
 @given(
     cells=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     size=st.builds(Size, st.integers(1, 50), st.integers(1, 50)),

@@ -18,6 +18,10 @@ import msgspec
 from vistool.errors import UsageError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+# What of a clip becomes a track, and its score. "published": as the papers' code does it.
+# "mask-aware": the class probability times the mean mask probability, averaged as if a few clips
+# had not seen the track, so that neither a vague mask nor a glimpse ranks first.
+Scoring = Literal["published", "mask-aware"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,6 +63,7 @@ class ClassConfig(Settings, frozen=True):
 
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...] = ()  # ids in results files; empty: 1, 2, 3...
+    scoring: Scoring = "published"
 
     def ids_of_classes(self) -> tuple[int, ...]:
         """The id of every class in results files."""

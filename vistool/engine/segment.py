@@ -35,6 +35,7 @@ from vistool.tracking.windows import StreamingWindows, Window, check_stride
 
 Output = ClipOutput | FrameClipOutput
 
+PRIOR_CLIPS = 2  # what a track's score starts from ("mask-aware")
 AHEAD = 4  # frames beyond a batch that may wait between two threads
 # Frames together: more than one is no faster on a CPU, whose caches they do not share well.
 BATCHES = {"cpu": 1, "cuda": 16}
@@ -108,7 +109,11 @@ class Segmenter:
         self._model = model
         self.batch = config.batch or BATCHES[device.type]
         self._frame_stride = config.frame_stride
-        self._stitcher = TrackStitcher(len(model.config.class_names))
+        self._scoring = model.config.scoring
+        self._stitcher = TrackStitcher(
+            len(model.config.class_names),
+            prior_clips=PRIOR_CLIPS if self._scoring == "mask-aware" else 0,
+        )
         self._windows: StreamingWindows[FrameFeatures] = StreamingWindows(
             self.clip_length, self.clip_stride
         )
@@ -200,7 +205,8 @@ class Segmenter:
             clips = windows[first : first + together]
             output = self._decode([clip.items for clip in clips])
             for b, clip in enumerate(clips):
-                self._stitcher.add(clip_prediction(output, clip.frame_ids, b))
+                prediction = clip_prediction(output, clip.frame_ids, b, self._scoring)
+                self._stitcher.add(prediction)
 
     def _decode(self, clips: Sequence[tuple[FrameFeatures, ...]]) -> Output:
         """Predict clips of one length together."""

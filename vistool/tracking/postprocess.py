@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vistool.config import Scoring
 from vistool.structures import ClipOutput, ClipPrediction, FrameClipOutput, FrameTracks, Size
 
 ABSENT_BELOW = 0.001  # the most likely class's probability on a frame (VisTR)
+LIKELY = 0.1  # the most likely class's probability that makes a query an instance ("mask-aware")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,23 +24,31 @@ class TrackClass:
 
     track_id: int
     label: int  # in [0, K)
-    score: float  # mean class probability over the track's clips
+    score: float  # mean of its class probability over the track's clips
 
 
 def clip_prediction(
-    output: ClipOutput | FrameClipOutput, frame_ids: Sequence[int], clip: int = 0
+    output: ClipOutput | FrameClipOutput,
+    frame_ids: Sequence[int],
+    clip: int = 0,
+    scoring: Scoring = "published",
 ) -> ClipPrediction:
-    """The instances in one clip of a batch, as the published code of its model picks them.
+    """The instances in one clip of a batch; values are float32.
 
-    No query is dropped for its score, for overlap or for number. Values are float32.
+    "published" picks them as the code of the model's paper does, and no query is dropped for its
+    score, for overlap or for number.
 
     Args: frame_ids: of the clip's frames; those with which VisTR filled up a short clip have none.
     """
+    class_logits, mask_logits = output.class_logits[clip], output.mask_logits[clip]
     match output:
+        case ClipOutput() if scoring == "mask-aware":
+            prediction = _by_probability(class_logits, mask_logits, frame_ids)
         case ClipOutput():
-            return _by_query(output.class_logits[clip], output.mask_logits[clip], frame_ids)
+            prediction = _by_query(class_logits, mask_logits, frame_ids)
         case FrameClipOutput():
-            return _by_vote(output.class_logits[clip], output.mask_logits[clip], frame_ids)
+            prediction = _by_vote(class_logits, mask_logits, frame_ids)
+    return _weighted_by_masks(prediction) if scoring == "mask-aware" else prediction
 
 
 def _by_query(
@@ -55,6 +65,27 @@ def _by_query(
         class_probs=probs[kept, :-1],
         mask_logits=mask_logits[kept].float(),
     )
+
+
+def _by_probability(
+    class_logits: Tensor, mask_logits: Tensor, frame_ids: Sequence[int]
+) -> ClipPrediction:
+    """The queries with a mask that are somewhat likely an object, though "no object" be likelier.
+
+    A track then lives on through clips in which it is hard to see. Shapes as in `_by_query`.
+    """
+    probs = class_logits.float().softmax(-1)[:, :-1]
+    masks = mask_logits.float()
+    kept = (probs.amax(-1) > LIKELY) & (masks > 0).flatten(1).any(1)
+    return ClipPrediction(tuple(frame_ids), class_probs=probs[kept], mask_logits=masks[kept])
+
+
+def _weighted_by_masks(clip: ClipPrediction) -> ClipPrediction:
+    """Class probabilities times the mean probability inside the mask, over the clip's frames."""
+    masks = clip.mask_logits.flatten(1)
+    inside = masks > 0
+    certainty = (masks.sigmoid() * inside).sum(1) / inside.sum(1).clamp(min=1)
+    return replace(clip, class_probs=clip.class_probs * certainty[:, None])
 
 
 def _by_vote(class_logits: Tensor, mask_logits: Tensor, frame_ids: Sequence[int]) -> ClipPrediction:

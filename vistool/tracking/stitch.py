@@ -82,9 +82,20 @@ class TrackStitcher:
     Clips are added in the order of their first frames. There is no limit on the number of tracks.
     """
 
-    def __init__(self, num_classes: int, *, min_overlap: float = 0.05) -> None:
-        """min_overlap: an instance continues a track if their mean soft IoU is above it."""
+    def __init__(
+        self, num_classes: int, *, min_overlap: float = 0.05, prior_clips: int = 0
+    ) -> None:
+        """Start without tracks.
+
+        Args:
+            min_overlap: an instance continues a track if their mean soft IoU is above it.
+            prior_clips: so many clips without the track are averaged into its classes, relative to
+                a track that every clip has. With 2 of them, a track seen in one clip of many loses
+                two thirds, one seen in ten clips a sixth; 0 (IFC): a glimpse counts as much.
+        """
         self._min_overlap = min_overlap
+        self._prior_clips = prior_clips
+        self._num_clips = 0
         self._recent: deque[_SeenClip] = deque()
         self._pending: dict[int, _PendingFrame] = {}
         self._class_sums = np.zeros((16, num_classes))  # grows by doubling, rows are tracks
@@ -109,6 +120,7 @@ class TrackStitcher:
         self._recent.append(
             _SeenClip(clip.frame_ids, torch.tensor(rows, dtype=torch.int64), mask_probs)
         )
+        self._num_clips += 1
         self._add_classes(rows, clip.class_probs)
         for place, frame_id in enumerate(clip.frame_ids):
             masks, seen = clip.mask_logits[:, place], rows
@@ -134,9 +146,10 @@ class TrackStitcher:
         Of the tracks asked for; or of all, and then row i is track i + 1.
         """
         rows = slice(self._num_tracks) if track_ids is None else [i - 1 for i in track_ids]
-        return torch.from_numpy(
-            self._class_sums[rows] / np.maximum(self._clip_counts[rows, None], 1)
-        ).float()
+        clips = np.maximum(self._clip_counts[rows, None], 1)
+        mean = self._class_sums[rows] / (clips + self._prior_clips)
+        every_clip = max(1, self._num_clips)
+        return torch.from_numpy(mean * ((every_clip + self._prior_clips) / every_clip)).float()
 
     def clip_counts(self) -> Tensor:
         """In how many clips every track was seen: [P], row i is track i + 1."""
