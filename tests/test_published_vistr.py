@@ -126,7 +126,8 @@ def test_masks_and_boxes_move_with_the_pixels_under_them() -> None:
         assert (mask & red).sum() / (mask | red).sum() > 0.85
         found = xyxy_of(boxes_of_masks(rows.masks)) * torch.tensor([*rows.size[::-1]] * 2)
         shown = rows.masks.flatten(2).any(2)
-        torch.testing.assert_close(rows.boxes[shown], found[shown], rtol=0, atol=1.5)
+        # Nearest neighbours may lose a pixel in each of two resizes.
+        torch.testing.assert_close(rows.boxes[shown], found[shown], rtol=0, atol=2.0)
 
 
 def test_an_instance_that_the_crop_cuts_off_is_absent_unless_the_annotation_counts() -> None:

@@ -7,53 +7,53 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from vistool.data.annotations import LabelledTrack, LabelledVideo, Stated, read_annotations
 from vistool.errors import DataError
+from vistool.formats.coco_json import is_coco_video, load_parts
+from vistool.formats.detect import annotation_file
+from vistool.formats.json_bytes import plain
 
 
 def read_with_stated(
     path: Path, classes: Mapping[str, Sequence[str]], *, frames: Path | None = None
 ) -> list[LabelledVideo]:
-    """As `read_annotations`, with every track's `stated` filled. Raises: DataError."""
+    """As `read_annotations`, with every track's `stated` filled where the file can say so much.
+
+    COCO instance files and YouTube-VIS files can, in the form that the papers used.
+    Raises: DataError.
+    """
     videos = read_annotations(path, classes, frames=frames)
-    stated = {
-        annotation["id"]: _stated(annotation, path)
-        for annotation in msgspec.json.decode(path.read_bytes())["annotations"]
-    }
+    file = annotation_file(path)
+    if file.suffix != ".json" or is_coco_video(parts := load_parts(file)):
+        return videos
+    wanted = {track.id for video in videos for track in video.tracks}
+    entries = (plain(entry) for entry in parts["annotations"])
+    stated = {entry["id"]: _stated(entry, file) for entry in entries if entry["id"] in wanted}
     return [
-        replace(video, tracks=tuple(_filled(track, stated, path) for track in video.tracks))
+        replace(video, tracks=tuple(_filled(track, stated) for track in video.tracks))
         for video in videos
     ]
 
 
-def _filled(track: LabelledTrack, stated: Mapping[int, Stated], path: Path) -> LabelledTrack:
-    found = stated.get(track.id)
-    length = len(track.segmentations)
-    if found is None or len(found.outlines) != length:
-        raise DataError(
-            f"{path}: annotation {track.id} is not one of a whole video, or of a picture",
-            hint="the papers' pipelines read COCO instance files and YouTube-VIS files",
-        )
-    return replace(track, stated=found)
+def _filled(track: LabelledTrack, stated: Mapping[int, Stated]) -> LabelledTrack:
+    return replace(track, stated=stated.get(track.id))
 
 
 def _stated(annotation: dict[str, Any], path: Path) -> Stated:
     masks = _by_frame(annotation, "segmentations", "segmentation", 1)
     boxes = _by_frame(annotation, "bboxes", "bbox", len(masks))
     areas = _by_frame(annotation, "areas", "area", len(masks))
+    where = f"{path}: annotation {annotation['id']}"
     if not len(masks) == len(boxes) == len(areas):
         raise DataError(
-            f"{path}: annotation {annotation['id']} has {len(masks)} masks, {len(boxes)} boxes and "
-            f"{len(areas)} areas"
+            f"{where} has {len(masks)} masks, {len(boxes)} boxes and {len(areas)} areas"
         )
     for box in boxes:
-        if box is not None and (len(box) != 4 or not all(np.isfinite(box))):
+        if box is not None and not (len(box) == 4 and np.isfinite(box).all()):
             raise DataError(
-                f"{path}: annotation {annotation['id']} has a box {box}",
-                hint="a box is left, top, width and height in pixels",
+                f"{where} has a box {box}", hint="a box is left, top, width and height in pixels"
             )
     return Stated(
         boxes_xywh=tuple(None if box is None else tuple(box) for box in boxes),
@@ -63,11 +63,10 @@ def _stated(annotation: dict[str, Any], path: Path) -> Stated:
 
 
 def _by_frame(annotation: dict[str, Any], of_video: str, of_picture: str, length: int) -> list[Any]:
-    if of_video in annotation:
+    """One value a frame of a video, or that of a picture; None where there is none."""
+    if annotation.get(of_video) is not None:
         return list(annotation[of_video])
-    if of_picture in annotation:
-        return [annotation[of_picture]]
-    return [None] * length
+    return [annotation.get(of_picture)] * length
 
 
 def _outline(segmentation: Any) -> tuple[np.ndarray, ...] | None:
