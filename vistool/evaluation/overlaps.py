@@ -5,7 +5,10 @@ F frames, P predicted tracks and G labelled ones. Masks are compared as run-leng
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +18,8 @@ from vistool.errors import DataError
 from vistool.formats.rle import validate_rle
 from vistool.formats.runs import Runs, decode_runs
 from vistool.structures import RLE, Size, TrackSegmentation
+
+MASKS_AT_ONCE = 4096  # decoded at a time; some ten MB of runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +71,22 @@ def overlaps_of_video(
 def overlaps_of_videos(
     videos: Iterable[tuple[int, Sequence[TruthTrack], Sequence[TrackSegmentation]]],
 ) -> Iterator[VideoOverlaps]:
-    """`overlaps_of_video` for every (video id, truth, predictions), in the order they come."""
-    for video in videos:
-        yield overlaps_of_video(*video)
+    """`overlaps_of_video` for every (video id, truth, predictions), in the order they come.
+
+    Uses all cores: the compiled loops let other threads run. In memory are a few videos a core.
+    """
+    threads = os.cpu_count() or 1
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[VideoOverlaps]] = deque()
+    try:
+        for video in videos:
+            waiting.append(pool.submit(overlaps_of_video, *video))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def shared_pixels(
@@ -91,33 +109,55 @@ def shared_pixels(
     intersections = np.zeros((length, len(predicted), len(labelled)), np.int64)
     areas = np.zeros((length, len(predicted)), np.int64)
     labelled_areas = np.zeros((length, len(labelled)), np.int64)
-    for frame in range(length):
-        rows = [p for p, track in enumerate(predicted) if track[frame] is not None]
-        columns = [g for g, track in enumerate(labelled) if track[frame] is not None]
-        tracks = [predicted[p] for p in rows] + [labelled[g] for g in columns]
-        masks = [mask for track in tracks if (mask := track[frame]) is not None]
-        runs = _decode(masks, f"{where}, frame {frame}")
-        areas[frame, rows] = runs.areas[: len(rows)]
-        labelled_areas[frame, columns] = runs.areas[len(rows) :]
-        if rows and columns:
-            intersections[np.ix_([frame], rows, columns)] = runs.intersections(len(rows))
+    step = max(1, MASKS_AT_ONCE // max(1, len(predicted) + len(labelled)))
+    for first in range(0, length, step):
+        part = slice(first, first + step)
+        runs, ours, theirs = _decode(predicted, labelled, part, where)
+        intersections[part] = runs.intersections(ours, theirs)
+        areas[part] = np.append(runs.areas, 0)[ours]  # no mask is number -1
+        labelled_areas[part] = np.append(runs.areas, 0)[theirs]
     return intersections, areas, labelled_areas
 
 
-def _decode(masks: Sequence[RLE], where: str) -> Runs:
-    """Raises: DataError if sizes differ or a mask is malformed."""
-    size = masks[0]["size"] if masks else [0, 0]
-    for mask in masks:
-        if mask["size"] != size:
-            (a, b), (c, d) = sorted([mask["size"], size])
-            raise DataError(
-                f"{where}: masks of sizes {a}x{b} and {c}x{d}", hint="sizes are [height, width]"
-            )
+def _decode(
+    predicted: Sequence[Sequence[RLE | None]],
+    labelled: Sequence[Sequence[RLE | None]],
+    part: slice,
+    where: str,
+) -> tuple[Runs, np.ndarray, np.ndarray]:
+    """Some frames of a video: runs, and the numbers of predicted [F, P] and labelled [F, G] masks.
+
+    Raises: DataError if sizes differ or a mask is malformed.
+    """
+    masks: list[RLE] = []
+    numbers = []
+    for track in (*predicted, *labelled):
+        numbers.append([-1 if mask is None else 0 for mask in track[part]])
+        masks += [mask for mask in track[part] if mask is not None]
+    _check_sizes(masks, where)
     runs = decode_runs(masks)
-    for mask, sound in zip(masks, runs.sound, strict=True):
-        if not sound:
-            validate_rle(mask, Size(*mask["size"]), where)
-    return runs
+    if not runs.sound.all():
+        _refuse_malformed((*predicted, *labelled), where)
+    places = np.array(numbers, np.int64).T  # [F, P + G]
+    places.T[places.T == 0] = np.arange(len(masks))
+    return runs, places[:, : len(predicted)], places[:, len(predicted) :]
+
+
+def _check_sizes(masks: Sequence[RLE], where: str) -> None:
+    size = masks[0]["size"] if masks else [0, 0]
+    others = [mask["size"] for mask in masks if mask["size"] != size]
+    if others:
+        (a, b), (c, d) = sorted([size, others[0]])
+        raise DataError(
+            f"{where}: masks of sizes {a}x{b} and {c}x{d}", hint="sizes are [height, width]"
+        )
+
+
+def _refuse_malformed(tracks: Sequence[Sequence[RLE | None]], where: str) -> None:
+    for track in tracks:
+        for frame, mask in enumerate(track):
+            if mask is not None:
+                validate_rle(mask, Size(*mask["size"]), f"{where}, frame {frame}")
 
 
 def track_iou(

@@ -40,10 +40,14 @@ class Runs:
     areas: np.ndarray  # [N] int64, pixels
     sound: np.ndarray  # [N] bool: False: malformed, its edges mean nothing
 
-    def intersections(self, first: int) -> np.ndarray:
-        """Pixels of each of the first masks in each of the others: [first, N - first] int64."""
-        shared = np.zeros((first, len(self.areas) - first), np.int64)
-        _intersect(self.edges, self.starts, shared)
+    def intersections(self, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+        """Pixels that masks share: of every one in a row with every one in the same row.
+
+        Args: ours: [F, P] int64, numbers of masks, -1 where there is none; theirs: [F, G].
+        Returns: [F, P, G] int64.
+        """
+        shared = np.zeros((*ours.shape, theirs.shape[1]), np.int64)
+        _intersect(self.edges, self.starts, ours, theirs, shared)
         return shared
 
     def boxes(self, height: int) -> np.ndarray:
@@ -55,10 +59,13 @@ class Runs:
 
 def decode_runs(masks: Sequence[RLE]) -> Runs:
     """Decode masks that have one `size`; they may come from anywhere, see `Runs.sound`."""
-    counts = [_text(mask["counts"]) for mask in masks]
+    counts = [mask["counts"] for mask in masks]
     ends = np.zeros(len(masks) + 1, np.int64)
-    np.cumsum([len(code) for code in counts], out=ends[1:])
-    text = "".join(counts)
+    np.cumsum(list(map(len, counts)), out=ends[1:])
+    try:
+        text = "".join(counts)
+    except TypeError:  # pycocotools itself hands out bytes
+        text = "".join(c if isinstance(c, str) else c.decode("latin-1") for c in counts)
     # Other than ASCII no code has; one byte each keeps the places of the others.
     codes = text.encode() if text.isascii() else bytes(min(ord(c), 255) for c in text)
     height, width = masks[0]["size"] if masks else (0, 0)
@@ -72,9 +79,22 @@ def decode_runs(masks: Sequence[RLE]) -> Runs:
     return Runs(edges, starts, areas, sound)
 
 
-def _text(counts: str | bytes) -> str:
-    """Counts as they are in files; pycocotools itself hands out bytes."""
-    return counts if isinstance(counts, str) else counts.decode("latin-1")
+@compiled
+def _long_run(characters: np.ndarray, i: np.uint64, end: np.uint64) -> tuple[int, np.uint64, int]:
+    """A run of several characters: five bits each, lowest first, and one that says more follow.
+
+    Returns: the run, where the next begins, all bits seen; bit 6 if the run is cut off.
+    """
+    run, shift, seen, code = 0, 0, 0, 32
+    while code & 32:
+        if i == end or shift == 5 * MAX_CHARACTERS:
+            return 0, i, 64
+        code = int(characters[i]) - 48
+        i += np.uint64(1)
+        seen |= code
+        run |= (code & 31) << shift
+        shift += 5
+    return run - ((code & 16) << (shift - 4)), i, seen
 
 
 @compiled
@@ -87,55 +107,51 @@ def _decode(
     areas: np.ndarray,
     sound: np.ndarray,
 ) -> None:
-    """Fill the last four arrays, of `Runs`. There are no more edges than characters."""
-    place = 0
+    """Fill the last four arrays, of `Runs`. There are no more edges than characters.
+
+    From the fourth run on, the difference to the last but one is stored, so runs that are off and
+    runs that are on are two series; the first off run belongs to neither.
+    """
+    one, place = np.uint64(1), np.uint64(0)  # unsigned: an index needs no check for being negative
     for n in range(len(areas)):
         first = place
         starts[n] = first
-        position, previous, last_but_one = 0, 0, 0
-        shortest, seen, cut_off = 0, 0, False
-        i = ends[n]
-        while i < ends[n + 1]:
+        off, on, position, area = 0, 0, 0, 0
+        shortest, seen = 0, 0
+        i, end = np.uint64(ends[n]), np.uint64(ends[n + 1])
+        while i < end:
             code = int(characters[i]) - 48
-            seen |= code
-            i += 1
-            if code < 32:  # one character: five bits, the highest a sign
+            if code & ~31 == 0:  # one character: five bits, the highest a sign
                 run = (code ^ 16) - 16
+                i += one
             else:
-                run, shift = code & 31, 5
-                while code >= 32:
-                    if i == ends[n + 1] or shift >= 5 * MAX_CHARACTERS:
-                        cut_off = True
-                        break
-                    code = int(characters[i]) - 48
-                    seen |= code
-                    i += 1
-                    run |= (code & 31) << shift
-                    shift += 5
-                run -= (code & 16) << (shift - 4)
-            if cut_off:
-                break
-            if place > first + 2:  # stored as the difference to the last but one
-                run += last_but_one
-            last_but_one, previous = previous, run
-            shortest = min(shortest, run)
-            position += run
+                run, i, bits = _long_run(characters, i, end)
+                seen |= bits
+            off += run
+            shortest |= off  # negative as soon as one is
+            position += off
             edges[place] = position
-            place += 1
-        well_formed = not cut_off and seen & ~63 == 0
-        sound[n] = well_formed and shortest >= 0 and position == pixels
-        for k in range(first, place - 1, 2):
-            areas[n] += edges[k + 1] - edges[k]
+            place += one
+            if place == first + one:
+                off = 0
+            if i == end:
+                break
+            code = int(characters[i]) - 48
+            if code & ~31 == 0:
+                run = (code ^ 16) - 16
+                i += one
+            else:
+                run, i, bits = _long_run(characters, i, end)
+                seen |= bits
+            on += run
+            shortest |= on
+            area += on
+            position += on
+            edges[place] = position
+            place += one
+        areas[n] = area
+        sound[n] = seen & ~63 == 0 and shortest >= 0 and position == pixels
     starts[-1] = place
-
-
-@compiled
-def _intersect(edges: np.ndarray, starts: np.ndarray, shared: np.ndarray) -> None:
-    first, others = shared.shape
-    for p in range(first):
-        ours = edges[starts[p] : starts[p + 1]]
-        for g in range(others):
-            shared[p, g] = _overlap(ours, edges[starts[first + g] : starts[first + g + 1]])
 
 
 @compiled
@@ -160,6 +176,24 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> int:
         else:
             j += two
     return pixels
+
+
+@compiled
+def _intersect(
+    edges: np.ndarray, starts: np.ndarray, ours: np.ndarray, theirs: np.ndarray, shared: np.ndarray
+) -> None:
+    rows, width, others = shared.shape
+    for row in range(rows):
+        for p in range(width):
+            a = ours[row, p]
+            if a < 0:
+                continue
+            for g in range(others):
+                b = theirs[row, g]
+                if b >= 0:
+                    shared[row, p, g] = _overlap(
+                        edges[starts[a] : starts[a + 1]], edges[starts[b] : starts[b + 1]]
+                    )
 
 
 @compiled
