@@ -1,0 +1,328 @@
+"""`vistool eval` as a user meets it: the numbers, the files, and what it says of bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import lzma
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.made_eval import HEIGHT, WIDTH, block, make_set, moving, truth_as_results, write
+from tests.recorded import SHARED
+from vistool.cli.app import app
+
+FIXTURES = Path(__file__).parent / "fixtures" / "ytvis_eval"
+TWELVE = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+
+
+def vistool(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["eval", *map(str, arguments)])
+
+
+def scored(*arguments: str | Path) -> dict[str, Any]:
+    """What `--json` prints, which is one object on stdout and nothing else."""
+    done = vistool(*arguments, "--json")
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs go to a folder below the current one."""
+    monkeypatch.chdir(tmp_path)
+
+
+# The numbers
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("case", ["case0", "case1", "case2", "case3"])
+def test_the_command_prints_the_evaluators_recorded_numbers(case: str, tmp_path: Path) -> None:
+    content = json.loads(lzma.decompress((FIXTURES / f"{case}.json.xz").read_bytes()))
+    truth = write(tmp_path / "gt.json", content["truth"])
+    found = scored(truth, "-p", write(tmp_path / "pred.json", content["predictions"]))
+    assert list(found["ytvis"]) == TWELVE
+    assert found["ytvis"] == pytest.approx(content["summary"], abs=1e-9)
+    for row in found["categories"]:
+        expected = content["by_category"].get(str(row["id"]), {})
+        assert {name: row[name] for name in expected} == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("case", ["case0", "case1", "case2", "case3"])
+def test_the_recorded_files_themselves_give_the_recorded_numbers(case: str) -> None:
+    folder = SHARED / "ytvis_eval" / "a" / case
+    if not folder.is_dir():
+        pytest.skip("the recordings are not at hand: ../shared is absent")
+    expected = json.loads((folder / "expected.json").read_text())["stats"]
+    found = scored(folder / "gt.json", "--predictions", folder / "pred.json")
+    assert found["ytvis"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_truth_scores_one_by_every_measure(tmp_path: Path) -> None:
+    truth = make_set(tmp_path)
+    found = scored(truth, "-p", write(tmp_path / "p.json", truth_as_results(truth)))
+    assert [found["ytvis"][name] for name in ("AP", "AP75", "AR1", "APs")] == [1, 1, 1, 1]
+    assert found["ytvis"]["APl"] == -1
+    assert list(found["hota"]) == ["HOTA", "DetA", "AssA", "LocA"]
+    assert found["hota"] == pytest.approx(dict.fromkeys(found["hota"], 1))
+    assert (found["davis"]["J_mean"], found["davis"]["F_mean"]) == (1, 1)
+    assert (found["identity"]["IDF1"], found["identity"]["switches"]) == (1, 0)
+    counts = ("videos", "frames", "categories", "truth_tracks", "predicted_tracks")
+    assert [found["counts"][name] for name in counts] == [3, 12, 2, 6, 6]
+    assert len(found["inputs"]["dataset"]["sha256"]) == 64
+    assert found["seconds"]["total"] > 0
+
+
+def test_no_predictions_at_all_score_zero(tmp_path: Path) -> None:
+    found = scored(make_set(tmp_path), "-p", write(tmp_path / "p.json", []))
+    assert (found["ytvis"]["AP"], found["hota"]["HOTA"], found["davis"]["J_mean"]) == (0, 0, 0)
+
+
+def test_pictures_are_videos_of_one_frame(tmp_path: Path) -> None:
+    picture = {"id": 5, "file_name": "a.png", "width": WIDTH, "height": HEIGHT}
+    annotation = {"id": 1, "image_id": 5, "category_id": 3, "iscrowd": 0}
+    content = {
+        "images": [picture],
+        "annotations": [{**annotation, "segmentation": block(2, 2)}],
+        "categories": [{"id": 3, "name": "cat"}],
+    }
+    truth = write(tmp_path / "set.json", content)
+    result = {"video_id": 5, "category_id": 3, "score": 0.5, "segmentations": [block(2, 2)]}
+    assert scored(truth, "-p", write(tmp_path / "p.json", [result]))["ytvis"]["AP"] == 1
+
+
+def test_a_zip_scores_as_the_file_in_it(tmp_path: Path) -> None:
+    truth = make_set(tmp_path)
+    results = write(tmp_path / "results.json", truth_as_results(truth)[:4])
+    with zipfile.ZipFile(tmp_path / "out.zip", "w") as archive:
+        archive.write(results, "results.json")
+    inside, plain = (scored(truth, "-p", tmp_path / n) for n in ("out.zip", "results.json"))
+    assert inside["ytvis"] == plain["ytvis"]
+    assert plain["ytvis"]["AP"] == pytest.approx((2 / 3), abs=0.01)
+
+
+def test_a_folder_means_the_annotation_file_in_it(tmp_path: Path) -> None:
+    truth = make_set(tmp_path / "data")
+    results = write(tmp_path / "p.json", truth_as_results(truth))
+    assert scored(tmp_path / "data", "-p", results)["ytvis"]["AP"] == 1
+
+
+# Labels that are not complete
+
+
+def test_only_what_somebody_was_asked_to_label_is_held_against_predictions(tmp_path: Path) -> None:
+    stray = {"video_id": 10, "category_id": 3, "score": 0.95, "segmentations": [block(2, 44)] * 4}
+    for name, fields, unjudged in (
+        ("all", {}, 0),
+        ("some", {"exhaustive": False, "exhaustive_category_ids": [7]}, 1),
+    ):
+        truth = make_set(tmp_path / name, **fields)
+        results = write(tmp_path / f"{name}.json", [stray, *truth_as_results(truth)])
+        found = scored(truth, "-p", results)
+        assert found["labels"]["predictions_not_judged"] == unjudged
+        assert (found["ytvis"]["AP"] == 1) == bool(unjudged)
+        assert found["labels"]["partly_labelled_videos"] == 3 * unjudged
+
+
+def test_predictions_on_an_object_without_a_category_count_neither_way(tmp_path: Path) -> None:
+    path = make_set(tmp_path)
+    content = json.loads(path.read_text())
+    content["categories"].append({"id": 1000, "name": "object"})
+    content["annotations"][1]["category_id"] = 1000  # a dog becomes nobody knows what
+    truth = write(path, content)
+    results = truth_as_results(truth)
+    results[1]["category_id"] = 3
+    found = scored(truth, "-p", write(tmp_path / "p.json", results))
+    assert found["ytvis"]["AP"] == 1
+    assert found["labels"]["unnamed_objects_ignored"] == 1
+    assert found["labels"]["predictions_not_judged"] == 1
+    assert found["davis"]["J_mean"] == 1  # the object is followed, whatever it is
+    results[1]["category_id"] = 1000  # now somebody predicts such things
+    found = scored(truth, "-p", write(tmp_path / "p.json", results))
+    assert found["labels"]["unnamed_objects_ignored"] == 0
+    assert found["counts"]["categories"] == 3
+
+
+# What is written and printed
+
+
+def test_people_get_a_table_and_files(tmp_path: Path) -> None:
+    truth = make_set(tmp_path)
+    results = write(tmp_path / "mine.json", truth_as_results(truth))
+    done = vistool(truth, "-p", results)
+    assert done.exit_code == 0, done.stderr
+    assert "3 videos, 12 frames, 6 labelled tracks, 6 predicted" in done.stdout
+    assert "AP50" in done.stdout
+    folder = tmp_path / "runs" / "eval" / "set-mine"
+    assert f"saved in {Path('runs/eval/set-mine')}" in done.stderr
+    assert json.loads((folder / "metrics.json").read_text())["ytvis"]["AP"] == 1
+    with (folder / "categories.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["name"], float(row["AP"])) for row in rows] == [("cat", 1.0), ("dog", 1.0)]
+    vistool(truth, "-p", results)
+    assert (tmp_path / "runs" / "eval" / "set-mine-2").is_dir()
+
+
+def test_json_of_saved_predictions_writes_files_only_where_it_is_told_to(tmp_path: Path) -> None:
+    truth = make_set(tmp_path)
+    results = write(tmp_path / "mine.json", truth_as_results(truth))
+    scored(truth, "-p", results)
+    assert not (tmp_path / "runs").exists()
+    scored(truth, "-p", results, "-o", tmp_path / "there")
+    assert (tmp_path / "there" / "set-mine" / "metrics.json").exists()
+
+
+def test_a_name_from_a_file_cannot_drive_the_terminal(tmp_path: Path) -> None:
+    path = make_set(tmp_path)
+    content = json.loads(path.read_text())
+    content["categories"][0]["name"] = "\x1b[31mcat\n"
+    done = vistool(write(path, content), "-p", write(tmp_path / "p.json", truth_as_results(path)))
+    assert done.exit_code == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    assert "?[31mcat?" in done.stdout
+
+
+# Bad input
+
+
+def spoilt(path: Path) -> list[dict[str, Any]]:
+    """One result of every kind that cannot be scored."""
+    good = truth_as_results(path)
+    bad = [
+        {**good[0], "segmentations": moving(2, 3)},
+        {**good[1], "segmentations": [block(2, 2, size=(WIDTH, HEIGHT))] * 4},
+        {**good[1], "segmentations": [{"size": [HEIGHT, WIDTH], "counts": "zz"}, None, None, None]},
+        {**good[1], "segmentations": [{"size": [48, 64], "counts": [3072]}, None, None, None]},
+        {**good[2], "video_id": 77},
+        {**good[2], "category_id": 8},
+        {**good[3], "score": float("nan")},
+        good[4],
+    ]
+    return [*good, *bad]
+
+
+def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_scored(tmp_path: Path) -> None:
+    truth = make_set(tmp_path)
+    results = write(tmp_path / "p.json", spoilt(truth))
+    done = vistool(truth, "-p", results, "--json")
+    assert done.exit_code == 3
+    assert done.stdout == ""
+    for words in (
+        "result 6, video 10, category 3: 3 masks, its video has 4",
+        "result 7, video 10, category 7, frame 0: a mask of size [64, 48], expected [48, 64]",
+        "result 8, video 10, category 7, frame 0: malformed mask",
+        "result 9, video 10, category 7, frame 0: uncompressed counts",
+        "result 10, video 77",
+        "result 11, video 20, category 8",
+        "result 12, video 20, category 7: its score is nan",
+        "result 13, video 30, category 3: repeats result 4",
+    ):
+        assert words in done.stderr
+    assert done.stderr.count(str(results)) >= 8
+
+
+def test_of_many_faults_the_first_twenty_are_listed_and_the_others_counted(tmp_path: Path) -> None:
+    truth = make_set(tmp_path)
+    results = [{**r, "video_id": 99} for r in truth_as_results(truth)] * 10
+    done = vistool(truth, "-p", write(tmp_path / "p.json", results))
+    assert done.exit_code == 3
+    assert "and 40 more" in done.stderr
+    assert len(done.stderr.splitlines()) <= 23
+
+
+def test_a_zip_with_a_folder_in_it_is_refused(tmp_path: Path) -> None:
+    truth = make_set(tmp_path)
+    with zipfile.ZipFile(tmp_path / "out.zip", "w") as archive:
+        archive.writestr("run/results.json", json.dumps(truth_as_results(truth)))
+    done = vistool(truth, "-p", tmp_path / "out.zip")
+    assert done.exit_code == 3
+    assert "'run/results.json'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["set.json"], 2, "one of --predictions, --model and --compare"),
+        (["set.json", "-p", "p.json", "-m", "ifc-lite"], 2, "one of --predictions"),
+        (["nothing.json", "-p", "p.json"], 3, "nothing.json"),
+        (["set.json", "-p", "nothing.json"], 3, "nothing.json"),
+        (["set.json", "-p", "text.json"], 3, "text.json: not a readable JSON file"),
+        (["set.json", "-p", "set.json"], 3, "set.json"),
+        (["set.json", "-m", "nothing"], 4, "no weights named 'nothing'"),
+    ],
+)
+def test_what_cannot_be_used_ends_with_its_code_and_a_line(
+    arguments: list[str], code: int, words: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "p.json", truth_as_results(make_set(tmp_path)))
+    (tmp_path / "text.json").write_text("not json")
+    done = vistool(*arguments)
+    assert done.exit_code == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# Submissions
+
+
+def test_a_submission_is_a_zip_with_the_results_at_its_top(tmp_path: Path) -> None:
+    path = make_set(tmp_path)
+    results = write(tmp_path / "p.json", truth_as_results(path))
+    content = json.loads(path.read_text())
+    del content["annotations"]
+    for labels in ({}, {"annotations": None}, {"annotations": []}):
+        test_set = write(tmp_path / "test.json", {**content, **labels})
+        done = vistool(test_set, "-p", results, "--submission", tmp_path / "out.zip")
+        assert done.exit_code == 0, done.stderr
+        assert done.stdout == f"{tmp_path / 'out.zip'}\n"
+        with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+            assert archive.namelist() == ["results.json"]
+            assert json.loads(archive.read("results.json")) == json.loads(results.read_text())
+        assert scored(path, "-p", tmp_path / "out.zip")["ytvis"]["AP"] == 1
+
+
+def test_a_submission_is_not_written_of_what_servers_would_refuse(tmp_path: Path) -> None:
+    path = make_set(tmp_path)
+    results = write(tmp_path / "p.json", spoilt(path))
+    done = vistool(path, "-p", results, "--submission", tmp_path / "out.zip")
+    assert done.exit_code == 3
+    assert not (tmp_path / "out.zip").exists()
+
+
+def test_a_set_without_labels_can_only_be_submitted_to(tmp_path: Path) -> None:
+    path = make_set(tmp_path)
+    results = write(tmp_path / "p.json", truth_as_results(path))
+    content = json.loads(path.read_text())
+    done = vistool(write(path, {**content, "annotations": []}), "-p", results)
+    assert done.exit_code == 3
+    assert "nothing is labelled in it" in done.stderr
+    assert "--submission" in done.stderr
+
+
+# Comparing
+
+
+def test_two_results_stand_side_by_side_with_what_is_more_than_chance(tmp_path: Path) -> None:
+    truth = make_set(tmp_path, lengths=(3,) * 12)
+    good = truth_as_results(truth)
+    a = write(tmp_path / "a.json", [r for r in good if r["category_id"] == 3])
+    b = write(tmp_path / "b.json", good)
+    done = vistool(truth, "--compare", a, b, "--json", "--samples", "200")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)["compare"]
+    assert (found["AP"]["a"], found["AP"]["b"]) == (0.5, 1.0)
+    assert found["AP"]["difference"] == found["AP"]["low"] == found["AP"]["high"] == 0.5
+    assert found["AP"]["p"] < 0.02
+    assert found["AR1"]["b"] == 1
+    assert found["HOTA"]["difference"] == pytest.approx(0.5)
+    assert found["J_mean"]["difference"] == pytest.approx(0.5)
+    table = vistool(truth, "--compare", a, b, "--samples", "200").stdout
+    assert "95 % interval" in table
+    assert "12 videos, drawn 200 times" in table
+    assert json.loads(vistool(truth, "--compare", b, b, "--json").stdout)["compare"]["AP"]["p"] == 1

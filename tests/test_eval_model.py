@@ -1,0 +1,276 @@
+"""`vistool eval -m`: a model runs over a set, in pieces if need be, and is scored by classes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.made_eval import make_set, truth_as_results, write
+from tests.untrained import save_untrained
+from vistool.cli.app import app
+from vistool.config import IFCConfig
+from vistool.engine import predict_dataset
+from vistool.engine.predict_dataset import matched_classes
+from vistool.engine.run_record import MatchedClass, Run
+from vistool.errors import DataError
+from vistool.formats.dataset import Category
+from vistool.formats.results import read_results
+from vistool.models.weights import WeightsHeader
+
+
+def vistool(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["eval", *map(str, arguments)])
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model that was never trained."""
+    path = tmp_path_factory.mktemp("weights") / "made.safetensors"
+    return save_untrained(path, ("cat", "dog"), num_queries=4)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs go to a folder below the current one."""
+    monkeypatch.chdir(tmp_path)
+
+
+RUN = Path("runs/eval/data-set-made")
+
+
+# Running
+
+
+def test_a_run_leaves_predictions_with_the_sets_ids_and_the_numbers(
+    tmp_path: Path, weights: Path
+) -> None:
+    truth = make_set(tmp_path / "data", frames=True)
+    done = vistool(truth, "-m", weights, "--json")
+    assert done.exit_code == 0, done.stderr
+    content = json.loads(done.stdout)
+    assert content["counts"]["videos"] == 3
+    assert content["inputs"]["model"]["name"] == "made"
+    results = read_results(RUN / "results.json")
+    assert {r["video_id"] for r in results} == {10, 20, 30}
+    assert {r["category_id"] for r in results} <= {3, 7}
+    assert {(r["video_id"], len(r["segmentations"])) for r in results} == {
+        (10, 4),
+        (20, 3),
+        (30, 5),
+    }
+    assert json.loads((RUN / "metrics.json").read_text()) == content
+    again = vistool(truth, "-p", RUN, "--json")  # the folder is as good as the file in it
+    assert json.loads(again.stdout)["ytvis"] == content["ytvis"]
+
+
+def test_videos_that_are_done_are_not_run_again(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = make_set(tmp_path / "data", frames=True)
+    ran: list[str] = []
+    real = predict_dataset.predict_opened
+
+    def counted(job: Any, reader: Any, folder: Path, *rest: Any) -> Any:
+        ran.append(folder.name)
+        if ran == ["10", "20"]:
+            raise KeyboardInterrupt
+        return real(job, reader, folder, *rest)
+
+    monkeypatch.setattr(predict_dataset, "predict_opened", counted)
+    assert vistool(truth, "-m", weights).exit_code == 130
+    assert vistool(truth, "-m", weights).exit_code == 0
+    assert ran == ["10", "20", "20", "30"]
+    assert vistool(truth, "-m", weights).exit_code == 0
+    assert len(ran) == 4
+    vistool(truth, "-m", weights, "--size", "48")  # another run gets another folder
+    assert len(ran) == 7
+    assert (tmp_path / "runs" / "eval" / "data-set-made-2").is_dir()
+
+
+def test_one_video_that_fails_does_not_lose_the_others(tmp_path: Path, weights: Path) -> None:
+    truth = make_set(tmp_path / "data", frames=True)
+    picture = tmp_path / "data" / "v2" / "001.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(b"not a picture")
+    done = vistool(truth, "-m", weights, "--json")
+    assert done.exit_code == 6
+    assert "v2" in done.stderr
+    assert "001.png: damaged" in done.stderr
+    content = json.loads(done.stdout)
+    assert content["counts"]["videos"] == 2
+    assert list(content["inputs"]["failed_videos"]) == ["20"]
+    picture.write_bytes(whole)
+    mended = vistool(truth, "-m", weights, "--json")
+    assert mended.exit_code == 0, mended.stderr
+    assert json.loads(mended.stdout)["counts"]["videos"] == 3
+
+
+def test_frames_of_another_size_than_the_set_says_are_refused(
+    tmp_path: Path, weights: Path
+) -> None:
+    truth = make_set(tmp_path / "data", lengths=(2,), frames=True)
+    content = json.loads(truth.read_text())
+    content["videos"][0].update(width=40, height=30)
+    done = vistool(write(truth, {**content, "annotations": []}), "-m", weights)
+    assert done.exit_code != 0
+    assert "64x48 pixels, the data set says 40x30" in done.stderr
+
+
+def test_a_set_that_names_no_frames_cannot_be_run(tmp_path: Path, weights: Path) -> None:
+    truth = make_set(tmp_path / "data")
+    content = json.loads(truth.read_text())
+    for video in content["videos"]:
+        del video["file_names"]
+    done = vistool(write(truth, content), "-m", weights)
+    assert done.exit_code == 3
+    assert "--predictions" in done.stderr
+
+
+def test_a_test_set_is_run_and_packed_for_the_server(tmp_path: Path, weights: Path) -> None:
+    truth = make_set(tmp_path / "data", frames=True)
+    content = json.loads(truth.read_text())
+    test_set = write(truth, {**content, "annotations": None})
+    done = vistool(test_set, "-m", weights, "--submission", "out.zip")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == "out.zip\n"
+    content = json.loads(vistool(make_set(tmp_path / "data"), "-p", "out.zip", "--json").stdout)
+    assert content["counts"]["videos"] == 3
+
+
+@pytest.mark.slow
+def test_several_processes_find_what_one_finds(tmp_path: Path, weights: Path) -> None:
+    truth = make_set(tmp_path / "data", frames=True)
+    alone = json.loads(vistool(truth, "-m", weights, "--json", "-o", "one").stdout)
+    together = vistool(truth, "-m", weights, "--json", "-o", "two", "--workers", "2")
+    assert together.exit_code == 0, together.stderr
+    assert json.loads(together.stdout)["ytvis"] == alone["ytvis"]
+    one, two = (Path(d) / "data-set-made" / "results.json" for d in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.slow
+def test_processes_under_torchrun_share_the_videos(tmp_path: Path, weights: Path) -> None:
+    truth = make_set(tmp_path / "data", frames=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command += ["--master-port=0", "-m", "vistool", "eval", truth, "-m", weights, "--json"]
+    run = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert json.loads(run.stdout)["counts"]["videos"] == 3  # one of them prints
+    assert len(list((tmp_path / RUN / "videos").iterdir())) == 3
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_midst_of_processes_leaves_what_is_done(
+    tmp_path: Path, weights: Path
+) -> None:
+    truth = make_set(tmp_path / "data", lengths=(3, *(60,) * 7), frames=True)
+    command = [sys.executable, "-m", "vistool", "eval", truth, "-m", weights, "--workers", "2"]
+    process = subprocess.Popen(
+        list(map(str, command)),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    done = tmp_path / RUN / "videos"
+    while not list(done.glob("*/meta.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert complaint.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in complaint
+    finished = {path.parent.name for path in done.glob("*/meta.json")}
+    assert finished
+    again = vistool(truth, "-m", weights, "--json")
+    assert json.loads(again.stdout)["counts"]["videos"] == 8
+
+
+# Classes
+
+
+def header(names: tuple[str, ...], trained: dict[str, list[str]] | None = None) -> WeightsHeader:
+    training = {"training": json.dumps({"classes": trained, "steps": 3})} if trained else {}
+    return WeightsHeader(Path("m.safetensors"), IFCConfig(class_names=names), training)
+
+
+def categories(*names: str) -> list[Category]:
+    return [Category(id=10 + i, name=name) for i, name in enumerate(names)]
+
+
+def test_classes_meet_categories_by_name_however_it_is_written() -> None:
+    matched = matched_classes(header(("Giant_Panda", "ox")), categories("cat", "giant panda"))
+    assert [(m.name, m.category_ids) for m in matched] == [("Giant_Panda", (11,)), ("ox", ())]
+
+
+def test_a_merged_class_stands_for_the_categories_it_was_trained_on() -> None:
+    trained = {"hoofed": ["horse", "cow"], "cat": ["cat"]}
+    matched = matched_classes(
+        header(("hoofed", "cat"), trained), categories("cow", "cat", "horse", "dog")
+    )
+    assert [m.category_ids for m in matched] == [(10, 12), (11,)]
+    assert matched[0].target == 10
+
+
+def test_where_objects_have_no_category_every_class_stands_for_them() -> None:
+    matched = matched_classes(header(("ox", "cat")), categories("object"), class_agnostic=True)
+    assert [m.category_ids for m in matched] == [(10,), (10,)]
+
+
+def test_classes_that_meet_nothing_or_the_same_are_refused() -> None:
+    with pytest.raises(DataError, match="none of the model's classes is a category") as caught:
+        matched_classes(header(("ox",)), categories("cat", "dog"))
+    assert caught.value.hint == "categories of the set: cat, dog"
+    trained = {"pet": ["cat"], "cat": ["cat"]}
+    with pytest.raises(DataError, match="'pet' and 'cat' both stand for category 10"):
+        matched_classes(header(("pet", "cat"), trained), categories("cat"))
+
+
+def test_merged_categories_are_scored_as_one_and_others_are_left_out(tmp_path: Path) -> None:
+    """A run folder says what its classes stand for, so the numbers are those of the run."""
+    path = make_set(tmp_path / "data")
+    content = json.loads(path.read_text())
+    content["categories"] += [{"id": 9, "name": "wolf"}, {"id": 2, "name": "axe"}]
+    content["annotations"][1]["category_id"] = 9
+    content["annotations"][3]["category_id"] = 2
+    truth = write(path, content)
+    results = truth_as_results(truth)
+    for result in results:
+        result["category_id"] = {3: 3, 7: 7, 9: 7, 2: 3}[result["category_id"]]
+    folder = tmp_path / "run"
+    write(folder / "results.json", results)
+    plain = json.loads(vistool(truth, "-p", folder, "--json").stdout)
+    assert plain["counts"]["categories"] == 4
+    run = Run(
+        data=plain["inputs"]["dataset"]["sha256"],
+        model="made",
+        sha256="",
+        settings={},
+        multi_class=False,
+        classes=(MatchedClass("cat", 1, (3,)), MatchedClass("canine", 2, (7, 9))),
+    )
+    (folder / "run.json").write_bytes(msgspec.json.encode(run))
+    found = json.loads(vistool(truth, "-p", folder, "--json").stdout)
+    assert [(row["name"], row["truth"]) for row in found["categories"]] == [
+        ("cat", 3),
+        ("canine", 2),
+    ]
+    assert found["labels"]["merged_categories"] == {"canine": ["dog", "wolf"]}
+    assert found["labels"]["unscored_categories"] == {"axe": 1}
+    assert found["categories"][1]["AP"] == 1
+    write(truth, {**content, "info": "another state of the set"})
+    done = vistool(truth, "-p", folder, "--json")
+    assert json.loads(done.stdout)["counts"]["categories"] == 4
+    assert "another state of the data set" in done.stderr
