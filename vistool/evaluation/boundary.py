@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
-import cv2
 import numpy as np
-from pycocotools import mask as coco
 
+from vistool.errors import DataError
+from vistool.formats.runs import Runs, compiled, decode_runs
 from vistool.structures import RLE
 
 TOLERANCE = 0.008  # of the picture's diagonal: how far apart two boundaries may be
@@ -24,80 +24,147 @@ def boundary_measure(track: Masks, truth: Masks) -> np.ndarray:
     """F of every frame: [F] in [0, 1]; 1 where neither mask has a boundary.
 
     The harmonic mean of two shares: of the track's boundary near the true one, and of the true
-    boundary near the track's. The masks have one size and are safe to decode (`validate_rle`);
-    those of one frame are in memory at a time.
+    boundary near the track's. Of one frame at a time, the part of the picture that holds both
+    masks is decoded.
+
+    Raises: DataError if a mask is malformed or of another size than the first.
     """
-    return np.array([_boundary_of_frame(*masks) for masks in zip(track, truth, strict=True)])
+    if len(track) != len(truth):
+        raise ValueError(f"{len(track)} and {len(truth)} frames")
+    runs, places, (height, width) = _decode([track, truth])
+    values = np.ones(len(track))
+    _measure(
+        runs.edges,
+        runs.starts,
+        places,
+        runs.boxes(height),
+        np.array([height, width]),
+        _nearby(_radius(height, width)),
+        values,
+    )
+    return values
 
 
 def boundary_bounds(tracks: Sequence[Masks], truth: Sequence[Masks]) -> np.ndarray:
-    """The most that F can be, 0 or 1, from boxes alone: [F, P, G]."""
-    sizes = [mask["size"] for track in (*tracks, *truth) for mask in track if mask is not None]
-    height, width = sizes[0] if sizes else (0, 0)
-    ours, theirs = _boxes(tracks)[:, :, None], _boxes(truth)[:, None]
+    """The most that F can be, 0 or 1, from boxes alone: [F, P, G]; the same conditions."""
+    runs, places, (height, width) = _decode([*tracks, *truth])
+    boxes = np.vstack([runs.boxes(height), np.zeros((1, 4), np.int64)])[places]  # absent: -1
+    ours, theirs = boxes[:, : len(tracks), None], boxes[:, None, len(tracks) :]
     gaps = np.maximum(ours[..., :2] - theirs[..., 2:], theirs[..., :2] - ours[..., 2:]).max(-1)
-    apart = gaps > _radius(height, width)  # never of an absent mask
+    there, truth_there = ours[..., 2] > 0, theirs[..., 2] > 0
+    apart = there & truth_there & (gaps > _radius(height, width))
     # A mask that is alone has a boundary that nothing matches, unless it fills the picture.
-    alone = np.isnan(ours[..., 0]) ^ np.isnan(theirs[..., 0])
     picture = (0, 0, width, height)
     filling = (ours == picture).all(-1) | (theirs == picture).all(-1)
-    return 1.0 - (apart | (alone & ~filling))
+    return 1.0 - (apart | ((there ^ truth_there) & ~filling))
 
 
-def _boxes(tracks: Sequence[Masks]) -> np.ndarray:
-    """[F, N, 4] left, top, right, bottom in pixels; NaN where a mask is absent."""
-    boxes = np.full((len(tracks[0]), len(tracks), 4), np.nan)
-    for n, track in enumerate(tracks):
-        present = [frame for frame, mask in enumerate(track) if mask is not None]
-        found = coco.toBbox([track[frame] for frame in present]).reshape(-1, 4)
-        found[:, 2:] += found[:, :2]
-        found[(found[:, 2:] == found[:, :2]).any(axis=1)] = np.nan  # a mask without a pixel
-        boxes[present, n] = found
-    return boxes
+def _decode(tracks: Sequence[Masks]) -> tuple[Runs, np.ndarray, tuple[int, int]]:
+    """Runs, the numbers of the masks among them [F, N], -1 where there is none, and their size."""
+    masks = [mask for track in tracks for mask in track if mask is not None]
+    runs = decode_runs(masks)
+    if not runs.sound.all():
+        number = int(np.argmin(runs.sound))
+        raise DataError(
+            f"a mask of size {masks[number]['size']} is malformed, or not of the size "
+            f"{masks[0]['size']} of the first one"
+        )
+    there = np.array([[mask is not None for mask in track] for track in tracks])  # [N, F]
+    numbers = np.where(there, np.cumsum(there).reshape(there.shape) - 1, -1)
+    height, width = masks[0]["size"] if masks else (0, 0)
+    return runs, numbers.T, (height, width)
 
 
 def _radius(height: int, width: int) -> int:
     return int(np.ceil(TOLERANCE * np.linalg.norm((height, width))))
 
 
-def _boundary_of_frame(mask: RLE | None, truth: RLE | None) -> float:
-    masks = [m for m in (mask, truth) if m is not None]
-    if not masks:
-        return 1.0
-    window = _window(masks)
-    ours, theirs = _boundary(mask, window), _boundary(truth, window)
-    num_ours, num_theirs = np.count_nonzero(ours), np.count_nonzero(theirs)
-    if num_ours == 0 or num_theirs == 0:
-        return float(num_ours == num_theirs)
-    near = _disk(_radius(*masks[0]["size"]))
-    precision = np.count_nonzero(ours & cv2.dilate(theirs, near)) / num_ours
-    recall = np.count_nonzero(theirs & cv2.dilate(ours, near)) / num_theirs
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-def _window(masks: Sequence[RLE]) -> tuple[slice, slice]:
-    """Columns and rows that hold the masks and their boundaries: one more on every side."""
-    boxes = coco.toBbox(list(masks)).astype(int)
-    left, top = np.maximum(0, boxes[:, :2].min(axis=0) - 1).tolist()
-    height, width = masks[0]["size"]
-    right, bottom = np.minimum((width, height), (boxes[:, :2] + boxes[:, 2:]).max(axis=0) + 1)
-    return slice(left, right), slice(top, bottom)
-
-
-def _boundary(mask: RLE | None, window: tuple[slice, slice]) -> np.ndarray:
-    """Pixels that differ from the next one to the right, below, or below to the right: [w, h].
-
-    Beyond its edge, the picture goes on as it ends. Columns come first, as run-length codes have
-    them: the rule and the disk are the same with rows and columns swapped.
-    """
-    if mask is None:
-        return np.zeros([side.stop - side.start for side in window], np.uint8)
-    inside = np.ascontiguousarray(coco.decode(mask).T[window])
-    on = cv2.copyMakeBorder(inside, 0, 1, 0, 1, cv2.BORDER_REPLICATE)
-    return (inside ^ on[1:, :-1]) | (inside ^ on[:-1, 1:]) | (inside ^ on[1:, 1:])
-
-
 @cache
-def _disk(radius: int) -> np.ndarray:
-    across = np.arange(-radius, radius + 1)
-    return (across[:, None] ** 2 + across**2 <= radius**2).astype(np.uint8)
+def _nearby(radius: int) -> np.ndarray:
+    """[N, 2] steps to all pixels of a disk, the nearest first."""
+    steps = np.mgrid[-radius : radius + 1, -radius : radius + 1].reshape(2, -1).T
+    distances = (steps**2).sum(axis=1)
+    order = np.argsort(distances, kind="stable")
+    return np.ascontiguousarray(steps[order][distances[order] <= radius**2])
+
+
+@compiled
+def _measure(
+    edges: np.ndarray,
+    starts: np.ndarray,
+    places: np.ndarray,
+    boxes: np.ndarray,
+    size: np.ndarray,
+    nearby: np.ndarray,
+    values: np.ndarray,
+) -> None:
+    """Fill `values` [F]; `places` [F, 2] are the numbers of the masks, -1 where there is none."""
+    height, width = size
+    for frame in range(len(values)):
+        # The part of the picture that holds both boundaries: one pixel more on every side.
+        left, top, right, bottom = width, height, 0, 0
+        for place in places[frame]:
+            if place >= 0 and boxes[place, 2] > 0:
+                left, top = min(left, boxes[place, 0] - 1), min(top, boxes[place, 1] - 1)
+                right, bottom = max(right, boxes[place, 2] + 1), max(bottom, boxes[place, 3] + 1)
+        if right == 0:
+            continue  # two empty masks: 1
+        left, top, right, bottom = max(0, left), max(0, top), min(width, right), min(height, bottom)
+        boundaries = np.zeros((2, right - left, bottom - top), np.bool_)
+        for which in range(2):
+            place = places[frame, which]
+            if place >= 0:
+                runs = edges[starts[place] : starts[place + 1]]
+                _trace(runs, height, left, top, boundaries[which])
+        ours, theirs = boundaries.sum(axis=2).sum(axis=1)
+        if ours == 0 or theirs == 0:
+            values[frame] = 1.0 if ours == theirs else 0.0
+            continue
+        precision = _count_near(boundaries[0], boundaries[1], nearby) / ours
+        recall = _count_near(boundaries[1], boundaries[0], nearby) / theirs
+        both = precision + recall
+        values[frame] = 2 * precision * recall / both if both > 0 else 0.0
+
+
+@compiled
+def _trace(runs: np.ndarray, height: int, left: int, top: int, boundary: np.ndarray) -> None:
+    """Mark the pixels that differ from the next one to the right, below, or below to the right.
+
+    Beyond its edge, the picture goes on as it ends. Columns come first, as in run-length codes.
+    """
+    columns, rows = boundary.shape
+    inside = np.zeros((columns, rows), np.bool_)
+    for k in range(0, len(runs) - 1, 2):
+        begin, end = int(runs[k]), int(runs[k + 1])
+        if begin == end:
+            continue
+        for column in range(begin // height, (end - 1) // height + 1):
+            first = max(begin - column * height, 0) - top
+            last = min(end - column * height, height) - top
+            inside[column - left, first:last] = True
+    for x in range(columns):
+        beside = min(x + 1, columns - 1)
+        for y in range(rows):
+            below, here = min(y + 1, rows - 1), inside[x, y]
+            boundary[x, y] = (
+                here != inside[beside, y]
+                or here != inside[x, below]
+                or here != inside[beside, below]
+            )
+
+
+@compiled
+def _count_near(ours: np.ndarray, theirs: np.ndarray, nearby: np.ndarray) -> int:
+    """Marked pixels of ours that have one of theirs within the disk."""
+    columns, rows = ours.shape
+    count = 0
+    for x in range(columns):
+        for y in range(rows):
+            if not ours[x, y]:
+                continue
+            for n in range(len(nearby)):
+                u, v = x + nearby[n, 0], y + nearby[n, 1]
+                if 0 <= u < columns and 0 <= v < rows and theirs[u, v]:
+                    count += 1
+                    break
+    return count
