@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.made_data import make_video
 from tests.recorded import FIXTURES, recorded, recorded_json
-from vistool.data.annotations import LabelledVideo
+from vistool.config import IFCPipeline
+from vistool.data.annotations import LabelledTrack, LabelledVideo, Stated
 from vistool.data.published_annotations import read_with_stated
-from vistool.data.published_ifc import FrameTruth, annotated_tracks, frame_truth, whole_view
+from vistool.data.published_clips import Region
+from vistool.data.published_ifc import (
+    ABSENT,
+    FrameTruth,
+    IFCClips,
+    View,
+    annotated_tracks,
+    clip_target,
+    clipped_outline,
+    frame_truth,
+    whole_view,
+)
 from vistool.data.shots import read_image
+from vistool.formats.rle import encode_mask
+from vistool.ops.boxes import boxes_of_masks
+from vistool.structures import Size
 
 DATASET = FIXTURES / "ifc" / "dataset"
 
@@ -57,3 +79,104 @@ def assert_recorded(sample: int, expected: dict[str, Tensor]) -> None:
         for value, key in ((truth.labels, "classes"), (truth.boxes, "boxes")):
             assert torch.equal(value[ours.indices], record[key][theirs.indices]), key
         assert torch.equal(truth.masks[ours.indices].byte(), record["masks"][theirs.indices])
+
+
+def outline_area(points: np.ndarray) -> float:
+    """Signed; by the shoelace formula."""
+    x, y = points.T if len(points) else np.zeros((2, 1))
+    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 40), st.floats(0, 30)), min_size=3, max_size=9),
+    st.integers(1, 39),
+    st.integers(1, 29),
+)
+def test_an_outline_that_is_cut_in_four_keeps_its_area(
+    points: list[tuple[float, float]], x: int, y: int
+) -> None:
+    outline = np.array(points)
+    parts = []
+    for left, width in ((0, x), (x, 40 - x)):
+        for top, height in ((0, y), (y, 30 - y)):
+            part = clipped_outline(outline - (left, top), Size(height, width))
+            assert part.min(initial=0) >= -1e-9
+            assert (part <= np.array([width, height]) + 1e-9).all()
+            parts.append(outline_area(part))
+    assert sum(parts) == pytest.approx(outline_area(outline), abs=1e-6)
+
+
+def test_an_outline_and_its_pixels_are_cropped_and_mirrored_alike() -> None:
+    size = Size(60, 80)
+    rows, columns = np.mgrid[: size.height, : size.width]
+    disc = (rows + 0.5 - 30) ** 2 + (columns + 0.5 - 40) ** 2 < 20**2
+    angles = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    outline = np.stack([40 + 20 * np.cos(angles), 30 + 20 * np.sin(angles)], axis=1)
+    as_pixels = LabelledTrack(0, (encode_mask(disc),), 1)
+    stated = Stated(boxes_xywh=(None,), areas=(None,), outlines=((outline,),))
+    as_outline = replace(as_pixels, stated=stated)
+    view = View(Region(5, 30, Size(40, 45)), Size(80, 90), mirrored=True)
+    one, two = (view.mask(track, 0, size) for track in (as_pixels, as_outline))
+    assert one.shape == two.shape == (80, 90)
+    assert (one & two).sum() / (one | two).sum() > 0.95
+
+
+def made_clips(folder: Path, length: int, clip_length: int, config: IFCPipeline) -> IFCClips:
+    classes = {"red": ("red square",), "blue": ("blue square",)}
+    videos = read_with_stated(make_video(folder, length), classes)
+    return IFCClips(videos, clip_length, config)
+
+
+def test_a_clip_has_one_view_and_masks_that_lie_on_their_objects(tmp_path: Path) -> None:
+    clips = made_clips(tmp_path, 6, 4, IFCPipeline(short_sides=(96, 128), max_frame_distance=3))
+    sizes, lefts = set(), []
+    for seed in range(12):
+        clip = clips.draw(0, np.random.default_rng(seed))
+        (size,) = {frame.shape[:2] for frame in clip.frames}
+        sizes.add(size)
+        red = np.stack([frame[..., 0] > 165 for frame in clip.frames])
+        mask = clip.target.masks[0].numpy()
+        assert (red & mask).sum() / (red | mask).sum() > 0.9
+        lefts.append(bool(clip.target.boxes is not None and clip.target.boxes[0, 0, 0] < 0.5))
+        assert clip.target.boxes is not None
+        torch.testing.assert_close(clip.target.boxes, boxes_of_masks(clip.target.masks))
+    assert sizes == {(96, 144), (128, 192)}
+    assert 0 < np.mean(lefts) < 1
+
+
+def test_an_instance_on_some_frames_is_one_of_the_clip_and_one_on_none_is_not(
+    tmp_path: Path,
+) -> None:
+    clips = made_clips(tmp_path, 6, 3, IFCPipeline(short_sides=(64,)))
+    for seed in range(12):
+        clip = clips.draw(0, np.random.default_rng(seed))
+        blue = [bool((frame[..., 2] > 150).any()) for frame in clip.frames]
+        assert clip.target.labels.tolist() == ([0, 1] if any(blue) else [0])
+        if any(blue):
+            assert clip.target.present is not None
+            assert clip.target.present[1].tolist() == blue
+
+
+def test_an_instance_too_small_for_the_model_is_no_instance() -> None:
+    size = Size(40, 40)
+    speck, blob = np.zeros((2, *size), bool)
+    speck[0, 0] = True
+    blob[10:30, 10:30] = True
+    tracks = [LabelledTrack(1, (encode_mask(mask),), id) for id, mask in ((7, speck), (8, blob))]
+    truth = frame_truth(tracks, 0, size, whole_view(size, 10, None), num_classes=3)
+    assert truth.ids.tolist() == [ABSENT, 8]
+    assert truth.labels.tolist() == [1, 1]
+    assert clip_target([truth], (True,) * 3).labels.tolist() == [1]
+
+
+def test_a_video_of_one_frame_makes_a_clip_all_the_same(tmp_path: Path) -> None:
+    clips = made_clips(tmp_path, 1, 3, IFCPipeline(short_sides=(32, 64)))
+    drawn = [clips.draw(0, np.random.default_rng(seed)) for seed in range(8)]
+    assert all(len(clip.frames) == 3 for clip in drawn)
+    assert any(len({frame.shape for frame in clip.frames}) > 1 for clip in drawn)
+
+
+def test_a_clip_without_instances_is_a_clip() -> None:
+    truth = frame_truth([], 0, Size(8, 8), whole_view(Size(8, 8), 4, None), num_classes=2)
+    target = clip_target([truth, truth], (True, True))
+    assert target.masks.shape == (0, 2, 4, 4)
