@@ -76,6 +76,7 @@ def decode_runs(masks: Sequence[RLE]) -> Runs:
     if height > 0 and width > 0 and height * width <= MAX_PIXELS:
         characters = np.frombuffer(codes, np.uint8)
         _decode(characters, ends, height * width, edges, starts, areas, sound)
+        sound &= np.diff(ends) <= MAX_CHARACTERS * (height * width + 1)  # not all empty runs
     return Runs(edges, starts, areas, sound)
 
 
