@@ -1,10 +1,12 @@
-"""Largest differences between vistool and the numbers recorded from IFC's published code.
+"""Largest differences between vistool and what was recorded from the papers' code: IFC's, and
+VisTR's data.
 
 python -m benchmarks.parity    (from the repository's root; one CPU thread, float32)
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,18 +18,19 @@ from tests.test_criterion import TERMS, recorded_output, recorded_targets
 from tests.test_ifc import normalised, padded_batch, small_ifc, small_training_batch
 from tests.test_predict import CASES as VIDEOS
 from tests.test_predict import recorded_frames, segmented
-from tests.test_resize_parity import meta as dataset_meta
-from tests.test_resize_parity import of_dataset, picture
+from tests.test_published_ifc import recorded_clip
+from tests.test_published_vistr import as_recorded, chained, recorded_rows
 from tests.test_stitch import CASES as STITCHED
 from tests.test_stitch import Recorded
 from vistool.config import IFCConfig, ResNetConfig
 from vistool.criterion.matcher import match_scores
 from vistool.criterion.set_criterion import SetCriterion
 from vistool.models import build_model
+from vistool.models.presets import preset
 from vistool.models.published import IFC_LEFT_OUT, IFC_NAMES, rename, rename_key
 from vistool.models.weights import load_exactly
 from vistool.ops.masks import resize_masks
-from vistool.ops.pixels import input_size, resize
+from vistool.ops.pixels import normalise
 from vistool.structures import FrameTracks, Size
 from vistool.tracking.postprocess import masks_at, results_multi_class, results_single_class
 from vistool.tracking.single_image import image_instances
@@ -191,16 +194,41 @@ def single_images() -> Iterator[Row]:
         yield Row("small_coco_image", quantity, pairs)
 
 
-def dataset() -> Iterator[Row]:
-    about, pairs = dataset_meta("ifc"), []
-    for i, sample in enumerate(about["samples"]):
-        images = []
-        for image in (picture("ifc", name) for name in sample["frames"]):
-            size = Size(*image.shape[:2])
-            images.append(resize(image, input_size(size, about["short_edge"], about["max_size"])))
-        expected = of_dataset("ifc")[f"s{i}.images"]
-        pairs.append((torch.stack(images).permute(0, 3, 1, 2), expected))
-    yield Row("dataset", "resized bytes", pairs)
+def ifc_clips() -> Iterator[Row]:
+    expected, about = recorded("ifc/dataset/expected"), recorded_json("ifc/dataset/meta")
+    parts: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    for i in range(len(about["samples"])):
+        truths, pictures = recorded_clip(i)
+        parts["resized bytes"].append((pictures, expected[f"s{i}.images"]))
+        for t, truth in enumerate(truths):
+            ours = truth.ids.argsort(stable=True)
+            theirs = expected[f"s{i}.frame{t}.ids"].argsort(stable=True)
+            for quantity, value, key in (
+                ("ids", truth.ids, "ids"),
+                ("classes", truth.labels, "classes"),
+                ("boxes", truth.boxes, "boxes"),
+                ("mask pixels", truth.masks.byte(), "masks"),
+            ):
+                found = expected[f"s{i}.frame{t}.{key}"][theirs]
+                parts[quantity].append((value[ours], found))
+    for quantity, pairs in parts.items():
+        yield Row("ifc dataset", quantity, pairs)
+
+
+def vistr_clips() -> Iterator[Row]:
+    expected = recorded("vistr/dataset/expected")
+    samples = recorded_json("vistr/dataset/meta")["samples"]
+    pixels = preset("vistr-r50").pixels
+    for chain in ("plain", "geom"):
+        parts: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for index in (sample["index"] for sample in samples):
+            rows = chained(recorded_rows(index), chain)
+            found = as_recorded(rows)
+            found["img"] = normalise(torch.from_numpy(rows.frames.copy()), pixels).flatten(0, 1)
+            for name, value in found.items():
+                parts[name].append((value, expected[f"{chain}.{index}.{name}"]))
+        for name, pairs in parts.items():
+            yield Row(f"vistr dataset {chain}", name, pairs)
 
 
 def main() -> None:
@@ -209,7 +237,7 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- |")
     parts = (
         *(training_forward, clip_inference, full_models, losses),
-        *(stitching, whole_videos, single_images, dataset),
+        *(stitching, whole_videos, single_images, ifc_clips, vistr_clips),
     )
     for part in parts:
         with torch.no_grad():
