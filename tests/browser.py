@@ -1,0 +1,141 @@
+"""A headless Chromium that opens a page and tells what happened; skips where there is none."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--remote-debugging-pipe", "--hide-scrollbars"),
+)
+SECONDS = 60.0  # for a page to load, on a busy machine
+
+
+class Browser:
+    """One tab, driven by the browser's own protocol over a pair of pipes."""
+
+    def __init__(self, profile: Path) -> None:
+        to_browser, self._commands = os.pipe()
+        self._answers, from_browser = os.pipe()
+        program = shutil.which("chromium") or shutil.which("google-chrome")
+        if program is None:
+            pytest.skip("no chromium on this machine")
+
+        def connect() -> None:
+            # The protocol is spoken on descriptors 3 and 4.
+            high = [os.dup2(fd, 100 + i) for i, fd in enumerate((to_browser, from_browser))]
+            for fd, place in zip(high, (3, 4), strict=True):
+                os.dup2(fd, place)
+
+        self._process = subprocess.Popen(
+            [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            preexec_fn=connect,
+            close_fds=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(to_browser)
+        os.close(from_browser)
+        self._pending = b""
+        self._number = 0
+        self.events: list[dict[str, Any]] = []
+        self._session: str | None = None
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
+        for domain in ("Page", "Network", "Runtime", "Log"):
+            self.call(f"{domain}.enable")
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._commands)
+        os.close(self._answers)
+
+    def open(self, path: Path) -> None:
+        """Show a file and wait until all of it is loaded."""
+        self.events.clear()
+        self.call("Page.navigate", url=path.as_uri())
+        while not any(e["method"] == "Page.loadEventFired" for e in self.events):
+            self._read()
+
+    def evaluate(self, script: str) -> Any:
+        """The value of a JavaScript expression on the page."""
+        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def screenshot(self, path: Path, *, width: int = 1200, height: int = 1600) -> None:
+        """Save what is seen of the page from its top."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            **{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
+        )
+        answer = self.call("Page.captureScreenshot", format="png")
+        path.write_bytes(base64.b64decode(answer["data"]))
+
+    def dark(self, on: bool) -> None:
+        """Prefer dark colours, or light ones."""
+        feature = {"name": "prefers-color-scheme", "value": "dark" if on else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[feature])
+
+    def requests(self) -> list[str]:
+        """The addresses that the page asked for since it was opened, `data:` left out."""
+        sent = [e for e in self.events if e["method"] == "Network.requestWillBeSent"]
+        urls = [e["params"]["request"]["url"] for e in sent]
+        return [url for url in urls if not url.startswith("data:")]
+
+    def complaints(self) -> list[str]:
+        """What the page wrote to the console, exceptions and refused requests included."""
+        kinds = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
+        return [json.dumps(e["params"]) for e in self.events if e["method"] in kinds]
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._commands, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._read()
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                result: dict[str, Any] = answer["result"]
+                return result
+
+    def _read(self) -> dict[str, Any]:
+        """The next message; an event is kept as well."""
+        end = time.monotonic() + SECONDS
+        while b"\0" not in self._pending:
+            assert time.monotonic() < end, "the browser does not answer"
+            data = os.read(self._answers, 1 << 16)
+            assert data, "the browser has left"
+            self._pending += data
+        line, self._pending = self._pending.split(b"\0", 1)
+        message: dict[str, Any] = json.loads(line)
+        if "method" in message:
+            self.events.append(message)
+        return message
+
+
+@contextlib.contextmanager
+def headless_browser(profile: Path) -> Iterator[Browser]:
+    """A browser with a new profile in an empty folder."""
+    browser = Browser(profile)
+    try:
+        yield browser
+    finally:
+        browser.close()

@@ -1,0 +1,201 @@
+"""Charts: bars, lines, reliability and heat maps, as PNG files and as SVG for a page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vistool.formats.atomic import atomic_path
+
+INK = "#1c2733"  # text, axes and grid; in an SVG the reader's colour scheme decides instead
+INK_DARK = "#dde4ec"
+# Okabe and Ito's colours, which colour-blind readers tell apart, less those too pale for a line.
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a6a00")
+PNG_DPI = 150
+MOST_NUMBERED = 20  # rows of a heat map that has its counts written into it
+STYLE: dict[Any, Any] = {
+    "font.size": 9.0,
+    "font.family": "sans-serif",
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": INK,
+    "grid.alpha": 0.15,
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "vistool",  # the same chart gives the same bytes
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A drawn chart and, in words, what is to be seen in it."""
+
+    name: str  # of its file, without suffix
+    title: str
+    description: str  # for those who do not see it
+    figure: Figure
+
+    def write_png(self, folder: Path) -> Path:
+        """Write NAME.png on white."""
+        path = folder / f"{self.name}.png"
+        with atomic_path(path) as temporary, matplotlib.rc_context(STYLE):
+            self.figure.savefig(temporary, format="png", dpi=PNG_DPI, facecolor="white")
+        return path
+
+    def svg(self) -> bytes:
+        """The chart without a background; its ink follows the reader's light or dark scheme."""
+        buffer = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            self.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        text = buffer.getvalue().decode()
+        text = text[text.index("<svg") :].replace(INK, "currentColor")
+        head, tail = text.split(">", 1)
+        scheme = (
+            f"<style>svg{{color:{INK}}}"
+            f"@media(prefers-color-scheme:dark){{svg{{color:{INK_DARK}}}}}</style>"
+        )
+        return f"{head}>{scheme}{tail}".encode()
+
+
+def bar_chart(
+    name: str, title: str, labels: Sequence[str], series: Mapping[str, Sequence[float]], unit: str
+) -> Chart:
+    """Horizontal bars, one a label and series, with their numbers."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _canvas(6.4, 0.9 + 0.22 * len(labels) * max(len(series), 1))
+        thickness = 0.8 / max(len(series), 1)
+        for i, (what, values) in enumerate(series.items()):
+            places = np.arange(len(labels)) + (i - (len(series) - 1) / 2) * thickness
+            bars = axes.barh(places, values, thickness * 0.92, color=_color(i), label=_plain(what))
+            axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=7.5)
+        axes.set_yticks(range(len(labels)), [_plain(label) for label in labels])
+        axes.invert_yaxis()
+        axes.margins(x=0.12)
+        axes.set_xlabel(unit)
+        axes.grid(axis="x")
+        axes.set_axisbelow(True)
+        if len(series) > 1:
+            axes.legend(loc="lower right")
+    numbers = "; ".join(
+        f"{label}: {', '.join(f'{what} {values[i]:.3f}' for what, values in series.items())}"
+        for i, label in enumerate(labels)
+    )
+    return Chart(name, title, f"{title}. {numbers}.", figure)
+
+
+def line_chart(
+    name: str,
+    title: str,
+    x: Sequence[float],
+    lines: Mapping[str, Sequence[float]],
+    *,
+    axes_names: tuple[str, str],
+    limits: tuple[float, float] | None = None,
+) -> Chart:
+    """Lines over common places; the first is the main one and drawn thick.
+
+    Args: limits: of y; None: what the lines need.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _canvas(5.4, 3.6)
+        for i, (what, values) in enumerate(lines.items()):
+            style = ("-", "--", ":")[i // len(SERIES) % 3]
+            width = 2.4 if i == 0 else 1.2
+            axes.plot(x, values, style, color=_color(i), linewidth=width, label=_plain(what))
+        axes.set(xlabel=axes_names[0], ylabel=axes_names[1])
+        if limits:
+            axes.set_ylim(*limits)
+        axes.grid()
+        if len(lines) > 1:
+            axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), fontsize=7.5)
+    means = ", ".join(f"{what} {np.mean(values):.3f}" for what, values in lines.items())
+    return Chart(name, title, f"{title}; mean heights: {means}.", figure)
+
+
+def reliability_diagram(
+    name: str, title: str, edges: Sequence[float], shares: Sequence[float], counts: Sequence[int]
+) -> Chart:
+    """The share that is right in every bin of scores, over how many there are.
+
+    Args: edges: [N + 1] of the bins; shares, counts: [N], bins without a count are not drawn.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        widths = np.diff(edges)
+        drawn = np.where(np.asarray(counts) > 0, shares, 0.0)
+        upper.bar(edges[:-1], drawn, widths * 0.94, align="edge", color=_color(0))
+        upper.plot([0, 1], [0, 1], "--", color=INK, linewidth=1)
+        upper.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
+        upper.grid(axis="y")
+        lower.bar(edges[:-1], counts, widths * 0.94, align="edge", color=_color(1))
+        lower.set(xlabel="score", ylabel="tracks")
+        for axes in (upper, lower):
+            axes.set_axisbelow(True)
+    bins = ", ".join(
+        f"{edges[i]:.1f} to {edges[i + 1]:.1f}: {share:.2f} of {counts[i]}"
+        for i, share in enumerate(shares)
+        if counts[i]
+    )
+    return Chart(name, title, f"{title}; share right by score: {bins or 'no tracks'}.", figure)
+
+
+def heat_map(
+    name: str,
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    counts: Sequence[Sequence[int]],
+    *,
+    axes_names: tuple[str, str],
+) -> Chart:
+    """A matrix of counts, coloured by the share of its row."""
+    table = np.asarray(counts, float)
+    totals = table.sum(axis=1, keepdims=True)
+    shares = np.divide(table, totals, out=np.zeros_like(table), where=totals > 0)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _canvas(2.2 + 0.34 * len(columns), 1.6 + 0.28 * len(rows))
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.set_xticks(range(len(columns)), [_plain(c) for c in columns], rotation=45, ha="right")
+        axes.set_yticks(range(len(rows)), [_plain(r) for r in rows])
+        axes.set(xlabel=axes_names[1], ylabel=axes_names[0])
+        if len(rows) <= MOST_NUMBERED:
+            for (r, c), count in np.ndenumerate(table):
+                if count:
+                    # On a cell's own colour, so not the reader's ink.
+                    color = "#ffffff" if shares[r, c] > 0.5 else "#101820"
+                    axes.text(c, r, f"{count:.0f}", ha="center", va="center", color=color, size=7.5)
+    diagonal = sum(table[i, i] for i in range(min(table.shape)))
+    description = f"{title}: {diagonal:.0f} of {table.sum():.0f} on the diagonal."
+    return Chart(name, title, description, figure)
+
+
+def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    # Without pyplot there is no global state and no window system.
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _color(index: int) -> str:
+    return SERIES[index % len(SERIES)]
+
+
+def _plain(text: str) -> str:
+    """A name from outside: dollar signs would begin a formula, a leading _ hides a legend entry."""
+    shown = "".join(c if c.isprintable() else "?" for c in text[:40]).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown

@@ -1,0 +1,78 @@
+"""Film strips: a labelled track and a predicted one on a few frames, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from vistool.rendering.overlay import DrawnInstance, OverlayStyle, draw_tracks
+
+TILE_HEIGHT = 150  # pixels
+GAP = 4  # pixels between tiles
+QUALITY = 82  # of the JPEG
+BLANK = 70  # grey of a frame without a picture
+STYLE = OverlayStyle(labels=False, alpha=0.5)
+PREDICTION = 2  # a track id whose colour stands out from most pictures
+
+
+@dataclass(frozen=True, slots=True)
+class StripFrame:
+    """One frame of a strip."""
+
+    number: int  # written into its corner
+    truth: np.ndarray | None  # [H, W] bool; None: not visible
+    prediction: np.ndarray | None  # [H, W] bool
+    size: tuple[int, int]  # height, width
+    image: np.ndarray | None = None  # [H, W, 3] uint8 RGB; None: masks alone are drawn
+
+
+def film_strip(frames: Sequence[StripFrame]) -> bytes:
+    """A JPEG: the prediction as a tinted area, the truth as a white line with a dark edge."""
+    tiles = [_tile(frame) for frame in frames]
+    gap = np.full((TILE_HEIGHT, GAP, 3), 255, np.uint8)
+    parts = [part for tile in tiles for part in (gap, tile)][1:]
+    strip = np.concatenate(parts, axis=1)
+    options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
+    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(strip, cv2.COLOR_RGB2BGR), options)
+    return encoded.tobytes()
+
+
+def chosen_frames(present: np.ndarray, most: int) -> list[int]:
+    """At most so many of the frames where something is, evenly spread. Args: present: [F] bool."""
+    places = np.flatnonzero(present)
+    if len(places) <= most:
+        return [int(place) for place in places]
+    spread = np.linspace(0, len(places) - 1, most)
+    return [int(places[i]) for i in np.rint(spread).astype(int)]
+
+
+def _tile(frame: StripFrame) -> np.ndarray:
+    """[TILE_HEIGHT, w, 3] uint8 RGB; drawn at its final size, so that lines are equally thick."""
+    height, width = frame.size
+    size = (max(1, round(width * TILE_HEIGHT / height)), TILE_HEIGHT)  # as OpenCV has it
+    if frame.image is None:
+        canvas = np.full((TILE_HEIGHT, size[0], 3), BLANK, np.uint8)
+    else:
+        canvas = np.asarray(cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA))
+    if frame.prediction is not None:
+        mask = _small(frame.prediction, size).astype(bool)
+        canvas = draw_tracks(canvas, [DrawnInstance(PREDICTION, "", 1.0, mask)], STYLE)
+    if frame.truth is not None:
+        contours, _ = cv2.findContours(
+            _small(frame.truth, size), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
+        )
+        cv2.drawContours(canvas, contours, -1, (0, 0, 0), 3, cv2.LINE_AA)
+        cv2.drawContours(canvas, contours, -1, (255, 255, 255), 1, cv2.LINE_AA)
+    place, font = (5, TILE_HEIGHT - 6), cv2.FONT_HERSHEY_SIMPLEX
+    for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+        cv2.putText(canvas, str(frame.number), place, font, 0.4, color, thickness, cv2.LINE_AA)
+    return canvas
+
+
+def _small(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """[h, w] uint8, 1 where a quarter of the pixel or more is inside: small objects stay seen."""
+    share = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    return (share >= 0.25).astype(np.uint8)
