@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,24 @@ Frames = Annotated[
     Path | None,
     typer.Option(help="Folder that the file names in the JSON are relative to [found by itself]."),
 ]
+
+
+class SourceKind(StrEnum):
+    """What can be read."""
+
+    YOUTUBE_VIS = "youtube-vis"
+    COCO = "coco"
+    COCO_VIDEO = "coco-video"
+    DAVIS = "davis"
+    MOTS = "mots"
+
+
+class Target(StrEnum):
+    """What can be written."""
+
+    YOUTUBE_VIS = "youtube-vis"
+    DAVIS = "davis"
+    MOTS = "mots"
 
 
 @data.command("check")
@@ -112,6 +131,55 @@ def split(
     for path, number in ((made.kept, made.num_kept), (made.held_out, made.num_held_out)):
         say(f"{number} videos or pictures in {path}")
         typer.echo(path)
+
+
+@data.command("convert")
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help=SET_HELP)],
+    target: Annotated[Target, typer.Option("--to", help="What to write.")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="New folder; for youtube-vis a .json file as well."),
+    ],
+    kind: Annotated[
+        SourceKind | None, typer.Option("--from", help="What SOURCE is [found by itself].")
+    ] = None,
+    frames: Frames = None,
+    quiet: Quiet = False,
+) -> None:
+    """Turn a data set of one kind into another, masks exact.
+
+    youtube-vis is one JSON. davis is JPEGImages/480p, Annotations/480p and ImageSets/2017/val.txt.
+    mots is images, instances_txt, instances (16-bit PNG) and categories.json. Frames get a second
+    name in the new folder (a hard link, or a copy on another disk); in youtube-vis form those that
+    lie below the new JSON already stay where they are.
+
+    DAVIS has no categories, and neither DAVIS nor MOTS has objects that overlap: the smaller one
+    stays whole, and the pixels are counted.
+
+    \b
+    Examples:
+      vistool data convert DAVIS --to youtube-vis -o davis.json
+      vistool data convert export.json --from coco-video --to youtube-vis -o data/mine
+      vistool data convert data/train.json --to mots -o train-mots
+    """
+    from vistool.data.convert import convert as convert_dataset
+
+    with progress(quiet=quiet) as show:
+        made = convert_dataset(
+            source,
+            output,
+            target.value,
+            kind=None if kind is None else kind.value,
+            frames=frames,
+            on_progress=show,
+        )
+    if made.missing_files:
+        say(f"warning: {made.missing_files} frames are not there")
+    if made.overlapping:
+        say(f"warning: {made.overlapping} pixels lay in several masks; the smaller mask kept them")
+    say(f"{made.kind}: {made.videos} videos, {made.frames} frames, {made.tracks} tracks")
+    typer.echo(made.path)
 
 
 def _print_findings(problems: Sequence[Problem], summary: SetSummary | None) -> None:

@@ -80,7 +80,7 @@ def check_dataset(
     Raises: DataError if the path is no data set at all.
     """
     problems: list[Problem] = []
-    dataset = read_dataset(path, frames=frames, on_problem=problems.append)
+    dataset = read_dataset(path, frames=frames, on_problem=problems.append, on_progress=on_progress)
     problems += _label_problems(dataset)
     problems += _picture_problems(dataset, on_progress)
     errors = errors_of(problems)

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 from vistool.errors import DataError
-from vistool.formats.coco_json import read_coco_json
+from vistool.formats.coco_json import is_coco_video, load_parts, read_coco_json
 from vistool.formats.dataset import DataSet
+from vistool.formats.davis import is_davis, read_davis
+from vistool.formats.mots import Progress, is_mots, read_mots
 from vistool.formats.problems import ProblemCallback, refuse
 
-Kind = Literal["json"]
+Kind = Literal["youtube-vis", "coco", "coco-video", "davis", "mots"]
 USUAL_NAMES = ("instances.json", "annotations.json")
 
 
@@ -20,13 +22,30 @@ def read_dataset(
     frames: Path | None = None,
     masks: bool = True,
     on_problem: ProblemCallback = refuse,
+    on_progress: Progress = lambda stage, done, total: None,
 ) -> DataSet:
-    """Read a data set: an annotation file, or a folder that holds one.
+    """Read a data set: an annotation file, a folder that holds one, a DAVIS or a MOTS folder.
 
-    Args: as in `read_coco_json`.
+    Args: as in `read_coco_json`; `frames` is for annotation files.
     Raises: DataError at the first thing that is wrong, or what `on_problem` raises.
     """
+    match _folder_kind(path):
+        case "davis":
+            return read_davis(path, masks=masks, on_problem=on_problem, on_progress=on_progress)
+        case "mots":
+            return read_mots(path, masks=masks, on_problem=on_problem, on_progress=on_progress)
     return read_coco_json(annotation_file(path), frames=frames, masks=masks, on_problem=on_problem)
+
+
+def kind_of(path: Path) -> Kind:
+    """What kind of data set a path is. Raises: DataError if it is none."""
+    folder = _folder_kind(path)
+    if folder is not None:
+        return folder
+    parts = load_parts(annotation_file(path))
+    if is_coco_video(parts):
+        return "coco-video"
+    return "youtube-vis" if "videos" in parts else "coco"
 
 
 def annotation_file(path: Path) -> Path:
@@ -43,9 +62,18 @@ def annotation_file(path: Path) -> Path:
     if not found:
         raise DataError(
             f"{path}: no annotation file in this folder",
-            hint="looked for *.json in YouTube-VIS or COCO form",
+            hint="looked for *.json in YouTube-VIS or COCO form, for JPEGImages and Annotations "
+            "of DAVIS, and for instances_txt, instances or */gt/gt.txt of MOTS",
         )
     raise DataError(
         f"{path}: {len(found)} annotation files in this folder",
         hint=f"name one of them: {', '.join(file.name for file in found[:10])}",
     )
+
+
+def _folder_kind(path: Path) -> Literal["davis", "mots"] | None:
+    if not path.is_dir():
+        return None
+    if is_davis(path):
+        return "davis"
+    return "mots" if is_mots(path) else None

@@ -1,0 +1,211 @@
+"""DAVIS folders: a picture of object ids beside every frame, in the layouts of 2016 and 2017."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vistool.errors import DataError
+from vistool.formats.atomic import atomic_path
+from vistool.formats.dataset import (
+    AnnotatedTrack,
+    AnnotatedVideo,
+    Category,
+    DataSet,
+    group_tracks,
+)
+from vistool.formats.label_maps import (
+    folder_names,
+    in_threads,
+    masks_of,
+    painted,
+    picture_size,
+    read_label_map,
+    suffix_of,
+    write_label_map,
+)
+from vistool.formats.problems import Problem, ProblemCallback, refuse
+from vistool.formats.video import IMAGE_SUFFIXES
+from vistool.structures import RLE, Size
+
+FRAMES, LABELS, RESOLUTION = "JPEGImages", "Annotations", "480p"
+OBJECT = Category(id=1, name="object")
+VOID = 255  # beside other ids: pixels that belong to nothing in particular
+MOST_OBJECTS = 254
+Progress = Callable[[str, int, int | None], None]  # stage, done, how much there is
+
+
+def is_davis(folder: Path) -> bool:
+    """Does a folder have the two that make a DAVIS set?"""
+    return (folder / FRAMES).is_dir() and (folder / LABELS).is_dir()
+
+
+def read_davis(
+    folder: Path,
+    *,
+    masks: bool = True,
+    on_problem: ProblemCallback = refuse,
+    on_progress: Progress = lambda stage, done, total: None,
+) -> DataSet:
+    """Read `JPEGImages/[480p/]SEQUENCE/*.jpg` and `Annotations/[480p/]SEQUENCE/*.png`.
+
+    An id of a pixel is an object. Where a whole sequence has no ids but 0 and 255, as in 2016, 255
+    is the object; beside other ids it is void, and left out. Video ids count the sequences by
+    name, from 1. The objects have no category: all are of category 1, "object".
+
+    Args: as in `read_coco_json`.
+    Raises: DataError if there is no sequence.
+    """
+    frames, labels = _level(folder / FRAMES), _level(folder / LABELS)
+    names = sorted(path.name for path in frames.iterdir() if _pictures(path))
+    if not names:
+        raise DataError(f"{frames}: no folders with pictures in it")
+    videos: list[AnnotatedVideo] = []
+    tracks: list[AnnotatedTrack] = []
+    for number, name in enumerate(names, start=1):
+        files = _pictures(frames / name)
+        try:
+            video = AnnotatedVideo(
+                id=number,
+                name=name,
+                size=picture_size(files[0]),
+                length=len(files),
+                file_names=tuple(file.relative_to(folder).as_posix() for file in files),
+            )
+        except DataError as error:
+            on_problem(Problem("error", "unreadable-file", "", (), str(error)))
+            continue
+        videos.append(video)
+        if masks:
+            found = _Sequence(video, labels / name, on_problem).read()
+            tracks += [
+                AnnotatedTrack(len(tracks) + i, number, OBJECT.id, segmentations)
+                for i, segmentations in enumerate(found, start=1)
+            ]
+        on_progress("reading sequences", number, len(names))
+    return DataSet(
+        path=folder,
+        frames=folder,
+        categories=(OBJECT,),
+        videos=tuple(videos),
+        tracks=tuple(tracks),
+        class_agnostic=True,
+    )
+
+
+def write_davis(
+    dataset: DataSet,
+    folder: Path,
+    on_progress: Progress = lambda stage, done, total: None,
+) -> tuple[dict[int, tuple[str, ...]], int]:
+    """Write the label pictures and `ImageSets/2017/val.txt`, the list of all sequences.
+
+    The objects of a video are numbered from 1 in the order of its tracks; groups (crowds) become
+    void. A pixel has one id: where masks overlap, the smaller one is kept.
+
+    Returns: where the frames of every video id belong, relative to `folder`, and the pixels that
+        lay in several masks.
+    Raises: DataError for a video with more objects than a palette has.
+    """
+    names = folder_names(dataset.videos)
+    by_video = group_tracks(dataset.tracks)
+    frames: dict[int, tuple[str, ...]] = {}
+    overlapping = 0
+    for done, video in enumerate(dataset.videos, start=1):
+        objects = [track for track in by_video[video.id] if not track.is_crowd]
+        groups = [track for track in by_video[video.id] if track.is_crowd]
+        if len(objects) > MOST_OBJECTS:
+            raise DataError(
+                f"{dataset.path}: video {video.id} has {len(objects)} objects, "
+                f"a DAVIS picture at most {MOST_OBJECTS}"
+            )
+        place = folder / LABELS / RESOLUTION / names[video.id]
+        for t in range(video.length):
+            here = _here(objects, t)
+            labels, both = painted(here, video.size)
+            void, _ = painted([(VOID, mask) for _, mask in _here(groups, t)], video.size)
+            write_label_map(place / f"{t:05}.png", np.where(labels, labels, void), palette())
+            overlapping += both
+        where = f"{FRAMES}/{RESOLUTION}/{names[video.id]}"
+        frames[video.id] = tuple(f"{where}/{t:05}{suffix_of(video)}" for t in range(video.length))
+        on_progress("writing sequences", done, len(dataset.videos))
+    with atomic_path(folder / "ImageSets" / "2017" / "val.txt") as temporary:
+        temporary.write_text("".join(f"{name}\n" for name in names.values()), encoding="utf-8")
+    return frames, overlapping
+
+
+def palette() -> list[int]:
+    """[768] red, green, blue of 256 ids: the bits of an id spread over the channels, as in VOC."""
+    colours = []
+    for id_ in range(256):
+        for channel in range(3):
+            bits = [id_ >> (3 * i + channel) & 1 for i in range(3)]
+            colours.append(sum(bit << (7 - i) for i, bit in enumerate(bits)))
+    return colours
+
+
+def _here(tracks: Sequence[AnnotatedTrack], frame: int) -> list[tuple[int, RLE]]:
+    masks = [(i, track.segmentations[frame]) for i, track in enumerate(tracks, start=1)]
+    return [(i, mask) for i, mask in masks if mask is not None]
+
+
+def _level(folder: Path) -> Path:
+    """Where the sequences are: in the folder, or below that of a resolution, 480p by choice."""
+    inner = sorted(path for path in folder.iterdir() if path.is_dir())
+    if not inner or any(_pictures(path) for path in inner):
+        return folder
+    return next((path for path in inner if path.name == RESOLUTION), inner[0])
+
+
+def _pictures(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+class _Sequence:
+    """The label pictures of one sequence."""
+
+    def __init__(self, video: AnnotatedVideo, folder: Path, on_problem: ProblemCallback) -> None:
+        self.video, self.folder, self.on_problem = video, folder, on_problem
+
+    def read(self) -> list[tuple[RLE | None, ...]]:
+        """The masks of every object, by rising id."""
+        stems = [Path(name).stem for name in self.video.file_names]
+        labelled = {file.stem: file for file in _pictures(self.folder)}
+        unlabelled = [t for t, stem in enumerate(stems) if stem not in labelled]
+        if unlabelled:
+            what = f"{len(unlabelled)} of {len(stems)} frames have no label picture"
+            self.on_problem(Problem("warning", "no-annotation", str(self.folder), (), what))
+        for stem in sorted(labelled.keys() - set(stems)):
+            what = "labels of a frame that is not there"
+            self.on_problem(Problem("error", "no-frame", str(labelled[stem]), (), what))
+        by_id: dict[int, dict[int, RLE]] = defaultdict(dict)
+        todo = [t for t, stem in enumerate(stems) if stem in labelled]
+        found = in_threads(self._frame, [labelled[stems[t]] for t in todo])
+        for t, masks in zip(todo, found, strict=True):
+            if isinstance(masks, Problem):
+                self.on_problem(masks)
+                continue
+            for id_, mask in masks.items():
+                by_id[id_][t] = mask
+        if set(by_id) != {VOID}:
+            by_id.pop(VOID, None)
+        return [
+            tuple(masks.get(t) for t in range(self.video.length))
+            for _, masks in sorted(by_id.items())
+        ]
+
+    def _frame(self, file: Path) -> dict[int, RLE] | Problem:
+        try:
+            labels = read_label_map(file)
+        except DataError as error:
+            return Problem("error", "unreadable-file", "", (), str(error))
+        if labels.shape != self.video.size:
+            size, own = self.video.size, Size(*labels.shape)
+            what = f"is {own.width}x{own.height}, its video {size.width}x{size.height}"
+            return Problem("error", "mask-size", str(file), (), what)
+        return masks_of(labels)

@@ -1,0 +1,101 @@
+"""Pictures whose pixels are the ids of objects: what DAVIS and MOTS keep their masks in."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from vistool.errors import DataError
+from vistool.formats.atomic import atomic_path
+from vistool.formats.dataset import AnnotatedVideo
+from vistool.formats.rle import area, decode_mask, encode_masks
+from vistool.structures import RLE, Size
+
+S = TypeVar("S")
+T = TypeVar("T")
+UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+
+
+def read_label_map(path: Path) -> np.ndarray:
+    """[H, W] ids of a PNG: palette indices, or grey values of 8 or 16 bits.
+
+    A colour picture, as a few in DAVIS 2016 are, has 255 wherever it is bright. Raises: DataError.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("P", "L", "1", "I", "I;16"):
+                return np.asarray(image).astype(np.int64)
+            return np.where(np.asarray(image.convert("L")) > 127, 255, 0)
+    except UNREADABLE as error:
+        raise DataError(f"{path}: not a readable label picture: {error}") from None
+
+
+def write_label_map(path: Path, labels: np.ndarray, palette: Sequence[int] | None = None) -> None:
+    """Write ids as PNG: with a palette as its indices, up to 255; without as 16-bit grey."""
+    image = Image.fromarray(labels.astype(np.uint16 if palette is None else np.uint8))
+    if palette is not None:
+        image.putpalette(palette)
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def masks_of(labels: np.ndarray) -> dict[int, RLE]:
+    """The mask of every id but 0."""
+    ids = [int(id_) for id_ in np.unique(labels) if id_ != 0]
+    masks = np.stack([labels == id_ for id_ in ids]) if ids else np.zeros((0, *labels.shape), bool)
+    return dict(zip(ids, encode_masks(masks), strict=True))
+
+
+def painted(masks: Iterable[tuple[int, RLE]], size: Size) -> tuple[np.ndarray, int]:
+    """[H, W] ids, and how many pixels lie in several masks: the smaller one covers the larger."""
+    labels = np.zeros(size, np.uint16)
+    overlapping = 0
+    for id_, rle in sorted(masks, key=lambda item: -area(item[1])):
+        mask = decode_mask(rle)
+        overlapping += int((labels[mask] != 0).sum())
+        labels[mask] = id_
+    return labels, overlapping
+
+
+def picture_size(path: Path) -> Size:
+    """Of a picture file, from its head. Raises: DataError."""
+    try:
+        with Image.open(path) as image:
+            return Size(image.height, image.width)
+    except UNREADABLE as error:
+        raise DataError(f"{path}: not a readable picture: {error}") from None
+
+
+def folder_names(videos: Sequence[AnnotatedVideo]) -> dict[int, str]:
+    """A folder name for every video id: of its name what every system takes, no two alike."""
+    names: dict[int, str] = {}
+    for video in videos:
+        plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in video.name).strip(".")
+        taken = set(names.values())
+        name, number = plain or str(video.id), 2
+        while name in taken:
+            name, number = f"{plain}-{number}", number + 1
+        names[video.id] = name
+    return names
+
+
+def suffix_of(video: AnnotatedVideo) -> str:
+    """Of the picture files of a video."""
+    return PurePosixPath(video.file_names[0]).suffix if video.file_names else ".jpg"
+
+
+def in_threads(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
+    """`work` on each, in order, by all cores; for results that are small."""
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            yield from pool.map(work, items)
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,344 @@
+"""MOTS folders: run-length codes in text files, or 16-bit pictures of object ids."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from vistool.errors import DataError
+from vistool.formats.atomic import atomic_path
+from vistool.formats.dataset import (
+    AnnotatedTrack,
+    AnnotatedVideo,
+    Category,
+    DataSet,
+    group_tracks,
+)
+from vistool.formats.label_maps import (
+    folder_names,
+    in_threads,
+    masks_of,
+    painted,
+    picture_size,
+    read_label_map,
+    suffix_of,
+    write_label_map,
+)
+from vistool.formats.problems import Problem, ProblemCallback, refuse
+from vistool.formats.rle import rle_fault
+from vistool.formats.video import IMAGE_SUFFIXES
+from vistool.structures import RLE, Size
+
+TXT, PNG, FRAMES, CATEGORIES = "instances_txt", "instances", "images", "categories.json"
+FRAME_PLACES = (FRAMES, "image_02", "training/image_02", "train/images", "img1")
+PER_CLASS = 1000  # an id is class * 1000 + number
+IGNORED = 10  # the class of regions that count neither way; a group in our terms
+NAMES = {1: "car", 2: "pedestrian", IGNORED: "ignore"}
+HIGHEST_CLASS = 65  # that 16 bits leave room for
+LONGEST = 10_000_000  # frames; a label beyond is taken for damage
+Progress = Callable[[str, int, int | None], None]  # stage, done, how much there is
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where one sequence has its labels and its frames."""
+
+    name: str
+    labels: Path  # a text file, or a folder of pictures
+    frames: tuple[Path, ...]
+    first: int  # the number of the first frame
+
+
+@dataclass(frozen=True, slots=True)
+class _Labelled:
+    """One object on one frame."""
+
+    frame: int  # as numbered in the files
+    id: int
+    category: int
+    rle: RLE
+    line: int  # in its file, or 0
+
+
+def is_mots(folder: Path) -> bool:
+    """Does a folder have MOTS labels, in one of the layouts of `read_mots`?"""
+    return bool(_label_places(folder))
+
+
+def read_mots(
+    folder: Path,
+    *,
+    masks: bool = True,
+    on_problem: ProblemCallback = refuse,
+    on_progress: Progress = lambda stage, done, total: None,
+) -> DataSet:
+    """Read `instances_txt/SEQ.txt`, `instances/SEQ/*.png` or `SEQ/gt/gt.txt`, in this order.
+
+    Frames are looked for in `images/SEQ`, `image_02/SEQ`, `training/image_02/SEQ` and `SEQ/img1`;
+    they say how long a sequence is and where it begins. Without them it begins at frame 0 (at 1
+    with `gt.txt`) and ends with the last label. Video ids count the sequences by name, from 1.
+    Classes are 1 car, 2 pedestrian, 10 ignore (groups), or what `categories.json` says.
+
+    Args: as in `read_coco_json`.
+    Raises: DataError if there is no sequence.
+    """
+    places = _label_places(folder)
+    if not places:
+        raise DataError(f"{folder}: no MOTS labels: no {TXT}/, {PNG}/ or SEQUENCE/gt/gt.txt")
+    names = _category_names(folder)
+    videos: list[AnnotatedVideo] = []
+    tracks: list[AnnotatedTrack] = []
+    for number, (name, labels) in enumerate(sorted(places.items()), start=1):
+        source = _source(folder, name, labels)
+        sequence = _Sequence(source, on_problem)
+        video = sequence.video(folder, number)
+        if video is not None:
+            videos.append(video)
+            if masks:
+                tracks += sequence.tracks(video, len(tracks) + 1)
+        on_progress("reading sequences", number, len(places))
+    for category in sorted({track.category_id for track in tracks} - names.keys()):
+        names[category] = NAMES.get(category, f"class {category}")
+    return DataSet(
+        path=folder,
+        frames=folder,
+        categories=tuple(Category(id=id_, name=name) for id_, name in names.items()),
+        videos=tuple(videos),
+        tracks=tuple(tracks),
+    )
+
+
+def write_mots(
+    dataset: DataSet, folder: Path, on_progress: Progress = lambda stage, done, total: None
+) -> tuple[dict[int, tuple[str, ...]], int]:
+    """Write both forms, `instances_txt/` and `instances/`, and `categories.json`.
+
+    Objects are numbered from 1 within their class and sequence; groups (crowds) become the region
+    to ignore. A pixel has one id: where masks overlap, the smaller one is kept. Category ids stay
+    if they leave room in 16 bits and none is 10, else they count from 1.
+
+    Returns: where the frames of every video id belong, relative to `folder`, and the pixels that
+        lay in several masks.
+    Raises: DataError for more classes, or objects of a class, than the ids have room for.
+    """
+    classes = _classes(dataset)
+    names = folder_names(dataset.videos)
+    by_video = group_tracks(dataset.tracks)
+    frames: dict[int, tuple[str, ...]] = {}
+    overlapping = 0
+    for done, video in enumerate(dataset.videos, start=1):
+        ids = _object_ids(dataset, by_video[video.id], classes)
+        lines: list[str] = []
+        for t in range(video.length):
+            here = [
+                (id_, mask) for id_, track in ids if (mask := track.segmentations[t]) is not None
+            ]
+            labels, both = painted(
+                [item for item in here if item[0] != _id(IGNORED, 0)], video.size
+            )
+            ignored, _ = painted([item for item in here if item[0] == _id(IGNORED, 0)], video.size)
+            labels[labels == 0] = ignored[labels == 0]
+            overlapping += both
+            write_label_map(folder / PNG / names[video.id] / f"{t:06}.png", labels)
+            lines += [
+                f"{t} {id_} {id_ // PER_CLASS} {video.size.height} {video.size.width} "
+                f"{mask['counts']}\n"
+                for id_, mask in masks_of(labels).items()
+            ]
+        with atomic_path(folder / TXT / f"{names[video.id]}.txt") as temporary:
+            temporary.write_text("".join(lines), encoding="ascii")
+        where = f"{FRAMES}/{names[video.id]}"
+        frames[video.id] = tuple(f"{where}/{t:06}{suffix_of(video)}" for t in range(video.length))
+        on_progress("writing sequences", done, len(dataset.videos))
+    named = [Category(id=classes[c.id], name=c.name) for c in dataset.categories]
+    with atomic_path(folder / CATEGORIES) as temporary:
+        temporary.write_bytes(msgspec.json.encode(named) + b"\n")
+    return frames, overlapping
+
+
+def _id(category: int, number: int) -> int:
+    return category * PER_CLASS + number
+
+
+def _classes(dataset: DataSet) -> dict[int, int]:
+    """The MOTS class of every category id."""
+    ids = [category.id for category in dataset.categories]
+    if all(1 <= id_ < HIGHEST_CLASS and id_ != IGNORED for id_ in ids):
+        return {id_: id_ for id_ in ids}
+    free = [id_ for id_ in range(1, HIGHEST_CLASS) if id_ != IGNORED]
+    ignore = {c.id: IGNORED for c in dataset.categories if c.name == NAMES[IGNORED]}
+    others = [id_ for id_ in ids if id_ not in ignore]
+    if len(others) > len(free):
+        raise DataError(
+            f"{dataset.path}: {len(others)} categories, but MOTS ids have room for {len(free)}"
+        )
+    return ignore | dict(zip(others, free, strict=False))
+
+
+def _object_ids(
+    dataset: DataSet, tracks: Sequence[AnnotatedTrack], classes: Mapping[int, int]
+) -> list[tuple[int, AnnotatedTrack]]:
+    numbers: Counter[int] = Counter()
+    ids: list[tuple[int, AnnotatedTrack]] = []
+    for track in tracks:
+        category = classes[track.category_id]
+        if track.is_crowd or category == IGNORED:
+            ids.append((_id(IGNORED, 0), track))
+            continue
+        numbers[category] += 1
+        if numbers[category] >= PER_CLASS:
+            raise DataError(
+                f"{dataset.path}: video {track.video_id} has {PER_CLASS} objects of a class or "
+                "more, which MOTS ids have no room for"
+            )
+        ids.append((_id(category, numbers[category]), track))
+    return ids
+
+
+def _category_names(folder: Path) -> dict[int, str]:
+    path = folder / CATEGORIES
+    if not path.is_file():
+        return {id_: name for id_, name in NAMES.items() if id_ != IGNORED}
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=list[Category])
+    except (msgspec.MsgspecError, OSError) as error:
+        raise DataError(f"{path}: {error}") from None
+    return {category.id: category.name for category in found}
+
+
+def _label_places(folder: Path) -> dict[str, Path]:
+    """The labels of every sequence, by its name."""
+    if (folder / TXT).is_dir():
+        return {path.stem: path for path in (folder / TXT).glob("*.txt")}
+    if (folder / PNG).is_dir():
+        return {path.name: path for path in (folder / PNG).iterdir() if path.is_dir()}
+    found = [*folder.glob("*/gt/gt.txt"), *folder.glob("train/*/gt/gt.txt")]
+    return {path.parent.parent.name: path for path in found if _is_mots_text(path)}
+
+
+def _is_mots_text(path: Path) -> bool:
+    """Six fields and spaces; boxes of MOT, in files of the same name, have commas."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return len(file.readline(1 << 20).split(" ")) == 6
+
+
+def _source(folder: Path, name: str, labels: Path) -> _Source:
+    own = labels.parent.parent / "img1" if labels.name == "gt.txt" else None
+    places = [own] if own else [folder / place / name for place in FRAME_PLACES]
+    files: list[Path] = []
+    for place in places:
+        if place.is_dir():
+            files = [
+                path
+                for path in sorted(place.iterdir())
+                if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdecimal()
+            ]
+            break
+    first = min((int(file.stem) for file in files), default=1 if own else 0)
+    return _Source(name, labels, tuple(files), first)
+
+
+class _Sequence:
+    """The labels of one sequence."""
+
+    def __init__(self, source: _Source, on_problem: ProblemCallback) -> None:
+        self.source, self.on_problem = source, on_problem
+        self.labelled = list(
+            self._from_text() if source.labels.is_file() else self._from_pictures()
+        )
+
+    def video(self, folder: Path, number: int) -> AnnotatedVideo | None:
+        """Its size and length, from the frames or else from the labels."""
+        files = self.source.frames
+        last = max((item.frame for item in self.labelled), default=self.source.first - 1)
+        length = len(files) or last - self.source.first + 1
+        try:
+            size = picture_size(files[0]) if files else self._stated_size()
+        except DataError as error:
+            self._error("unreadable-file", 0, str(error))
+            return None
+        if not 1 <= length <= LONGEST or size is None:
+            self._error(
+                "empty", 0, f"{len(files)} frames, {len(self.labelled)} labels up to {last}"
+            )
+            return None
+        return AnnotatedVideo(
+            id=number,
+            name=self.source.name,
+            size=size,
+            length=length,
+            file_names=tuple(file.relative_to(folder).as_posix() for file in files),
+        )
+
+    def tracks(self, video: AnnotatedVideo, first_id: int) -> list[AnnotatedTrack]:
+        """By rising object id; masks that do not fit their video are reported and left out."""
+        masks: dict[int, dict[int, RLE]] = defaultdict(dict)
+        category: dict[int, int] = {}
+        for item in self.labelled:
+            t = item.frame - self.source.first
+            fault = rle_fault(item.rle, video.size)
+            if fault:
+                self._error("malformed-mask", item.line, f"object {item.id}: {fault}")
+            elif not 0 <= t < video.length:
+                last = self.source.first + video.length - 1
+                what = f"frame {item.frame} is not among {self.source.first} to {last}"
+                self._error("no-frame", item.line, what)
+            elif t in masks[item.id]:
+                what = f"object {item.id} is on frame {item.frame} twice"
+                self._error("duplicate", item.line, what)
+            elif category.setdefault(item.id, item.category) != item.category:
+                what = f"object {item.id} is of class {item.category} and {category[item.id]}"
+                self._error("category", item.line, what)
+            else:
+                masks[item.id][t] = item.rle
+        return [
+            AnnotatedTrack(
+                id=first_id + position,
+                video_id=video.id,
+                category_id=category[id_],
+                segmentations=tuple(masks[id_].get(t) for t in range(video.length)),
+                is_crowd=category[id_] == IGNORED,
+            )
+            for position, id_ in enumerate(sorted(category))
+        ]
+
+    def _stated_size(self) -> Size | None:
+        return Size(*self.labelled[0].rle["size"]) if self.labelled else None
+
+    def _from_text(self) -> Iterator[_Labelled]:
+        text = self.source.labels.read_text(encoding="utf-8", errors="replace")
+        for number, line in enumerate(text.splitlines(), start=1):
+            fields = line.split(" ")
+            if not line.strip():
+                continue
+            if len(fields) != 6 or not all(field.isdecimal() for field in fields[:5]):
+                what = "not six fields: frame, id, class, height, width, run-length code"
+                self._error("malformed-line", number, what)
+                continue
+            frame, id_, category, height, width = map(int, fields[:5])
+            rle = RLE(size=[height, width], counts=fields[5])
+            yield _Labelled(frame, id_, category, rle, number)
+
+    def _from_pictures(self) -> Iterator[_Labelled]:
+        files = sorted(path for path in self.source.labels.glob("*.png") if path.stem.isdecimal())
+        for file, masks in zip(files, in_threads(self._masks, files), strict=True):
+            if isinstance(masks, str):
+                self._error("unreadable-file", 0, masks)
+                continue
+            for id_, rle in masks.items():
+                yield _Labelled(int(file.stem), id_, id_ // PER_CLASS, rle, 0)
+
+    @staticmethod
+    def _masks(file: Path) -> dict[int, RLE] | str:
+        try:
+            return masks_of(read_label_map(file))
+        except DataError as error:
+            return str(error)
+
+    def _error(self, kind: str, line: int, what: str) -> None:
+        place = (("line", line),) if line else ()
+        self.on_problem(Problem("error", kind, str(self.source.labels), place, what))
