@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from vistool.cli.console import INTERRUPTED, friendly_errors, report_interrupt
+from vistool.cli.data import data
 from vistool.cli.eval import evaluate
 from vistool.cli.predict import predict
 from vistool.cli.render import render
@@ -40,6 +41,7 @@ Examples:
   vistool render street.mp4 runs/predict/street    draw them again, in another style
   vistool eval valid.json -p results.json          AP, HOTA, J and F of saved results
   vistool train configs/ifc-lite.toml --data DATA  a model for other classes
+  vistool data check data/train.json               what would break a training
   vistool weights list                             the models at hand
 """
 
@@ -82,6 +84,7 @@ app.command()(predict)
 app.command()(render)
 app.command("eval")(evaluate)
 app.command()(train)
+app.add_typer(data, name="data")
 app.add_typer(weights, name="weights")
 
 
