@@ -35,9 +35,9 @@ import numpy as np
 from vistool.evaluation.overlaps import VideoOverlaps, ratio
 from vistool.evaluation.video_ap import (
     IOU_THRESHOLDS,
-    MAX_TRACKS,
     NOT_MEASURED,
-    RECALL_POINTS,
+    match_tracks,
+    precision_and_recall,
 )
 
 TOUCHES = 0.1  # IoU over space and time
@@ -135,9 +135,7 @@ def judge(video: VideoOverlaps, category_ids: Collection[int]) -> JudgedVideo:
     judged = JudgedVideo(
         video.video_id, categories, scores, truth_categories, crowd, iou, kinds, targets
     )
-    wrong = np.zeros(kinds.shape, bool)
-    for category in set(categories.tolist()) & set(category_ids):
-        _judge_matches(judged, category, wrong)
+    wrong = _judge_matches(judged, video, category_ids)
     if wrong.any():
         _judge_errors(judged, wrong, video)
     return judged
@@ -208,8 +206,11 @@ class Mender:
         found = np.concatenate([part[1] for part in parts], axis=1)
         ignored = np.concatenate([part[2] for part in parts], axis=1)
         num_truth = sum(part[3] for part in parts)
-        ap = average_precision(scores, found, ignored, np.maximum(num_truth, 1))
-        return np.where(num_truth > 0, ap, 1.0)
+        order = np.argsort(-scores, kind="stable")
+        precision, _ = precision_and_recall(
+            found[:, order], ignored[:, order], np.maximum(num_truth, 1)[:, None]
+        )
+        return np.where(num_truth > 0, precision.mean(axis=1), 1.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -270,21 +271,20 @@ def _outcome(video: JudgedVideo, kinds: Collection[ErrorKind]) -> _Outcome:
     )
 
 
-def _judge_matches(judged: JudgedVideo, category: int, wrong: np.ndarray) -> None:
-    """Write down what is right or ignored in one category, and mark what is wrong."""
-    predictions = np.flatnonzero(judged.categories == category)
-    by_score = np.argsort(-judged.scores[predictions], kind="stable")[: MAX_TRACKS[-1]]
-    predictions = predictions[by_score]
-    labelled = np.flatnonzero(judged.truth_categories == category)
-    crowd = judged.crowd[labelled]
-    matches = match_tracks(judged.iou[np.ix_(predictions, labelled)], crowd, crowd)
-    hits = matches >= 0
-    wrong[:, predictions] = ~hits
-    for t, d in zip(*np.nonzero(hits), strict=True):
-        target = labelled[matches[t, d]]
+def _judge_matches(
+    judged: JudgedVideo, video: VideoOverlaps, category_ids: Collection[int]
+) -> np.ndarray:
+    """Write down what is right. Returns: what is wrong, [10, P] bool."""
+    order, (matches,) = match_tracks(video, judged.crowd[None])
+    scored = np.isin(judged.categories[order], list(category_ids))
+    wrong = np.zeros(judged.kinds.shape, bool)
+    wrong[:, order] = (matches < 0) & scored
+    for t, place in np.argwhere((matches >= 0) & scored):
+        target = matches[t, place]
         if not judged.crowd[target]:
-            judged.kinds[t, predictions[d]] = RIGHT
-            judged.targets[t, predictions[d]] = target
+            judged.kinds[t, order[place]] = RIGHT
+            judged.targets[t, order[place]] = target
+    return wrong
 
 
 def _judge_errors(judged: JudgedVideo, wrong: np.ndarray, video: VideoOverlaps) -> None:
@@ -401,36 +401,3 @@ class _Extents:
 def _iou(both: np.ndarray, either: np.ndarray) -> float:
     whole = either.sum()
     return float(both.sum() / whole) if whole else 0.0
-
-
-def match_tracks(iou: np.ndarray, optional: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """[10, D]: the labelled track that each of D predictions, by falling score, finds; -1: none."""
-    matches = np.full((len(IOU_THRESHOLDS), len(iou)), -1, np.int64)
-    for t, threshold in enumerate(IOU_THRESHOLDS):
-        free = np.ones(len(optional), bool)
-        for d, overlaps in enumerate(iou):
-            good = free & (overlaps >= min(threshold, 1 - 1e-10))
-            for group in (good & ~optional, good & optional):
-                candidates = np.flatnonzero(group)[::-1]
-                if len(candidates):
-                    choice = candidates[np.argmax(overlaps[candidates])]
-                    matches[t, d] = choice
-                    free[choice] = crowd[choice]
-                    break
-    return matches
-
-
-def average_precision(
-    scores: np.ndarray, found: np.ndarray, ignored: np.ndarray, num_truth: np.ndarray
-) -> np.ndarray:
-    """[10] from D predictions."""
-    order = np.argsort(-scores, kind="stable")
-    found, ignored = found[:, order], ignored[:, order]
-    right = np.cumsum(found & ~ignored, axis=1, dtype=float)
-    wrong = np.cumsum(~found & ~ignored, axis=1, dtype=float)
-    recall = right / num_truth[:, None]
-    precision = right / np.maximum(right + wrong, np.spacing(1))
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    envelope = np.concatenate([envelope, np.zeros((len(found), 1))], axis=1)
-    places = np.stack([np.searchsorted(row, RECALL_POINTS, side="left") for row in recall])
-    return np.take_along_axis(envelope, places, axis=1).mean(axis=1)

@@ -251,43 +251,69 @@ class VideoOutcome:
         """
         counts = self.ranks < most
         found, ignored = self.found[group][:, counts], self.ignored[group][:, counts]
-        right = np.cumsum(found & ~ignored, axis=1, dtype=float)
-        wrong = np.cumsum(~found & ~ignored, axis=1, dtype=float)
-        recall = right / num_truth
-        precision = right / np.maximum(right + wrong, np.spacing(1))
-        # Precision at a recall is the best that is reached at this recall or a higher one.
-        envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        never = np.zeros((len(IOU_THRESHOLDS), 1))  # a recall that is not reached has precision 0
-        envelope = np.concatenate([envelope, never], axis=1)
-        places = np.stack([np.searchsorted(row, RECALL_POINTS, side="left") for row in recall])
-        reached = recall[:, -1] if recall.size else never[:, 0]
-        return np.take_along_axis(envelope, places, axis=1), reached
+        return precision_and_recall(found, ignored, num_truth)
 
 
-def _outcome(video: VideoOverlaps, grouping: Grouping) -> VideoOutcome:
-    """Give every labelled track to the best-scored prediction that overlaps it enough."""
+def precision_and_recall(
+    found: np.ndarray, ignored: np.ndarray, num_truth: int | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision [10, 101] at the fixed recalls, and the recall [10] that is reached.
+
+    Args:
+        found, ignored: [10, P] bool, the predictions of one category by falling score.
+        num_truth: labelled tracks to be found, at least one; or [10, 1], by threshold.
+    """
+    right = np.cumsum(found & ~ignored, axis=1, dtype=float)
+    wrong = np.cumsum(~found & ~ignored, axis=1, dtype=float)
+    recall = right / num_truth
+    precision = right / np.maximum(right + wrong, np.spacing(1))
+    # Precision at a recall is the best that is reached at this recall or a higher one.
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    never = np.zeros((len(IOU_THRESHOLDS), 1))  # a recall that is not reached has precision 0
+    envelope = np.concatenate([envelope, never], axis=1)
+    places = np.stack([np.searchsorted(row, RECALL_POINTS, side="left") for row in recall])
+    reached = recall[:, -1] if recall.size else never[:, 0]
+    return np.take_along_axis(envelope, places, axis=1), reached
+
+
+def match_tracks(video: VideoOverlaps, optional: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give every labelled track to the best-scored prediction that overlaps it enough.
+
+    Args: optional: [A, G] bool, the labelled tracks that need not be found, by group.
+    Returns: the places of the best 100 predictions of every category, by falling score [P]; and
+        the place of the labelled track that each of them finds [A, 10, P], or -1.
+    """
     scores = np.array([p["score"] for p in video.predictions], float)
     categories = np.array([p["category_id"] for p in video.predictions], np.int64)
     order = np.argsort(-scores, kind="stable")
-    ranks = _ranks(categories[order])
-    order, ranks = order[ranks < MAX_TRACKS[-1]], ranks[ranks < MAX_TRACKS[-1]]
+    order = order[_ranks(categories[order]) < MAX_TRACKS[-1]]
     truth_categories = np.array([t.category_id for t in video.truth], np.int64)
+    crowd = np.array([t.is_crowd for t in video.truth], bool)
+    matches = np.full((len(optional), len(IOU_THRESHOLDS), len(order)), -1, np.int64)
+    same = categories[order, None] == truth_categories
+    _match(video.iou()[order], same, optional, crowd, IOU_THRESHOLDS, matches)
+    return order, matches
+
+
+def _outcome(video: VideoOverlaps, grouping: Grouping) -> VideoOutcome:
+    """What became of the tracks of one video, in every group."""
     crowd = np.array([t.is_crowd for t in video.truth], bool)
     truth_values, values = grouping.measure(video)
     inside = [_within(truth_values, ends) for ends in grouping.ranges.values()]
     optional = crowd | ~np.array(inside, bool)
+    order, matches = match_tracks(video, optional)
+    scores = np.array([video.predictions[p]["score"] for p in order], float)
+    categories = np.array([video.predictions[p]["category_id"] for p in order], np.int64)
     outside = np.zeros((len(inside), len(order)), bool)
     if values is not None:
         outside[:] = [~_within(values[order], ends) for ends in grouping.ranges.values()]
-    matches = np.full((len(inside), len(IOU_THRESHOLDS), len(order)), -1, np.int64)
-    same = categories[order, None] == truth_categories
-    _match(video.iou()[order], same, optional, crowd, IOU_THRESHOLDS, matches)
     found = matches >= 0
     ignored = np.broadcast_to(outside[:, None], found.shape).copy()
     for a, t, p in np.argwhere(found):
         ignored[a, t, p] = optional[a, matches[a, t, p]]
+    truth_categories = np.array([t.category_id for t in video.truth], np.int64)
     return VideoOutcome(
-        categories[order], scores[order], ranks, found, ignored, truth_categories, ~optional
+        categories, scores, _ranks(categories), found, ignored, truth_categories, ~optional
     )
 
 
