@@ -17,9 +17,16 @@ from pycocotools import mask as coco
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from tests.pairwise_ap import PairwiseAP
+from tests.recorded import SHARED
 from vistool.errors import DataError
-from vistool.evaluation.overlaps import TruthTrack, mean_area, track_iou
-from vistool.evaluation.video_ap import NOT_MEASURED, VideoAP, evaluate_tracks
+from vistool.evaluation.overlaps import TruthTrack, mean_area, overlaps_of_video, track_iou
+from vistool.evaluation.video_ap import (
+    NOT_MEASURED,
+    VideoAP,
+    average_precision,
+    evaluate_tracks,
+)
 from vistool.formats.rle import encode_mask, encode_masks
 from vistool.structures import RLE, TrackSegmentation
 
@@ -82,6 +89,35 @@ def test_every_category_equals_the_recorded_one(recording: Recording) -> None:
     for category_id, expected in recording.by_category.items():
         found = {name: ours[int(category_id)][name] for name in expected}
         assert found == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("case", CASES)
+def test_precision_and_recall_equal_the_recorded_arrays(case: str) -> None:
+    path = SHARED / "ytvis_eval" / "a" / case / "expected_arrays.npz"
+    if not path.is_file():
+        pytest.skip("the recorded arrays are not at hand: ../shared is absent")
+    expected, ours = np.load(path), Recording(case).evaluate()
+    np.testing.assert_allclose(ours.precision, expected["precision"], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(ours.recall, expected["recall"], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parity
+def test_the_plain_loops_equal_the_recorded_arrays_too() -> None:
+    folder = SHARED / "ytvis_eval" / "a" / "case1"  # ties, ids with gaps
+    if not folder.is_dir():
+        pytest.skip("the recorded arrays are not at hand: ../shared is absent")
+    content = json.loads((folder / "gt.json").read_text())
+    videos = {video["id"]: video for video in content["videos"]}
+    for a in content["annotations"]:
+        size = videos[a["video_id"]]["height"], videos[a["video_id"]]["width"]
+        a["segmentations"] = [as_rle(s, *size) for s in a["segmentations"]]
+    predictions = json.loads((folder / "pred.json").read_text())
+    ids = [category["id"] for category in content["categories"]]
+    loops = PairwiseAP(content["annotations"], predictions, list(videos), ids)
+    expected = np.load(folder / "expected_arrays.npz")
+    np.testing.assert_allclose(loops.precision, expected["precision"], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(loops.recall, expected["recall"], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parity
@@ -191,6 +227,102 @@ def test_on_videos_of_one_frame_the_numbers_are_those_of_coco(
     np.testing.assert_allclose(ours.recall[:, :, 0], recall, atol=1e-12)
 
 
+# --- an independent computation: plain loops, one pair and frame at a time ------------------------
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Annotations and results of videos 3, 7 and 40, categories 2 and 5 of 2, 5 and 9.
+
+    With crowds, frames and whole tracks without masks, equal scores, copies, areas that contradict
+    the masks, more than ten predictions of a category, a category and a video that nobody knows.
+    """
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    side = int(draw(st.sampled_from([20, 300])))  # the areas of large ones are of three ranges
+    lengths = {3: 1, 7: 3, 40: 2}
+
+    def masks(video: int) -> list[Any]:
+        top, left, height, width = rng.integers(0, side - 2, 4)
+        track: list[Any] = []
+        for _ in range(lengths[video]):
+            mask = np.zeros((side, side), bool)
+            mask[top : top + height + 1, left : left + width + 1] = True
+            track.append(None if rng.random() < 0.2 else encode_mask(mask))
+            left = max(0, left + rng.integers(-2, 3))
+        return [None] * len(track) if rng.random() < 0.05 else track
+
+    truth: list[dict[str, Any]] = []
+    for number in range(draw(st.integers(0, 8))):
+        video = int(rng.choice(list(lengths)))
+        track = masks(video)
+        areas = [m and float(coco.area(m)) for m in track]
+        if rng.random() < 0.3:
+            areas = [None if area is None else float(rng.integers(0, 90_000)) for area in areas]
+        truth.append(
+            {
+                "id": number + 1,
+                "video_id": video,
+                "category_id": int(rng.choice([2, 5])),
+                "iscrowd": int(rng.random() < 0.2),
+                "segmentations": track,
+                "areas": areas,
+            }
+        )
+    predictions = []
+    for _ in range(draw(st.integers(0, 40))):
+        near = truth[rng.integers(len(truth))] if truth and rng.random() < 0.7 else None
+        video = near["video_id"] if near else int(rng.choice(list(lengths)))
+        track = near["segmentations"] if near and rng.random() < 0.5 else masks(video)
+        predictions.append(
+            {
+                "video_id": video,
+                "category_id": near["category_id"] if near else int(rng.choice([2, 5, 9, 77])),
+                "score": float(rng.integers(1, 6)) / 5,
+                "segmentations": [None if rng.random() < 0.1 else m for m in track],
+            }
+        )
+    return truth, predictions
+
+
+def as_tracks(truth: list[dict[str, Any]]) -> list[TruthTrack]:
+    return [
+        TruthTrack(
+            a["video_id"],
+            a["category_id"],
+            a["segmentations"],
+            bool(a["iscrowd"]),
+            area=float(np.mean(stated)) if (stated := [x for x in a["areas"] if x]) else 0.0,
+        )
+        for a in truth
+    ]
+
+
+@settings(max_examples=120, deadline=None)
+@given(problems())
+def test_every_number_is_that_of_the_loop_over_pairs(
+    problem: tuple[list[dict[str, Any]], list[dict[str, Any]]],
+) -> None:
+    truth, predictions = problem
+    expected = PairwiseAP(truth, predictions, [3, 7, 40], [2, 5, 9])
+    ours = evaluate_tracks(
+        as_tracks(truth),
+        predictions,  # type: ignore[arg-type]
+        video_ids=[40, 3, 7],
+        category_ids=[9, 2, 5],
+    )
+    np.testing.assert_allclose(ours.precision, expected.precision, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(ours.recall, expected.recall, rtol=0, atol=1e-12)
+
+
+def test_only_the_hundred_best_of_a_video_and_category_count() -> None:
+    truth = [TruthTrack(1, 1, moving_square(0))]
+    others = [result(moving_square(24), 0.9 - i / 1000, category=1) for i in range(100)]
+    assert ap(truth, [*others[:99], result(moving_square(0), 0.5)])["AR100"] == 1
+    assert ap(truth, [*others, result(moving_square(0), 0.5)])["AR100"] == 0
+    of_another = [result(moving_square(24), 0.9, category=2) for _ in range(100)]
+    assert ap(truth, [*of_another, result(moving_square(0), 0.5)])["AR1"] == 1
+
+
 # --- what must always hold ------------------------------------------------------------------------
 
 
@@ -227,6 +359,38 @@ def test_the_order_of_predictions_does_not_matter(order: list[int]) -> None:
     truth = [TruthTrack(1, 1, moving_square(0)), TruthTrack(1, 1, moving_square(20))]
     predictions = [result(moving_square(4 * i), score=0.9 - i / 10) for i in range(6)]
     assert ap(truth, [predictions[i] for i in order]) == ap(truth, predictions)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    found=st.lists(st.tuples(st.integers(0, 28), st.integers(1, 9)), min_size=1, max_size=6),
+    again=st.tuples(st.integers(0, 5), st.integers(0, 9)),
+    crowd=st.booleans(),
+)
+def test_a_copy_of_a_prediction_never_raises_ap(
+    found: list[tuple[int, int]], again: tuple[int, int], crowd: bool
+) -> None:
+    truth = [TruthTrack(1, 1, moving_square(0)), TruthTrack(1, 1, moving_square(20), crowd)]
+    predictions = [result(moving_square(at), score / 10) for at, score in found]
+    copied, less = predictions[again[0] % len(predictions)], again[1]
+    copy = result(list(copied["segmentations"]), copied["score"] * (1 - less / 10))
+    before, after = ap(truth, predictions), ap(truth, [*predictions, copy])
+    assert all(after[name] <= before[name] + 1e-12 for name in ("AP", "AP50", "AP75", "AR100"))
+
+
+def test_videos_come_in_any_order() -> None:
+    rng = np.random.default_rng(0)
+    videos = []
+    for video in (5, 2, 9):
+        truth = [TruthTrack(video, 1, moving_square(0))]
+        places = rng.integers(0, 6, 4)
+        predictions = [{**result(moving_square(int(i))), "video_id": video} for i in places]
+        videos.append(overlaps_of_video(video, truth, predictions))  # type: ignore[arg-type]
+    forth = average_precision(videos, category_ids=[1])
+    back = average_precision(videos[::-1], category_ids=[1])
+    np.testing.assert_array_equal(forth.precision, back.precision)
+    assert forth.num_truth[0, 0] == 3
+    assert 0 < forth.summary()["AP"] < 1
 
 
 def test_a_second_find_of_one_track_is_a_mistake_and_of_a_crowd_is_not() -> None:
