@@ -23,6 +23,7 @@ from tests.test_published_vistr import as_recorded, chained, recorded_rows
 from tests.test_stitch import CASES as STITCHED
 from tests.test_stitch import Recorded
 from vistool.config import IFCConfig, ResNetConfig
+from vistool.criterion.losses import LAYER
 from vistool.criterion.matcher import match_scores
 from vistool.criterion.set_criterion import SetCriterion
 from vistool.models import build_model
@@ -95,8 +96,8 @@ def losses() -> Iterator[Row]:
     yield Row("small_losses", "match scores", scores)
     terms = []
     for key, value in SetCriterion()(output, targets).items():
-        term, _, block = key.partition("_")
-        name = TERMS[term] + (f"_{block}" if block else "")
+        term = LAYER.sub("", key)
+        name = TERMS[term] + key.removeprefix(term)
         terms.append((value, torch.tensor(about["losses_unweighted"][name])))
     yield Row("small_losses", "losses", terms)
     yield from gradients(record)

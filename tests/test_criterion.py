@@ -10,14 +10,20 @@ from torch import Tensor
 
 from tests.recorded import recorded, recorded_json
 from tests.test_ifc import normalised, small_ifc, small_training_batch
-from vistool.criterion.losses import absence_loss, class_loss
+from vistool.criterion.losses import LAYER, absence_loss, class_loss
 from vistool.criterion.matcher import hungarian, match_scores
 from vistool.criterion.set_criterion import SetCriterion
 from vistool.models.published import IFC_NAMES, rename_key
 from vistool.ops.masks import resize_masks
 from vistool.structures import ClipOutput, ClipTarget
 
-TERMS = {"class": "loss_ce", "focal": "loss_mask", "dice": "loss_dice"}
+TERMS = {
+    "class": "loss_ce",
+    "focal": "loss_mask",
+    "dice": "loss_dice",
+    "class_error": "class_error",
+    "cardinality_error": "cardinality_error",
+}
 
 
 def recorded_targets() -> list[ClipTarget]:
@@ -72,10 +78,10 @@ def test_losses_are_the_recorded_ones() -> None:
     meta = recorded_json("ifc/small_meta")
     criterion = SetCriterion()
     terms = criterion(recorded_output(), recorded_targets())
+    assert len(terms) == len(meta["losses_unweighted"])
     for name, value in terms.items():
-        term, _, layer = name.partition("_")
-        published = TERMS[term] + (f"_{layer}" if layer else "")
-        expected = meta["losses_unweighted"][published]
+        term = LAYER.sub("", name)
+        expected = meta["losses_unweighted"][TERMS[term] + name.removeprefix(term)]
         assert value.item() == pytest.approx(expected, rel=1e-5), name
     assert criterion.total(terms).item() == pytest.approx(meta["weighted_total"], rel=1e-5)
 
@@ -97,6 +103,8 @@ def test_losses_of_a_clip_without_instances_are_the_recorded_ones() -> None:
     assert terms["class"].item() == pytest.approx(expected["loss_ce"], rel=1e-4)
     assert terms["class_0"].item() == pytest.approx(expected["loss_ce_0"], rel=1e-4)
     assert terms["focal"].item() == terms["dice"].item() == 0
+    for name in ("class_error", "cardinality_error", "cardinality_error_0"):
+        assert terms[name].item() == expected[name]
 
 
 @pytest.mark.parity
@@ -159,3 +167,19 @@ def test_a_second_query_on_a_labelled_object_is_punished_even_where_labels_are_p
     gradient = _class_gradient(*_partial_clip(slice(0, 2)))
     assert gradient[1, 0] > 0
     assert gradient[1, 2] < 0
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_parts_of_a_step_add_up_to_its_class_error_and_cardinality_error(count: int) -> None:
+    torch.manual_seed(3)
+    output = ClipOutput(torch.randn(3, 5, 3), torch.randn(3, 5, 2, 8, 8))
+    masks = torch.rand(count, 2, 32, 32) > 0.5
+    target = ClipTarget(torch.arange(count), masks, torch.ones(2, dtype=torch.bool))
+    criterion, targets = SetCriterion(), [target] * 3
+    whole = criterion(output, targets)
+    counts = criterion.counts(targets, num_queries=5)
+    first = ClipOutput(output.class_logits[:1], output.mask_logits[:1])
+    rest = ClipOutput(output.class_logits[1:], output.mask_logits[1:])
+    parts = criterion(first, targets[:1], counts), criterion(rest, targets[1:], counts)
+    for name in ("class_error", "cardinality_error"):
+        torch.testing.assert_close(sum(part[name] for part in parts), whole[name])

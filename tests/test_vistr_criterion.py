@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tests.recorded import recorded, recorded_json
 from tests.test_vistr import small_vistr, tiny_vistr
+from vistool.criterion.losses import LAYER
 from vistool.criterion.matcher import Validity, frame_match_costs, hungarian, paired_frames
 from vistool.criterion.vistr_criterion import VisTRCriterion, frame_target
 from vistool.models.published import VISTR_NAMES, rename_key
@@ -26,6 +27,8 @@ TERMS = {
     "giou": "loss_giou",
     "focal": "loss_mask",
     "dice": "loss_dice",
+    "class_error": "class_error",
+    "cardinality_error": "cardinality_error",
 }
 SETS = ("main", "extra0", "extra1", "extra2", "extra3", "extra4")
 
@@ -98,10 +101,10 @@ def test_pairs_and_losses_are_the_recorded_ones(name: str) -> None:
         assert_pairs_recorded(heads.class_logits[0], heads.boxes[0], target, expected)
     criterion = VisTRCriterion(validity="published")
     terms = criterion.terms(output, [target])
-    assert len(terms) == 8
+    assert len(terms) == 11
     for term, value in terms.items():
-        kind, _, layer = term.partition("_")
-        published = TERMS[kind] + (f"_{layer}" if layer else "")
+        kind = LAYER.sub("", term)
+        published = TERMS[kind] + term.removeprefix(kind)
         assert value.item() == pytest.approx(meta["losses"][published], rel=1e-5), term
     assert criterion.total(terms).item() == pytest.approx(meta["weighted_total"], rel=1e-5)
 

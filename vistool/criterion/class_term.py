@@ -24,8 +24,10 @@ class Counts(NamedTuple):
     batches and processes, add up to what one large batch has.
     """
 
-    instances: float  # IFC: instances; VisTR: instances times frames
+    instances: float  # IFC: instances; VisTR: instances times frames; 0 where nothing is summed
     class_weight: float  # of all rows
+    matched: float  # rows that match an instance
+    clips: float
 
 
 def class_weight(rows: float, matched: float) -> float:
@@ -65,3 +67,23 @@ def lies_on(mask_logits: Tensor, labelled: Tensor) -> Tensor:
     """
     own = mask_logits.float().sigmoid()
     return (own * labelled).flatten(1).sum(1) > DUPLICATE_SHARE * own.flatten(1).sum(1)
+
+
+def misjudged(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many rows are likelier something else than their label. [P, K + 1], [P] -> []"""
+    return (logits.argmax(1) != labels).sum()
+
+
+def miscounted(logits: Tensor, expected: int) -> Tensor:
+    """By how many the rows that are likelier a class than "no object" miss `expected`. -> []"""
+    return ((logits.argmax(1) != logits.shape[1] - 1).sum() - expected).abs()
+
+
+def class_error(wrong: Tensor, clips: int, counts: Counts) -> Tensor:
+    """Percent of a step's matched rows that are taken for something else; 100 if none is matched.
+
+    Args: wrong: rows, among those of this part of the step, which has so many `clips`.
+    """
+    if counts.matched:
+        return 100.0 * wrong / counts.matched
+    return torch.full_like(wrong, 100.0 * clips / counts.clips)

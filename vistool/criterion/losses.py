@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from vistool.ops.boxes import box_giou
 
+LAYER = re.compile(r"_\d+$")
 FOCAL_ALPHA = 0.25
 FOCAL_GAMMA = 2.0
 
@@ -65,7 +67,11 @@ def absence_loss(logits: Tensor, exhaustive: Tensor) -> Tensor:
 
 
 def weighted_total(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """The sum that is minimised; `dice_0`, of decoder layer 0, has the weight of `dice`."""
+    """The sum that is minimised; `dice_0`, of decoder layer 0, has the weight of `dice`.
+
+    What has no weight is there to be looked at.
+    """
+    kinds = {name: LAYER.sub("", name) for name in terms}
     return torch.stack(
-        [weights[name.partition("_")[0]] * value for name, value in terms.items()]
+        [weights[kinds[name]] * value for name, value in terms.items() if kinds[name] in weights]
     ).sum()

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vistool.criterion.class_term import Counts, class_terms, class_weight, lies_on
+from vistool.criterion.class_term import (
+    Counts,
+    class_error,
+    class_terms,
+    class_weight,
+    lies_on,
+    miscounted,
+    misjudged,
+)
 from vistool.criterion.losses import dice_loss, focal_loss, weighted_total
 from vistool.criterion.matcher import hungarian, match_scores
 from vistool.ops.masks import resize_masks
@@ -33,12 +41,17 @@ class SetCriterion:
         return Counts(
             instances=sum(len(target.labels) for target in targets),
             class_weight=class_weight(num_queries * len(targets), matched),
+            matched=matched,
+            clips=len(targets),
         )
 
     def __call__(
         self, output: ClipOutput, targets: Sequence[ClipTarget], counts: Counts | None = None
     ) -> dict[str, Tensor]:
         """Unweighted terms of all layers: `class`, `focal`, `dice`, and `class_0`... of layer 0...
+
+        To look at, and no part of the total: `class_error`, percent of the matched queries that
+        are taken for something else, and by how many instances a clip is off, `cardinality_error`.
 
         Every mask is compared at a quarter of the targets' canvas.
 
@@ -51,7 +64,8 @@ class SetCriterion:
         terms = self._layer(output, targets, masks, counts)
         for layer, auxiliary in enumerate(output.auxiliary):
             for name, value in self._layer(auxiliary, targets, masks, counts).items():
-                terms[f"{name}_{layer}"] = value
+                if name != "class_error":
+                    terms[f"{name}_{layer}"] = value
         return terms
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
@@ -66,7 +80,7 @@ class SetCriterion:
         counts: Counts,
     ) -> dict[str, Tensor]:
         class_sum = output.class_logits.new_zeros((), dtype=torch.float32)
-        focal_sum, dice_sum = torch.zeros_like(class_sum), torch.zeros_like(class_sum)
+        focal_sum, dice_sum, wrong, apart = (torch.zeros_like(class_sum) for _ in range(4))
         for clip, (target, target_masks) in enumerate(zip(targets, masks, strict=True)):
             class_logits = output.class_logits[clip].float()
             size = target_masks.shape[-2:]
@@ -81,15 +95,19 @@ class SetCriterion:
                 _exhaustive(all_masks, target, target_masks),
             )
             class_sum = class_sum + (weight * value).sum()
+            wrong += misjudged(class_logits[query], target.labels[instance])
+            apart += miscounted(class_logits, len(target.labels))
             # Once more for the paired queries alone: a gradient is kept for no others.
             paired, truth = resize_masks(output.mask_logits[clip][query], size), target_masks
             focal_sum = focal_sum + focal_loss(paired, truth[instance]).sum()
             dice_sum = dice_sum + dice_loss(paired, truth[instance]).sum()
-        instances = max(1, counts.instances)
+        instances = counts.instances or 1
         return {
             "class": class_sum / counts.class_weight,
             "focal": focal_sum / instances,
             "dice": dice_sum / instances,
+            "class_error": class_error(wrong, len(targets), counts),
+            "cardinality_error": apart / counts.clips,
         }
 
 

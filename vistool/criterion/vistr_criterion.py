@@ -7,7 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vistool.criterion.class_term import Counts, class_terms, class_weight, lies_on
+from vistool.criterion.class_term import (
+    Counts,
+    class_error,
+    class_terms,
+    class_weight,
+    lies_on,
+    miscounted,
+    misjudged,
+)
 from vistool.criterion.losses import (
     box_loss,
     dice_loss,
@@ -89,6 +97,10 @@ class VisTRCriterion:
         """Unweighted terms: `class`, `box`, `giou`, `focal`, `dice`; the first three of the
         earlier decoder layers too, as `class_0`...
 
+        To look at, and no part of the total: `class_error`, percent of the matched queries that
+        are taken for something else on a frame, and by how many rows, one for every instance on
+        every frame whether present or not, a clip is off, `cardinality_error`.
+
         Masks are compared at the targets' full size.
 
         Args: counts: of the whole step that the targets are a part of; None: they are all of it.
@@ -109,10 +121,11 @@ class VisTRCriterion:
         ]
         last = FrameHeads(output.class_logits, output.boxes)
         terms, pairs = self._heads(last, targets, exhaustive, counts)
-        terms |= _mask_terms(output.mask_logits, targets, pairs, max(1, counts.instances))
+        terms |= _mask_terms(output.mask_logits, targets, pairs, counts.instances or 1)
         for layer, heads in enumerate(output.auxiliary):
             for name, value in self._heads(heads, targets, exhaustive, counts)[0].items():
-                terms[f"{name}_{layer}"] = value
+                if name != "class_error":
+                    terms[f"{name}_{layer}"] = value
         return terms
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
@@ -120,14 +133,16 @@ class VisTRCriterion:
         return weighted_total(terms, self.weights)
 
     def _counts(self, present: Sequence[Tensor], num_queries: int) -> Counts:
-        weight = 0.0
+        weight = all_matched = 0.0
         for frames in present:
             matched: float = int(frames[:num_queries].sum())
             if len(frames) > num_queries and self.validity == "own":
                 # Which instances are matched is not known yet: on the average.
                 matched = int(frames.sum()) * num_queries / len(frames)
             weight += class_weight(num_queries * frames.shape[1], matched)
-        return Counts(sum(frames.numel() for frames in present), weight)
+            all_matched += matched
+        rows = sum(frames.numel() for frames in present)
+        return Counts(rows, weight, all_matched, len(present))
 
     def _heads(
         self,
@@ -138,7 +153,7 @@ class VisTRCriterion:
     ) -> tuple[dict[str, Tensor], list[PairedFrames]]:
         """The terms of one decoder layer, and which query is which instance in every clip."""
         class_sum = heads.class_logits.new_zeros((), dtype=torch.float32)
-        box_sum, giou_sum = torch.zeros_like(class_sum), torch.zeros_like(class_sum)
+        box_sum, giou_sum, wrong, apart = (torch.zeros_like(class_sum) for _ in range(4))
         pairs = []
         for clip, target in enumerate(targets):
             logits, boxes = heads.class_logits[clip].float(), heads.boxes[clip].float()
@@ -149,22 +164,27 @@ class VisTRCriterion:
             judged = exhaustive[clip].clone()
             # That the instance is absent elsewhere is known, whatever else may be unlabelled.
             judged[query] = True
+            labels = target.labels[at.instance, at.frame]
             value, weight = class_terms(
                 logits.flatten(0, 1),
                 at.query * logits.shape[1] + at.frame,
-                target.labels[at.instance, at.frame],
+                labels,
                 judged.flatten(0, 1),
             )
             class_sum = class_sum + (weight * value).sum()
+            wrong += misjudged(logits[at.query, at.frame], labels)
+            apart += miscounted(logits.flatten(0, 1), target.present.numel())
             found, truth = boxes[at.query, at.frame], target.boxes[at.instance, at.frame]
             box_sum = box_sum + box_loss(found, truth).sum()
             giou_sum = giou_sum + giou_loss(found, truth).sum()
             pairs.append(at)
-        rows = max(1, counts.instances)
+        rows = counts.instances or 1
         terms = {
             "class": class_sum / counts.class_weight,
             "box": box_sum / rows,
             "giou": giou_sum / rows,
+            "class_error": class_error(wrong, len(targets), counts),
+            "cardinality_error": apart / counts.clips,
         }
         return terms, pairs
 
