@@ -168,49 +168,32 @@ class Mender:
         self._plain = [_outcome(video, ()) for video in videos]
         labelled = {category for outcome in self._plain for category in outcome.num_truth}
         self._labelled = sorted(labelled.intersection(category_ids))
-        self._ap = {k: self._of_category(k, self._plain) for k in self._labelled}  # each [10]
-        self._places: dict[int, list[int]] = {k: [] for k in self._labelled}
-        for place, outcome in enumerate(self._plain):
-            for category in outcome.all_categories() & self._places.keys():
-                self._places[category].append(place)
+        self._tables = _tables(self._plain, self._labelled)
+        self._ap = {category: table.ap() for category, table in self._tables.items()}
 
     def mended(self, kinds: Collection[ErrorKind]) -> tuple[float, float]:
         """AP and AP50 with these kinds mended in all videos; -1 where nothing is labelled."""
         if not kinds:
-            return self._mean(self._ap)
-        outcomes = [_outcome(video, kinds) for video in self._videos]
-        return self._mean({k: self._of_category(k, outcomes) for k in self._labelled})
+            return _mean(self._ap)
+        tables = _tables([_outcome(video, kinds) for video in self._videos], self._labelled)
+        return _mean({category: table.ap() for category, table in tables.items()})
 
     def lost_in(self, place: int) -> tuple[float, float]:
         """How much higher AP and AP50 were with every error of one video mended."""
         if not self._labelled:
             return 0.0, 0.0
         outcome = _outcome(self._videos[place], KINDS)
-        changed = {}
-        for category in outcome.all_categories() & self._places.keys():
-            others = [outcome if p == place else self._plain[p] for p in self._places[category]]
-            changed[category] = self._of_category(category, others)
-        now, then = self._mean(self._ap), self._mean({**self._ap, **changed})
-        return then[0] - now[0], then[1] - now[1]
-
-    def _mean(self, ap: dict[int, np.ndarray]) -> tuple[float, float]:
-        if not ap:
-            return NOT_MEASURED, NOT_MEASURED
-        table = np.stack(list(ap.values()))
-        return float(table.mean()), float(table[:, HALF].mean())
-
-    def _of_category(self, category: int, outcomes: Iterable[_Outcome]) -> np.ndarray:
-        """[10]: AP of a category at every threshold."""
-        parts = [part for o in outcomes if (part := o.of_category(category)) is not None]
-        scores = np.concatenate([part[0] for part in parts])
-        found = np.concatenate([part[1] for part in parts], axis=1)
-        ignored = np.concatenate([part[2] for part in parts], axis=1)
-        num_truth = sum(part[3] for part in parts)
-        order = np.argsort(-scores, kind="stable")
-        precision, _ = precision_and_recall(
-            found[:, order], ignored[:, order], np.maximum(num_truth, 1)[:, None]
+        touched = {*np.unique(outcome.categories).tolist(), *outcome.num_truth}
+        before, after = (
+            _tables([version], sorted(touched.intersection(self._labelled)))
+            for version in (self._plain[place], outcome)
         )
-        return np.where(num_truth > 0, precision.mean(axis=1), 1.0)
+        changed = {
+            category: self._tables[category].replaced(place, before[category], part).ap()
+            for category, part in after.items()
+        }
+        now, then = _mean(self._ap), _mean({**self._ap, **changed})
+        return then[0] - now[0], then[1] - now[1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -223,51 +206,103 @@ class _Outcome:
     ignored: np.ndarray  # [10, P] bool
     num_truth: dict[int, np.ndarray]  # category -> [10], of those that are labelled
 
-    def all_categories(self) -> set[int]:
-        return {*np.unique(self.categories).tolist(), *self.num_truth}
 
-    def of_category(
-        self, category: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-        """Scores, found, ignored and numbers of labelled tracks; None if it is not here at all."""
-        here = self.categories == category
-        chosen = here.any(axis=0)
-        num_truth = self.num_truth.get(category)
-        if num_truth is None:
-            if not chosen.any():
-                return None
-            num_truth = np.zeros(len(here), int)
-        ignored = self.ignored[:, chosen] | ~here[:, chosen]
-        return self.scores[chosen], self.found[:, chosen], ignored, num_truth
+@dataclass(frozen=True, slots=True, eq=False)
+class _Table:
+    """All that counts in one category, N predictions, the videos one after the other."""
+
+    scores: np.ndarray  # [N]
+    videos: np.ndarray  # [N], rising
+    found: np.ndarray  # [10, N] bool
+    ignored: np.ndarray  # [10, N] bool
+    num_truth: np.ndarray  # [10]
+
+    def ap(self) -> np.ndarray:
+        """[10], by threshold; 1 where there is nothing left to find."""
+        order = np.argsort(-self.scores, kind="stable")
+        precision, _ = precision_and_recall(
+            self.found[:, order], self.ignored[:, order], np.maximum(self.num_truth, 1)[:, None]
+        )
+        return np.where(self.num_truth > 0, precision.mean(axis=1), 1.0)
+
+    def replaced(self, video: int, before: _Table, after: _Table) -> _Table:
+        """The table with another outcome of one video, whose part was `before`."""
+        start, stop = np.searchsorted(self.videos, [video, video + 1])
+
+        def put(whole: np.ndarray, part: np.ndarray) -> np.ndarray:
+            return np.concatenate([whole[..., :start], part, whole[..., stop:]], axis=-1)
+
+        return _Table(
+            put(self.scores, after.scores),
+            put(self.videos, np.full(len(after.scores), video)),
+            put(self.found, after.found),
+            put(self.ignored, after.ignored),
+            self.num_truth - before.num_truth + after.num_truth,
+        )
+
+
+def _tables(outcomes: Sequence[_Outcome], category_ids: Sequence[int]) -> dict[int, _Table]:
+    """What counts in each of these categories."""
+    if not category_ids:
+        return {}
+    scores = np.concatenate([o.scores for o in outcomes])
+    videos = np.repeat(np.arange(len(outcomes)), [len(o.scores) for o in outcomes])
+    categories, found, ignored = (
+        np.concatenate([getattr(o, name) for o in outcomes], axis=1)
+        for name in ("categories", "found", "ignored")
+    )
+    none = np.zeros(len(IOU_THRESHOLDS), np.int64)
+    tables = {}
+    for category in category_ids:
+        here = categories == category
+        chosen = np.flatnonzero(here.any(axis=0))
+        tables[category] = _Table(
+            scores[chosen],
+            videos[chosen],
+            found[:, chosen],
+            ignored[:, chosen] | ~here[:, chosen],
+            sum((o.num_truth.get(category, none) for o in outcomes), none),
+        )
+    return tables
+
+
+def _mean(ap: dict[int, np.ndarray]) -> tuple[float, float]:
+    """AP and AP50 over the categories."""
+    if not ap:
+        return NOT_MEASURED, NOT_MEASURED
+    table = np.stack(list(ap.values()))
+    return float(table.mean()), float(table[:, HALF].mean())
 
 
 def _outcome(video: JudgedVideo, kinds: Collection[ErrorKind]) -> _Outcome:
     order = np.argsort(-video.scores, kind="stable")
-    found, ignored = video.kinds == RIGHT, video.kinds == IGNORED
-    categories = np.repeat(video.categories[None], len(video.kinds), axis=0)
+    verdicts, targets = video.kinds[:, order], video.targets[:, order]
+    mended = video.of_kind(kinds)[:, order]
+    meant = mended & video.of_kind(MEANT)[:, order]
     taken = video.found() | video.crowd
-    meant, mended = video.of_kind(MEANT), video.of_kind(kinds)
-    for p in order:
-        for t in np.flatnonzero(mended[:, p]):
-            target = video.targets[t, p]
-            if meant[t, p] and not taken[t, target]:
-                taken[t, target] = found[t, p] = True
-                categories[t, p] = video.truth_categories[target]
-            else:
-                ignored[t, p] = True
-    counted = np.repeat(~video.crowd[None], len(video.kinds), axis=0)
+    # Of all that are meant for one track, the best-scored one takes it, if it is free.
+    places = np.argwhere(meant)
+    goals = places[:, 0] * len(video.crowd) + targets[meant]
+    _, first = np.unique(goals, return_index=True)
+    thresholds, winners = places[first].T
+    free = ~taken[thresholds, targets[thresholds, winners]]
+    thresholds, winners = thresholds[free], winners[free]
+    found = verdicts == RIGHT
+    found[thresholds, winners] = True
+    categories = np.repeat(video.categories[None, order], len(verdicts), axis=0)
+    categories[thresholds, winners] = video.truth_categories[targets[thresholds, winners]]
+    counted = np.repeat(~video.crowd[None], len(verdicts), axis=0)
     if ErrorKind.MISSED in kinds:
         counted &= ~video.missed()
-    num_truth = {
-        int(category): counted[:, video.truth_categories == category].sum(axis=1)
-        for category in np.unique(video.truth_categories[~video.crowd])
-    }
     return _Outcome(
-        video.scores[order],
-        categories[:, order],
-        found[:, order],
-        ignored[:, order],
-        num_truth,
+        scores=video.scores[order],
+        categories=categories,
+        found=found,
+        ignored=(verdicts == IGNORED) | (mended & ~found),
+        num_truth={
+            int(category): counted[:, video.truth_categories == category].sum(axis=1)
+            for category in np.unique(video.truth_categories[~video.crowd])
+        },
     )
 
 
