@@ -13,7 +13,7 @@ import numpy as np
 from vistool.structures import Size
 
 STRONGEST_TILT = 0.2  # how much nearer one edge of the canvas can be than its middle
-ROOM_OUTSIDE = 0.1  # of the canvas: how far a path may look beyond the edge of its picture
+ROOM_OUTSIDE = 0.05  # of the canvas: how far a path may look beyond the edge of its picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ def draw_curve(sizes: np.ndarray, num_frames: int, rng: np.random.Generator) -> 
     if num_frames == 1:
         return Curve(np.zeros(len(sizes)), np.zeros((2, len(sizes))), 0.0)
     straight = rng.normal(0.0, 1.0, len(sizes)) * sizes
-    bends = rng.normal(0.0, 0.35, (2, len(sizes))) * sizes
-    return Curve(straight, bends, float(rng.uniform(-0.5, 0.5)))
+    bends = rng.normal(0.0, 0.25, (2, len(sizes))) * sizes
+    return Curve(straight, bends, float(rng.uniform(-0.5, 0.25)))
 
 
 def frame_times(num_frames: int) -> list[float]:

@@ -13,7 +13,7 @@ from vistool.structures import Size
 
 GREY = (127, 127, 127)  # what lies outside of a picture
 MIN_SHRINK = 0.7  # pictures that become smaller than this are shrunk before they are warped
-PIXELS_A_STEP = 1.5  # between two moments of one exposure
+PIXELS_A_STEP = 1.0  # between two moments of one exposure
 LONGEST_BLUR = 0.05  # of the canvas's shorter side
 
 Motion = Callable[[float], np.ndarray]  # time -> [3, 3] matrix
