@@ -324,7 +324,7 @@ def test_motion_blurs_along_the_way_and_not_across() -> None:
     assert along.max() < 140  # spread over the three pixels that the camera moves meanwhile
     assert across.max() == 255
     weights = blurred.sum(0)
-    assert abs((np.arange(40) * weights).sum() / weights.sum() - 29.5) < 0.1
+    assert abs((np.arange(60) * weights).sum() / weights.sum() - 29.5) < 0.1
 
 
 @given(st.floats(0.0, 300.0), st.floats(0.0, 1.0))
