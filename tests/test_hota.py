@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.made_tracks import HEIGHT, WIDTH, MadeTrack, MadeVideo, random_video, rectangle
-from tests.trackeval_data import trackeval_metric, trackeval_problem
+from tests.trackeval_data import trackeval_metric, trackeval_on_files, trackeval_problem
 from vistool.evaluation.hota import ALPHAS, evaluate_hota, hota_of_video, hota_summary
+from vistool.evaluation.identity import evaluate_identity
 from vistool.evaluation.tracking_measures import NOT_MEASURED
 
 PROBLEMS = 60
@@ -51,6 +54,27 @@ def test_hota_equals_trackeval(seed: int) -> None:
     if found:
         averaged = metric.combine_classes_det_averaged(expected)
         equal(result.detection_averaged(), {name: averaged[name].mean() for name in FIELDS})
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("seed", range(5))
+def test_hota_and_idf1_equal_what_trackeval_prints_for_youtube_vis_files(
+    seed: int, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng([seed, 4])
+    made = (random_video(rng, categories=2) for _ in itertools.count())
+    videos = list(itertools.islice((v for v in made if v.truth), 6))
+    combined = trackeval_on_files(tmp_path, videos, categories=2)
+    overlaps = [video.overlaps(i) for i, video in enumerate(videos)]
+    hota, identity = evaluate_hota(overlaps), evaluate_identity(overlaps)
+    assert all(counts.num_labelled for counts in hota.by_category().values())
+    for rows, averages in (
+        (combined["cls_comb_cls_av"], (hota.class_averaged(), identity.class_averaged())),
+        (combined["cls_comb_det_av"], (hota.detection_averaged(), identity.detection_averaged())),
+    ):
+        equal(averages[0], {name: rows["HOTA"][name].mean() for name in FIELDS})
+        for name in ("IDF1", "IDP", "IDR"):
+            assert averages[1][name] == pytest.approx(rows["Identity"][name], abs=1e-12)
 
 
 def equal(ours: dict[str, float] | dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:

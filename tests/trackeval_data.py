@@ -1,13 +1,16 @@
-"""The tests' made videos as the TrackEval package reads them, from decoded masks."""
+"""The tests' made videos as the TrackEval package takes them: as arrays, and as files."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.made_tracks import MadeVideo
+from tests.made_tracks import HEIGHT, WIDTH, MadeVideo
 
 
 def trackeval_metric(name: str) -> Any:
@@ -43,3 +46,60 @@ def trackeval_problem(video: MadeVideo, category_id: int) -> dict[str, Any]:
         "tracker_ids": tracker_ids,
         "similarity_scores": similarities,
     }
+
+
+def trackeval_on_files(folder: Path, videos: Sequence[MadeVideo], categories: int) -> Any:
+    """What TrackEval's own YouTube-VIS benchmark says of the videos, read from JSON files."""
+    trackeval = pytest.importorskip("trackeval", reason="the trackeval package is missing")
+    truth_folder = folder / "truth" / "youtube_vis_val"
+    results_folder = folder / "results" / "youtube_vis_val" / "ours" / "data"
+    truth_folder.mkdir(parents=True)
+    results_folder.mkdir(parents=True)
+    content: dict[str, list[Any]] = {
+        "videos": [],
+        "annotations": [],
+        "categories": [{"id": i, "name": f"c{i}"} for i in range(1, categories + 1)],
+    }
+    results = []
+    for number, video in enumerate(videos):
+        length = len([*video.truth, *video.predictions][0].masks)
+        names = [f"v{number}/{frame}.jpg" for frame in range(length)]
+        content["videos"].append({"id": number, "file_names": names})
+        results += video.results(number)
+        for track in video.truth:
+            annotation = {
+                "id": len(content["annotations"]) + 1,
+                "video_id": number,
+                "category_id": track.category_id,
+                "iscrowd": 0,
+                "height": HEIGHT,
+                "width": WIDTH,
+                "areas": [int(mask.sum()) or None for mask in track.masks],
+                "segmentations": [_run_lengths(mask) for mask in track.masks],
+            }
+            content["annotations"].append(annotation)
+    (truth_folder / "truth.json").write_text(json.dumps(content))
+    (results_folder / "results.json").write_text(json.dumps(results))
+    dataset = trackeval.datasets.YouTubeVIS(
+        {
+            "GT_FOLDER": f"{folder / 'truth'}/",
+            "TRACKERS_FOLDER": f"{folder / 'results'}/",
+            "SPLIT_TO_EVAL": "val",
+            "PRINT_CONFIG": False,
+        }
+    )
+    silent = ("PRINT_RESULTS", "PRINT_CONFIG", "TIME_PROGRESS", "OUTPUT_SUMMARY")
+    settings = dict.fromkeys((*silent, "OUTPUT_DETAILED", "PLOT_CURVES"), False)
+    evaluator = trackeval.Evaluator({**settings, "LOG_ON_ERROR": None})
+    metrics = [trackeval_metric("HOTA"), trackeval_metric("Identity")]
+    return evaluator.evaluate([dataset], metrics)[0]["YouTubeVIS"]["ours"]["COMBINED_SEQ"]
+
+
+def _run_lengths(mask: np.ndarray) -> dict[str, Any] | None:
+    """A list of counts, as the benchmark's own files have them."""
+    if not mask.any():
+        return None
+    pixels = mask.ravel(order="F")
+    changes = np.flatnonzero(np.diff(np.concatenate([[False], pixels])))
+    counts = np.diff(np.concatenate([[0], changes, [pixels.size]]))
+    return {"size": [HEIGHT, WIDTH], "counts": counts.tolist()}
