@@ -6,9 +6,10 @@ import base64
 import contextlib
 import json
 import os
+import select
 import shutil
 import subprocess
-import time
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,14 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--remote-debugging-pipe", "--hide-scrollbars"),
 )
+# The protocol is spoken on descriptors 3 and 4.
+LAUNCH = """
+import os, sys
+for place, descriptor in ((103, sys.argv[1]), (104, sys.argv[2])):
+    os.dup2(int(descriptor), place)
+os.dup2(103, 3), os.dup2(104, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 SECONDS = 60.0  # for a page to load, on a busy machine
 
 
@@ -33,16 +42,12 @@ class Browser:
         if program is None:
             pytest.skip("no chromium on this machine")
 
-        def connect() -> None:
-            # The protocol is spoken on descriptors 3 and 4.
-            high = [os.dup2(fd, 100 + i) for i, fd in enumerate((to_browser, from_browser))]
-            for fd, place in zip(high, (3, 4), strict=True):
-                os.dup2(fd, place)
-
         self._process = subprocess.Popen(
-            [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            preexec_fn=connect,
-            close_fds=False,
+            [
+                *(sys.executable, "-c", LAUNCH, str(to_browser), str(from_browser), program),
+                *(*FLAGS, f"--user-data-dir={profile}", "about:blank"),
+            ],
+            pass_fds=(to_browser, from_browser),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -118,9 +123,9 @@ class Browser:
 
     def _read(self) -> dict[str, Any]:
         """The next message; an event is kept as well."""
-        end = time.monotonic() + SECONDS
         while b"\0" not in self._pending:
-            assert time.monotonic() < end, "the browser does not answer"
+            ready, _, _ = select.select([self._answers], [], [], SECONDS)
+            assert ready, "the browser does not answer"
             data = os.read(self._answers, 1 << 16)
             assert data, "the browser has left"
             self._pending += data

@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from vistool.formats.atomic import atomic_path
@@ -19,6 +20,8 @@ INK = "#1c2733"  # text, axes and grid; in an SVG the reader's colour scheme dec
 INK_DARK = "#dde4ec"
 # Okabe and Ito's colours, which colour-blind readers tell apart, less those too pale for a line.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a6a00")
+# From nothing to a full colour, on light and on dark paper alike.
+SHARES = LinearSegmentedColormap.from_list("shares", [f"{SERIES[0]}00", f"{SERIES[0]}ff"])
 PNG_DPI = 150
 MOST_NUMBERED = 20  # rows of a heat map that has its counts written into it
 STYLE: dict[Any, Any] = {
@@ -170,15 +173,14 @@ def heat_map(
     shares = np.divide(table, totals, out=np.zeros_like(table), where=totals > 0)
     with matplotlib.rc_context(STYLE):
         figure, axes = _canvas(2.2 + 0.34 * len(columns), 1.6 + 0.28 * len(rows))
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1, aspect="auto")
         axes.set_xticks(range(len(columns)), [_plain(c) for c in columns], rotation=45, ha="right")
         axes.set_yticks(range(len(rows)), [_plain(r) for r in rows])
         axes.set(xlabel=axes_names[1], ylabel=axes_names[0])
         if len(rows) <= MOST_NUMBERED:
             for (r, c), count in np.ndenumerate(table):
                 if count:
-                    # On a cell's own colour, so not the reader's ink.
-                    color = "#ffffff" if shares[r, c] > 0.5 else "#101820"
+                    color = "#ffffff" if shares[r, c] > 0.55 else INK
                     axes.text(c, r, f"{count:.0f}", ha="center", va="center", color=color, size=7.5)
     diagonal = sum(table[i, i] for i in range(min(table.shape)))
     description = f"{title}: {diagonal:.0f} of {table.sum():.0f} on the diagonal."
