@@ -25,6 +25,7 @@ from vistool.evaluation.video_ap import APBuilder, VideoAP, VideoOutcome
 from vistool.formats.atomic import atomic_path
 from vistool.formats.dataset import DataSet
 from vistool.formats.detect import read_dataset
+from vistool.formats.predicted_masks import read_predicted_masks
 from vistool.formats.problems import refuse_all
 from vistool.formats.results import new_run_folder
 from vistool.formats.results_check import RESULTS, check_results
@@ -145,18 +146,23 @@ def open_dataset(path: Path) -> tuple[DataSet, str]:
 def read_predictions(
     path: Path, dataset: DataSet, data_key: str, *, on_progress: OnProgress | None = None
 ) -> Predictions:
-    """Read and check predictions: a results file, a zip of one, or a run folder with one.
+    """Read and check predictions: a results file, a zip of one, or a folder.
 
-    Where `vistool eval` made them, what it knows of the model's classes comes along.
+    A folder holds results.json, as of an earlier run, or masks in the form of DAVIS or MOTS. Where
+    `vistool eval` made the predictions, what it knows of the model's classes comes along.
 
     Raises: DataError that lists all that is wrong.
     """
-    file = path / RESULTS if path.is_dir() else path
 
     def tell(done: int, total: int) -> None:
         if on_progress:
-            on_progress("checking predictions", done, total)
+            on_progress("reading predictions", done, total)
 
+    if path.is_dir() and not (path / RESULTS).is_file():
+        masks = read_predicted_masks(path, dataset, on_progress=tell)
+        refuse_all(masks.problems)
+        return Predictions(path, masks.results, None, tuple(map(str, masks.problems)))
+    file = path / RESULTS if path.is_dir() else path
     checked = check_results(file, dataset, on_progress=tell)
     refuse_all(checked.problems)
     warnings = [str(problem) for problem in checked.problems]

@@ -21,6 +21,7 @@ from vistool.structures import TrackSegmentation
 # Video id, truth, predictions.
 OfVideo = tuple[int, Sequence[TruthTrack], Sequence[TrackSegmentation]]
 
+IGNORE = "ignore"  # the category of regions to ignore
 UNNAMED = "object"  # the category of things that have none of the others, or several
 
 
@@ -42,8 +43,8 @@ class ScoredSet:
 
     @property
     def num_truth(self) -> int:
-        """Labelled tracks that are scored, groups included."""
-        return sum(map(len, self.truth.values()))
+        """Labelled tracks that are to be found."""
+        return sum(not track.is_crowd for tracks in self.truth.values() for track in tracks)
 
     @property
     def num_predictions(self) -> int:
@@ -83,28 +84,24 @@ def scored_set(
     videos = tuple(video for video in dataset.videos if video.id not in without)
     names = {category.id: category.name for category in dataset.categories}
     becomes, scored = _scored_categories(dataset, classes, names)
-    unnamed = _unnamed(dataset, predictions, names)
-    becomes = {old: new for old, new in becomes.items() if old not in unnamed}
+    unnamed, regions = _unnamed(dataset, predictions, names), _regions(dataset, names)
+    becomes = {old: new for old, new in becomes.items() if old not in unnamed | regions}
     scored = {id_: name for id_, name in scored.items() if id_ in becomes.values()}
     truth: dict[int, list[TruthTrack]] = {video.id: [] for video in videos}
-    ignored: dict[int, list[TruthTrack]] = defaultdict(list)
+    ignored: dict[int, list[TruthTrack]] = {video.id: [] for video in videos}
     unscored: Counter[str] = Counter()
     for track in dataset.tracks:
         if track.video_id not in truth:
             continue
         if track.category_id in unnamed:
             ignored[track.video_id].append(_truth_track(track, track.category_id))
+        elif track.category_id in regions:
+            truth[track.video_id] += [_truth_track(track, category) for category in scored]
         elif track.category_id in becomes:
             truth[track.video_id].append(_truth_track(track, becomes[track.category_id]))
         else:
             unscored[names[track.category_id]] += 1
-    found: dict[int, list[TrackSegmentation]] = {video.id: [] for video in videos}
-    for prediction in predictions:
-        category = 1 if dataset.class_agnostic else prediction["category_id"]
-        if prediction["video_id"] in found and category in becomes:
-            found[prediction["video_id"]].append(
-                TrackSegmentation(**{**prediction, "category_id": becomes[category]})
-            )
+    found = _of_videos(dataset, predictions, videos, becomes)
     judged = {
         video.id: _judged(video, truth[video.id], found[video.id], ignored[video.id], becomes)
         for video in videos
@@ -129,6 +126,24 @@ def scored_set(
     )
 
 
+def _of_videos(
+    dataset: DataSet,
+    predictions: Sequence[TrackSegmentation],
+    videos: Sequence[AnnotatedVideo],
+    becomes: Mapping[int, int],
+) -> dict[int, list[TrackSegmentation]]:
+    """The predictions of scored categories, by video id."""
+    found: dict[int, list[TrackSegmentation]] = {video.id: [] for video in videos}
+    only = dataset.categories[0].id if dataset.class_agnostic else None
+    for prediction in predictions:
+        category = prediction["category_id"] if only is None else only
+        if prediction["video_id"] in found and category in becomes:
+            found[prediction["video_id"]].append(
+                TrackSegmentation(**{**prediction, "category_id": becomes[category]})
+            )
+    return found
+
+
 def _scored_categories(
     dataset: DataSet, classes: Sequence[MatchedClass], names: Mapping[int, str]
 ) -> tuple[dict[int, int], dict[int, str]]:
@@ -151,6 +166,13 @@ def _unnamed(
     others = any(track.category_id not in unnamed for track in dataset.tracks)
     predicted = any(prediction["category_id"] in unnamed for prediction in predictions)
     return frozenset(unnamed if others and not predicted else ())
+
+
+def _regions(dataset: DataSet, names: Mapping[int, str]) -> frozenset[int]:
+    """The category of regions in which nothing counts, of whatever category (MOTS)."""
+    labelled = {id_ for id_, name in names.items() if name == IGNORE}
+    objects = {track.category_id for track in dataset.tracks if not track.is_crowd}
+    return frozenset(labelled - objects)
 
 
 def _truth_track(track: AnnotatedTrack, category_id: int) -> TruthTrack:

@@ -39,8 +39,10 @@ Progress = Callable[[str, int, int | None], None]  # stage, done, how much there
 
 
 def is_davis(folder: Path) -> bool:
-    """Does a folder have the two that make a DAVIS set?"""
-    return (folder / FRAMES).is_dir() and (folder / LABELS).is_dir()
+    """Does a folder have the labels of a DAVIS set? The frames need not be there."""
+    if not (folder / LABELS).is_dir():
+        return False
+    return (folder / FRAMES).is_dir() or any(map(_pictures, _level(folder / LABELS).iterdir()))
 
 
 def read_davis(
@@ -59,7 +61,9 @@ def read_davis(
     Args: as in `read_coco_json`.
     Raises: DataError if there is no sequence.
     """
-    frames, labels = _level(folder / FRAMES), _level(folder / LABELS)
+    labels = _level(folder / LABELS)
+    with_frames = (folder / FRAMES).is_dir()
+    frames = _level(folder / FRAMES) if with_frames else labels
     names = sorted(path.name for path in frames.iterdir() if _pictures(path))
     if not names:
         raise DataError(f"{frames}: no folders with pictures in it")
@@ -73,14 +77,17 @@ def read_davis(
                 name=name,
                 size=picture_size(files[0]),
                 length=len(files),
-                file_names=tuple(file.relative_to(folder).as_posix() for file in files),
+                file_names=tuple(
+                    file.relative_to(folder).as_posix() for file in files if with_frames
+                ),
             )
         except DataError as error:
             on_problem(Problem("error", "unreadable-file", "", (), str(error)))
             continue
         videos.append(video)
         if masks:
-            found = _Sequence(video, labels / name, on_problem).read()
+            stems = [file.stem for file in files]
+            found = _Sequence(video, stems, labels / name, on_problem).read()
             tracks += [
                 AnnotatedTrack(len(tracks) + i, number, OBJECT.id, segmentations)
                 for i, segmentations in enumerate(found, start=1)
@@ -137,6 +144,13 @@ def write_davis(
     return frames, overlapping
 
 
+def frame_stems(dataset: DataSet, video: AnnotatedVideo) -> list[str]:
+    """What the pictures of a video's frames are called, in their order."""
+    if video.file_names:
+        return [Path(name).stem for name in video.file_names]
+    return [file.stem for file in _pictures(_level(dataset.path / LABELS) / video.name)]
+
+
 def palette() -> list[int]:
     """[768] red, green, blue of 256 ids: the bits of an id spread over the channels, as in VOC."""
     colours = []
@@ -169,12 +183,18 @@ def _pictures(folder: Path) -> list[Path]:
 class _Sequence:
     """The label pictures of one sequence."""
 
-    def __init__(self, video: AnnotatedVideo, folder: Path, on_problem: ProblemCallback) -> None:
-        self.video, self.folder, self.on_problem = video, folder, on_problem
+    def __init__(
+        self,
+        video: AnnotatedVideo,
+        stems: Sequence[str],
+        folder: Path,
+        on_problem: ProblemCallback,
+    ) -> None:
+        self.video, self.stems, self.folder, self.on_problem = video, stems, folder, on_problem
 
     def read(self) -> list[tuple[RLE | None, ...]]:
         """The masks of every object, by rising id."""
-        stems = [Path(name).stem for name in self.video.file_names]
+        stems = self.stems
         labelled = {file.stem: file for file in _pictures(self.folder)}
         unlabelled = [t for t, stem in enumerate(stems) if stem not in labelled]
         if unlabelled:

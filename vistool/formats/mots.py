@@ -112,6 +112,12 @@ def read_mots(
     )
 
 
+def first_frames(folder: Path) -> dict[str, int]:
+    """The number of the first frame of every sequence, by its name."""
+    places = _label_places(folder)
+    return {name: _source(folder, name, labels).first for name, labels in places.items()}
+
+
 def write_mots(
     dataset: DataSet, folder: Path, on_progress: Progress = lambda stage, done, total: None
 ) -> tuple[dict[int, tuple[str, ...]], int]:

@@ -1,0 +1,216 @@
+"""Predictions in the forms of DAVIS and MOTS: pictures of object ids, or MOTS text files."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vistool.errors import DataError
+from vistool.formats.dataset import AnnotatedVideo, DataSet
+from vistool.formats.davis import LABELS, RESOLUTION, VOID, frame_stems
+from vistool.formats.label_maps import in_threads, masks_of, read_label_map
+from vistool.formats.mots import IGNORED, PER_CLASS, PNG, TXT, first_frames
+from vistool.formats.problems import Place, Problem
+from vistool.formats.rle import rle_fault
+from vistool.structures import RLE, TrackSegmentation
+
+SURE = 1.0  # the score of a track in a format that has none
+Progress = Callable[[int, int], None]  # sequences that are done, sequences there are
+
+
+@dataclass(slots=True)
+class PredictedMasks:
+    """Tracks, and what is wrong with the files that they were read from."""
+
+    results: list[TrackSegmentation] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def error(self, kind: str, file: Path, what: str, place: Place = ()) -> None:
+        """Add what makes the predictions unfit."""
+        self.problems.append(Problem("error", kind, str(file), place, what))
+
+    def warn(self, kind: str, file: Path, what: str) -> None:
+        """Add what is odd, but can be scored."""
+        self.problems.append(Problem("warning", kind, str(file), (), what))
+
+
+@dataclass(slots=True)
+class _Tracks:
+    """The masks of one sequence."""
+
+    video: AnnotatedVideo
+    masks: dict[int, dict[int, RLE]] = field(default_factory=lambda: defaultdict(dict))
+
+    def results(self, category_of: Callable[[int], int]) -> list[TrackSegmentation]:
+        return [
+            TrackSegmentation(
+                video_id=self.video.id,
+                category_id=category_of(id_),
+                score=SURE,
+                segmentations=[by_frame.get(t) for t in range(self.video.length)],
+            )
+            for id_, by_frame in sorted(self.masks.items())
+        ]
+
+
+def read_predicted_masks(
+    folder: Path, dataset: DataSet, *, on_progress: Progress = lambda done, total: None
+) -> PredictedMasks:
+    """Read a folder of predictions on a DAVIS or MOTS set.
+
+    On DAVIS, `SEQUENCE/*.png`, as they are or below `Annotations/[480p/]`. On MOTS,
+    `SEQUENCE.txt` or `SEQUENCE/*.png`, as they are or below `instances_txt/` or `instances/`;
+    frames are numbered as in the set. All tracks have the score 1.
+
+    Raises: DataError if nothing in the folder belongs to a sequence of the set.
+    """
+    places = _places(folder, {video.name for video in dataset.videos})
+    if not places:
+        raise DataError(
+            f"{folder}: nothing in it is named after a sequence of {dataset.path}",
+            hint=f"sequences: {', '.join(video.name for video in dataset.videos[:10])}",
+        )
+    found = PredictedMasks()
+    read = _read_davis if dataset.class_agnostic else _read_mots
+    first = {} if dataset.class_agnostic else first_frames(dataset.path)
+    without = []
+    for done, video in enumerate(dataset.videos, start=1):
+        if video.name in places:
+            read(places[video.name], dataset, video, first.get(video.name, 0), found)
+        else:
+            without.append(video.name)
+        on_progress(done, len(dataset.videos))
+    if without:
+        what = f"{len(without)} of {len(dataset.videos)} sequences have no prediction"
+        found.warn("no-result", folder, f"{what}: {', '.join(without[:10])}")
+    return found
+
+
+def _places(folder: Path, names: set[str]) -> dict[str, Path]:
+    """The file or folder of every sequence that has one."""
+    outer = [folder / TXT, folder / PNG, folder / LABELS / RESOLUTION, folder / LABELS, folder]
+    for place in outer:
+        if not place.is_dir():
+            continue
+        texts = {path.stem: path for path in place.glob("*.txt") if path.stem in names}
+        if texts:
+            return texts
+        folders = {path.name: path for path in place.iterdir() if path.is_dir()}
+        found = {name: path for name, path in folders.items() if name in names}
+        if found:
+            return found
+    return {}
+
+
+def _read_davis(
+    place: Path, dataset: DataSet, video: AnnotatedVideo, _: int, found: PredictedMasks
+) -> None:
+    stems = {stem: t for t, stem in enumerate(frame_stems(dataset, video))}
+    files = sorted(place.glob("*.png"))
+    for file in files:
+        if file.stem not in stems:
+            found.error("no-frame", file, "a frame that the sequence does not have")
+    known = [file for file in files if file.stem in stems]
+    if len(known) < video.length:
+        what = f"{video.length - len(known)} of {video.length} frames have no picture"
+        found.warn("no-result", place, what)
+    tracks = _Tracks(video)
+    for file, masks in zip(known, in_threads(_masks_of_file, known), strict=True):
+        for id_, mask in _fitting(file, masks, video, found).items():
+            tracks.masks[id_][stems[file.stem]] = mask
+    if set(tracks.masks) != {VOID}:  # alone it is the object, as in DAVIS 2016
+        tracks.masks.pop(VOID, None)
+    found.results += tracks.results(lambda _: dataset.categories[0].id)
+
+
+def _read_mots(
+    place: Path, dataset: DataSet, video: AnnotatedVideo, first: int, found: PredictedMasks
+) -> None:
+    tracks = _Tracks(video)
+    category: dict[int, int] = {}
+    known = {c.id for c in dataset.categories} - {IGNORED}
+    read = _mots_pictures if place.is_dir() else _mots_lines
+    for piece in read(place, video, found):
+        t, id_ = piece.frame - first, piece.id
+        if piece.category == IGNORED:
+            continue
+        if not 0 <= t < video.length:
+            last = first + video.length - 1
+            what = f"frame {piece.frame} is not among {first} to {last}"
+            found.error("no-frame", piece.file, what, piece.place)
+        elif piece.category not in known:
+            what = f"class {piece.category} is none of {sorted(known)}"
+            found.error("unknown-category", piece.file, what, piece.place)
+        elif t in tracks.masks[id_]:
+            what = f"track {id_} is on frame {piece.frame} twice"
+            found.error("duplicate", piece.file, what, piece.place)
+        elif category.setdefault(id_, piece.category) != piece.category:
+            what = f"track {id_} is of class {piece.category} and {category[id_]}"
+            found.error("category", piece.file, what, piece.place)
+        else:
+            tracks.masks[id_][t] = piece.mask
+    tracks.masks = {id_: masks for id_, masks in tracks.masks.items() if masks}
+    found.results += tracks.results(category.__getitem__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """One track on one frame."""
+
+    file: Path
+    place: Place
+    frame: int  # as numbered in the files
+    id: int
+    category: int
+    mask: RLE
+
+
+def _mots_pictures(folder: Path, video: AnnotatedVideo, found: PredictedMasks) -> Iterator[_Piece]:
+    files = sorted(path for path in folder.glob("*.png") if path.stem.isdecimal())
+    for file, masks in zip(files, in_threads(_masks_of_file, files), strict=True):
+        for id_, mask in _fitting(file, masks, video, found).items():
+            yield _Piece(file, (), int(file.stem), id_, id_ // PER_CLASS, mask)
+
+
+def _mots_lines(file: Path, video: AnnotatedVideo, found: PredictedMasks) -> Iterator[_Piece]:
+    text = file.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(), start=1):
+        fields = line.split()
+        place: Place = (("line", number),)
+        if not fields:
+            continue
+        if len(fields) != 6 or not all(part.isdecimal() for part in fields[:5]):
+            what = "not six fields: frame, id, class, height, width, run-length code"
+            found.error("malformed-line", file, what, place)
+            continue
+        frame, id_, category, height, width = map(int, fields[:5])
+        mask = RLE(size=[height, width], counts=fields[5])
+        fault = rle_fault(mask, video.size)
+        if fault:
+            found.error("malformed-mask", file, f"track {id_}: {fault}", place)
+        else:
+            yield _Piece(file, place, frame, id_, category, mask)
+
+
+def _masks_of_file(file: Path) -> dict[int, RLE] | str:
+    try:
+        return masks_of(read_label_map(file))
+    except DataError as error:
+        return str(error)
+
+
+def _fitting(
+    file: Path, masks: dict[int, RLE] | str, video: AnnotatedVideo, found: PredictedMasks
+) -> dict[int, RLE]:
+    """The masks of a picture, if it can be read and has its video's size."""
+    if isinstance(masks, str):
+        found.problems.append(Problem("error", "unreadable-file", "", (), masks))
+        return {}
+    size = next((mask["size"] for mask in masks.values()), list(video.size))
+    if size != list(video.size):
+        what = f"is {size[1]}x{size[0]}, its video {video.size.width}x{video.size.height}"
+        found.error("mask-size", file, what)
+        return {}
+    return masks
