@@ -1,11 +1,11 @@
 """How fast tracks are scored, against plain loops over pycocotools; at YouTube-VIS 2021's size.
 
-    python -m benchmarks.eval_speed                 20 made videos, two minutes
-    python -m benchmarks.eval_speed --videos 421    the whole size; the loops take their time
+    python -m benchmarks.eval_speed                 20 made videos, half a minute
+    python -m benchmarks.eval_speed --videos 421    the whole size, minutes: the loops take most
 
 Videos of 30 frames of 1280x720 with 1 to 6 objects and 10 to 100 predicted tracks, near objects
-or anywhere; outlines are wavy as those of real masks. Each side reads the same files in a process
-of its own and computes AP. Three things are measured on both:
+or anywhere; outlines are wavy as those of real masks. 40 videos differ, more are repetitions. Each
+side reads the same files in a process of its own and computes AP. Three things are measured:
 
 * reading: the JSON files, and on our side the check of every mask in them;
 * AP: from masks in memory to the precision array, pairs of one category, as the official
@@ -39,6 +39,7 @@ from vistool.formats.results_check import check_results
 
 HEIGHT, WIDTH, FRAMES, CATEGORIES = 720, 1280, 30, 40
 SHAPES = 6  # an outline is drawn anew so often in a track; between, it moves
+DIFFERENT = 40  # videos; with more, they are repeated under other ids
 TRUTH, RESULTS = "truth.json", "results.json"
 VIDEOS_IN_VAL = 421
 
@@ -201,14 +202,14 @@ def make_files(folder: Path, videos: int) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
     predictions = 0
     with (folder / RESULTS).open("w") as file:
+        different = [make_video(np.random.default_rng(n)) for n in range(min(videos, DIFFERENT))]
         for video in range(1, videos + 1):
-            rng = np.random.default_rng(video)
-            labelled, predicted = make_video(rng, video)
+            labelled, predicted = different[video % len(different)]
             for annotation in labelled:
-                annotations.append({"id": len(annotations) + 1, **annotation})
+                annotations.append({"id": len(annotations) + 1, "video_id": video, **annotation})
             for prediction in predicted:
                 file.write(",\n" if predictions else "[")
-                json.dump(prediction, file)
+                file.write(json.dumps({"video_id": video, **prediction}))
                 predictions += 1
         file.write("]\n")
     entries = [
@@ -228,9 +229,7 @@ def make_files(folder: Path, videos: int) -> dict[str, Any]:
     return {"truth": len(annotations), "predictions": predictions, "megabytes": size / 2**20}
 
 
-def make_video(
-    rng: np.random.Generator, video: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def make_video(rng: np.random.Generator) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """1 to 6 objects of one or two categories; three in five predictions are near one."""
     kinds = rng.integers(1, CATEGORIES + 1, 1 + (rng.random() < 0.3))
     objects = [Blob(rng) for _ in range(min(6, 1 + rng.poisson(1.6)))]
@@ -239,7 +238,7 @@ def make_video(
     for blob, label in zip(objects, labels, strict=True):
         masks = blob.track(rng)
         areas = [float(coco.area(mask)) for mask in masks]
-        labelled.append(entry(video, label, masks) | {"areas": areas, "iscrowd": 0})
+        labelled.append(entry(label, masks) | {"areas": areas, "iscrowd": 0})
     predicted = []
     for _ in range(rng.integers(10, 101)):
         if rng.random() < 0.6:
@@ -250,12 +249,12 @@ def make_video(
         if rng.random() < 0.3:
             label = rng.integers(1, CATEGORIES + 1)
         masks = [mask if rng.random() < 0.9 else None for mask in blob.track(rng)]
-        predicted.append(entry(video, label, masks) | {"score": round(rng.random(), 6)})
+        predicted.append(entry(label, masks) | {"score": round(rng.random(), 6)})
     return labelled, predicted
 
 
-def entry(video: int, label: int, masks: list[Any]) -> dict[str, Any]:
-    return {"video_id": video, "category_id": int(label), "segmentations": masks}
+def entry(label: int, masks: list[Any]) -> dict[str, Any]:
+    return {"category_id": int(label), "segmentations": masks}
 
 
 class Blob:
