@@ -167,7 +167,7 @@ def _score(
     from vistool.engine import evaluate as engine
     from vistool.engine.submission import write_submission
 
-    dataset, key = engine.open_dataset(path)
+    dataset, key = engine.open_dataset(path, *([saved] if saved else []))
     parent = wishes.output or Path("runs/eval")
     if model is not None:
         with progress(quiet=wishes.quiet) as show:

@@ -68,7 +68,7 @@ def compare(
     Args: a, b: as `read_predictions` takes them.
     Raises: DataError; also if the two were made for different classes.
     """
-    dataset, key = open_dataset(path)
+    dataset, key = open_dataset(path, a, b)
     found = [read_predictions(file, dataset, key, on_progress=on_progress) for file in (a, b)]
     _check_comparable(found[0], found[1])
     results = [

@@ -25,7 +25,7 @@ from vistool.evaluation.video_ap import APBuilder, VideoAP, VideoOutcome
 from vistool.formats.atomic import atomic_path
 from vistool.formats.dataset import DataSet
 from vistool.formats.detect import read_dataset
-from vistool.formats.predicted_masks import read_predicted_masks
+from vistool.formats.predicted_masks import read_predicted_masks, with_predicted_lengths
 from vistool.formats.problems import refuse_all
 from vistool.formats.results import new_run_folder
 from vistool.formats.results_check import RESULTS, check_results
@@ -134,13 +134,17 @@ def _count(tracks: Mapping[int, Sequence[Any]], category: int) -> int:
     return sum(id_ == category for id_ in ids)
 
 
-def open_dataset(path: Path) -> tuple[DataSet, str]:
+def open_dataset(path: Path, *predictions: Path) -> tuple[DataSet, str]:
     """A data set with its labels, and a key that tells this state of it from another.
 
+    Args: predictions: that will be scored; they tell how long a video is where nothing else does.
     Raises: DataError.
     """
     dataset = read_dataset(path)
-    return dataset, file_key(dataset.path)
+    key = file_key(dataset.path)
+    for file in predictions:
+        dataset = with_predicted_lengths(dataset, file)
+    return dataset, key
 
 
 def read_predictions(

@@ -260,7 +260,7 @@ class _Sequence:
     def video(self, folder: Path, number: int) -> AnnotatedVideo | None:
         """Its size and length, from the frames or else from the labels."""
         files = self.source.frames
-        last = max((item.frame for item in self.labelled), default=self.source.first - 1)
+        last = max([item.frame for item in self.labelled] + self._pictured, default=-1)
         length = len(files) or last - self.source.first + 1
         try:
             size = picture_size(files[0]) if files else self._stated_size()
@@ -337,6 +337,13 @@ class _Sequence:
                 continue
             for id_, rle in masks.items():
                 yield _Labelled(int(file.stem), id_, id_ // PER_CLASS, rle, 0)
+
+    @property
+    def _pictured(self) -> list[int]:
+        """The numbers of the label pictures, with objects on them or without."""
+        if self.source.labels.is_file():
+            return []
+        return [int(p.stem) for p in self.source.labels.glob("*.png") if p.stem.isdecimal()]
 
     @staticmethod
     def _masks(file: Path) -> dict[int, RLE] | str:

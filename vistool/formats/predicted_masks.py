@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vistool.errors import DataError
 from vistool.formats.dataset import AnnotatedVideo, DataSet
 from vistool.formats.davis import LABELS, RESOLUTION, VOID, frame_stems
 from vistool.formats.label_maps import in_threads, masks_of, read_label_map
-from vistool.formats.mots import IGNORED, PER_CLASS, PNG, TXT, first_frames
+from vistool.formats.mots import IGNORED, LONGEST, PER_CLASS, PNG, TXT, first_frames
 from vistool.formats.problems import Place, Problem
+from vistool.formats.results_check import RESULTS, check_results
 from vistool.formats.rle import rle_fault
 from vistool.structures import RLE, TrackSegmentation
 
@@ -86,6 +87,62 @@ def read_predicted_masks(
         what = f"{len(without)} of {len(dataset.videos)} sequences have no prediction"
         found.warn("no-result", folder, f"{what}: {', '.join(without[:10])}")
     return found
+
+
+def with_predicted_lengths(dataset: DataSet, predictions: Path) -> DataSet:
+    """The set with its sequences as long as the longest prediction, where only labels say it.
+
+    MOTS text files without frames tell the last frame with a label, not the last of the sequence.
+    """
+    known = dataset.class_agnostic or not dataset.path.is_dir()
+    if known or any(video.file_names for video in dataset.videos):
+        return dataset
+    longest = _predicted_lengths(dataset, predictions)
+    videos = tuple(
+        replace(video, length=max(video.length, min(longest.get(video.id, 0), LONGEST)))
+        for video in dataset.videos
+    )
+    lengths = {video.id: video.length for video in videos}
+    tracks = tuple(
+        replace(
+            track,
+            segmentations=(
+                *track.segmentations,
+                *[None] * (lengths[track.video_id] - len(track.segmentations)),
+            ),
+        )
+        for track in dataset.tracks
+    )
+    return replace(dataset, videos=videos, tracks=tracks)
+
+
+def _predicted_lengths(dataset: DataSet, predictions: Path) -> dict[int, int]:
+    """Frames by video id, as far as the files can be read; their faults are told later."""
+    lengths: dict[int, int] = defaultdict(int)
+    if predictions.is_dir() and not (predictions / RESULTS).is_file():
+        first = first_frames(dataset.path)
+        places = _places(predictions, {video.name for video in dataset.videos})
+        for video in dataset.videos:
+            for number in _numbers(places.get(video.name)):
+                lengths[video.id] = max(lengths[video.id], number - first.get(video.name, 0) + 1)
+        return lengths
+    for result in check_results(
+        predictions / RESULTS if predictions.is_dir() else predictions
+    ).results:
+        lengths[result["video_id"]] = max(lengths[result["video_id"]], len(result["segmentations"]))
+    return lengths
+
+
+def _numbers(place: Path | None) -> Iterator[int]:
+    """The frames of a sequence that are predicted."""
+    if place is None:
+        return
+    if place.is_dir():
+        words = [path.stem for path in place.glob("*.png")]
+    else:
+        text = place.read_text(encoding="utf-8", errors="replace")
+        words = [line.split(maxsplit=1)[0] for line in text.splitlines() if line.strip()]
+    yield from (int(word) for word in words if word.isdecimal())
 
 
 def _places(folder: Path, names: set[str]) -> dict[str, Path]:
