@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,47 @@ def test_boxes_that_fit_their_masks_are_no_problem(tmp_path: Path) -> None:
     boxes = [[2 + 4 * t, 10, 20, 20] for t in range(4)]
     edit(path, lambda c: c["annotations"][0].update(bboxes=boxes))
     assert kinds(path) == []
+
+
+def textured_video(folder: Path, moved: tuple[int, int]) -> Path:
+    """A noisy disc over other noise on 12 frames, its masks moved down and right by so much."""
+    height, width = 120, 160
+    rng = np.random.default_rng(1)
+    rows, columns = np.mgrid[:height, :width]
+    masks, names = [], []
+    for t in range(12):
+        disc = (rows - 60) ** 2 + (columns - 60 - 3 * t) ** 2 < 25**2
+        picture = rng.integers(60, 110, (height, width, 3), dtype=np.uint8)
+        picture[disc] = rng.integers(140, 200, (int(disc.sum()), 3), dtype=np.uint8)
+        names.append(f"{t}.jpg")
+        cv2.imwrite(str(folder / names[-1]), picture)
+        masks.append(encode_mask(np.roll(disc, moved, (0, 1))))
+    video = {"id": 5, "file_names": names, "width": width, "height": height}
+    track = {"id": 1, "video_id": 5, "category_id": 1, "segmentations": masks}
+    content = {"videos": [video], "annotations": [track], "categories": [{"id": 1, "name": "disc"}]}
+    path = folder / "disc.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("moved", [(6, 0), (-4, 9), (0, -11)])
+def test_shifted_masks_are_found_and_by_how_much(tmp_path: Path, moved: tuple[int, int]) -> None:
+    (problem,) = check_dataset(textured_video(tmp_path, moved)).problems
+    assert (problem.severity, problem.kind) == ("warning", "shifted-masks")
+    assert problem.place == (("video", 5),)
+    found = re.search(r"better (-?\d+) pixels (\w+) and (\d+) (\w+)", str(problem))
+    assert found is not None
+    right = int(found[1]) * (1 if found[2] == "right" else -1)
+    down = int(found[3]) * (1 if found[4] == "down" else -1)
+    assert abs(right + moved[1]) <= 1
+    assert abs(down + moved[0]) <= 1
+
+
+@pytest.mark.parametrize("moved", [(0, 0), (1, 0), (0, -1)])
+def test_masks_that_lie_right_or_a_pixel_off_are_no_problem(
+    tmp_path: Path, moved: tuple[int, int]
+) -> None:
+    assert check_dataset(textured_video(tmp_path, moved)).problems == ()
 
 
 def test_a_path_that_is_no_data_set_is_refused(tmp_path: Path) -> None:

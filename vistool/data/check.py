@@ -6,14 +6,16 @@ import os
 import statistics
 import struct
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
+from vistool.data.alignment import outline_fits, shift_of, step_of
 from vistool.errors import DataError
 from vistool.formats.dataset import (
     AnnotatedTrack,
@@ -24,11 +26,15 @@ from vistool.formats.dataset import (
 )
 from vistool.formats.detect import read_dataset
 from vistool.formats.problems import Place, Problem, errors_of
-from vistool.structures import Size
+from vistool.formats.rle import decode_mask
+from vistool.structures import RLE, Size
 
 Progress = Callable[[str, int, int | None], None]  # stage, done, how much there is
 EXIF_ORIENTATION = 0x0112
 COVERS_ALL = 0.98  # share of the frame from which a mask is taken for an inverted one
+# Enough to see whether masks lie on their objects: frames of a video, pictures of a set, and masks
+# of either.
+LOOKED_AT_FRAMES, LOOKED_AT_PICTURES, LOOKED_AT_MASKS = 10, 200, 8
 BOX_IOU = 0.5  # of a mask and the box stated for it; below, one of them is wrong
 UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 
@@ -136,7 +142,7 @@ def _label_problems(dataset: DataSet) -> Iterator[Problem]:
         tracks = by_video[video.id]
         seen: dict[object, int] = {}
         for track in tracks:
-            place: Place = (("annotation", track.id), ("video", video.id))
+            place: Place = (("annotation", track.id), *_place(video))
             for kind, what in _track_faults(track, video.size):
                 yield Problem("warning", kind, file, place, what)
             masks = tuple(mask and mask["counts"] for mask in track.segmentations)
@@ -175,11 +181,11 @@ def _repeated_files(dataset: DataSet) -> Iterator[Problem]:
         twice = [n for n in video.file_names if first.setdefault(n, video.id) != video.id]
         if twice:
             what = f"{len(twice)} of its files belong to video {first[twice[0]]} too: {twice[0]}"
-            place = (("video", video.id),)
+            place = _place(video)
             yield Problem("warning", "repeated-file", str(dataset.path), place, what)
         if len(set(video.file_names)) < len(video.file_names):
             what = f"{video.length} frames, but {len(set(video.file_names))} files"
-            place = (("video", video.id),)
+            place = _place(video)
             yield Problem("warning", "repeated-file", str(dataset.path), place, what)
 
 
@@ -190,33 +196,72 @@ class _Frame:
     video: AnnotatedVideo
     index: int
     name: str
+    masks: tuple[RLE, ...]  # to hold against its edges
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a picture showed."""
+
+    problem: Problem | None = None
+    fits: Sequence[np.ndarray] = ()  # of its masks' outlines, as `outline_fits` gives them
 
 
 def _picture_problems(dataset: DataSet, on_progress: Progress) -> list[Problem]:
-    todo = [
-        _Frame(video, index, name)
-        for video in dataset.videos
-        for index, name in enumerate(video.file_names)
-    ]
+    todo = list(_frames(dataset))
     found: list[Problem] = []
-    for done, problem in enumerate(_in_parallel(todo, lambda f: _look_at(dataset, f)), start=1):
-        if problem is not None:
-            found.append(problem)
+    fits: dict[int, list[np.ndarray]] = defaultdict(list)
+    seen = _in_parallel(todo, lambda frame: _look_at(dataset, frame))
+    for done, (frame, picture) in enumerate(zip(todo, seen, strict=True), start=1):
+        if picture.problem is not None:
+            found.append(picture.problem)
+        fits[frame.video.id] += picture.fits
         on_progress("reading pictures", done, len(todo))
     missing = [problem for problem in found if problem.kind == "missing-file"]
     if len(missing) == len(todo) > 1:
         what = f"none of its {len(todo)} pictures lies in {dataset.frames}"
         hint = "--frames FOLDER names the folder that file names are relative to"
         return [Problem("error", "missing-file", str(dataset.path), (), what, hint)]
-    return found
+    return [*found, *_shifts(dataset, fits)]
 
 
-def _in_parallel(
-    todo: Iterable[_Frame], look: Callable[[_Frame], Problem | None]
-) -> Iterator[Problem | None]:
+def _frames(dataset: DataSet) -> Iterator[_Frame]:
+    """All pictures; some of them, evenly spread, with their masks."""
+    by_video = group_tracks(dataset.tracks)
+    num_pictures = sum(video.length == 1 for video in dataset.videos)
+    every = max(1, num_pictures // LOOKED_AT_PICTURES)
+    for position, video in enumerate(dataset.videos):
+        some = {video.length * i // LOOKED_AT_FRAMES for i in range(LOOKED_AT_FRAMES)}
+        if video.length == 1 and position % every:
+            some = set()
+        for index, name in enumerate(video.file_names):
+            tracks = by_video[video.id] if index in some else []
+            masks = [track.segmentations[index] for track in tracks if not track.is_crowd]
+            visible = [mask for mask in masks if mask is not None]
+            yield _Frame(video, index, name, tuple(visible[:LOOKED_AT_MASKS]))
+
+
+def _shifts(dataset: DataSet, fits: Mapping[int, list[np.ndarray]]) -> Iterator[Problem]:
+    """Videos, and the pictures as a whole, whose masks lie beside the edges they belong to."""
+    pictures: list[np.ndarray] = []
+    steps = [step_of(video.size) for video in dataset.videos if video.length == 1]
+    for video in dataset.videos:
+        if video.length == 1:
+            pictures += fits[video.id]
+            continue
+        shift = shift_of(fits[video.id], step_of(video.size))
+        if shift is not None:
+            place = _place(video)
+            yield Problem("warning", "shifted-masks", str(dataset.path), place, str(shift))
+    shift = shift_of(pictures, int(statistics.median(steps))) if pictures else None
+    if shift is not None:
+        yield Problem("warning", "shifted-masks", str(dataset.path), (), str(shift))
+
+
+def _in_parallel(todo: Iterable[_Frame], look: Callable[[_Frame], _Seen]) -> Iterator[_Seen]:
     """`look` at each, in order; in memory are a few pictures a core."""
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
-    waiting: deque[Future[Problem | None]] = deque()
+    waiting: deque[Future[_Seen]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for item in todo:
@@ -229,38 +274,46 @@ def _in_parallel(
             pool.shutdown(cancel_futures=True)
 
 
-def _look_at(dataset: DataSet, frame: _Frame) -> Problem | None:
+def _look_at(dataset: DataSet, frame: _Frame) -> _Seen:
     """Decode one picture."""
-    place: Place = (("video", frame.video.id), ("frame", frame.index))
+    place = _place(frame.video, frame.index)
 
-    def problem(kind: str, what: str, *, severity: str = "error", hint: str = "") -> Problem:
-        level = "error" if severity == "error" else "warning"
-        return Problem(level, kind, str(dataset.path), place, what, hint)  # type: ignore[arg-type]
+    def error(kind: str, what: str, hint: str = "") -> _Seen:
+        return _Seen(Problem("error", kind, str(dataset.path), place, what, hint))
 
     try:
         file = frame_file(dataset.frames, frame.name)
-    except DataError as error:
-        return problem("outside", str(error), hint=error.hint)
+    except DataError as outside:
+        return error("outside", str(outside), outside.hint)
     if not file.is_file():
-        return problem("missing-file", f"{file}: no such file")
+        return error("missing-file", f"{file}: no such file")
     try:
         with Image.open(file) as image:
             turned = image.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1)
             size = Size(image.height, image.width)
             if size == frame.video.size:
                 image.load()
-    except UNREADABLE as error:
-        return problem("unreadable-file", f"{file}: not a readable picture: {error}")
+                grey = np.asarray(image.convert("L")) if frame.masks else None
+    except UNREADABLE as broken:
+        return error("unreadable-file", f"{file}: not a readable picture: {broken}")
     if size != frame.video.size:
-        return problem(
+        return error(
             "picture-size",
             f"{file}: is {size.width}x{size.height}, but its annotations say "
             f"{frame.video.size.width}x{frame.video.size.height}",
         )
     if turned:
         what = f"{file}: its EXIF data turn it, and so its masks lie elsewhere for some readers"
-        return problem("turned-picture", what, severity="warning")
-    return None
+        return _Seen(Problem("warning", "turned-picture", str(dataset.path), place, what))
+    if grey is None:
+        return _Seen()
+    return _Seen(fits=outline_fits(grey, map(decode_mask, frame.masks)))
+
+
+def _place(video: AnnotatedVideo, frame: int | None = None) -> Place:
+    if video.length == 1:
+        return (("image", video.id),)
+    return (("video", video.id), *((("frame", frame),) if frame is not None else ()))
 
 
 def _box_iou(a: Iterable[float], b: Iterable[float]) -> float:

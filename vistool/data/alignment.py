@@ -1,0 +1,86 @@
+"""Do masks lie on their objects? Their outlines, moved about, against the edges of the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+REACH = 12  # steps that an outline is moved to each side
+STEPS_A_SIDE = 240  # a step is this part of the picture's shorter side, at least a pixel
+MIN_POINTS, MAX_POINTS = 30, 400  # of an outline
+STRONG = 5.0  # edges above this many times the mean are as good as each other
+SLACK = 1  # steps; annotators differ by as much
+CLEARLY = 1.1  # times the edge strength at the place that is stated
+MIN_MASKS = 5  # fewer say nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """Where outlines would fit better than where they are."""
+
+    right: int  # pixels
+    down: int
+    strength: float  # of the edges there, in parts of the mean over all places tried
+    stated_strength: float  # where the masks are, or a step beside it
+    num_masks: int
+
+    def __str__(self) -> str:
+        across = f"{abs(self.right)} pixels {'right' if self.right > 0 else 'left'}"
+        along = f"{abs(self.down)} {'down' if self.down > 0 else 'up'}"
+        return (
+            f"masks look shifted: their outlines fit better {across} and {along} "
+            f"(edges {self.strength:.2f} instead of {self.stated_strength:.2f}, "
+            f"{self.num_masks} masks)"
+        )
+
+
+def step_of(shape: Sequence[int]) -> int:
+    """Pixels of one step in a picture of height and width `shape`."""
+    return max(1, round(min(shape) / STEPS_A_SIDE))
+
+
+def outline_fits(grey: np.ndarray, masks: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """How strong the picture's edges are under each mask's outline, at every place tried.
+
+    Args: grey: [H, W] uint8; masks: [H, W] bool each.
+    Returns: [2 * REACH + 1, 2 * REACH + 1] a mask, moved down and right from -REACH to REACH
+        steps, of mean 1; none for a mask with too little outline inside the picture.
+    """
+    step = step_of(grey.shape)
+    margin = REACH * step
+    smooth = cv2.GaussianBlur(grey, (3, 3), 0).astype(np.float32)
+    edges = np.hypot(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
+    edges = np.minimum(edges / max(float(edges.mean()), 1e-6), STRONG).ravel()
+    moves = np.arange(-REACH, REACH + 1) * step
+    height, width = grey.shape
+    offsets = (moves[:, None] * width + moves[None, :]).ravel()
+    fits = []
+    for mask in masks:
+        solid = mask.astype(np.uint8)
+        rows, columns = np.nonzero(solid - cv2.erode(solid, np.ones((3, 3), np.uint8)))
+        inside = (rows >= margin) & (rows < height - margin)
+        inside &= (columns >= margin) & (columns < width - margin)
+        points = (rows * width + columns)[inside]
+        if len(points) < MIN_POINTS:
+            continue
+        points = points[np.linspace(0, len(points) - 1, min(len(points), MAX_POINTS)).astype(int)]
+        fit = edges[points[:, None] + offsets[None, :]].mean(0)
+        if fit.mean() > 0:
+            fits.append((fit / fit.mean()).reshape(len(moves), len(moves)))
+    return fits
+
+
+def shift_of(fits: Sequence[np.ndarray], step: int) -> Shift | None:
+    """Where masks that belong together fit clearly better; None if where they are, or unclear."""
+    if len(fits) < MIN_MASKS:
+        return None
+    fit = np.mean(fits, axis=0)
+    down, right = (int(i) - REACH for i in np.unravel_index(int(fit.argmax()), fit.shape))
+    near = slice(REACH - SLACK, REACH + SLACK + 1)
+    stated = float(fit[near, near].max())
+    if max(abs(down), abs(right)) <= SLACK or fit.max() < CLEARLY * stated:
+        return None
+    return Shift(right * step, down * step, float(fit.max()), stated, len(fits))
