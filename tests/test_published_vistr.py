@@ -209,3 +209,8 @@ def test_frames_of_a_clip_get_colours_of_their_own() -> None:
     rows = recoloured(moved(), np.random.default_rng(1), "clip")
     backgrounds = {tuple(frame[0, 0]) for frame in rows.frames}
     assert len(backgrounds) > 1
+
+
+@pytest.mark.parity
+def test_the_class_that_never_occurs_is_one_that_every_video_has_labelled() -> None:
+    assert all(recorded_videos()[1].exhaustive)

@@ -285,3 +285,11 @@ def test_presence_and_boxes_are_read_from_the_masks() -> None:
     assert frames.present.tolist() == [[True, False]]
     assert frames.labels.tolist() == [[0, 2]]
     assert frames.boxes.tolist() == [[[0.25, 0.5, 0.5, 1.0], [0.0, 0.0, 0.0, 0.0]]]
+
+
+def test_a_frame_without_the_instance_calls_for_no_object_or_as_published_for_class_0() -> None:
+    masks = torch.zeros(1, 2, 8, 8, dtype=torch.bool)
+    masks[0, 0, 2:5, 2:5] = True
+    target = ClipTarget(torch.tensor([1]), masks, torch.ones(3, dtype=torch.bool))
+    assert frame_target(target).labels.tolist() == [[1, 3]]
+    assert frame_target(target, "published").labels.tolist() == [[1, 0]]

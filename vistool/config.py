@@ -199,13 +199,16 @@ class IFCPipeline(Settings, tag_field="paper", tag="ifc", frozen=True):
 
 
 class LossConfig(Settings, frozen=True):
-    """Weights of the terms; None: the paper's of the model (IFC 1, 3, 3; VisTR 1, 1, 1, 5, 2)."""
+    """The terms' weights; None: the paper's of the model (IFC 1, 3, 3; VisTR 1, 1, 1, 5, 2)."""
 
     class_weight: float | None = None
     focal_weight: float | None = None
     dice_weight: float | None = None
     box_weight: float | None = None  # VisTR has boxes
     giou_weight: float | None = None
+    # VisTR's pairs are trained on the frames of their own instance. "published" repeats a fault of
+    # the paper's code: on those of another one; and frames without the instance call for class 0.
+    validity: Literal["own", "published"] | None = None
 
 
 class ValidationConfig(Settings, frozen=True):

@@ -35,13 +35,17 @@ from vistool.ops.masks import resize_masks
 from vistool.structures import ClipTarget, FrameClipOutput, FrameHeads, FrameTarget
 
 
-def frame_target(target: ClipTarget) -> FrameTarget:
-    """Boxes and presence of every instance on every frame, from its masks unless they are given."""
+def frame_target(target: ClipTarget, validity: Validity = "own") -> FrameTarget:
+    """Boxes and presence of every instance on every frame, from its masks unless they are given.
+
+    Args: validity: "published" has class 0, which never occurs in the published data, where an
+        instance is absent.
+    """
     present = _present(target)
     labels = target.labels[:, None].expand(present.shape)
     return FrameTarget(
         # Where an instance is absent, a query that follows it is right to see no object.
-        labels=labels.where(present, len(target.exhaustive)),
+        labels=labels.where(present, len(target.exhaustive) if validity == "own" else 0),
         present=present,
         boxes=boxes_of_masks(target.masks) if target.boxes is None else target.boxes,
         masks=target.masks,
@@ -62,7 +66,8 @@ class VisTRCriterion:
 
     Args:
         class_weight, ...: of the terms in the total (paper: 1, 5, 2, 1, 1).
-        validity: "published" repeats a fault of the published matcher, see `paired_frames`.
+        validity: "published" repeats faults of the published training, see `paired_frames` and
+            `frame_target`.
     """
 
     def __init__(
@@ -105,7 +110,7 @@ class VisTRCriterion:
 
         Args: counts: of the whole step that the targets are a part of; None: they are all of it.
         """
-        return self.terms(output, [frame_target(target) for target in targets], counts)
+        return self.terms(output, [frame_target(t, self.validity) for t in targets], counts)
 
     def terms(
         self, output: FrameClipOutput, targets: Sequence[FrameTarget], counts: Counts | None = None

@@ -75,8 +75,13 @@ def read_annotations(
     """
     dataset = read_dataset(path, frames=frames)
     members = _category_ids(dataset, classes)
+    # Of a class that stands for nothing, as the published VisTR has one, nothing is unlabelled.
+    judged = [bool(ids) or not names for ids, names in zip(members, classes.values(), strict=True)]
     tracks = group_tracks(dataset.tracks)
-    return [_labelled_video(dataset, video, tracks[video.id], members) for video in dataset.videos]
+    return [
+        _labelled_video(dataset, video, tracks[video.id], members, judged)
+        for video in dataset.videos
+    ]
 
 
 def own_classes(paths: Iterable[Path]) -> dict[str, tuple[str, ...]]:
@@ -111,6 +116,7 @@ def _labelled_video(
     video: AnnotatedVideo,
     tracks: Sequence[AnnotatedTrack],
     members: Sequence[frozenset[int]],
+    judged: Sequence[bool],
 ) -> LabelledVideo:
     if not video.file_names:
         raise DataError(f"{dataset.path}: video {video.id} has no file_names to train on")
@@ -129,7 +135,7 @@ def _labelled_video(
             if track.category_id in label_of and not track.is_crowd
         ),
         exhaustive=tuple(
-            bool(ids) and not ids & crowded and (video.exhaustive or ids <= video.exhaustive_ids)
-            for ids in members
+            known and not ids & crowded and (video.exhaustive or ids <= video.exhaustive_ids)
+            for ids, known in zip(members, judged, strict=True)
         ),
     )
