@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vistool.engine.report_charts import charts_of, curve_chart_name, seen_confusions
-from vistool.engine.report_strips import StripMaker, TracksOfVideo
+from vistool.engine.report_strips import MOST_STRIPS, StripMaker, TracksOfVideo
 from vistool.evaluation.curves import LEVELS, PrecisionRecallCurves
 from vistool.evaluation.diagnosis import Diagnosis, FalsePositive, TruthVerdict
 from vistool.evaluation.error_breakdown import ErrorKind
@@ -254,7 +254,7 @@ class _Builder:
         ]
         if not rows:
             return [Paragraph("Every labelled track was found.")], {}
-        caption = f"{len(rows)} of {len(worst)} labelled tracks that were not found at IoU 0.5"
+        caption = f"The worst of {len(worst)} labelled tracks that were not found at IoU 0.5"
         return self._with_strips(Table(caption, columns, rows), strips, worst)
 
     def _predictions_part(self) -> tuple[list[Block], dict[int, str]]:
@@ -277,7 +277,7 @@ class _Builder:
         ]
         if not rows:
             return [Paragraph("No prediction is wrong.")], {}
-        caption = f"The {len(rows)} wrong predictions with the highest scores"
+        caption = "The wrong predictions with the highest scores"
         return self._with_strips(Table(caption, columns, rows), strips, worst)
 
     def _with_strips(
@@ -290,7 +290,11 @@ class _Builder:
         for i, strip in strips.items():
             anchors.setdefault(tracks[i].video_id, strip.anchor)
         legend = [Paragraph(STRIP_LEGEND)] if strips else []
-        return [table, *legend, *strips.values()], anchors
+        short = replace(table, rows=table.rows[:MOST_STRIPS])
+        more = [Folded(f"All {len(table.rows)} rows", [table])]
+        if len(table.rows) <= MOST_STRIPS:
+            more = []
+        return [short, *legend, *strips.values(), *more], anchors
 
     def _strip_link(self, video_id: int, strip: Picture | None) -> Cell:
         name = self._report.video_name(video_id)
