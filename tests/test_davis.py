@@ -22,17 +22,15 @@ from vistool.evaluation.davis import (
     MOST_PROPOSALS,
     Comparison,
     Statistics,
-    as_one_object,
     best_partners,
     davis_of_video,
     evaluate_davis,
     region_similarity,
     same_places,
     top_scored,
-    without_void,
 )
 from vistool.evaluation.tracking_measures import NOT_MEASURED
-from vistool.formats.rle import decode_mask, encode_mask
+from vistool.formats.rle import encode_mask
 
 EXAMPLES = 40  # of each property; comparing masks takes its time
 PROBLEMS = 30
@@ -313,24 +311,25 @@ def test_without_its_ends_a_video_scores_as_if_they_were_cut_off() -> None:
         evaluate_davis([MadeVideo([still(A, length=2)], []).overlaps()], skip_ends=True)
 
 
-def test_void_pixels_count_neither_as_object_nor_as_background() -> None:
-    void = rectangle(0, 4, 24, 4)
-    track, truth = still(A | B), still(B)
-    kept = [without_void(t.codes(), [encode_mask(void), None, None, None]) for t in (track, truth)]
-    first, second = region_similarity(*kept)[:2]
-    assert first == pytest.approx((B & ~void).sum() / ((A | B) & ~void).sum())
-    assert second == pytest.approx(B.sum() / (A | B).sum())
-
-
-def test_several_tracks_become_one_object() -> None:
-    early = MadeTrack(np.stack([A, np.zeros_like(A), np.zeros_like(A)])).codes()
-    late = MadeTrack(np.stack([B, B, np.zeros_like(A)])).codes()
-    first, second, third = as_one_object([early, late])
-    assert first is not None
-    assert second is not None
-    np.testing.assert_array_equal(decode_mask(first), A | B)
-    np.testing.assert_array_equal(decode_mask(second), B)
-    assert third is None
+@pytest.mark.parametrize("seed", range(6))
+def test_void_pixels_count_neither_as_object_nor_as_background(seed: int) -> None:
+    # The official code computes J from pixels outside void, and F from masks without it.
+    rng = np.random.default_rng([seed, 5])
+    length = 3
+    objects = [MadeTrack(np.stack([A | B] * length)), MadeTrack(np.stack([ELSEWHERE] * length))]
+    corners = rng.integers(0, 20, (length, 2)).tolist()
+    void = np.stack([rectangle(top, left, 8, 9) for top, left in corners])
+    void[1] = False
+    shift = rng.integers(-2, 3, 2)
+    predictions = [MadeTrack(np.roll(t.masks, shift, (1, 2)), score=0.5) for t in objects]
+    video = MadeVideo([*objects, MadeTrack(void, is_crowd=True)], predictions)
+    followed = davis_of_video(video.overlaps())
+    assert [(o.truth, o.prediction) for o in followed] == [(0, 0), (1, 1)]
+    for quality, object_, prediction in zip(followed, objects, predictions, strict=True):
+        for t in range(length):
+            ours, theirs = prediction.masks[t] & ~void[t], object_.masks[t] & ~void[t]
+            assert quality.region[t] == (ours & theirs).sum() / (ours | theirs).sum()
+            assert quality.boundary[t] == pytest.approx(plain_f(ours, theirs), abs=1e-12)
 
 
 # --- what must always hold ------------------------------------------------------------------------

@@ -9,18 +9,17 @@ predicted tracks and G labelled objects.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from pycocotools import mask as coco
 from scipy.optimize import linear_sum_assignment
 
 from vistool.errors import DataError
 from vistool.evaluation.boundary import Masks, boundary_bounds, boundary_measure
-from vistool.evaluation.overlaps import VideoOverlaps, ratio, shared_pixels
+from vistool.evaluation.overlaps import VideoOverlaps, overlaps_of_video, ratio, shared_pixels
 from vistool.evaluation.tracking_measures import NOT_MEASURED, by_score
 from vistool.formats.rle import decode_mask, encode_mask
-from vistool.structures import RLE
+from vistool.structures import RLE, TrackSegmentation
 
 RECALLED = 0.5  # a frame above it counts for the recall
 QUARTERS = 4
@@ -208,9 +207,11 @@ def davis_of_video(
 ) -> list[ObjectQuality]:
     """J and F of every object that is visible at all; one without a partner has an empty track.
 
+    What is labelled as a group (`is_crowd`) is DAVIS's void: its pixels count for nothing.
+
     Raises: DataError if `skip_ends` leaves no frame.
     """
-    compared = Comparison(video)
+    compared = Comparison(_without_void(video))
     num_frames = len(video.truth_areas)
     if compared.objects and skip_ends and num_frames < 3:
         raise DataError(
@@ -238,20 +239,29 @@ def region_similarity(track: Masks, truth: Masks) -> np.ndarray:
     return _region(*shared_pixels([track], [truth]))[:, 0, 0]
 
 
-def as_one_object(tracks: Sequence[Masks]) -> list[RLE | None]:
-    """What any of the tracks covers, frame by frame: the single object of DAVIS 2016."""
-    return [
-        _union([mask for mask in masks if mask is not None]) for masks in zip(*tracks, strict=True)
-    ]
+def _without_void(video: VideoOverlaps) -> VideoOverlaps:
+    """The video less the pixels of its groups, as if nobody had predicted or labelled them."""
+    groups = [t.segmentations for t in video.truth if t.is_crowd]
+    void = [_union([mask for mask in masks if mask]) for masks in zip(*groups, strict=True)]
+    if not any(void):
+        return video
+    return overlaps_of_video(
+        video.video_id,
+        [
+            t if t.is_crowd else replace(t, segmentations=_outside(t.segmentations, void))
+            for t in video.truth
+        ],
+        [
+            TrackSegmentation(**{**p, "segmentations": _outside(p["segmentations"], void)})
+            for p in video.predictions
+        ],
+    )
 
 
-def without_void(track: Masks, void: Masks) -> list[RLE | None]:
-    """The track less the pixels that do not count (255 in DAVIS's annotations), frame by frame."""
+def _outside(track: Masks, void: Masks) -> list[RLE | None]:
     return [
-        mask
-        if mask is None or outside is None
-        else encode_mask(decode_mask(mask) & ~decode_mask(outside))
-        for mask, outside in zip(track, void, strict=True)
+        mask if mask is None or out is None else encode_mask(decode_mask(mask) & ~decode_mask(out))
+        for mask, out in zip(track, void, strict=True)
     ]
 
 
@@ -264,5 +274,4 @@ def _region(both: np.ndarray, areas: np.ndarray, truth_areas: np.ndarray) -> np.
 def _union(masks: Sequence[RLE]) -> RLE | None:
     if not masks:
         return None
-    merged = coco.merge(list(masks))
-    return RLE(size=list(merged["size"]), counts=merged["counts"].decode("ascii"))
+    return encode_mask(np.logical_or.reduce([decode_mask(mask) for mask in masks]))
