@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from tests.made_data import make_pictures
-from vistool.config import AugmentConfig, SourceConfig, TrainConfig
-from vistool.engine.train import CHECKPOINT, LOG, WEIGHTS, started_with, train
-from vistool.errors import UsageError, VistoolError, WeightsError
+from tests.made_data import make_pictures, make_video
+from vistool.config import (
+    AugmentConfig,
+    IFCConfig,
+    PixelConfig,
+    SourceConfig,
+    TrainConfig,
+    ValidationConfig,
+)
+from vistool.data.annotations import read_annotations
+from vistool.data.batches import Batch, collate
+from vistool.data.clips import TrainingClip
+from vistool.engine.checkpoint import CHECKPOINT, PREVIOUS
+from vistool.engine.distributed import Processes
+from vistool.engine.run_log import LOG, STARTS
+from vistool.engine.schedule import rate_factor
+from vistool.engine.train import BEST, WEIGHTS, started_with, train
+from vistool.engine.validate import validate
+from vistool.errors import DataError, UsageError, VistoolError, WeightsError
+from vistool.models import build_model
 from vistool.models.weights import load_model, read_header
+from vistool.structures import ClipOutput, FrameFeatures
 
 TINY = {
     "backbone": {"kind": "resnet", "stem_channels": 8, "bottleneck_channels": 4},
@@ -22,6 +45,14 @@ TINY = {
     "num_queries": 5,
     "encoder_layers": 1,
     "decoder_layers": 2,
+}
+
+TINY_VISTR = {
+    **TINY,
+    "architecture": "vistr",
+    "hidden_dim": 48,
+    "num_queries": 3,
+    "clip_length": 2,
 }
 
 
@@ -46,13 +77,24 @@ def settings(folder: Path, **changes: object) -> TrainConfig:
     return TrainConfig(**values)  # type: ignore[arg-type]
 
 
-def losses(run: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (run / LOG).read_text().splitlines()]
-    return {line["step"]: line["loss"] for line in lines}
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / LOG).read_text().splitlines()]
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in lines(run)]
 
 
 class KilledError(Exception):
     pass
+
+
+def dies_at(last: int) -> Callable[[int, int, Mapping[str, Any]], None]:
+    def on_step(step: int, steps: int, line: Mapping[str, Any]) -> None:
+        if step == last:
+            raise KilledError
+
+    return on_step
 
 
 def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(tmp_path: Path) -> None:
@@ -61,20 +103,15 @@ def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(tmp_path: Path) ->
     config = settings(tmp_path)
     train(config, whole)
 
-    saved = {}
-
-    def die_at_five(step: int, steps: int, terms: dict[str, float]) -> None:
-        if step == 5:  # as SIGKILL would leave it: the checkpoint is that of step 4
-            saved["checkpoint"] = (broken / CHECKPOINT).read_bytes()
-            raise KilledError
-
     with pytest.raises(KilledError):
-        train(config, broken, on_step=die_at_five)
-    (broken / CHECKPOINT).write_bytes(saved["checkpoint"])
+        train(config, broken, on_step=dies_at(5))  # the checkpoint is that of step 4
+    assert [step for step, _ in losses(broken)] == [1, 2, 3, 4, 5]
     train(started_with(broken), broken)
 
     assert losses(whole) == losses(broken)
-    assert sorted(losses(whole)) == [1, 2, 3, 4, 5, 6]
+    assert [step for step, _ in losses(whole)] == [1, 2, 3, 4, 5, 6]
+    starts = [json.loads(line) for line in (broken / STARTS).read_text().splitlines()]
+    assert [start["step"] for start in starts] == [0, 4]
     expected, resumed = load_model(str(whole / WEIGHTS)), load_model(str(broken / WEIGHTS))
     for key, value in expected.model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[key], value, rtol=0, atol=0)
@@ -100,22 +137,341 @@ def test_a_run_goes_on_with_its_own_settings_only(tmp_path: Path) -> None:
         started_with(tmp_path)
 
 
-def test_a_damaged_checkpoint_is_reported(tmp_path: Path) -> None:
+def flipped(path: Path) -> None:
+    """One bit of some tensor changes; torch reads the file without a complaint."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize("damage", [cut, flipped, Path.unlink])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    make_pictures(tmp_path, 4)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(settings(tmp_path), whole)
+    with pytest.raises(KilledError):
+        train(settings(tmp_path), broken, on_step=dies_at(5))
+    damage(broken / CHECKPOINT)
+    warnings: list[str] = []
+    train(settings(tmp_path), broken, on_warning=warnings.append)
+    assert losses(whole) == losses(broken)
+    if damage is Path.unlink:  # as if killed between two renamings: nothing is wrong
+        assert warnings == []
+    else:
+        assert "not a usable checkpoint" in warnings[0]
+        assert "of step 2" in warnings[0]
+
+
+def test_two_damaged_checkpoints_are_reported(tmp_path: Path) -> None:
     make_pictures(tmp_path, 2)
     run = tmp_path / "run"
-    train(settings(tmp_path, steps=1), run)
-    (run / CHECKPOINT).write_bytes((run / CHECKPOINT).read_bytes()[:1000])
+    train(settings(tmp_path, steps=4), run)
+    for name in (CHECKPOINT, PREVIOUS):
+        cut(run / name)
     with pytest.raises(WeightsError, match="not a usable checkpoint"):
-        train(settings(tmp_path, steps=1), run)
+        train(settings(tmp_path, steps=4), run)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_names_the_term(tmp_path: Path) -> None:
+def test_a_torn_last_line_of_the_log_is_written_anew(tmp_path: Path) -> None:
     make_pictures(tmp_path, 2)
-    with pytest.raises(VistoolError, match="no longer a number; terms: class"):
-        train(
-            settings(tmp_path, steps=20, learning_rate=1e30, max_norm=1e30, warmup_steps=0),
-            tmp_path / "run",
-        )
+    run = tmp_path / "run"
+    with pytest.raises(KilledError):
+        train(settings(tmp_path), run, on_step=dies_at(3))
+    with (run / LOG).open("a") as log:
+        log.write('{"step":4,"lo')
+    train(settings(tmp_path), run)
+    assert [step for step, _ in losses(run)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_finishes_its_step_and_saves(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    make_pictures(tmp_path, 4)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    config = settings(tmp_path, save_every=100)
+    train(config, whole)
+
+    def ask(step: int, steps: int, line: Mapping[str, Any]) -> None:
+        if step == 3:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, stopped, on_step=ask)
+    assert signal.getsignal(number) == before
+    assert [step for step, _ in losses(stopped)] == [1, 2, 3, 4]  # what was begun by then
+    train(config, stopped)
+    assert losses(stopped) == losses(whole)
+
+
+def test_a_picture_that_is_missing_costs_no_step_that_was_done(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 2)
+    run = tmp_path / "run"
+    config = settings(tmp_path, save_every=100)
+
+    def lose(step: int, steps: int, line: Mapping[str, Any]) -> None:
+        for name in ("0.png", "1.png"):
+            (tmp_path / name).rename(tmp_path / f"lost-{name}")
+
+    with pytest.raises(DataError, match="missing"):
+        train(config, run, on_step=lose)
+    for name in ("0.png", "1.png"):
+        (tmp_path / f"lost-{name}").rename(tmp_path / name)
+    train(config, run)
+    starts = [json.loads(line) for line in (run / STARTS).read_text().splitlines()]
+    assert [start["step"] for start in starts] == [0, 1]
+
+
+def test_losses_that_are_no_numbers_stop_the_run_after_some_steps(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 2)
+    run = tmp_path / "run"
+    config = settings(
+        tmp_path, steps=20, learning_rate=1e30, max_norm=0.0, warmup_steps=0, max_skipped=3
+    )
+    with pytest.raises(VistoolError, match=r"3 steps in a row.*not finite: loss, class") as error:
+        train(config, run)
+    assert "lower learning_rate" in error.value.hint
+    assert [line["loss"] for line in lines(run)][-3:] == [None] * 3
+    assert [("skipped" in line) for line in lines(run)][-4:] == [False, True, True, True]
+
+
+def test_a_step_with_a_broken_clip_is_skipped_and_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pictures(tmp_path, 3)
+
+    def poisoned(clips: list[TrainingClip], pixels: PixelConfig) -> Batch:
+        batch = collate(clips, pixels)
+        for number, clip in enumerate(clips):
+            if clip.origin.endswith("1.png"):
+                batch.pixels[number] = torch.nan
+        return batch
+
+    monkeypatch.setattr("vistool.data.batches.collate", poisoned)
+    run = tmp_path / "run"
+    train(settings(tmp_path, steps=12, max_skipped=12), run)
+    skipped = [line["skipped"] for line in lines(run) if "skipped" in line]
+    assert 0 < len(skipped) < 12
+    for text in skipped:
+        assert "class" in text
+        assert f"in {tmp_path / '1.png'}" in text
+        assert "0.png" not in text
+    for value in load_model(str(run / WEIGHTS)).model.state_dict().values():
+        assert value.isfinite().all()
+
+
+def gradients(run: Path) -> list[torch.Tensor]:
+    """Of the first step, clipped, from what Adam remembers of them."""
+    saved = torch.load(run / CHECKPOINT, weights_only=True)
+    return [moments["exp_avg"] for moments in saved["optimizer"]["state"].values()]
+
+
+def assert_close_gradients(run: Path, expected: Path) -> None:
+    for actual, wanted in zip(gradients(run), gradients(expected), strict=True):
+        # Sums in another order, relative to the tensor's largest.
+        atol = 2e-5 * wanted.abs().max().item()
+        torch.testing.assert_close(actual, wanted, rtol=0, atol=atol)
+
+
+def without_dropout(model: dict[str, Any]) -> dict[str, Any]:
+    return {**model, "dropout": 0.0}
+
+
+@pytest.mark.parametrize("model", [TINY, TINY_VISTR], ids=["ifc", "vistr"])
+def test_accumulated_batches_have_the_gradients_of_a_large_one(
+    tmp_path: Path, model: dict[str, Any]
+) -> None:
+    # One picture is not labelled at all, so the parts differ in what they are divided by.
+    make_pictures(tmp_path, 3)
+    unlabel(tmp_path / "pictures.json", image_id=1)
+    common = {"steps": 1, "model": without_dropout(model), "clip_length": 2}
+    train(settings(tmp_path, batch=6, **common), tmp_path / "large")
+    train(settings(tmp_path, batch=2, accumulate=3, **common), tmp_path / "parts")
+    assert_close_gradients(tmp_path / "parts", tmp_path / "large")
+    ((_, expected),), ((_, loss),) = losses(tmp_path / "large"), losses(tmp_path / "parts")
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def unlabel(path: Path, image_id: int) -> None:
+    content = json.loads(path.read_text())
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != image_id]
+    content["images"][image_id - 1] |= {"exhaustive": False, "exhaustive_category_ids": []}
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("model", [TINY, TINY_VISTR], ids=["ifc", "vistr"])
+def test_recomputed_activations_give_the_same_gradients(
+    tmp_path: Path, model: dict[str, Any]
+) -> None:
+    make_pictures(tmp_path, 2)
+    common = {"steps": 1, "model": model, "clip_length": 2}  # with dropout
+    train(settings(tmp_path, **common), tmp_path / "stored")
+    train(settings(tmp_path, recompute=True, **common), tmp_path / "recomputed")
+    assert_close_gradients(tmp_path / "recomputed", tmp_path / "stored")
+
+
+@pytest.mark.parametrize("model", [TINY, TINY_VISTR], ids=["ifc", "vistr"])
+def test_every_trained_parameter_has_a_gradient_even_where_nothing_is_to_be_found(
+    tmp_path: Path, model: dict[str, Any]
+) -> None:
+    """Several processes rely on it: none looks for parameters that a step left out."""
+    make_pictures(tmp_path, 1)
+    unlabel(tmp_path / "pictures.json", image_id=1)
+    train(settings(tmp_path, steps=1, model=model, clip_length=2), tmp_path / "run")
+    config = settings(tmp_path, model=model, clip_length=2).model_config()
+    trained = build_model(config)
+    trained.backbone.freeze_first(0)
+    assert len(gradients(tmp_path / "run")) == sum(p.requires_grad for p in trained.parameters())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_and_resumes_exactly(tmp_path: Path, precision: str) -> None:
+    make_pictures(tmp_path, 4)
+    full, whole, broken = (tmp_path / name for name in ("full", "whole", "broken"))
+    train(settings(tmp_path), full)
+    config = settings(tmp_path, precision=precision)
+    train(config, whole)
+    with pytest.raises(KilledError):
+        train(config, broken, on_step=dies_at(5))
+    train(config, broken)
+    assert losses(whole) == losses(broken)
+    assert losses(whole) != losses(full)
+    # Eight bits of precision through a few layers, at the same weights.
+    assert losses(whole)[0][1] == pytest.approx(losses(full)[0][1], rel=0.03)
+    saved = torch.load(whole / CHECKPOINT, weights_only=True)["scaler"]
+    assert bool(saved) == (precision == "fp16")
+
+
+def test_gradients_beyond_float16_lower_the_scale_and_are_no_reason_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pictures(tmp_path, 2)
+
+    def sensitive(device: str, enabled: bool) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(device, enabled=enabled, init_scale=2.0**30)
+
+    monkeypatch.setattr("vistool.engine.train.GradScaler", sensitive)
+    run = tmp_path / "run"
+    train(settings(tmp_path, precision="fp16", steps=30, max_skipped=2), run)
+    skipped = [line["skipped"] for line in lines(run) if "skipped" in line]
+    assert skipped[0] == "gradients beyond float16 at scale 1.07374e+09"
+    assert 2 < len(skipped) < 30
+
+
+def test_frozen_stages_keep_their_weights(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 2)
+    first = train(settings(tmp_path, steps=1), tmp_path / "first")
+    config = settings(tmp_path, steps=2, init=str(first), frozen_blocks=None, backbone_rate=1e-2)
+    second = train(config, tmp_path / "second")  # one stage, as in the papers
+    before, after = (load_model(str(path)).model.state_dict() for path in (first, second))
+    moved = {
+        key.removeprefix("backbone.").partition(".weight")[0]
+        for key in before
+        if key.startswith("backbone.") and not torch.equal(before[key], after[key])
+    }
+    assert not any(key.startswith(("stem", "stages.0")) for key in moved)
+    for stage in (1, 2, 3):
+        assert any(key.startswith(f"stages.{stage}") for key in moved)
+    with pytest.raises(UsageError, match="frozen_blocks = 5: the backbone has 4 stages"):
+        train(settings(tmp_path, frozen_blocks=5), tmp_path / "third")
+
+
+def test_the_best_of_the_validated_weights_are_kept(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 4)
+    run, broken = tmp_path / "run", tmp_path / "broken"
+    plan = ValidationConfig(annotations="pictures.json", every=2, measure="AP50")
+    config = settings(tmp_path, steps=5, validation=plan)
+    train(config, run)
+    scores = {line["step"]: line["val_AP50"] for line in lines(run) if "val_AP50" in line}
+    assert sorted(scores) == [2, 4, 5]  # also in the end
+    header = read_header(run / BEST)
+    best = max(scores, key=lambda step: (scores[step], -step))
+    assert header.metadata["steps"] == f"{best} of 5"
+    assert f"AP50 {scores[best]:.4f} on pictures.json" in header.metadata["validation"]
+    with pytest.raises(KilledError):
+        train(config, broken, on_step=dies_at(3))
+    train(config, broken)
+    assert (broken / BEST).read_bytes() == (run / BEST).read_bytes()
+
+
+def test_a_model_that_finds_everything_validates_at_one(tmp_path: Path) -> None:
+    videos = read_annotations(make_video(tmp_path, 4), {"red": ["red square"]})
+    model = OneSquare()
+    scores = validate(model, videos, Processes(torch.device("cpu")))  # type: ignore[arg-type]
+    assert scores == {"AP": 1.0, "AP50": 1.0}
+
+
+class OneSquare:
+    """Sees what is as red as the made square, and is sure of it."""
+
+    config = IFCConfig(class_names=("red",), test_short_side=64, clip_length=2, clip_stride=2)
+
+    def encode_frames(self, pixels: torch.Tensor) -> FrameFeatures:
+        red, _, blue = pixels.unbind(1)
+        logits = torch.where(red - blue > 2, 10.0, -10.0)
+        return FrameFeatures(top=logits[:, None], laterals=(), padded=None)
+
+    def decode_clips(self, features: FrameFeatures, num_frames: int) -> ClipOutput:
+        masks = features.top.unflatten(0, (-1, num_frames)).transpose(1, 2)
+        return ClipOutput(torch.tensor([[[10.0, -10.0]]]).expand(len(masks), -1, -1), masks)
+
+
+def test_tensorboard_is_asked_for_by_name_where_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pictures(tmp_path, 1)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UsageError, match="TensorBoard is not installed") as error:
+        train(settings(tmp_path, tensorboard=True), tmp_path / "run")
+    assert "vistool[tensorboard]" in error.value.hint
+
+
+def test_the_first_weights_soon_fade_from_the_average(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 2)
+    run = tmp_path / "run"
+    train(settings(tmp_path, steps=3, ema_decay=0.0, save_every=3), run)
+    saved = torch.load(run / CHECKPOINT, weights_only=True)
+    for key, value in saved["model"].items():
+        torch.testing.assert_close(saved["averaged"][f"module.{key}"], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 3}, "batch = 3 clips cannot be shared evenly by 2 processes"),
+        ({"accumulate": 0}, "accumulate = 0: must be at least 1"),
+        ({"ema_decay": 1.0}, "ema_decay = 1"),
+        ({"schedule": "step"}, "without milestones"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        settings(Path(), **changes).check(processes=2)
+
+
+def test_the_rates_of_the_papers() -> None:
+    paper = settings(
+        Path(), schedule="step", steps=6000, milestones=(4000,), warmup_factor=1.0, warmup_steps=10
+    )
+    assert [rate_factor(paper, step) for step in (0, 3999, 4000, 5999)] == [
+        1.0,
+        1.0,
+        pytest.approx(0.1),
+        pytest.approx(0.1),
+    ]
+    smooth = settings(Path(), schedule="cosine", steps=1000, warmup_steps=0)
+    assert rate_factor(smooth, 500) == pytest.approx(0.5)
+    half = settings(Path(), schedule="constant", warmup_factor=0.5, warmup_steps=10)
+    np.testing.assert_allclose(
+        [rate_factor(half, step) for step in (0, 4, 9, 99)], [0.55, 0.75, 1, 1]
+    )
 
 
 def test_training_starts_from_another_run_s_weights(tmp_path: Path) -> None:
@@ -135,5 +491,5 @@ def test_a_tiny_model_learns_to_tell_made_squares_apart(tmp_path: Path) -> None:
     make_pictures(tmp_path, 8)
     run = tmp_path / "run"
     train(settings(tmp_path, steps=400, batch=4, learning_rate=1e-3, backbone_rate=1e-3), run)
-    values = list(losses(run).values())
+    values = [loss for _, loss in losses(run)]
     assert sum(values[-20:]) < 0.5 * sum(values[:20])

@@ -16,8 +16,9 @@ from tests.made_data import make_pictures
 from tests.recorded import FIXTURES, recorded, recorded_json
 from tests.test_vistr import small_vistr, tiny_vistr
 from vistool.config import LossConfig, PredictConfig, SourceConfig, TrainConfig
+from vistool.engine.run_log import LOG
 from vistool.engine.segment import Segmenter, clip_settings
-from vistool.engine.train import LOG, train
+from vistool.engine.train import train
 from vistool.errors import UsageError
 from vistool.formats.rle import decode_mask, encode_mask
 from vistool.models.vistr import VisTR, by_instance

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vistool.cli.console import answer, progress, say
+from vistool.cli.console import ProgressCallback, answer, progress, say
 from vistool.config import TrainConfig, apply_overrides, from_mapping, load_toml
 from vistool.errors import UsageError
+
+if TYPE_CHECKING:
+    from vistool.engine.distributed import Processes
+
+FADE = 0.95  # of the means that progress shows, a step
 
 
 def train(
@@ -36,23 +42,80 @@ def train(
 
     Example: vistool train configs/ifc-lite.toml --data ~/data
     """
-    from vistool.engine.train import started_with
+    values, where = _settings(config, resume)
+    values = apply_overrides(values, overrides or [])
+    if data is not None:
+        values["data"] = str(data)
+    settings: TrainConfig = from_mapping(values, TrainConfig, where=where)
+
+    from vistool.engine.distributed import joined
     from vistool.engine.train import train as run_training
+
+    with joined(settings.device) as processes:
+        folder = resume or processes.agree(lambda: _folder(output, config))
+        if processes.is_first:
+            say(f"run folder: {folder}")
+        with progress(quiet=quiet or not processes.is_first, unit="steps") as show:
+            weights = run_training(
+                settings,
+                folder,
+                processes=processes,
+                on_step=_told(settings, show),
+                on_warning=_warning(processes),
+            )
+        if processes.is_first:
+            answer(str(weights))
+
+
+def _settings(config: Path | None, resume: Path | None) -> tuple[dict[str, Any], str]:
+    """The settings as plain values, and where they come from."""
+    if resume is not None:
+        import msgspec
+
+        from vistool.engine.train import started_with
+
+        values: dict[str, Any] = msgspec.to_builtins(started_with(resume))
+        return values, str(resume)
+    if config is None:
+        raise UsageError("nothing to train", hint="give a configuration, or --resume RUN")
+    return load_toml(config), str(config)
+
+
+def _folder(output: Path | None, config: Path | None) -> Path:
     from vistool.formats.results import new_run_folder
 
-    if resume is not None:
-        settings, folder = started_with(resume), resume
-    elif config is not None:
-        values = apply_overrides(load_toml(config), overrides or [])
-        if data is not None:
-            values["data"] = str(data)
-        settings = from_mapping(values, TrainConfig, where=str(config))
-        folder = output or new_run_folder(Path("runs/train"), config.stem, exist_ok=False)
-    else:
-        raise UsageError("nothing to train", hint="give a configuration, or --resume RUN")
-    say(f"run folder: {folder}")
-    with progress(quiet=quiet, unit="steps") as show:
-        weights = run_training(
-            settings, folder, on_step=lambda step, steps, terms: show("training", step, steps)
+    assert config is not None
+    return output or new_run_folder(Path("runs/train"), config.stem, exist_ok=False)
+
+
+def _warning(processes: Processes) -> Callable[[str], None]:
+    return lambda text: say(f"warning: {text}") if processes.is_first else None
+
+
+def _told(
+    settings: TrainConfig, show: ProgressCallback
+) -> Callable[[int, int, Mapping[str, Any]], None]:
+    """What progress shows of a step: running means of loss, clips a second and waiting."""
+    clips = settings.batch * settings.accumulate
+    means: dict[str, float] = {}
+
+    def mean(name: str, value: float) -> float:
+        means[name] = FADE * means.get(name, value) + (1 - FADE) * value
+        return means[name]
+
+    def on_step(step: int, steps: int, line: Mapping[str, Any]) -> None:
+        if line.get("skipped"):
+            say(f"warning: step {step} skipped: {line['skipped']}")
+            return
+        if "val_AP" in line:
+            say(f"step {step}: AP {line['val_AP']:.3f}, AP50 {line['val_AP50']:.3f}")
+        seconds = mean("seconds", line["seconds"])
+        waiting = mean("waiting", line["data_seconds"]) / seconds
+        show(
+            f"loss {mean('loss', line['loss']):.3f}, rate {line['learning_rate']:.1e}, "
+            f"{clips / seconds:.1f} clips/s ({waiting:.0%} waiting for data)",
+            step,
+            steps,
         )
-    answer(str(weights))
+
+    return on_step

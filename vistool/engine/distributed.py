@@ -1,0 +1,114 @@
+"""Several processes that train one model together, as `torchrun` starts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vistool.engine.device import choose_device
+from vistool.errors import UsageError
+
+T = TypeVar("T")
+
+# How long one process waits for the others, as while they finish their share of a validation.
+PATIENCE = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """The processes of a training, seen from one of them; alone, every method is the identity.
+
+    All of them must call the same methods in the same order.
+    """
+
+    device: torch.device
+    rank: int = 0  # this one's number
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """The one that writes."""
+        return self.rank == 0
+
+    def share(self, model: nn.Module) -> nn.Module:
+        """The model with gradients that are averaged over the processes in its backward pass.
+
+        No parameter may be unused, as none of ours is: then no step is spent on looking for them.
+        """
+        if self.count == 1:
+            return model
+        return DistributedDataParallel(
+            model,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            broadcast_buffers=False,  # they are frozen
+            gradient_as_bucket_view=True,
+        )
+
+    def keep_apart(self, model: nn.Module) -> AbstractContextManager[object]:
+        """A context in which the backward passes of a shared model only add up, each process's."""
+        if isinstance(model, DistributedDataParallel):
+            return cast("AbstractContextManager[object]", model.no_sync())
+        return nullcontext()
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Of every element over the processes; what is no number in one is none in the mean."""
+        if self.count > 1:
+            values = values.clone()
+            distributed.all_reduce(values)
+            values /= self.count
+        return values
+
+    def gather(self, mine: T) -> list[T]:
+        """The objects of all processes, in all of them, by rank."""
+        if self.count == 1:
+            return [mine]
+        everyone: list[Any] = [None] * self.count
+        distributed.all_gather_object(everyone, mine)
+        return everyone
+
+    def agree(self, choose: Callable[[], T]) -> T:
+        """What the first process chooses, in all of them."""
+        if self.count == 1:
+            return choose()
+        chosen: list[Any] = [choose() if self.is_first else None]
+        distributed.broadcast_object_list(chosen)
+        return cast("T", chosen[0])
+
+    def mine(self, items: Sequence[T]) -> Sequence[T]:
+        """This process's part of some work that can be divided."""
+        return items[self.rank :: self.count]
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Processes]:
+    """The processes that `torchrun` started, or this one alone.
+
+    Args: device: as `choose_device` takes it; each of several processes on CUDA gets its own GPU.
+    Raises: UsageError for a device that they cannot share, or is not there.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Processes(choose_device(device))
+        return
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if ":" in device:
+        raise UsageError(
+            f"device {device} for {count} processes: each needs its own",
+            hint="set device to cuda, or to cpu",
+        )
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
+        chosen = choose_device(f"cuda:{local}")
+        torch.cuda.set_device(chosen)
+    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
+    yield Processes(chosen, distributed.get_rank(), count)
+    # Not after a failure: taking leave waits for the others, and they for this one.
+    distributed.destroy_process_group()

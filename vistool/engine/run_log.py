@@ -1,0 +1,125 @@
+"""What a training leaves for people to read: a line a step, and how each start came about."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import torch
+
+import vistool
+from vistool.errors import UsageError
+from vistool.formats.atomic import atomic_path
+
+LOG = "log.jsonl"
+STARTS = "starts.jsonl"
+CURVES = "tensorboard"
+PACKAGE = Path(vistool.__file__).resolve().parent
+
+Line = Mapping[str, float | int | str | None]
+
+
+class RunLog:
+    """`log.jsonl`, one line a step, and if wanted the same numbers as curves for TensorBoard.
+
+    Args: step: steps done; lines of later ones, which a killed run has left, are taken out.
+    Raises: UsageError if TensorBoard is wanted, but not installed.
+    """
+
+    def __init__(self, run: Path, step: int, *, tensorboard: bool) -> None:
+        self._curves = _curves(run / CURVES, step) if tensorboard else None
+        _keep_steps(run / LOG, step)
+        self._file = (run / LOG).open("a", encoding="utf-8", buffering=1)
+
+    def write(self, step: int, values: Line) -> None:
+        """Add the line of a step."""
+        self._file.write(msgspec.json.encode({"step": step, **values}).decode() + "\n")
+        if self._curves is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._curves.add_scalar(name, value, step)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        if self._curves is not None:
+            self._curves.close()
+
+
+def note_start(run: Path, step: int, **facts: str | int) -> None:
+    """Add a line to `starts.jsonl`: when, from which step, with what."""
+    line = {
+        "step": step,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "vistool": vistool.__version__,
+        "revision": code_revision(PACKAGE),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        **facts,
+    }
+    with (run / STARTS).open("a", encoding="utf-8") as file:
+        file.write(msgspec.json.encode(line).decode() + "\n")
+
+
+def code_revision(package: Path) -> str | None:
+    """Commit of the code in a folder, "-dirty" if it was changed since; None if git has no say."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(  # a fixed command without a shell
+                ["git", *arguments], cwd=package, capture_output=True, text=True, check=False
+            )
+        except OSError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # An installed package may lie in somebody's repository without belonging to it.
+    if not git("ls-files", "__init__.py"):
+        return None
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return f"{commit}-dirty" if git("status", "--porcelain", "--", ".") else commit
+
+
+def _keep_steps(path: Path, last: int) -> None:
+    """Take the lines after step `last` out, and one that was torn."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            step = msgspec.json.decode(line)["step"]
+        except (msgspec.DecodeError, KeyError, TypeError):
+            break
+        if step > last or not line.endswith(b"\n"):
+            break
+        kept.append(line)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(b"".join(kept))
+
+
+def _curves(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UsageError(
+            "tensorboard = true, but TensorBoard is not installed",
+            hint="pip install 'vistool[tensorboard]', or leave it out: log.jsonl has it all",
+        ) from None
+    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -1,0 +1,95 @@
+"""How well a model that is being trained does on a set that is held out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+
+import torch
+
+from vistool.config import PredictConfig
+from vistool.data.annotations import LabelledVideo
+from vistool.engine.distributed import Processes
+from vistool.engine.segment import Segmenter
+from vistool.evaluation.overlaps import TruthTrack
+from vistool.evaluation.partial_labels import scorable
+from vistool.evaluation.video_ap import evaluate_tracks
+from vistool.formats.rle import encode_mask
+from vistool.formats.video import open_frames
+from vistool.models.ifc import IFC
+from vistool.models.vistr import VisTR
+from vistool.structures import RLE, TrackSegmentation
+from vistool.tracking.postprocess import masks_at, results_multi_class, results_single_class
+
+MEASURES = ("AP", "AP50")
+
+
+def validate(
+    model: IFC | VisTR,
+    videos: Sequence[LabelledVideo],
+    processes: Processes,
+    *,
+    on_video: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, float]:
+    """AP and AP50 of a model, in evaluation mode, over labelled videos that the processes share.
+
+    A picture is a video of one frame. What a model says of a class that is not labelled completely
+    in a video counts where it lies on a labelled object of the class, and nowhere else.
+
+    Args: on_video: told how many videos of this process are done, and how many there are.
+    """
+    mine = processes.mine(range(len(videos)))
+    found = []
+    for done, index in enumerate(mine):
+        found.append((index, tracks_of(model, videos[index], index, processes.device)))
+        on_video(done + 1, len(mine))
+    tracks = dict(pair for part in processes.gather(found) for pair in part)
+    return processes.agree(lambda: _score(videos, tracks, len(model.config.class_names)))
+
+
+def tracks_of(
+    model: IFC | VisTR, video: LabelledVideo, video_id: int, device: torch.device
+) -> list[TrackSegmentation]:
+    """What a model finds in a labelled video; categories are the model's labels.
+
+    Every track counts as every likely class for IFC, and as its likeliest for VisTR (as published).
+    """
+    segmenter = Segmenter(model, PredictConfig(), device)
+    masks: dict[int, list[RLE | None]] = {}
+    with (
+        open_frames(video.files) as reader,
+        contextlib.closing(segmenter.frames(reader.frames())) as frames,
+    ):
+        for position, frame in enumerate(frames):
+            assert frame.tracks is not None, "no frame is left out"
+            for track_id, mask in masks_at(frame.tracks, frame.size):
+                track = masks.setdefault(track_id, [None] * len(video.files))
+                track[position] = encode_mask(mask)
+    choose = results_multi_class if isinstance(model, IFC) else results_single_class
+    return [
+        {
+            "video_id": video_id,
+            "category_id": result.label,
+            "score": result.score,
+            "segmentations": masks[result.track_id],
+        }
+        for result in choose(segmenter.class_probs())
+        if result.track_id in masks
+    ]
+
+
+def _score(
+    videos: Sequence[LabelledVideo],
+    tracks: dict[int, list[TrackSegmentation]],
+    num_classes: int,
+) -> dict[str, float]:
+    truth, predictions = [], []
+    for index, video in enumerate(videos):
+        labelled = [TruthTrack(index, t.label, t.segmentations) for t in video.tracks]
+        complete = [label for label, all_labelled in enumerate(video.exhaustive) if all_labelled]
+        truth += labelled
+        predictions += scorable(tracks[index], labelled, exhaustive=complete)
+    summary = evaluate_tracks(
+        truth, predictions, video_ids=range(len(videos)), category_ids=range(num_classes)
+    ).summary()
+    return {name: summary[name] for name in MEASURES}
