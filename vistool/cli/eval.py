@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vistool.formats.dataset import DataSet
 
 OFFICIAL = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
-TRACKING = ["HOTA", "DetA", "AssA", "LocA", "IDF1", "switches"]
+TRACKING = ["HOTA", "DetA", "AssA", "LocA", "IDF1", "switches", "J_mean", "F_mean"]
 NAME_WIDTH = 24  # characters of a category's name in the table
 
 
@@ -91,6 +91,10 @@ def evaluate(
         int, typer.Option(min=100, help="Draws of the videos that --compare makes.")
     ] = EvalConfig().samples,
     seed: Annotated[int, typer.Option(help="Of these draws.")] = EvalConfig().seed,
+    report: Annotated[
+        bool,
+        typer.Option("--report/--no-report", help="Write the page, figures and tables of errors."),
+    ] = True,
     exist_ok: Annotated[
         bool, typer.Option("--exist-ok", help="Write into a folder that is there already.")
     ] = False,
@@ -135,7 +139,7 @@ def evaluate(
         if compare:
             _compare(dataset, compare, config, as_json=as_json, quiet=quiet)
             return
-        wishes = _Wishes(output, submission, as_json=as_json, exist_ok=exist_ok, quiet=quiet)
+        wishes = _Wishes(output, submission, as_json, report, exist_ok, quiet)
         failed = _score(dataset, predictions, model, config, wishes)
     if failed:
         raise PartialFailureError(
@@ -152,6 +156,7 @@ class _Wishes:
     output: Path | None
     submission: Path | None
     as_json: bool
+    report: bool
     exist_ok: bool
     quiet: bool
 
@@ -165,6 +170,8 @@ def _score(
 ) -> list[str]:
     """Make or read predictions, score them, write and print. Returns the videos that failed."""
     from vistool.engine import evaluate as engine
+    from vistool.engine.evaluation_files import report_of, write_evaluation
+    from vistool.engine.report_files import diagnosis_as_text
     from vistool.engine.submission import write_submission
 
     dataset, key = engine.open_dataset(path, *([saved] if saved else []))
@@ -191,11 +198,16 @@ def _score(
     with progress(quiet=wishes.quiet, unit="videos") as show:
         result = engine.evaluate(dataset, predictions, on_progress=show)
     content = result.as_json(engine.inputs_of(dataset, key, predictions))
+    report = report_of(dataset, result, content)
     if model is not None or wishes.output or not wishes.as_json:
         folder = engine.folder_for(predictions, dataset, parent, exist_ok=wishes.exist_ok)
-        engine.save(folder, content)
+        write_evaluation(folder, result, content, report if wishes.report else None)
         say(f"saved in {folder}")
-    answer(json.dumps(content) if wishes.as_json else _table(content))
+    if wishes.as_json:
+        answer(json.dumps(content))
+        return failed
+    answer(_table(content))
+    answer(f"\n{diagnosis_as_text(report)}")
     return failed
 
 
@@ -261,7 +273,7 @@ def _table(content: Mapping[str, Any]) -> str:
         "",
         *_block(content["ytvis"], OFFICIAL[:6]),
         *_block(content["ytvis"], OFFICIAL[6:]),
-        *_block({**content["hota"], **content["identity"]}, TRACKING),
+        *_block({**content["hota"], **content["identity"], **content.get("davis", {})}, TRACKING),
     ]
     rows = [row for row in content["categories"] if row["truth"] or row["predictions"]]
     columns = ["AP", "AP50", "AP75", "AR10", "HOTA", "AssA"]
@@ -297,8 +309,8 @@ def _notes(labels: Mapping[str, Any]) -> list[str]:
 def _block(numbers: Mapping[str, float], names: Sequence[str]) -> list[str]:
     """Names over their numbers, and an empty line."""
     return [
-        "".join(f"{name:>8}" for name in names),
-        "".join(_cell(numbers.get(name, -1)) for name in names),
+        "".join(f"{name:>9}" for name in names),
+        "".join(f" {_cell(numbers.get(name, -1))}" for name in names),
         "",
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,18 +10,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from vistool.engine.run_record import PredictedSet, Run, file_key, read_run
 from vistool.engine.scored_set import ScoredSet, scored_set
 from vistool.errors import DataError
+from vistool.evaluation.breakdown import Breakdown, BreakdownBuilder
 from vistool.evaluation.davis import DavisResult, davis_of_video
+from vistool.evaluation.diagnosis import Diagnosis, DiagnosisBuilder
 from vistool.evaluation.hota import HotaCounts, hota_of_video, hota_summary
 from vistool.evaluation.identity import IdentityCounts, identity_of_video
 from vistool.evaluation.overlaps import overlaps_of_videos
 from vistool.evaluation.tracking_measures import TrackingResult
 from vistool.evaluation.video_ap import APBuilder, VideoAP, VideoOutcome
-from vistool.formats.atomic import atomic_path
 from vistool.formats.dataset import DataSet
 from vistool.formats.detect import read_dataset
 from vistool.formats.predicted_masks import read_predicted_masks, with_predicted_lengths
@@ -34,7 +32,6 @@ from vistool.structures import TrackSegmentation
 # What a job tells while it runs: the stage, how much is done, how much there is.
 OnProgress = Callable[[str, int, int | None], None]
 
-METRICS, CATEGORIES = "metrics.json", "categories.csv"
 IDENTITY_NUMBERS = (
     *("num_labelled", "num_predicted", "switches", "fragmentations"),
     *("num_tracks", "mostly_tracked", "mostly_lost"),
@@ -62,6 +59,8 @@ class Evaluation:
     hota: TrackingResult[HotaCounts]
     identity: TrackingResult[IdentityCounts]
     davis: DavisResult | None  # None: not asked for
+    breakdown: Breakdown
+    diagnosis: Diagnosis
     seconds: Mapping[str, float]  # by stage
 
     def as_json(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,6 +71,7 @@ class Evaluation:
             **({"davis": self.davis.summary()} if self.davis else {}),
             "identity": self._identity(),
             "categories": self.by_category(),
+            "breakdown": self.by_group(),
             "counts": self._counts(),
             "labels": self._labels(),
             "inputs": dict(inputs),
@@ -96,6 +96,19 @@ class Evaluation:
                 row |= {k: hota[number].summary()[k] for k in ("HOTA", "DetA", "AssA", "LocA")}
             rows.append(row)
         return rows
+
+    def by_group(self) -> dict[str, dict[str, dict[str, float]]]:
+        """AP by occlusion (where it is labelled), length and speed of the labelled tracks."""
+        kinds = {
+            "occlusion": self.breakdown.occlusion,
+            "length": self.breakdown.length,
+            "speed": self.breakdown.speed,
+        }
+        return {
+            kind: {group.name: {"truth": group.num_truth, **group.numbers} for group in groups}
+            for kind, groups in kinds.items()
+            if groups
+        }
 
     def _identity(self) -> dict[str, float]:
         total = self.identity.total()
@@ -219,7 +232,8 @@ def evaluate(
             classes=predictions.run.classes if predictions.run else (),
             without=frozenset(predictions.failed),
         )
-    ap = APBuilder(scored.categories)
+    ap, groups = APBuilder(scored.categories), BreakdownBuilder(scored.categories)
+    reasons = DiagnosisBuilder(scored.categories)
     hota, identity, followed = [], [], []
     compared = iter(overlaps_of_videos(scored.in_order()))
     objects = iter(overlaps_of_videos(scored.objects_in_order()))
@@ -232,6 +246,10 @@ def evaluate(
             hota.append((video.video_id, hota_of_video(video)))
         with clock.stage("identity"):
             identity.append((video.video_id, identity_of_video(video)))
+        with clock.stage("breakdown"):
+            groups.add(video)
+        with clock.stage("diagnosis"):
+            reasons.add(video)
         if boundaries:
             with clock.stage("davis"):
                 followed += davis_of_video(next(objects))
@@ -239,6 +257,10 @@ def evaluate(
             on_progress("scoring", done + 1, len(scored.videos))
     with clock.stage("ytvis"):
         result = ap.result()
+    with clock.stage("breakdown"):
+        breakdown = groups.result()
+    with clock.stage("diagnosis"):
+        diagnosis = reasons.diagnosis()
     return Evaluation(
         scored=scored,
         ap=result,
@@ -246,6 +268,8 @@ def evaluate(
         hota=TrackingResult(tuple(hota)),
         identity=TrackingResult(tuple(identity)),
         davis=DavisResult(tuple(followed)) if boundaries else None,
+        breakdown=breakdown,
+        diagnosis=diagnosis,
         seconds=clock.total(),
     )
 
@@ -279,21 +303,6 @@ def folder_for(
     if stem == Path(RESULTS).stem:  # all of them are called so
         stem = predictions.path.resolve().parent.name
     return new_run_folder(parent, f"{dataset.path.stem}-{stem}", exist_ok=exist_ok)
-
-
-def save(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write metrics.json and categories.csv."""
-    with atomic_path(folder / METRICS) as temporary:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
-    rows = content["categories"]
-    with (
-        atomic_path(folder / CATEGORIES) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        writer = csv.DictWriter(file, names, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 class _Clock:
