@@ -274,10 +274,13 @@ def gradients(run: Path) -> list[torch.Tensor]:
 
 
 def assert_close_gradients(run: Path, expected: Path) -> None:
-    for actual, wanted in zip(gradients(run), gradients(expected), strict=True):
-        # Sums in another order, relative to the tensor's largest.
-        atol = 2e-5 * wanted.abs().max().item()
-        torch.testing.assert_close(actual, wanted, rtol=0, atol=atol)
+    wanted = gradients(expected)
+    largest = max(gradient.abs().max().item() for gradient in wanted)
+    for actual, gradient in zip(gradients(run), wanted, strict=True):
+        # Sums in another order, relative to the tensor's largest; some gradients, as of the biases
+        # of attention's keys, are nothing but rounding.
+        atol = 2e-5 * gradient.abs().max().item() + 1e-7 * largest
+        torch.testing.assert_close(actual, gradient, rtol=0, atol=atol)
 
 
 def without_dropout(model: dict[str, Any]) -> dict[str, Any]:

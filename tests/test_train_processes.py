@@ -1,0 +1,165 @@
+"""Trainings in processes of their own: killed and resumed, and several that train together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.made_data import make_pictures, make_video
+from tests.test_train import assert_close_gradients, lines, losses, settings, unlabel
+from vistool.config import SourceConfig, ValidationConfig
+from vistool.engine.checkpoint import CHECKPOINT
+from vistool.engine.run_log import LOG
+from vistool.engine.train import BEST, SETTINGS, train
+from vistool.models.weights import read_header
+
+pytestmark = pytest.mark.slow  # each process needs seconds to import torch
+
+PATIENCE = 240.0  # seconds, on a machine that has much else to do
+
+
+def say(text: str) -> None:
+    """For people who run the tests with -s."""
+    sys.stdout.write(f"{text}\n")
+
+
+def start(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """`vistool train` in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "vistool", "train", "--quiet", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_together(*commands: list[str]) -> list[subprocess.Popen[str]]:
+    """One process a command, with what `torchrun` would tell them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {
+        "WORLD_SIZE": str(len(commands)),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    return [
+        start(*command, environment={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank, command in enumerate(commands)
+    ]
+
+
+def prepared(folder: Path, run: str, **changes: Any) -> Path:
+    """A run folder with settings in it, and no step done."""
+    (folder / run).mkdir()
+    config = settings(folder, **changes)
+    (folder / run / SETTINGS).write_bytes(msgspec.json.encode(config))
+    return folder / run
+
+
+def wait_for_steps(run: Path, count: int, process: subprocess.Popen[str]) -> None:
+    begun = time.monotonic()
+    while not (run / LOG).exists() or len((run / LOG).read_bytes().splitlines()) < count:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() - begun < PATIENCE
+        time.sleep(0.01)
+
+
+def test_a_run_that_is_killed_again_and_again_has_the_losses_of_one_that_is_not(
+    tmp_path: Path,
+) -> None:
+    make_pictures(tmp_path, 4)
+    changes: dict[str, Any] = {"steps": 24, "save_every": 5, "workers": 1}
+    whole = prepared(tmp_path, "whole", **changes)
+    train(settings(tmp_path, **changes), whole)
+
+    killed = prepared(tmp_path, "killed", **changes)
+    last_seen = []
+    for steps in (3, 8, 17):  # before the first checkpoint, and after some
+        process = start("--resume", str(killed))
+        wait_for_steps(killed, steps, process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=PATIENCE)
+        last_seen.append(losses_as_they_are(killed)[-1][0])
+    process = start("--resume", str(killed))
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+
+    starts = [json.loads(line)["step"] for line in (killed / "starts.jsonl").read_text().split()]
+    say(f"\nkilled after steps {last_seen}, went on from steps {starts[1:]}")
+    say("step  uninterrupted          killed")
+    for (step, expected), (_, loss) in zip(losses(whole), losses(killed), strict=True):
+        say(f"{step:4}  {expected:<21} {loss}")
+    assert losses(killed) == losses(whole)
+    assert [step for step, _ in losses(killed)] == list(range(1, 25))
+    # From the last checkpoint that could be finished.
+    assert all(0 <= seen - begun <= 5 for seen, begun in zip(last_seen, starts[1:], strict=True))
+    assert starts[-1] >= 10
+
+
+def losses_as_they_are(run: Path) -> list[tuple[int, float]]:
+    """Of a run that was killed, perhaps within a line."""
+    whole = [line for line in (run / LOG).read_bytes().splitlines(keepends=True) if b"\n" in line]
+    return [(json.loads(line)["step"], json.loads(line)["loss"]) for line in whole]
+
+
+def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
+    # One picture has nothing labelled on it, so that the two have different numbers of instances.
+    make_pictures(tmp_path, 3)
+    make_video(tmp_path, 4)
+    unlabel(tmp_path / "pictures.json", image_id=1)
+    changes: dict[str, Any] = {
+        "steps": 1,
+        "batch": 4,
+        "accumulate": 2,
+        "clip_length": 2,
+        "model": {**settings(tmp_path).model, "dropout": 0.0},
+        "sources": (
+            SourceConfig(annotations="pictures.json"),
+            SourceConfig(annotations="videos.json"),
+        ),
+        "validation": ValidationConfig(annotations="pictures.json"),
+    }
+    one, two = tmp_path / "one", prepared(tmp_path, "two", **changes)
+    train(settings(tmp_path, **changes), one)
+    together = start_together(*[["--resume", str(two)]] * 2)
+    answers = [process.communicate(timeout=PATIENCE) for process in together]
+    assert [process.returncode for process in together] == [0, 0], answers
+    assert answers[0][0].strip() == str(two / "weights.safetensors")
+    assert answers[1][0] == ""  # one of them speaks for all
+
+    assert_close_gradients(two, one)
+    expected, actual = lines(one)[0], lines(two)[0]
+    compared = [key for key in expected if "seconds" not in key]
+    say(f"\n{'':18} {'one process':>14} {'two processes':>14}")
+    for key in compared:
+        say(f"{key:18} {expected[key]:14.8g} {actual[key]:14.8g}")
+        assert actual[key] == pytest.approx(expected[key], rel=1e-5)
+    assert read_header(two / BEST).metadata["steps"] == "1 of 1"
+
+
+def test_a_process_that_fails_takes_the_others_with_it(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        make_pictures(folder, 4)
+    (there / "2.png").unlink()
+    run = prepared(here, "run", steps=1000, data=str(here))
+    together = start_together(*(["--resume", str(run), "--data", str(d)] for d in (here, there)))
+    errors = [process.communicate(timeout=PATIENCE)[1] for process in together]
+    assert "2.png: missing, or not a readable picture" in errors[1]
+    assert together[1].returncode == 3
+    assert together[0].returncode != 0
+    assert (run / CHECKPOINT).exists() or "step" not in errors[0]
