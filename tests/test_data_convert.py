@@ -293,6 +293,28 @@ def test_groups_become_void_in_davis_and_ignored_in_mots(tmp_path: Path) -> None
     ]
 
 
+def test_more_categories_than_mots_has_room_for_are_no_obstacle_if_few_are_used(
+    tmp_path: Path,
+) -> None:
+    path = make_video(tmp_path, 1)
+    content = json.loads(path.read_text())
+    content["categories"] += [{"id": 10 + i, "name": f"other {i}"} for i in range(80)]
+    path.write_text(json.dumps(content))
+    convert(path, tmp_path / "m", "mots")
+    dataset = read_dataset(tmp_path / "m")
+    names = {category.id: category.name for category in dataset.categories}
+    assert [names[t.category_id] for t in dataset.tracks] == ["red square", "blue square"]
+    for i, annotation in enumerate(content["categories"][2:]):
+        mask = encode_mask(square(0, i, 1))
+        content["annotations"].append(
+            {"id": 9 + i, "video_id": 1, "category_id": annotation["id"], "segmentations": [mask]}
+        )
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="82 categories, but MOTS ids have room for 63"):
+        convert(path, tmp_path / "n", "mots")
+    assert [f.name for f in tmp_path.iterdir() if f.name.startswith(".")] == []
+
+
 def test_results_on_a_davis_folder_may_have_any_category(tmp_path: Path) -> None:
     labels = np.stack([square(5, 5, 10) * 1] * 2)
     folder = davis_folder(tmp_path / "d", labels, save_palette)

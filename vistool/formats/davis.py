@@ -55,8 +55,9 @@ def read_davis(
     """Read `JPEGImages/[480p/]SEQUENCE/*.jpg` and `Annotations/[480p/]SEQUENCE/*.png`.
 
     An id of a pixel is an object. Where a whole sequence has no ids but 0 and 255, as in 2016, 255
-    is the object; beside other ids it is void, and left out. Video ids count the sequences by
-    name, from 1. The objects have no category: all are of category 1, "object".
+    is the object; beside other ids it is void, a group in our terms. Without `JPEGImages`, every
+    label picture is a frame. Video ids count the sequences by name, from 1. The objects have no
+    category: all are of category 1, "object".
 
     Args: as in `read_coco_json`.
     Raises: DataError if there is no sequence.
@@ -88,11 +89,14 @@ def read_davis(
         if masks:
             stems = [file.stem for file in files]
             found = _Sequence(video, stems, labels / name, on_problem).read()
+            only = set(found) == {VOID}
             tracks += [
-                AnnotatedTrack(len(tracks) + i, number, OBJECT.id, segmentations)
-                for i, segmentations in enumerate(found, start=1)
+                AnnotatedTrack(
+                    len(tracks) + i, number, OBJECT.id, of_frames, id_ == VOID and not only
+                )
+                for i, (id_, of_frames) in enumerate(found.items(), start=1)
             ]
-        on_progress("reading sequences", number, len(names))
+        on_progress("reading labels", sum(video.length for video in videos), None)
     return DataSet(
         path=folder,
         frames=folder,
@@ -121,7 +125,8 @@ def write_davis(
     by_video = group_tracks(dataset.tracks)
     frames: dict[int, tuple[str, ...]] = {}
     overlapping = 0
-    for done, video in enumerate(dataset.videos, start=1):
+    done, total = 0, sum(video.length for video in dataset.videos)
+    for video in dataset.videos:
         objects = [track for track in by_video[video.id] if not track.is_crowd]
         groups = [track for track in by_video[video.id] if track.is_crowd]
         if len(objects) > MOST_OBJECTS:
@@ -138,7 +143,8 @@ def write_davis(
             overlapping += both
         where = f"{FRAMES}/{RESOLUTION}/{names[video.id]}"
         frames[video.id] = tuple(f"{where}/{t:05}{suffix_of(video)}" for t in range(video.length))
-        on_progress("writing sequences", done, len(dataset.videos))
+        done += video.length
+        on_progress("writing labels", done, total)
     with atomic_path(folder / "ImageSets" / "2017" / "val.txt") as temporary:
         temporary.write_text("".join(f"{name}\n" for name in names.values()), encoding="utf-8")
     return frames, overlapping
@@ -192,8 +198,8 @@ class _Sequence:
     ) -> None:
         self.video, self.stems, self.folder, self.on_problem = video, stems, folder, on_problem
 
-    def read(self) -> list[tuple[RLE | None, ...]]:
-        """The masks of every object, by rising id."""
+    def read(self) -> dict[int, tuple[RLE | None, ...]]:
+        """The masks of every id, rising."""
         stems = self.stems
         labelled = {file.stem: file for file in _pictures(self.folder)}
         unlabelled = [t for t, stem in enumerate(stems) if stem not in labelled]
@@ -212,12 +218,10 @@ class _Sequence:
                 continue
             for id_, mask in masks.items():
                 by_id[id_][t] = mask
-        if set(by_id) != {VOID}:
-            by_id.pop(VOID, None)
-        return [
-            tuple(masks.get(t) for t in range(self.video.length))
-            for _, masks in sorted(by_id.items())
-        ]
+        return {
+            id_: tuple(masks.get(t) for t in range(self.video.length))
+            for id_, masks in sorted(by_id.items())
+        }
 
     def _frame(self, file: Path) -> dict[int, RLE] | Problem:
         try:

@@ -100,7 +100,7 @@ def read_mots(
             videos.append(video)
             if masks:
                 tracks += sequence.tracks(video, len(tracks) + 1)
-        on_progress("reading sequences", number, len(places))
+        on_progress("reading labels", sum(video.length for video in videos), None)
     for category in sorted({track.category_id for track in tracks} - names.keys()):
         names[category] = NAMES.get(category, f"class {category}")
     return DataSet(
@@ -136,7 +136,8 @@ def write_mots(
     by_video = group_tracks(dataset.tracks)
     frames: dict[int, tuple[str, ...]] = {}
     overlapping = 0
-    for done, video in enumerate(dataset.videos, start=1):
+    done, total = 0, sum(video.length for video in dataset.videos)
+    for video in dataset.videos:
         ids = _object_ids(dataset, by_video[video.id], classes)
         lines: list[str] = []
         for t in range(video.length):
@@ -159,8 +160,9 @@ def write_mots(
             temporary.write_text("".join(lines), encoding="ascii")
         where = f"{FRAMES}/{names[video.id]}"
         frames[video.id] = tuple(f"{where}/{t:06}{suffix_of(video)}" for t in range(video.length))
-        on_progress("writing sequences", done, len(dataset.videos))
-    named = [Category(id=classes[c.id], name=c.name) for c in dataset.categories]
+        done += video.length
+        on_progress("writing labels", done, total)
+    named = [Category(id=classes[c.id], name=c.name) for c in dataset.categories if c.id in classes]
     with atomic_path(folder / CATEGORIES) as temporary:
         temporary.write_bytes(msgspec.json.encode(named) + b"\n")
     return frames, overlapping
@@ -171,13 +173,16 @@ def _id(category: int, number: int) -> int:
 
 
 def _classes(dataset: DataSet) -> dict[int, int]:
-    """The MOTS class of every category id."""
+    """The MOTS class of every category id; unused categories only if there is room for them."""
     ids = [category.id for category in dataset.categories]
     if all(1 <= id_ < HIGHEST_CLASS and id_ != IGNORED for id_ in ids):
         return {id_: id_ for id_ in ids}
     free = [id_ for id_ in range(1, HIGHEST_CLASS) if id_ != IGNORED]
     ignore = {c.id: IGNORED for c in dataset.categories if c.name == NAMES[IGNORED]}
     others = [id_ for id_ in ids if id_ not in ignore]
+    if len(others) > len(free):
+        used = {track.category_id for track in dataset.tracks}
+        others = [id_ for id_ in others if id_ in used]
     if len(others) > len(free):
         raise DataError(
             f"{dataset.path}: {len(others)} categories, but MOTS ids have room for {len(free)}"
