@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,3 +181,28 @@ def test_a_clip_without_instances_is_a_clip() -> None:
     truth = frame_truth([], 0, Size(8, 8), whole_view(Size(8, 8), 4, None), num_classes=2)
     target = clip_target([truth, truth], (True, True))
     assert target.masks.shape == (0, 2, 4, 4)
+
+
+def test_a_set_that_states_no_more_than_masks_is_read_for_its_masks(tmp_path: Path) -> None:
+    """COCO video: every frame is an image with annotations, boxes and ids of its own."""
+    file = make_video(tmp_path, 2)
+    content = json.loads(file.read_text())
+    (video,) = content["videos"]
+    content["images"] = [
+        {"id": 10 + t, "video_id": 1, "frame_id": t, "file_name": name, "width": 96, "height": 64}
+        for t, name in enumerate(video["file_names"])
+    ]
+    content["annotations"] = [
+        {
+            **{"id": 5 * n + t, "image_id": 10 + t, "category_id": track["category_id"]},
+            **{"track_id": n, "segmentation": mask, "bbox": [0, 0, 1, 1], "iscrowd": 0},
+        }
+        for n, track in enumerate(content["annotations"])
+        for t, mask in enumerate(track["segmentations"])
+        if mask is not None
+    ]
+    file.write_text(json.dumps(content))
+    classes = {"red": ("red square",), "blue": ("blue square",)}
+    (read,) = read_with_stated(file, classes)
+    assert [track.stated for track in read.tracks] == [None, None]
+    assert [mask is not None for mask in read.tracks[1].segmentations] == [True, False]

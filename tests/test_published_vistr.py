@@ -44,10 +44,15 @@ def recorded_videos() -> list[LabelledVideo]:
 
 
 def recorded_rows(index: int) -> FrameRows:
-    videos, clip_length = recorded_videos(), recorded_json("vistr/dataset/meta")["num_frames"]
-    frames = [(video, frame) for video in videos for frame in range(len(video.files))]
-    video, last = frames[index]
+    clip_length = recorded_json("vistr/dataset/meta")["num_frames"]
+    video, last = anchor(index)
     return read_rows(video, vistr_frames(last, len(video.files), clip_length))
+
+
+def anchor(index: int) -> tuple[LabelledVideo, int]:
+    """The video of a clip, and the frame that it ends with."""
+    frames = [(video, frame) for video in recorded_videos() for frame in range(len(video.files))]
+    return frames[index]
 
 
 def chained(rows: FrameRows, chain: str) -> FrameRows:
@@ -83,7 +88,15 @@ def test_rows_are_the_recorded_ones(chain: str) -> None:
     for sample in recorded_json("vistr/dataset/meta")["samples"]:
         index = sample["index"]
         rows = chained(recorded_rows(index), chain)
-        for name, value in as_recorded(rows).items():
+        found = as_recorded(rows)
+        found["orig_size"] = torch.tensor(anchor(index)[0].size)
+        found["image_id"] = torch.tensor([index])
+        found["iscrowd"] = torch.zeros(
+            len(found["valid"]), dtype=torch.int64
+        )  # groups are left out
+        recorded_names = {key.split(".")[2] for key in expected}
+        assert found.keys() | {"img"} == recorded_names
+        for name, value in found.items():
             torch.testing.assert_close(value, expected[f"{chain}.{index}.{name}"], rtol=0, atol=0)
         pixels = normalise(torch.from_numpy(rows.frames.copy()), preset("vistr-r50").pixels)
         # (x / 255 - mean) / std or (x - 255 mean) / (255 std): the same but for rounding.

@@ -11,8 +11,8 @@ import numpy as np
 
 from vistool.data.annotations import LabelledTrack, LabelledVideo, Stated, read_annotations
 from vistool.errors import DataError
-from vistool.formats.coco_json import is_coco_video, load_parts
-from vistool.formats.detect import annotation_file
+from vistool.formats.coco_json import load_parts
+from vistool.formats.detect import annotation_file, kind_of
 from vistool.formats.json_bytes import plain
 
 
@@ -25,11 +25,11 @@ def read_with_stated(
     Raises: DataError.
     """
     videos = read_annotations(path, classes, frames=frames)
-    file = annotation_file(path)
-    if file.suffix != ".json" or is_coco_video(parts := load_parts(file)):
+    if kind_of(path) not in ("youtube-vis", "coco"):
         return videos
+    file = annotation_file(path)
     wanted = {track.id for video in videos for track in video.tracks}
-    entries = (plain(entry) for entry in parts["annotations"])
+    entries = (plain(entry) for entry in load_parts(file)["annotations"])
     stated = {entry["id"]: _stated(entry, file) for entry in entries if entry["id"] in wanted}
     return [
         replace(video, tracks=tuple(_filled(track, stated) for track in video.tracks))
