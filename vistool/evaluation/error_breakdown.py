@@ -325,7 +325,7 @@ def _judge_matches(
 def _judge_errors(judged: JudgedVideo, wrong: np.ndarray, video: VideoOverlaps) -> None:
     places = np.flatnonzero(wrong.any(axis=0))
     real = np.flatnonzero(~judged.crowd)
-    extents = _Extents(video, judged.categories)
+    extents = _Extents(video, judged.categories, judged.scores)
     for p in places:
         errors = _errors_of(int(p), judged, real, extents)
         for t in np.flatnonzero(wrong[:, p]):
@@ -381,7 +381,7 @@ def _best(overlaps: np.ndarray, places: np.ndarray) -> tuple[float, int]:
 class _Extents:
     """How close a prediction would come to a track if one thing about it were right."""
 
-    def __init__(self, video: VideoOverlaps, categories: np.ndarray) -> None:
+    def __init__(self, video: VideoOverlaps, categories: np.ndarray, scores: np.ndarray) -> None:
         self._both = video.intersections
         self._areas, self._truth_areas = video.predicted_areas, video.truth_areas
         self._either = self._areas[:, :, None] + self._truth_areas[:, None] - self._both
@@ -389,7 +389,7 @@ class _Extents:
         self._follows = np.greater_equal(frame_iou, FOLLOWS)  # [F, P, G]
         crowd = np.array([track.is_crowd for track in video.truth], bool)
         self._follows_any = self._follows[:, :, ~crowd].any(axis=2)  # [F, P]
-        self._categories = categories
+        self._categories, self._scores = categories, scores
 
     def is_fragment(self, p: int, tracks: np.ndarray) -> np.ndarray:
         """Does a prediction follow these tracks on half of its frames or more? [len(tracks)]"""
@@ -420,7 +420,8 @@ class _Extents:
     def _continuations(self, p: int, g: int) -> np.ndarray:
         """Predictions of the same category that follow the track mostly where this one does not.
 
-        Those that do so the longest come first; none if this one never follows it.
+        Those that do so the longest come first, of equals the best-scored; none if this one never
+        follows it.
         """
         follows = self._follows[:, :, g]
         frames, shared = follows.sum(axis=0), (follows & follows[:, [p]]).sum(axis=0)
@@ -430,7 +431,7 @@ class _Extents:
         if not frames[p]:
             return np.empty(0, int)
         places = np.flatnonzero(possible)
-        return places[np.argsort(-frames[places], kind="stable")]
+        return places[np.lexsort((-self._scores[places], -frames[places]))]
 
 
 def _iou(both: np.ndarray, either: np.ndarray) -> float:
