@@ -182,9 +182,11 @@ def test_in_davis_2017_ids_are_objects_and_255_is_void(tmp_path: Path) -> None:
     labels = np.stack([square(5, 5, 10) * 1 + square(5, 40, 9) * 4 + square(40, 40, 8) * 255] * 2)
     labels[1][labels[1] == 4] = 0
     dataset = read_dataset(davis_folder(tmp_path, labels, save_palette, "480p"))
-    first, second = dataset.tracks
+    first, second, void = dataset.tracks
     assert first.segmentations == (encode_mask(square(5, 5, 10)),) * 2
     assert second.segmentations == (encode_mask(square(5, 40, 9)), None)
+    assert void.segmentations == (encode_mask(square(40, 40, 8)),) * 2
+    assert [track.is_crowd for track in dataset.tracks] == [False, False, True]
 
 
 def test_damage_in_a_davis_folder_is_found(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from tests.made_eval import HEIGHT, WIDTH, block, make_set, moving, truth_as_results, write
 from vistool.cli.app import app
-from vistool.formats.rle import decode_mask
+from vistool.formats.rle import decode_mask, encode_mask
 
 
 def vistool(*arguments: str | Path) -> Result:
@@ -101,6 +101,26 @@ def test_the_255_of_davis_2016_is_the_object_if_it_is_alone(tmp_path: Path) -> N
     found = scored(folder, "-p", folder)
     assert perfect(found)
     assert found["counts"]["truth_tracks"] == 3
+
+
+def test_what_lies_on_void_counts_for_nothing_on_davis(tmp_path: Path) -> None:
+    folder, results = converted(tmp_path, "davis")
+    content = json.loads(results.read_text())
+    for result in content:
+        if result["category_id"] == 3:  # each mask reaches into what will be void
+            masks = zip(result["segmentations"], moving(18, 9, 2), strict=False)
+            result["segmentations"] = [
+                encode_mask(decode_mask(mask) | decode_mask(below)) for mask, below in masks
+            ]
+    results = write(results, content)
+    assert scored(folder, "-p", results)["davis"]["J_mean"] < 1
+    for file in sorted(folder.glob("Annotations/480p/*/*.png")):
+        labels = np.array(Image.open(file))
+        labels[18:34][labels[18:34] == 0] = 255
+        Image.fromarray(labels).save(file)
+    found = scored(folder, "-p", results)["davis"]["J_mean"]
+    # What covers the second object is a mistake still: 16 x 8 of 16 x 16 pixels.
+    assert found == pytest.approx((256 / 384 + 1) / 2)
 
 
 def test_pictures_that_do_not_fit_are_all_named(tmp_path: Path) -> None:

@@ -162,9 +162,14 @@ def test_several_processes_find_what_one_finds(tmp_path: Path, weights: Path) ->
 def test_processes_under_torchrun_share_the_videos(tmp_path: Path, weights: Path) -> None:
     truth = make_set(tmp_path / "data", frames=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    command += ["--master-port=0", "-m", "vistool", "eval", truth, "-m", weights, "--json"]
+    command += ["--standalone", "-m", "vistool", "eval", truth, "-m", weights, "--json"]
     run = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, check=True, cwd=tmp_path
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        timeout=120,
     )
     assert json.loads(run.stdout)["counts"]["videos"] == 3  # one of them prints
     assert len(list((tmp_path / RUN / "videos").iterdir())) == 3

@@ -13,15 +13,14 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import msgspec
 import torch
-from torch import distributed
 
 from vistool.config import IFCConfig, PredictConfig, to_json
+from vistool.engine.distributed import joined
 from vistool.engine.predict import PredictJob, predict_opened
 from vistool.engine.render import META, RESULTS, OnProgress
 from vistool.engine.run_record import MatchedClass, PredictedSet, Run, run_folder
@@ -34,7 +33,6 @@ from vistool.models.weights import LoadedModel, WeightsHeader, load_model
 from vistool.structures import TrackSegmentation
 
 VIDEOS, FAILURE = "videos", "error.txt"  # in a run folder; of a video
-PATIENCE = timedelta(days=7)  # how long the fastest of several processes waits for the slowest
 
 
 def predict_dataset(
@@ -67,19 +65,23 @@ def predict_dataset(
         )
     loaded = load_model(model)
     run = _run(dataset, data_key, loaded, config)
-    with _processes() as (rank, world):
-        folder = _agreed(lambda: run_folder(parent, f"{_stem(dataset)}-{run.model}", run))
-        todo = [v for v in dataset.videos if not _is_complete(folder, v)]
+    with joined(config.device) as processes:
+        stem = f"{_stem(dataset)}-{run.model}"
+        folder = processes.agree(lambda: run_folder(parent, stem, run))
+        undone = processes.agree(
+            lambda: {v.id for v in dataset.videos if not _is_complete(folder, v)}
+        )
+        mine = processes.mine([video for video in dataset.videos if video.id in undone])
+        on_device = msgspec.structs.replace(config, device=str(processes.device))
         _run_videos(
             loaded if workers == 1 else None,
-            _Task(model, config, run.multi_class, folder, dataset.frames),
-            todo[rank::world],
+            _Task(model, on_device, run.multi_class, folder, dataset.frames),
+            mine,
             workers=workers,
-            progress=_Frames(dataset.videos, todo, on_progress),
+            progress=_Frames(dataset.videos, mine, on_progress),
         )
-        if world > 1:
-            distributed.barrier()
-        if rank:
+        processes.gather(None)  # until all are done
+        if not processes.is_first:
             return None
     failed = _failures(folder, dataset.videos)
     for video in dataset.videos:
@@ -233,7 +235,7 @@ class _Frames:
     def __init__(
         self,
         videos: Sequence[AnnotatedVideo],
-        todo: Sequence[AnnotatedVideo],
+        todo: Sequence[AnnotatedVideo],  # of this process
         on_progress: OnProgress | None,
     ) -> None:
         self._total = sum(video.length for video in videos)
@@ -327,30 +329,3 @@ def _begin_worker(task: _Task, threads: int) -> None:
 def _run_in_worker(video: AnnotatedVideo) -> None:
     assert _worker is not None
     _run_video(*_worker, video, lambda _: None)
-
-
-# --- several machines -----------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _processes() -> Iterator[tuple[int, int]]:
-    """Place of this process and number of all that `torchrun` started; 0 and 1 without it."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        yield 0, 1
-        return
-    distributed.init_process_group("gloo", timeout=PATIENCE)
-    try:
-        yield distributed.get_rank(), world
-    finally:
-        distributed.destroy_process_group()
-
-
-def _agreed(choose: Callable[[], Path]) -> Path:
-    """What the first process chooses, in all of them."""
-    if not distributed.is_initialized():
-        return choose()
-    chosen = [choose() if distributed.get_rank() == 0 else None]
-    distributed.broadcast_object_list(chosen)
-    assert chosen[0] is not None
-    return chosen[0]
