@@ -68,6 +68,7 @@ def settings(folder: Path, **changes: object) -> TrainConfig:
         "batch": 2,
         "canvases": ((64, 64),),
         "frozen_blocks": 0,
+        "warmup_steps": 2,
         "workers": 0,
         "save_every": 2,
         "device": "cpu",
@@ -401,7 +402,10 @@ def test_the_best_of_the_validated_weights_are_kept(tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         train(config, broken, on_step=dies_at(3))
     train(config, broken)
-    assert (broken / BEST).read_bytes() == (run / BEST).read_bytes()
+    assert read_header(broken / BEST).metadata == header.metadata
+    expected, resumed = (load_model(str(r / BEST)).model.state_dict() for r in (run, broken))
+    for key, value in expected.items():
+        torch.testing.assert_close(resumed[key], value, rtol=0, atol=0)
 
 
 def test_a_model_that_finds_everything_validates_at_one(tmp_path: Path) -> None:
@@ -414,7 +418,7 @@ def test_a_model_that_finds_everything_validates_at_one(tmp_path: Path) -> None:
 class OneSquare:
     """Sees what is as red as the made square, and is sure of it."""
 
-    config = IFCConfig(class_names=("red",), test_short_side=64, clip_length=2, clip_stride=2)
+    config = IFCConfig(class_names=("red",), test_short_side=64, clip_length=2, clip_stride=1)
 
     def encode_frames(self, pixels: torch.Tensor) -> FrameFeatures:
         red, _, blue = pixels.unbind(1)
