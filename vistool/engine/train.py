@@ -400,7 +400,7 @@ def _criterion(model: ModelConfig, loss: LossConfig) -> SetCriterion | VisTRCrit
         case IFCConfig():
             surplus = sorted(weights.keys() & {"box_weight", "giou_weight", "validity"})
             if surplus:
-                raise UsageError(f"[loss] {surplus[0]}: IFC predicts no boxes, frame by frame")
+                raise UsageError(f"[loss] {surplus[0]}: IFC predicts no boxes, and pairs whole clips")
             return SetCriterion(**weights)
         case VisTRConfig():
             return VisTRCriterion(**weights)
