@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,7 +22,7 @@ from vistool.evaluation.overlaps import (
     shared_pixels,
 )
 from vistool.formats.rle import encode_mask, rle_fault
-from vistool.formats.runs import decode_runs
+from vistool.formats.runs import compiled, decode_runs
 from vistool.structures import RLE, Size, TrackSegmentation
 
 HEIGHT, WIDTH = 11, 7
@@ -88,6 +89,29 @@ def test_a_size_that_no_picture_has_is_not_decoded() -> None:
     for size in ([0, 5], [-3, -4], [1 << 20, 1 << 20]):
         assert not decode_runs([RLE(size=size, counts="0")]).sound.any()
     assert len(decode_runs([]).areas) == 0
+
+
+def test_where_machine_code_cannot_be_kept_loops_are_compiled_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    jit = numba.njit
+
+    def without_a_place(*, nogil: bool, cache: bool = False) -> object:
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return jit(nogil=nogil)
+
+    monkeypatch.setattr(numba, "njit", without_a_place)
+
+    @compiled
+    def total(numbers: np.ndarray) -> int:
+        result = 0
+        for number in numbers:
+            result += number
+        return result
+
+    assert total(np.arange(5)) == 10
+    assert total.signatures  # type: ignore[attr-defined]  # of the machine code there is now
 
 
 # --- tracks ---------------------------------------------------------------------------------------

@@ -297,7 +297,7 @@ def as_tracks(truth: list[dict[str, Any]]) -> list[TruthTrack]:
     ]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(problems())
 def test_every_number_is_that_of_the_loop_over_pairs(
     problem: tuple[list[dict[str, Any]], list[dict[str, Any]]],

@@ -308,9 +308,9 @@ def _outcome(video: VideoOverlaps, grouping: Grouping) -> VideoOutcome:
     if values is not None:
         outside[:] = [~_within(values[order], ends) for ends in grouping.ranges.values()]
     found = matches >= 0
-    ignored = np.broadcast_to(outside[:, None], found.shape).copy()
-    for a, t, p in np.argwhere(found):
-        ignored[a, t, p] = optional[a, matches[a, t, p]]
+    # A last column for what finds nothing, number -1.
+    ignorable = np.pad(optional, [(0, 0), (0, 1)])[np.arange(len(inside))[:, None, None], matches]
+    ignored = np.where(found, ignorable, outside[:, None])
     truth_categories = np.array([t.category_id for t in video.truth], np.int64)
     return VideoOutcome(
         categories, scores, _ranks(categories), found, ignored, truth_categories, ~optional
