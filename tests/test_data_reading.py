@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from tests.made_data import CATEGORIES, HEIGHT, WIDTH, make_pictures, make_video, square
 from vistool.data.annotations import own_classes, read_annotations
+from vistool.data.check import check_dataset
 from vistool.errors import DataError
 from vistool.formats.detect import read_dataset
 from vistool.formats.problems import Problem, errors_of
@@ -268,6 +269,50 @@ def test_a_set_has_classes_of_its_own_and_sets_share_those_of_one_name(tmp_path:
     assert [track.label for track in video.tracks] == [2, 1]
     assert picture.exhaustive == (True, True, False)
     assert video.exhaustive == (False, True, True)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 9)
+    | st.sampled_from([10**12, 10**30, 1e308, 0.5, float("nan"), float("inf")])
+    | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["size", "counts", "id"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+def places_in(value: Any) -> list[tuple[Any, Any]]:
+    """All containers and the keys in them, however deep."""
+    keys = list(value) if isinstance(value, dict) else []
+    keys = list(range(len(value))) if isinstance(value, list) else keys
+    return [(value, key) for key in keys] + [p for key in keys for p in places_in(value[key])]
+
+
+@pytest.mark.parametrize("form", ["youtube-vis", "coco", "coco-video"])
+@settings(max_examples=60)
+@given(data=st.data())
+def test_whatever_stands_anywhere_in_a_file_is_read_or_refused_in_words(
+    tmp_path_factory: pytest.TempPathFactory, form: str, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    path = make_pictures(folder, 1) if form == "coco" else make_video(folder, 2)
+    path = coco_video(path) if form == "coco-video" else path
+    content = json.loads(path.read_text())
+    container, key = data.draw(st.sampled_from(places_in(content)))
+    container[key] = data.draw(JSON)
+    path.write_text(json.dumps(content))
+    try:
+        problems = errors_of(check_dataset(path).problems)
+    except DataError as error:
+        problems = [Problem("error", "refused", str(path), (), str(error))]
+    if not problems:
+        read_dataset(path)
+    else:
+        assert str(path) in str(problems[0])
 
 
 def test_masks_of_all_forms_mixed_in_one_file_train(tmp_path: Path) -> None:

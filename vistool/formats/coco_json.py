@@ -171,6 +171,9 @@ class _Reader:
             try:
                 ids.add(_new_id(image, ids))
                 _text(image, "file_name")
+                for side in ("width", "height"):
+                    if side in image:
+                        _number(image, side)
                 order = next((_number(image, key) for key in FRAME_KEYS if key in image), len(ids))
                 frames[_number(image, "video_id")].append((order, len(ids), image))
             except _EntryError as fault:
@@ -323,9 +326,10 @@ def _video_of_images(
     images = [image for _, _, image in sorted(frames.get(number, []), key=lambda f: f[:2])]
     if not images:
         raise _EntryError("no-frames", "no image belongs to it")
-    sizes = {(image.get("width"), image.get("height")) for image in images}
+    sizes = {f"{image.get('width')}x{image.get('height')}" for image in images}
     if len(sizes) > 1:
-        raise _EntryError("size", f"images of {len(sizes)} sizes in one video: {sorted(sizes)[:3]}")
+        some = ", ".join(sorted(sizes)[:3])
+        raise _EntryError("size", f"images of {len(sizes)} sizes in one video: {some}")
     names = tuple(image["file_name"] for image in images)
     sides = {key: images[0].get(key) for key in ("width", "height")}
     whole = {**sides, **entry, "file_names": names}
