@@ -73,14 +73,27 @@ def outline_fits(grey: np.ndarray, masks: Iterable[np.ndarray]) -> list[np.ndarr
     return fits
 
 
-def shift_of(fits: Sequence[np.ndarray], step: int) -> Shift | None:
-    """Where masks that belong together fit clearly better; None if where they are, or unclear."""
-    if len(fits) < MIN_MASKS:
-        return None
-    fit = np.mean(fits, axis=0)
-    down, right = (int(i) - REACH for i in np.unravel_index(int(fit.argmax()), fit.shape))
-    near = slice(REACH - SLACK, REACH + SLACK + 1)
-    stated = float(fit[near, near].max())
-    if max(abs(down), abs(right)) <= SLACK or fit.max() < CLEARLY * stated:
-        return None
-    return Shift(right * step, down * step, float(fit.max()), stated, len(fits))
+class FitSum:
+    """The fits of masks that belong together; memory does not grow with their number."""
+
+    def __init__(self) -> None:
+        self.total = np.zeros((2 * REACH + 1, 2 * REACH + 1))
+        self.number = 0
+
+    def add(self, fits: Sequence[np.ndarray]) -> None:
+        """Take in what `outline_fits` gave."""
+        for fit in fits:
+            self.total += fit
+            self.number += 1
+
+    def shift(self, step: int) -> Shift | None:
+        """Where the masks fit clearly better; None if that is where they are, or it is unclear."""
+        if self.number < MIN_MASKS:
+            return None
+        fit = self.total / self.number
+        down, right = (int(i) - REACH for i in np.unravel_index(int(fit.argmax()), fit.shape))
+        near = slice(REACH - SLACK, REACH + SLACK + 1)
+        stated = float(fit[near, near].max())
+        if max(abs(down), abs(right)) <= SLACK or fit.max() < CLEARLY * stated:
+            return None
+        return Shift(right * step, down * step, float(fit.max()), stated, self.number)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from vistool.data.alignment import outline_fits, shift_of, step_of
+from vistool.data.alignment import FitSum, outline_fits, step_of
 from vistool.errors import DataError
 from vistool.formats.dataset import (
     AnnotatedTrack,
@@ -25,11 +25,10 @@ from vistool.formats.dataset import (
     group_tracks,
 )
 from vistool.formats.detect import read_dataset
-from vistool.formats.problems import Place, Problem, errors_of
+from vistool.formats.problems import Place, Problem, Progress, errors_of
 from vistool.formats.rle import decode_mask
 from vistool.structures import RLE, Size
 
-Progress = Callable[[str, int, int | None], None]  # stage, done, how much there is
 EXIF_ORIENTATION = 0x0112
 COVERS_ALL = 0.98  # share of the frame from which a mask is taken for an inverted one
 # Enough to see whether masks lie on their objects: frames of a video, pictures of a set, and masks
@@ -210,12 +209,13 @@ class _Seen:
 def _picture_problems(dataset: DataSet, on_progress: Progress) -> list[Problem]:
     todo = list(_frames(dataset))
     found: list[Problem] = []
-    fits: dict[int, list[np.ndarray]] = defaultdict(list)
+    fits: dict[int | None, FitSum] = defaultdict(FitSum)  # by video id; None: of all pictures
     seen = _in_parallel(todo, lambda frame: _look_at(dataset, frame))
     for done, (frame, picture) in enumerate(zip(todo, seen, strict=True), start=1):
         if picture.problem is not None:
             found.append(picture.problem)
-        fits[frame.video.id] += picture.fits
+        if picture.fits:
+            fits[None if frame.video.length == 1 else frame.video.id].add(picture.fits)
         on_progress("reading pictures", done, len(todo))
     missing = [problem for problem in found if problem.kind == "missing-file"]
     if len(missing) == len(todo) > 1:
@@ -241,21 +241,17 @@ def _frames(dataset: DataSet) -> Iterator[_Frame]:
             yield _Frame(video, index, name, tuple(visible[:LOOKED_AT_MASKS]))
 
 
-def _shifts(dataset: DataSet, fits: Mapping[int, list[np.ndarray]]) -> Iterator[Problem]:
+def _shifts(dataset: DataSet, fits: Mapping[int | None, FitSum]) -> Iterator[Problem]:
     """Videos, and the pictures as a whole, whose masks lie beside the edges they belong to."""
-    pictures: list[np.ndarray] = []
+    videos = {video.id: video for video in dataset.videos}
     steps = [step_of(video.size) for video in dataset.videos if video.length == 1]
-    for video in dataset.videos:
-        if video.length == 1:
-            pictures += fits[video.id]
-            continue
-        shift = shift_of(fits[video.id], step_of(video.size))
+    for video_id, fit in fits.items():
+        place = () if video_id is None else _place(videos[video_id])
+        shift = fit.shift(
+            int(statistics.median(steps)) if video_id is None else step_of(videos[video_id].size)
+        )
         if shift is not None:
-            place = _place(video)
             yield Problem("warning", "shifted-masks", str(dataset.path), place, str(shift))
-    shift = shift_of(pictures, int(statistics.median(steps))) if pictures else None
-    if shift is not None:
-        yield Problem("warning", "shifted-masks", str(dataset.path), (), str(shift))
 
 
 def _in_parallel(todo: Iterable[_Frame], look: Callable[[_Frame], _Seen]) -> Iterator[_Seen]:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vistool.data.frames import Progress, bring_frames, link_or_copy
+from vistool.data.frames import bring_frames, link_or_copy
 from vistool.errors import DataError, UsageError
 from vistool.formats.dataset import DataSet, frame_file
 from vistool.formats.davis import write_davis
 from vistool.formats.detect import Kind, kind_of, read_dataset
 from vistool.formats.mots import write_mots
+from vistool.formats.problems import Progress
 from vistool.formats.youtube_vis import write_youtube_vis
 
 Target = Literal["youtube-vis", "davis", "mots"]

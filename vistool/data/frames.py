@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from vistool.formats.dataset import DataSet, frame_file
+from vistool.formats.problems import Progress
 
 PLACE = "JPEGImages"  # below the new annotation file
-Progress = Callable[[str, int, int | None], None]  # stage, done, how much there is
 
 
 def bring_frames(

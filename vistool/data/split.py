@@ -11,13 +11,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from vistool.data.frames import Progress, bring_frames
+from vistool.data.frames import bring_frames
 from vistool.errors import UsageError
 from vistool.formats.atomic import atomic_path
 from vistool.formats.coco_json import is_coco_video, read_coco_json
 from vistool.formats.dataset import group_tracks
 from vistool.formats.detect import annotation_file
 from vistool.formats.json_bytes import decode_json, plain
+from vistool.formats.problems import Progress
 
 ATTEMPTS = 50  # draws, where one leaves a category on one side only
 NOTHING = -1  # stands for the category of a video without annotations
@@ -53,7 +54,7 @@ def split_dataset(
     Raises: DataError for a set that training would refuse, UsageError if it cannot be divided.
     """
     source = annotation_file(path)
-    dataset = read_coco_json(source, frames=frames)
+    dataset = read_coco_json(source, frames=frames, on_progress=on_progress)
     if len(dataset.videos) < 2 or not 0 < fraction < 1:
         raise UsageError(
             f"{source}: {len(dataset.videos)} videos or pictures cannot be split by {fraction:g}",

@@ -13,7 +13,7 @@ import msgspec
 from vistool.errors import DataError
 from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, Category, DataSet
 from vistool.formats.json_bytes import decode_json, plain
-from vistool.formats.problems import Place, Problem, ProblemCallback, refuse
+from vistool.formats.problems import Place, Problem, ProblemCallback, Progress, refuse
 from vistool.formats.segmentation import MaskError, to_rle
 from vistool.structures import RLE, Size
 
@@ -37,6 +37,7 @@ def read_coco_json(
     frames: Path | None = None,
     masks: bool = True,
     on_problem: ProblemCallback = refuse,
+    on_progress: Progress = lambda stage, done, total: None,
 ) -> DataSet:
     """Read an annotation file.
 
@@ -51,7 +52,7 @@ def read_coco_json(
     Raises: DataError if the file is no such file at all.
     """
     content = load_parts(path)
-    reader = _Reader(path, on_problem)
+    reader = _Reader(path, on_problem, on_progress)
     categories = reader.categories(content["categories"])
     annotations = content["annotations"] if masks else []
     if is_coco_video(content):
@@ -129,9 +130,10 @@ def is_coco_video(parts: Mapping[str, list[Any]]) -> bool:
 class _Reader:
     """Reads the lists of one file, and tells `on_problem` what is wrong with which entry."""
 
-    def __init__(self, path: Path, on_problem: ProblemCallback) -> None:
+    def __init__(self, path: Path, on_problem: ProblemCallback, on_progress: Progress) -> None:
         self.path = path
         self.on_problem = on_problem
+        self.on_progress = on_progress
 
     def categories(self, entries: Sequence[Any]) -> dict[int, Category]:
         """By id, in their order."""
@@ -288,6 +290,7 @@ class _Reader:
             else:
                 what = f"a {type(entry).__name__} where an object should be"
                 self._error(((kind, ""), ("index", index)), _EntryError("no-object", what))
+            self.on_progress(f"reading {kind} entries", index + 1, len(entries))
 
     def _error(self, place: Place, fault: _EntryError) -> None:
         path, what = str(self.path), fault.what

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from vistool.formats.label_maps import (
     suffix_of,
     write_label_map,
 )
-from vistool.formats.problems import Problem, ProblemCallback, refuse
+from vistool.formats.problems import Problem, ProblemCallback, Progress, refuse
 from vistool.formats.video import IMAGE_SUFFIXES
 from vistool.structures import RLE, Size
 
@@ -35,7 +35,6 @@ FRAMES, LABELS, RESOLUTION = "JPEGImages", "Annotations", "480p"
 OBJECT = Category(id=1, name="object")
 VOID = 255  # beside other ids: pixels that belong to nothing in particular
 MOST_OBJECTS = 254
-Progress = Callable[[str, int, int | None], None]  # stage, done, how much there is
 
 
 def is_davis(folder: Path) -> bool:

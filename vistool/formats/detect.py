@@ -9,8 +9,8 @@ from vistool.errors import DataError
 from vistool.formats.coco_json import is_coco_video, load_parts, read_coco_json
 from vistool.formats.dataset import DataSet
 from vistool.formats.davis import is_davis, read_davis
-from vistool.formats.mots import Progress, is_mots, read_mots
-from vistool.formats.problems import ProblemCallback, refuse
+from vistool.formats.mots import is_mots, read_mots
+from vistool.formats.problems import ProblemCallback, Progress, refuse
 
 Kind = Literal["youtube-vis", "coco", "coco-video", "davis", "mots"]
 USUAL_NAMES = ("instances.json", "annotations.json")
@@ -34,7 +34,10 @@ def read_dataset(
             return read_davis(path, masks=masks, on_problem=on_problem, on_progress=on_progress)
         case "mots":
             return read_mots(path, masks=masks, on_problem=on_problem, on_progress=on_progress)
-    return read_coco_json(annotation_file(path), frames=frames, masks=masks, on_problem=on_problem)
+    file = annotation_file(path)
+    return read_coco_json(
+        file, frames=frames, masks=masks, on_problem=on_problem, on_progress=on_progress
+    )
 
 
 def kind_of(path: Path) -> Kind:

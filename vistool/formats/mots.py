@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from vistool.formats.label_maps import (
     suffix_of,
     write_label_map,
 )
-from vistool.formats.problems import Problem, ProblemCallback, refuse
+from vistool.formats.problems import Problem, ProblemCallback, Progress, refuse
 from vistool.formats.rle import rle_fault
 from vistool.formats.video import IMAGE_SUFFIXES
 from vistool.structures import RLE, Size
@@ -40,7 +40,6 @@ IGNORED = 10  # the class of regions that count neither way; a group in our term
 NAMES = {1: "car", 2: "pedestrian", IGNORED: "ignore"}
 HIGHEST_CLASS = 65  # that 16 bits leave room for
 LONGEST = 10_000_000  # frames; a label beyond is taken for damage
-Progress = Callable[[str, int, int | None], None]  # stage, done, how much there is
 
 
 @dataclass(frozen=True, slots=True)
