@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,9 +29,10 @@ from vistool.data.batches import Batch, collate
 from vistool.data.clips import TrainingClip
 from vistool.engine.checkpoint import CHECKPOINT, PREVIOUS
 from vistool.engine.distributed import Processes
-from vistool.engine.run_log import LOG, STARTS
+from vistool.engine.run_log import LOG, STARTS, code_revision
 from vistool.engine.schedule import rate_factor
-from vistool.engine.train import BEST, WEIGHTS, started_with, train
+from vistool.engine.train import BEST, WEIGHTS, train
+from vistool.engine.train_setup import started_with
 from vistool.engine.validate import validate
 from vistool.errors import DataError, UsageError, VistoolError, WeightsError
 from vistool.models import build_model
@@ -438,6 +440,30 @@ def test_tensorboard_is_asked_for_by_name_where_it_is_missing(
     with pytest.raises(UsageError, match="TensorBoard is not installed") as error:
         train(settings(tmp_path, tensorboard=True), tmp_path / "run")
     assert "vistool[tensorboard]" in error.value.hint
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    command = ["git", *identity, *arguments]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def test_the_revision_is_that_of_the_code_and_not_of_the_repository_around_it(
+    tmp_path: Path,
+) -> None:
+    package, installed = tmp_path / "package", tmp_path / "venv" / "package"
+    for folder in (package, installed):
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text("x = 1\n")
+    assert code_revision(package) is None
+    git(tmp_path, "init")
+    git(tmp_path, "add", "package")
+    git(tmp_path, "commit", "-m", "first")
+    commit = git(tmp_path, "rev-parse", "HEAD").strip()
+    assert code_revision(package) == commit
+    assert code_revision(installed) is None
+    (package / "__init__.py").write_text("x = 2\n")
+    assert code_revision(package) == f"{commit}-dirty"
 
 
 def test_the_first_weights_soon_fade_from_the_average(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from tests.test_train import assert_close_gradients, lines, losses, settings, un
 from vistool.config import SourceConfig, ValidationConfig
 from vistool.engine.checkpoint import CHECKPOINT
 from vistool.engine.run_log import LOG
-from vistool.engine.train import BEST, SETTINGS, train
+from vistool.engine.train import BEST, train
+from vistool.engine.train_setup import SETTINGS
 from vistool.models.weights import read_header
 
 pytestmark = pytest.mark.slow  # each process needs seconds to import torch

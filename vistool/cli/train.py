@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from vistool.cli.console import ProgressCallback, answer, progress, say
 from vistool.config import TrainConfig, apply_overrides, from_mapping, load_toml
 from vistool.errors import UsageError
-
-if TYPE_CHECKING:
-    from vistool.engine.distributed import Processes
 
 FADE = 0.95  # of the means that progress shows, a step
 
@@ -56,13 +53,20 @@ def train(
         if processes.is_first:
             say(f"run folder: {folder}")
         with progress(quiet=quiet or not processes.is_first, unit="steps") as show:
-            weights = run_training(
-                settings,
-                folder,
-                processes=processes,
-                on_step=_told(settings, show),
-                on_warning=_warning(processes),
-            )
+            told = _Told(settings, show, speaks=processes.is_first)
+            try:
+                weights = run_training(
+                    settings,
+                    folder,
+                    processes=processes,
+                    on_step=told.step,
+                    on_validation=told.validation,
+                    on_warning=told.warning,
+                )
+            except KeyboardInterrupt:
+                if processes.is_first:
+                    say(f"go on with: vistool train --resume {folder}")
+                raise
         if processes.is_first:
             answer(str(weights))
 
@@ -72,7 +76,7 @@ def _settings(config: Path | None, resume: Path | None) -> tuple[dict[str, Any],
     if resume is not None:
         import msgspec
 
-        from vistool.engine.train import started_with
+        from vistool.engine.train_setup import started_with
 
         values: dict[str, Any] = msgspec.to_builtins(started_with(resume))
         return values, str(resume)
@@ -88,34 +92,42 @@ def _folder(output: Path | None, config: Path | None) -> Path:
     return output or new_run_folder(Path("runs/train"), config.stem, exist_ok=False)
 
 
-def _warning(processes: Processes) -> Callable[[str], None]:
-    return lambda text: say(f"warning: {text}") if processes.is_first else None
+class _Told:
+    """What progress shows of a training: running means of loss, clips a second and waiting."""
 
+    def __init__(self, settings: TrainConfig, show: ProgressCallback, *, speaks: bool) -> None:
+        self._say: Callable[[str], None] = say if speaks else lambda text: None
+        self._clips = settings.batch * settings.accumulate
+        self._steps = settings.steps
+        self._show = show
+        self._done = 0
+        self._means: dict[str, float] = {}
 
-def _told(
-    settings: TrainConfig, show: ProgressCallback
-) -> Callable[[int, int, Mapping[str, Any]], None]:
-    """What progress shows of a step: running means of loss, clips a second and waiting."""
-    clips = settings.batch * settings.accumulate
-    means: dict[str, float] = {}
-
-    def mean(name: str, value: float) -> float:
-        means[name] = FADE * means.get(name, value) + (1 - FADE) * value
-        return means[name]
-
-    def on_step(step: int, steps: int, line: Mapping[str, Any]) -> None:
-        if line.get("skipped"):
-            say(f"warning: step {step} skipped: {line['skipped']}")
-            return
+    def step(self, step: int, steps: int, line: Mapping[str, Any]) -> None:
+        """A step is done."""
+        self._done = step
         if "val_AP" in line:
-            say(f"step {step}: AP {line['val_AP']:.3f}, AP50 {line['val_AP50']:.3f}")
-        seconds = mean("seconds", line["seconds"])
-        waiting = mean("waiting", line["data_seconds"]) / seconds
-        show(
-            f"loss {mean('loss', line['loss']):.3f}, rate {line['learning_rate']:.1e}, "
-            f"{clips / seconds:.1f} clips/s ({waiting:.0%} waiting for data)",
+            self._say(f"step {step}: AP {line['val_AP']:.3f}, AP50 {line['val_AP50']:.3f}")
+        if "skipped" in line:
+            self._say(f"warning: step {step} skipped: {line['skipped']}")
+            return
+        seconds = self._mean("seconds", line["seconds"])
+        waiting = self._mean("waiting", line["data_seconds"]) / seconds
+        self._show(
+            f"loss {self._mean('loss', line['loss']):.3f}, rate {line['learning_rate']:.1e}, "
+            f"{self._clips / seconds:.1f} clips/s ({waiting:.0%} waiting for data)",
             step,
             steps,
         )
 
-    return on_step
+    def validation(self, done: int, total: int) -> None:
+        """Some of the videos that are held out are scored."""
+        self._show(f"validating, video {done} of {total}", self._done, self._steps)
+
+    def warning(self, text: str) -> None:
+        """Something is odd about the run."""
+        self._say(f"warning: {text}")
+
+    def _mean(self, name: str, value: float) -> float:
+        self._means[name] = FADE * self._means.get(name, value) + (1 - FADE) * value
+        return self._means[name]

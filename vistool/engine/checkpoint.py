@@ -93,7 +93,9 @@ def _fill(state: TrainingState, path: Path) -> str | None:
     """Take over a checkpoint; returns what is wrong with it, if anything is."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        if content.pop("digest", None) != _digest(content):
+        if "digest" not in content:
+            return "another version of vistool wrote it"
+        if content.pop("digest") != _digest(content):
             return "its content is not what was written"
         state.fill(content)
     except (RuntimeError, UnpicklingError, KeyError, ValueError, EOFError, OSError) as error:

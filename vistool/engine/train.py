@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,33 +11,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import AdamW
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
-import vistool
-from vistool.config import (
-    IFCConfig,
-    LossConfig,
-    ModelConfig,
-    PixelConfig,
-    TrainConfig,
-    VisTRConfig,
-    from_json,
-    to_json,
-)
+from vistool.config import TrainConfig
 from vistool.criterion.class_term import Counts
-from vistool.criterion.set_criterion import SetCriterion
-from vistool.criterion.vistr_criterion import VisTRCriterion
-from vistool.data.annotations import LabelledVideo, read_annotations
-from vistool.data.batches import Batch, BatchSource, Share, TrainingBatches, loader
-from vistool.data.clips import ClipMaker
-from vistool.data.published_batches import published_batches
-from vistool.data.sampling import ClipSampler
+from vistool.data.batches import Batch, Share, loader
 from vistool.engine.checkpoint import (
     CHECKPOINT,
     PREVIOUS,
@@ -53,37 +35,27 @@ from vistool.engine.interruption import stop_wish
 from vistool.engine.recompute import recompute_activations
 from vistool.engine.run_log import RunLog, note_start
 from vistool.engine.schedule import parameter_groups, set_rates
+from vistool.engine.train_setup import (
+    SETTINGS,
+    averaging,
+    card,
+    fresh_model,
+    held_out,
+    settle,
+    training_batches,
+    training_criterion,
+)
 from vistool.engine.validate import validate
 from vistool.errors import UsageError, VistoolError
-from vistool.formats.atomic import atomic_path
-from vistool.models import build_model
 from vistool.models.ifc import IFC
-from vistool.models.pretrained import load_imagenet_weights
 from vistool.models.vistr import VisTR
-from vistool.models.weights import load_start, save_model
-from vistool.nn.efficientnet import EfficientNetLite0
-from vistool.structures import ClipTarget, Size
+from vistool.models.weights import save_model
+from vistool.structures import ClipTarget
 
 WEIGHTS = "weights.safetensors"
 BEST = "best.safetensors"
-SETTINGS = "config.json"
-# Stages and blocks of a backbone that keep their ImageNet weights unless told otherwise.
-PUBLISHED_FROZEN, LIGHT_FROZEN = 1, 3
-# Settings that a run may be resumed with another value of: they do not change what it learns.
-MAY_CHANGE = ("data", "device", "workers")
-
-Criterion = SetCriterion | VisTRCriterion
 # Step just done, steps in all, and the line of the log: loss terms, rate, seconds...
 StepCallback = Callable[[int, int, Mapping[str, Any]], None]
-
-
-def started_with(run: Path) -> TrainConfig:
-    """The settings of a run that is to be resumed. Raises: UsageError if there is none."""
-    try:
-        text = (run / SETTINGS).read_text(encoding="utf-8")
-    except OSError:
-        raise UsageError(f"{run}: no training was started in this folder") from None
-    return from_json(text, TrainConfig, where=str(run / SETTINGS))
 
 
 def train(
@@ -92,6 +64,7 @@ def train(
     *,
     processes: Processes | None = None,
     on_step: StepCallback = lambda step, steps, line: None,
+    on_validation: Callable[[int, int], None] = lambda done, total: None,
     on_warning: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Train a model, or go on where `run` stopped; returns the weight file.
@@ -105,6 +78,7 @@ def train(
     Args:
         run: the run folder; with a checkpoint in it, training resumes from there.
         processes: that train together, each calling this; None: this one alone.
+        on_validation: told how many of this process's videos are scored, and how many there are.
 
     Raises: DataError for unusable annotations, UsageError for settings that do not fit the model,
         the processes or `run`, VistoolError if the loss is no longer a number; KeyboardInterrupt
@@ -115,13 +89,13 @@ def train(
     with job.log() as log, stop_wish() as wish:
         for step in range(state.step, config.steps):
             begun = time.perf_counter()
-            parts, counts = job.next_parts()
+            parts = job.next_parts()
             waited = time.perf_counter() - begun
             torch.manual_seed(_seed(config.seed, step, job.processes.rank))  # of dropout
             rate = set_rates(optimizer, config, step)
 
             optimizer.zero_grad()
-            terms = job.gradients(parts, counts)
+            terms = job.gradients(parts, job.counts(parts))
             scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(job.model.parameters(), config.max_norm or math.inf)
             values, stop = job.shared({**terms, "gradient_norm": norm}, wish.expressed)
@@ -142,12 +116,13 @@ def train(
             seconds = time.perf_counter() - begun
             line |= {"learning_rate": rate, "seconds": seconds, "data_seconds": waited}
             if job.is_due(config.validation.every if config.validation else None):
-                line |= job.validate()
+                line |= job.validate(on_validation)
             if log is not None:
                 log.write(state.step, line)
             on_step(state.step, config.steps, line)
             job.stop_if_hopeless(line.get("skipped"))
-            if job.is_due(config.save_every) or stop:
+            # Weights that may be at fault do not replace good ones.
+            if stop or (job.is_due(config.save_every) and not state.skipped_in_a_row):
                 job.save()
             if stop and state.step < config.steps:
                 raise KeyboardInterrupt
@@ -168,21 +143,21 @@ class _Job:
         self.config, self.run, self.processes = config, run, processes
         self.dtype = choose_dtype(config.precision, processes.device)
         torch.manual_seed(config.seed)
-        self.model = _fresh_model(config, resumes=_has_checkpoint(run)).to(processes.device)
+        self.model = fresh_model(config, resumes=_has_checkpoint(run)).to(processes.device)
         self.model.train()
-        self.criterion = _criterion(self.model.config, config.loss)
+        self.criterion = training_criterion(self.model.config, config.loss)
         share = Share(processes.rank, processes.count, config.accumulate)
         source = training_batches(config, self.model.config.pixels, share)
-        self.held_out = _held_out(config)
+        self.held_out = held_out(config)
         self.state = TrainingState(
             self.model,
-            AveragedModel(self.model, multi_avg_fn=_averaging(config.ema_decay)).eval(),
+            AveragedModel(self.model, multi_avg_fn=averaging(config.ema_decay)).eval(),
             AdamW(parameter_groups(self.model, config), weight_decay=config.weight_decay),
             GradScaler(processes.device.type, enabled=self.dtype == torch.float16),
         )
         if processes.is_first:
             run.mkdir(parents=True, exist_ok=True)
-            _settle(run / SETTINGS, config)
+            settle(run / SETTINGS, config)
         for problem in load_checkpoint(run, self.state):
             on_warning(f"{problem}; going on from the one before it, of step {self.state.step}")
         _check_agreement(processes.gather(self.state.step), run)
@@ -202,8 +177,8 @@ class _Job:
         note_start(self.run, self.state.step, device=device, processes=count)
         return log
 
-    def next_parts(self) -> tuple[list[Batch], Counts]:
-        """This process's batches of a step, and what the losses of the whole step are divided by.
+    def next_parts(self) -> list[Batch]:
+        """This process's batches of a step.
 
         Raises: DataError where they cannot be made; what is done by then is saved.
         """
@@ -212,12 +187,17 @@ class _Job:
         except VistoolError:
             self.save()
             raise
+        return [_moved(part, self.processes.device) for part in parts]
+
+    def counts(self, parts: Sequence[Batch]) -> Counts:
+        """What the losses of a step are divided by, whoever takes which part of it.
+
+        The mean over the processes, since their gradients will be averaged.
+        """
         targets = [target for part in parts for target in part.targets]
         mine = self.criterion.counts(targets, self.model.config.num_queries)
-        device = self.processes.device
-        # The gradients will be averaged over the processes, so these are as well.
-        mean = self.processes.mean(torch.tensor(mine, dtype=torch.float64, device=device))
-        return [_moved(part, device) for part in parts], Counts(*mean.tolist())
+        tensor = torch.tensor(mine, dtype=torch.float64, device=self.processes.device)
+        return Counts(*self.processes.mean(tensor).tolist())
 
     def gradients(self, parts: Sequence[Batch], counts: Counts) -> dict[str, Tensor]:
         """Forward and backward pass of a step; returns the loss and its terms, in this process."""
@@ -269,12 +249,13 @@ class _Job:
             self.state.step % every == 0 or self.state.step == self.config.steps
         )
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, on_video: Callable[[int, int], None]) -> dict[str, float]:
         """Score the averaged weights on the set that is held out, and keep the best."""
         state, plan = self.state, self.config.validation
         assert plan is not None
         begun = time.perf_counter()
-        scores = validate(_averaged(state), self.held_out, self.processes)
+        model = _averaged(state)
+        scores = validate(model, self.held_out, self.processes, on_video=on_video)
         if state.best_score is None or scores[plan.measure] > state.best_score:
             state.best_score, state.best_step = scores[plan.measure], state.step
             if self.processes.is_first:
@@ -291,8 +272,8 @@ class _Job:
             save_checkpoint(self.run, self.state)
 
     def _write_weights(self, name: str, about: Mapping[str, str]) -> None:
-        card = {**_card(self.config, self.state.step), **about}
-        save_model(_averaged(self.state), self.run / name, card, half=True)
+        metadata = {**card(self.config, self.state.step), **about}
+        save_model(_averaged(self.state), self.run / name, metadata, half=True)
 
     def _predict(self, part: Batch) -> Any:
         with autocast(self.processes.device, self.dtype):
@@ -319,16 +300,6 @@ def _compiled(network: nn.Module) -> Callable[..., Any]:
     return call
 
 
-def _averaging(decay: float) -> Callable[..., None]:
-    """A running mean of the weights, in which the first steps, far from the rest, soon fade."""
-
-    def update(averaged: Any, current: Any, count: Tensor | int) -> None:
-        soon = (1 + int(count)) / (10 + int(count))
-        get_ema_multi_avg_fn(min(decay, soon))(averaged, current, count)
-
-    return update
-
-
 def _has_checkpoint(run: Path) -> bool:
     return any((run / name).exists() for name in (CHECKPOINT, PREVIOUS))
 
@@ -342,12 +313,6 @@ def _check_agreement(steps: list[int], run: Path) -> None:
         )
 
 
-def _held_out(config: TrainConfig) -> list[LabelledVideo]:
-    if config.validation is None:
-        return []
-    return read_annotations(Path(config.data) / config.validation.annotations, config.classes)
-
-
 def _seed(*numbers: int) -> int:
     """A seed that has nothing to do with that of other numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
@@ -356,79 +321,6 @@ def _seed(*numbers: int) -> int:
 def _written(value: float) -> float | None:
     """With all digits that a float32 has; JSON knows nothing but finite numbers."""
     return float(f"{value:.9g}") if math.isfinite(value) else None
-
-
-def _fresh_model(config: TrainConfig, *, resumes: bool) -> IFC | VisTR:
-    """The model a run starts from, its first blocks frozen; if it resumes, any weights will do."""
-    model = build_model(config.model_config())
-    match "random" if resumes else config.init:
-        case "random":
-            pass
-        case "imagenet":
-            if not isinstance(model.backbone, EfficientNetLite0):
-                raise UsageError(
-                    "ImageNet weights are at hand for the efficientnet-lite backbone only",
-                    hint='set init = "random", or init to a weight file of this model',
-                )
-            load_imagenet_weights(model.backbone)
-        case name:
-            load_start(model, model.config, name)
-    _freeze(model, config.frozen_blocks)
-    # A few percent faster on CPUs. torch's stubs do not know the argument.
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model
-
-
-def _freeze(model: IFC | VisTR, blocks: int | None) -> None:
-    """Raises: UsageError for more than the backbone has."""
-    if isinstance(model.backbone, EfficientNetLite0):
-        usual, there, what = LIGHT_FROZEN, len(model.backbone.blocks), "blocks"
-    else:
-        usual, there, what = PUBLISHED_FROZEN, len(model.backbone.stages), "stages"
-    chosen = usual if blocks is None else blocks
-    if not 0 <= chosen <= there:
-        raise UsageError(f"frozen_blocks = {chosen}: the backbone has {there} {what}")
-    model.backbone.freeze_first(chosen)
-
-
-def _criterion(model: ModelConfig, loss: LossConfig) -> SetCriterion | VisTRCriterion:
-    """The training objective of a model. Raises: UsageError for the weight of a term it lacks."""
-    weights = {name: w for name, w in msgspec.structs.asdict(loss).items() if w is not None}
-    match model:
-        case IFCConfig():
-            surplus = sorted(weights.keys() & {"box_weight", "giou_weight", "validity"})
-            if surplus:
-                raise UsageError(f"[loss] {surplus[0]}: IFC predicts no boxes, and pairs whole clips")
-            return SetCriterion(**weights)
-        case VisTRConfig():
-            return VisTRCriterion(**weights)
-
-
-def training_batches(
-    config: TrainConfig, pixels: PixelConfig, share: Share | None = None
-) -> BatchSource:
-    """All that a training is fed, or a process's share of it.
-
-    Raises: DataError for unusable annotations.
-    """
-    if config.pipeline is not None:
-        return published_batches(config, pixels, share)
-    sources = [
-        (read_annotations(Path(config.data) / source.annotations, config.classes), source.weight)
-        for source in config.sources
-    ]
-    sampler = ClipSampler(sources, len(config.classes))
-    return TrainingBatches(
-        ClipMaker(sampler, config.clip_length, config.augment),
-        pixels,
-        canvases=tuple(Size(*canvas) for canvas in config.canvases),
-        batch=config.batch,
-        steps=config.steps,
-        seed=config.seed,
-        share=share,
-    )
 
 
 def _moved(batch: Batch, device: torch.device) -> Batch:
@@ -442,38 +334,3 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
 def _moved_target(target: ClipTarget, device: torch.device) -> ClipTarget:
     parts = {field.name: getattr(target, field.name) for field in fields(target)}
     return replace(target, **{k: v.to(device) for k, v in parts.items() if v is not None})
-
-
-def _settle(path: Path, config: TrainConfig) -> None:
-    """Write the settings of a run, or make sure that they are the ones it was started with."""
-    if path.exists():
-        before, now = started_with(path.parent), _from_file(config)
-        changed = [
-            name
-            for name in TrainConfig.__struct_fields__
-            if name not in MAY_CHANGE and getattr(before, name) != getattr(now, name)
-        ]
-        if changed:
-            raise UsageError(
-                f"{path.parent}: this run was started with other settings: {', '.join(changed)}",
-                hint="resume it with the same configuration, or choose another run folder",
-            )
-    with atomic_path(path) as temporary:
-        temporary.write_text(to_json(config), encoding="utf-8")
-
-
-def _from_file(config: TrainConfig) -> TrainConfig:
-    """Settings as they come back from a file."""
-    return from_json(to_json(config), TrainConfig, where="the settings")
-
-
-def _card(config: TrainConfig, step: int) -> dict[str, str]:
-    """What the weight file says of its training; where files lay is nobody's business."""
-    portable = msgspec.structs.replace(config, data=".", init=Path(config.init).name)
-    return {
-        **config.card,
-        "training": to_json(portable),
-        "steps": f"{step} of {config.steps}",
-        "versions": f"vistool {vistool.__version__}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}",
-    }
