@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.made_data import make_pictures, make_video
-from vistool.config import IFCPipeline, PixelConfig, SourceConfig, TrainConfig, VisTRPipeline
+from vistool.config import (
+    IFCPipeline,
+    LossConfig,
+    PixelConfig,
+    SourceConfig,
+    TrainConfig,
+    VisTRPipeline,
+)
 from vistool.data.annotations import LabelledVideo
 from vistool.data.batches import loader
 from vistool.data.published_batches import EpochOrder, padded_batch, published_batches
@@ -144,12 +153,21 @@ def test_a_batch_depends_on_seed_and_number_alone(paper: str, tmp_path: Path) ->
     torch.testing.assert_close(half.targets[0].labels, first.targets[1].labels)
 
 
-@pytest.mark.parametrize("paper", ["ifc", "vistr"])
+AS_PUBLISHED: dict[str, Any] = {
+    "pipeline": msgspec.structs.replace(VISTR_SMALL, overflow="wrap", validity="annotated"),
+    "loss": LossConfig(validity="published"),
+    "classes": {"(unused)": (), "red": ("red square",), "blue": ("blue square",)},
+}
+
+
+@pytest.mark.parametrize(
+    ("paper", "changes"), [("ifc", {}), ("vistr", {}), ("vistr", AS_PUBLISHED)]
+)
 def test_a_model_is_trained_on_a_paper_s_clips_of_different_sizes(
-    paper: str, tmp_path: Path
+    paper: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
     make_video(tmp_path, 5)
-    settings = config(tmp_path, paper)
+    settings = config(tmp_path, paper, **changes)
     sizes = [
         batch.padded is not None
         for batch in loader(published_batches(settings, PixelConfig()), 0, 0)
@@ -182,3 +200,9 @@ def test_weights_of_sources_have_no_place_in_an_epoch(tmp_path: Path) -> None:
     sources = tuple(SourceConfig(annotations="videos.json", weight=w) for w in (1.0, 2.0))
     with pytest.raises(UsageError, match="an epoch of"):
         published_batches(config(tmp_path, "ifc", sources=sources), PixelConfig())
+
+
+def test_ifc_has_no_use_for_vistr_s_validity(tmp_path: Path) -> None:
+    make_video(tmp_path, 3)
+    with pytest.raises(UsageError, match="validity: IFC predicts no boxes"):
+        train(config(tmp_path, "ifc", loss=LossConfig(validity="own")), tmp_path / "run")
