@@ -160,9 +160,7 @@ class _Builder:
             )
             for m in breakdown.kinds
         ]
-        caption = (
-            f"If it were mended: AP50 is {_shown(breakdown.ap50)}, AP is {_shown(breakdown.ap)}"
-        )
+        caption = f"As it is, AP50 is {_shown(breakdown.ap50)} and AP {_shown(breakdown.ap)}"
         yield Table(caption, columns, rows)
 
     def _tables(self) -> list[Block]:
