@@ -129,25 +129,23 @@ def _decode(
 
     Raises: DataError if sizes differ or a mask is malformed.
     """
-    masks: list[RLE] = []
-    numbers = []
-    for track in (*predicted, *labelled):
-        numbers.append([-1 if mask is None else 0 for mask in track[part]])
-        masks += [mask for mask in track[part] if mask is not None]
+    tracks = [*predicted, *labelled]
+    entries = [mask for track in tracks for mask in track[part]]
+    masks = list(filter(None, entries))
     _check_sizes(masks, where)
     runs = decode_runs(masks)
     if not runs.sound.all():
-        _refuse_malformed((*predicted, *labelled), where)
-    places = np.array(numbers, np.int64).T  # [F, P + G]
-    places.T[places.T == 0] = np.arange(len(masks))
+        _refuse_malformed(tracks, where)
+    visible = np.fromiter(map(bool, entries), bool, len(entries))
+    numbers = np.where(visible, np.cumsum(visible) - 1, -1)
+    places = np.ascontiguousarray(numbers.reshape(len(tracks), -1).T)  # [F, P + G]
     return runs, places[:, : len(predicted)], places[:, len(predicted) :]
 
 
 def _check_sizes(masks: Sequence[RLE], where: str) -> None:
-    size = masks[0]["size"] if masks else [0, 0]
-    others = [mask["size"] for mask in masks if mask["size"] != size]
-    if others:
-        (a, b), (c, d) = sorted([size, others[0]])
+    sizes = [mask["size"] for mask in masks]
+    if sizes and sizes.count(sizes[0]) < len(sizes):
+        (a, b), (c, d) = sorted({tuple(size) for size in sizes})[:2]
         raise DataError(
             f"{where}: masks of sizes {a}x{b} and {c}x{d}", hint="sizes are [height, width]"
         )
