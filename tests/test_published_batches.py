@@ -161,7 +161,9 @@ AS_PUBLISHED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("paper", "changes"), [("ifc", {}), ("vistr", {}), ("vistr", AS_PUBLISHED)]
+    ("paper", "changes"),
+    [("ifc", {}), ("vistr", {}), ("vistr", AS_PUBLISHED)],
+    ids=["ifc", "vistr", "vistr with its faults"],
 )
 def test_a_model_is_trained_on_a_paper_s_clips_of_different_sizes(
     paper: str, changes: dict[str, Any], tmp_path: Path
