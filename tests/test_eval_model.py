@@ -179,7 +179,7 @@ def test_processes_under_torchrun_share_the_videos(tmp_path: Path, weights: Path
 def test_ctrl_c_in_the_midst_of_processes_leaves_what_is_done(
     tmp_path: Path, weights: Path
 ) -> None:
-    truth = make_set(tmp_path / "data", lengths=(3, *(60,) * 7), frames=True)
+    truth = make_set(tmp_path / "data", lengths=(3, *(30,) * 5), frames=True)
     command = [sys.executable, "-m", "vistool", "eval", truth, "-m", weights, "--workers", "2"]
     process = subprocess.Popen(
         list(map(str, command)),
@@ -200,7 +200,8 @@ def test_ctrl_c_in_the_midst_of_processes_leaves_what_is_done(
     finished = {path.parent.name for path in done.glob("*/meta.json")}
     assert finished
     again = vistool(truth, "-m", weights, "--json")
-    assert json.loads(again.stdout)["counts"]["videos"] == 8
+    assert again.exit_code == 0, again.stderr
+    assert json.loads(again.stdout)["counts"]["videos"] == 6
 
 
 # Classes

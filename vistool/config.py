@@ -144,6 +144,7 @@ class EvalConfig(Settings, frozen=True):
     workers: int = 1  # processes that run the model, each on videos of its own
     samples: int = 2000  # of the videos, to tell a difference from noise
     seed: int = 0  # of the samples
+    davis_masks: int = 5000  # labelled masks up to which J and F are measured unasked
 
 
 class SourceConfig(Settings, frozen=True):

@@ -91,6 +91,14 @@ def evaluate(
         int, typer.Option(min=100, help="Draws of the videos that --compare makes.")
     ] = EvalConfig().samples,
     seed: Annotated[int, typer.Option(help="Of these draws.")] = EvalConfig().seed,
+    davis: Annotated[
+        bool | None,
+        typer.Option(
+            "--davis/--no-davis",
+            help="Measure DAVIS's J and F, which takes longest. [on DAVIS, and up to "
+            f"{EvalConfig().davis_masks:,} labelled masks]",
+        ),
+    ] = None,
     report: Annotated[
         bool,
         typer.Option("--report/--no-report", help="Write the page, figures and tables of errors."),
@@ -137,9 +145,9 @@ def evaluate(
     )
     with terminated_like_interrupted():
         if compare:
-            _compare(dataset, compare, config, as_json=as_json, quiet=quiet)
+            _compare(dataset, compare, config, davis, as_json=as_json, quiet=quiet)
             return
-        wishes = _Wishes(output, submission, as_json, report, exist_ok, quiet)
+        wishes = _Wishes(output, submission, as_json, davis, report, exist_ok, quiet)
         failed = _score(dataset, predictions, model, config, wishes)
     if failed:
         raise PartialFailureError(
@@ -156,6 +164,7 @@ class _Wishes:
     output: Path | None
     submission: Path | None
     as_json: bool
+    davis: bool | None  # None: where it does not take long
     report: bool
     exist_ok: bool
     quiet: bool
@@ -196,7 +205,8 @@ def _score(
         if not dataset.tracks:
             return []
     with progress(quiet=wishes.quiet, unit="videos") as show:
-        result = engine.evaluate(dataset, predictions, on_progress=show)
+        davis = engine.boundaries_wanted(dataset, config, wishes.davis)
+        result = engine.evaluate(dataset, predictions, boundaries=davis, on_progress=show)
     content = result.as_json(engine.inputs_of(dataset, key, predictions))
     report = report_of(dataset, result, content)
     if model is not None or wishes.output or not wishes.as_json:
@@ -239,6 +249,7 @@ def _compare(
     path: Path,
     results: tuple[Path, Path],
     config: EvalConfig,
+    davis: bool | None,
     *,
     as_json: bool,
     quiet: bool,
@@ -246,9 +257,7 @@ def _compare(
     from vistool.engine.compare import compare
 
     with progress(quiet=quiet, unit="videos") as show:
-        comparison = compare(
-            path, *results, samples=config.samples, seed=config.seed, on_progress=show
-        )
+        comparison = compare(path, *results, config, boundaries=davis, on_progress=show)
     if as_json:
         answer(json.dumps(comparison.as_json()))
         return

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from vistool.config import EvalConfig
 from vistool.engine.evaluate import (
     Evaluation,
     OnProgress,
     Predictions,
+    boundaries_wanted,
     evaluate,
     inputs_of,
     open_dataset,
@@ -57,31 +59,32 @@ def compare(
     path: Path,
     a: Path,
     b: Path,
+    config: EvalConfig,
     *,
-    samples: int,
-    seed: int,
-    boundaries: bool = True,
+    boundaries: bool | None = None,
     on_progress: OnProgress | None = None,
 ) -> Comparison:
     """Score two results on one data set and draw its videos anew, many times.
 
-    Args: a, b: as `read_predictions` takes them.
+    Args:
+        a, b: as `read_predictions` takes them.
+        boundaries: DAVIS's J and F too; None: where it does not take long.
+
     Raises: DataError; also if the two were made for different classes.
     """
     dataset, key = open_dataset(path, a, b)
     found = [read_predictions(file, dataset, key, on_progress=on_progress) for file in (a, b)]
     _check_comparable(found[0], found[1])
-    results = [
-        evaluate(dataset, one, boundaries=boundaries, on_progress=on_progress) for one in found
-    ]
+    wanted = boundaries_wanted(dataset, config, boundaries)
+    results = [evaluate(dataset, one, boundaries=wanted, on_progress=on_progress) for one in found]
     ids = results[0].scored.video_ids
     measures = [_measure(result) for result in results]
-    differences = paired_bootstrap(*measures, len(ids), samples=samples, seed=seed)
+    differences = paired_bootstrap(*measures, len(ids), samples=config.samples, seed=config.seed)
     inputs = {
         "A": inputs_of(dataset, key, found[0]),
         "B": inputs_of(dataset, key, found[1]),
     }
-    return Comparison(tuple(differences), len(ids), samples, seed, inputs)
+    return Comparison(tuple(differences), len(ids), config.samples, config.seed, inputs)
 
 
 def _check_comparable(a: Predictions, b: Predictions) -> None:

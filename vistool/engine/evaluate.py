@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from vistool.config import EvalConfig
 from vistool.engine.run_record import PredictedSet, Run, file_key, read_run
 from vistool.engine.scored_set import ScoredSet, scored_set
 from vistool.errors import DataError
@@ -205,6 +206,14 @@ def _class_notes(done: PredictedSet) -> Iterator[str]:
             f"the data set has no category for the model's {', '.join(without)}: "
             f"{done.left_out} predictions left out"
         )
+
+
+def boundaries_wanted(dataset: DataSet, config: EvalConfig, asked: bool | None) -> bool:
+    """Whether to measure J and F: as asked, else where it does not take long."""
+    if asked is not None or dataset.class_agnostic:
+        return asked is not False
+    masks = sum(mask is not None for track in dataset.tracks for mask in track.segmentations)
+    return masks <= config.davis_masks
 
 
 def evaluate(
