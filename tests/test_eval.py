@@ -95,6 +95,8 @@ def test_pictures_are_videos_of_one_frame(tmp_path: Path) -> None:
     truth = write(tmp_path / "set.json", content)
     result = {"video_id": 5, "category_id": 3, "score": 0.5, "segmentations": [block(2, 2)]}
     assert scored(truth, "-p", write(tmp_path / "p.json", [result]))["ytvis"]["AP"] == 1
+    coco = {"image_id": 5, "category_id": 3, "score": 0.5, "segmentation": block(2, 2)}
+    assert scored(truth, "-p", write(tmp_path / "p.json", [coco]))["ytvis"]["AP"] == 1
 
 
 def test_a_zip_scores_as_the_file_in_it(tmp_path: Path) -> None:
@@ -326,3 +328,15 @@ def test_two_results_stand_side_by_side_with_what_is_more_than_chance(tmp_path: 
     assert "95 % interval" in table
     assert "12 videos, drawn 200 times" in table
     assert json.loads(vistool(truth, "--compare", b, b, "--json").stdout)["compare"]["AP"]["p"] == 1
+
+
+def test_j_and_f_of_a_large_set_are_measured_on_request(tmp_path: Path) -> None:
+    truth = make_set(tmp_path)
+    results = write(tmp_path / "p.json", truth_as_results(truth))
+    assert "davis" not in scored(truth, "-p", results, "--no-davis")
+    content = json.loads(truth.read_text())
+    many = [{**a, "id": i} for i, a in enumerate(content["annotations"] * 210, start=1)]
+    large = write(tmp_path / "large.json", {**content, "annotations": many})  # 5,040 masks
+    assert "davis" not in scored(large, "-p", results)
+    done = vistool(large, "--compare", results, results, "--json", "--samples", "100")
+    assert "J_mean" not in json.loads(done.stdout)["compare"]

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -301,10 +302,11 @@ def _run_in_processes(
         initargs=(task, max(1, (os.cpu_count() or 1) // workers)),
     )
     try:
-        running: dict[Future[None], AnnotatedVideo] = {
-            pool.submit(_run_in_worker, video): video
-            for video in sorted(videos, key=lambda video: -video.length)
-        }
+        with _deaf_to_ctrl_c():  # so are the processes that start here: the parent ends them
+            running: dict[Future[None], AnnotatedVideo] = {
+                pool.submit(_run_in_worker, video): video
+                for video in sorted(videos, key=lambda video: -video.length)
+            }
         for future in as_completed(running):
             future.result()
             progress.finish(running[future])
@@ -312,8 +314,21 @@ def _run_in_processes(
         pool.shutdown(wait=False, cancel_futures=True)
         for child in multiprocessing.active_children():  # in the midst of a video, perhaps
             child.terminate()
+            child.join()
         raise
     pool.shutdown()
+
+
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may deal with signals
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 _worker: tuple[PredictJob, _Task] | None = None  # of this process, made once
@@ -321,7 +336,6 @@ _worker: tuple[PredictJob, _Task] | None = None  # of this process, made once
 
 def _begin_worker(task: _Task, threads: int) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
     torch.set_num_threads(threads)
     _worker = task.job(), task
 

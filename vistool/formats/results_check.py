@@ -182,6 +182,11 @@ class _ResultsCheck:
         if not isinstance(entry, dict):
             self.error("no-object", place, f"a {type(entry).__name__}, not an object")
             return None
+        if "image_id" in entry and "video_id" not in entry:  # COCO's form: a video of one frame
+            entry["video_id"], entry["segmentations"] = (
+                entry["image_id"],
+                [entry.get("segmentation")],
+            )
         ids = [(key.removesuffix("_id"), entry.get(key)) for key in ("video_id", "category_id")]
         place += tuple((name, value) for name, value in ids if type(value) is int)
         before = len(self.problems)
