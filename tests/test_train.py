@@ -371,6 +371,32 @@ def test_gradients_beyond_float16_lower_the_scale_and_are_no_reason_to_stop(
     assert 2 < len(skipped) < 30
 
 
+def test_a_model_that_cannot_be_compiled_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pictures(tmp_path, 1)
+
+    def fail(*arguments: object, **settings: object) -> None:
+        raise torch._dynamo.exc.TorchDynamoException("no C++ compiler\nand much more")
+
+    monkeypatch.setattr(torch, "compile", lambda network: fail)
+    with pytest.raises(VistoolError, match=r"^torch\.compile failed: no C\+\+ compiler$") as error:
+        train(settings(tmp_path, compile=True), tmp_path / "run")
+    assert "compile=false" in error.value.hint
+
+
+@pytest.mark.slow
+def test_a_compiled_model_has_the_losses_of_one_that_is_not(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 4)
+    without = {"steps": 3, "model": without_dropout(TINY)}
+    train(settings(tmp_path, **without), tmp_path / "plain")
+    train(settings(tmp_path, compile=True, **without), tmp_path / "compiled")
+    for (_, expected), (_, loss) in zip(
+        losses(tmp_path / "plain"), losses(tmp_path / "compiled"), strict=True
+    ):
+        assert loss == pytest.approx(expected, rel=1e-3)  # fused sums, and three steps on
+
+
 def test_frozen_stages_keep_their_weights(tmp_path: Path) -> None:
     make_pictures(tmp_path, 2)
     first = train(settings(tmp_path, steps=1), tmp_path / "first")

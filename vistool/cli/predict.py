@@ -79,6 +79,7 @@ def predict(
 
     Example: vistool predict street.mp4 --conf 0.5 --classes person,car
     """
+    from vistool.engine.distributed import joined
     from vistool.engine.predict import PredictedVideo, predict_videos
     from vistool.formats.video import expand_sources
 
@@ -106,13 +107,18 @@ def predict(
             say(f"{video.source}: {video.frames} frames, {video.tracks} tracks")
         answer(str(video.folder))
 
-    with terminated_like_interrupted(), progress(quiet=quiet) as show:
+    with (
+        terminated_like_interrupted(),
+        joined(device) as processes,
+        progress(quiet=quiet or not processes.is_first) as show,
+    ):
         predict_videos(
             model,
             expand_sources(sources),
             output,
             config,
             exist_ok=exist_ok,
+            processes=processes,
             on_progress=show,
             on_done=on_done,
             on_failure=lambda _, error: say(f"error: {error}"),

@@ -18,8 +18,9 @@ from vistool.errors import UsageError
 
 T = TypeVar("T")
 
-# How long one process waits for the others, as while they finish their share of a validation.
-PATIENCE = timedelta(hours=1)
+# How long one process waits for the others, as while they finish their share of the videos. That
+# one of them has died shows at once.
+PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)

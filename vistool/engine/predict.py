@@ -15,6 +15,7 @@ import torch
 
 from vistool.config import PredictConfig
 from vistool.engine.device import choose_device
+from vistool.engine.distributed import Processes
 from vistool.engine.render import (
     META,
     OVERLAY,
@@ -132,6 +133,7 @@ def predict_videos(
     config: PredictConfig,
     *,
     exist_ok: bool = False,
+    processes: Processes | None = None,
     on_progress: OnProgress | None = None,
     on_done: Callable[[PredictedVideo], None] | None = None,
     on_failure: Callable[[Path, VistoolError], None] | None = None,
@@ -140,18 +142,22 @@ def predict_videos(
 
     Args:
         exist_ok: write into a folder that is there already; else its name gets "-2", "-3"...
-        on_done, on_failure: called after each source.
+        processes: that share the sources, each calling this with all of them.
+        on_done, on_failure: called after each source, in the process that had it.
 
     Raises: the error of a single source; PartialFailureError if some of several failed; and at
         once what concerns all of them (UsageError, WeightsError).
     """
-    job = PredictJob(model, config)
+    processes = processes or Processes(choose_device(config.device))
+    job = PredictJob(model, msgspec.structs.replace(config, device=str(processes.device)))
     done: list[PredictedVideo] = []
     failed: list[Path] = []
-    for source in sources:
+    names = [source.stem for source in sources]
+    for number in processes.mine(range(len(sources))):
+        source = sources[number]
         try:
             with open_video(source) as reader:
-                reuse = exist_ok and all(d.folder.name != reader.name for d in done)
+                reuse = exist_ok and names[number] not in names[:number]
                 folder = new_run_folder(parent, reader.name, exist_ok=reuse)
                 done.append(predict_opened(job, reader, folder, on_progress))
         except (UsageError, WeightsError):
@@ -165,6 +171,8 @@ def predict_videos(
         else:
             if on_done:
                 on_done(done[-1])
+    # Not before all are done: whoever started the processes ends them when one fails.
+    failed = [source for some in processes.gather(failed) for source in some]
     if failed:
         raise PartialFailureError(
             f"{len(failed)} of {len(sources)} sources failed: {', '.join(map(str, failed))}"

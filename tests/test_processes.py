@@ -1,4 +1,4 @@
-"""Trainings in processes of their own: killed and resumed, and several that train together."""
+"""Commands in processes of their own: killed and resumed, and several that share the work."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 
 from tests.made_data import make_pictures, make_video
 from tests.test_train import assert_close_gradients, lines, losses, settings, unlabel
+from tests.untrained import save_untrained
 from vistool.config import SourceConfig, ValidationConfig
 from vistool.engine.checkpoint import CHECKPOINT
 from vistool.engine.run_log import LOG
@@ -36,9 +37,9 @@ def say(text: str) -> None:
 
 
 def start(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """`vistool train` in a process of its own."""
+    """`vistool` in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "vistool", "train", "--quiet", *arguments],
+        [sys.executable, "-m", "vistool", *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -89,12 +90,12 @@ def test_a_run_that_is_killed_again_and_again_has_the_losses_of_one_that_is_not(
     killed = prepared(tmp_path, "killed", **changes)
     last_seen = []
     for steps in (3, 8, 17):  # before the first checkpoint, and after some
-        process = start("--resume", str(killed))
+        process = start("train", "--quiet", "--resume", str(killed))
         wait_for_steps(killed, steps, process)
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=PATIENCE)
         last_seen.append(losses_as_they_are(killed)[-1][0])
-    process = start("--resume", str(killed))
+    process = start("train", "--quiet", "--resume", str(killed))
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
 
@@ -135,7 +136,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
     }
     one, two = tmp_path / "one", prepared(tmp_path, "two", **changes)
     train(settings(tmp_path, **changes), one)
-    together = start_together(*[["--resume", str(two)]] * 2)
+    together = start_together(*[["train", "--resume", str(two)]] * 2)
     answers = [process.communicate(timeout=PATIENCE) for process in together]
     assert [process.returncode for process in together] == [0, 0], answers
     assert answers[0][0].strip() == str(two / "weights.safetensors")
@@ -158,9 +159,31 @@ def test_a_process_that_fails_takes_the_others_with_it(tmp_path: Path) -> None:
         make_pictures(folder, 4)
     (there / "2.png").unlink()
     run = prepared(here, "run", steps=1000, data=str(here))
-    together = start_together(*(["--resume", str(run), "--data", str(d)] for d in (here, there)))
+    together = start_together(
+        *(["train", "--resume", str(run), "--data", str(data)] for data in (here, there))
+    )
     errors = [process.communicate(timeout=PATIENCE)[1] for process in together]
     assert "2.png: missing, or not a readable picture" in errors[1]
     assert together[1].returncode == 3
     assert together[0].returncode != 0
     assert (run / CHECKPOINT).exists() or "step" not in errors[0]
+
+
+def test_processes_share_the_videos_and_one_that_fails_loses_no_other(tmp_path: Path) -> None:
+    weights = save_untrained(tmp_path / "model.safetensors", ("red", "blue"), num_queries=4)
+    sources = []
+    for name in ("first", "second", "third", "fourth"):
+        make_video(tmp_path / name, 3)
+        sources.append(tmp_path / name / "v")
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"no video")
+    command = ["predict", *map(str, [bad, *sources]), "--model", str(weights), "--no-overlay"]
+    together = start_together(*[[*command, "-o", str(tmp_path / "runs")]] * 2)
+    answers = [process.communicate(timeout=PATIENCE) for process in together]
+    assert [process.returncode for process in together] == [6, 6], answers
+    done = [answer.split() for answer, _ in answers]
+    assert [len(folders) for folders in done] == [2, 2]
+    assert len({*done[0], *done[1]}) == 4
+    for folder in (tmp_path / "runs").iterdir():
+        assert (folder / "results.json").exists()
+    assert "1 of 5 sources failed" in answers[0][1]
