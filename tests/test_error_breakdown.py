@@ -267,6 +267,17 @@ def test_with_every_kind_mended_ap_is_one(videos: Set) -> None:
     assert mended == ((1, 1) if any((~v.crowd).any() for v in judged) else (-1, -1))
 
 
+@settings(max_examples=40)
+@given(sets())
+def test_what_a_video_costs_lies_between_nothing_and_all(videos: Set) -> None:
+    judged = [judge(video, CATEGORIES) for video in overlaps(videos)]
+    mender = Mender(judged, CATEGORIES)
+    now, everything = mender.mended(()), mender.mended(KINDS)
+    for place in range(len(judged)):
+        for lost, ap, best in zip(mender.lost_in(place), now, everything, strict=True):
+            assert -1e-12 <= lost <= best - ap + 1e-12
+
+
 @settings(max_examples=60)
 @given(sets())
 def test_every_prediction_has_one_verdict_and_every_track_one_fate(videos: Set) -> None:
