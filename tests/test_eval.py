@@ -120,10 +120,8 @@ def test_a_folder_means_the_annotation_file_in_it(tmp_path: Path) -> None:
 
 def test_only_what_somebody_was_asked_to_label_is_held_against_predictions(tmp_path: Path) -> None:
     stray = {"video_id": 10, "category_id": 3, "score": 0.95, "segmentations": [block(2, 44)] * 4}
-    for name, fields, unjudged in (
-        ("all", {}, 0),
-        ("some", {"exhaustive": False, "exhaustive_category_ids": [7]}, 1),
-    ):
+    some: dict[str, Any] = {"exhaustive": False, "exhaustive_category_ids": [7]}
+    for name, fields, unjudged in (("all", {}, 0), ("some", some, 1)):
         truth = make_set(tmp_path / name, **fields)
         results = write(tmp_path / f"{name}.json", [stray, *truth_as_results(truth)])
         found = scored(truth, "-p", results)
@@ -278,7 +276,8 @@ def test_a_submission_is_a_zip_with_the_results_at_its_top(tmp_path: Path) -> No
     results = write(tmp_path / "p.json", truth_as_results(path))
     content = json.loads(path.read_text())
     del content["annotations"]
-    for labels in ({}, {"annotations": None}, {"annotations": []}):
+    kept_back: list[dict[str, Any]] = [{}, {"annotations": None}, {"annotations": []}]
+    for labels in kept_back:
         test_set = write(tmp_path / "test.json", {**content, **labels})
         done = vistool(test_set, "-p", results, "--submission", tmp_path / "out.zip")
         assert done.exit_code == 0, done.stderr

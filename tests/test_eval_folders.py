@@ -110,7 +110,9 @@ def test_what_lies_on_void_counts_for_nothing_on_davis(tmp_path: Path) -> None:
         if result["category_id"] == 3:  # each mask reaches into what will be void
             masks = zip(result["segmentations"], moving(18, 9, 2), strict=False)
             result["segmentations"] = [
-                encode_mask(decode_mask(mask) | decode_mask(below)) for mask, below in masks
+                encode_mask(decode_mask(mask) | decode_mask(below))
+                for mask, below in masks
+                if below
             ]
     results = write(results, content)
     assert scored(folder, "-p", results)["davis"]["J_mean"] < 1

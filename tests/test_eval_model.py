@@ -19,7 +19,7 @@ from tests.made_eval import make_set, truth_as_results, write
 from tests.untrained import save_untrained
 from vistool.cli.app import app
 from vistool.config import IFCConfig
-from vistool.engine import predict_dataset
+from vistool.engine import predict, predict_dataset
 from vistool.engine.predict_dataset import matched_classes
 from vistool.engine.run_record import MatchedClass, Run
 from vistool.errors import DataError
@@ -78,7 +78,7 @@ def test_videos_that_are_done_are_not_run_again(
 ) -> None:
     truth = make_set(tmp_path / "data", frames=True)
     ran: list[str] = []
-    real = predict_dataset.predict_opened
+    real = predict.predict_opened
 
     def counted(job: Any, reader: Any, folder: Path, *rest: Any) -> Any:
         ran.append(folder.name)
@@ -162,9 +162,9 @@ def test_several_processes_find_what_one_finds(tmp_path: Path, weights: Path) ->
 def test_processes_under_torchrun_share_the_videos(tmp_path: Path, weights: Path) -> None:
     truth = make_set(tmp_path / "data", frames=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    command += ["--standalone", "-m", "vistool", "eval", truth, "-m", weights, "--json"]
+    command += ["--standalone", "-m", "vistool", "eval", str(truth), "-m", str(weights), "--json"]
     run = subprocess.run(
-        list(map(str, command)),
+        command,
         capture_output=True,
         text=True,
         check=True,

@@ -78,8 +78,10 @@ def compare(
     wanted = boundaries_wanted(dataset, config, boundaries)
     results = [evaluate(dataset, one, boundaries=wanted, on_progress=on_progress) for one in found]
     ids = results[0].scored.video_ids
-    measures = [_measure(result) for result in results]
-    differences = paired_bootstrap(*measures, len(ids), samples=config.samples, seed=config.seed)
+    measure_a, measure_b = (_measure(result) for result in results)
+    differences = paired_bootstrap(
+        measure_a, measure_b, len(ids), samples=config.samples, seed=config.seed
+    )
     inputs = {
         "A": inputs_of(dataset, key, found[0]),
         "B": inputs_of(dataset, key, found[1]),
