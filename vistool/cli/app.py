@@ -14,6 +14,7 @@ from vistool.cli.eval import evaluate
 from vistool.cli.predict import predict
 from vistool.cli.render import render
 from vistool.cli.train import train
+from vistool.cli.visualize import visualize
 from vistool.cli.weights import weights
 
 DEBUG = "--debug"
@@ -41,6 +42,7 @@ Examples:
   vistool render street.mp4 runs/predict/street    draw them again, in another style
   vistool eval valid.json -p results.json          AP, HOTA, J and F of saved results
   vistool train configs/ifc-lite.toml --data DATA  a model for other classes
+  vistool visualize runs/predict/street            tracks at a glance, as a picture
   vistool data check data/train.json               what would break a training
   vistool weights list                             the models at hand
 """
@@ -84,6 +86,7 @@ app.command()(predict)
 app.command()(render)
 app.command("eval")(evaluate)
 app.command()(train)
+app.command()(visualize)
 app.add_typer(data, name="data")
 app.add_typer(weights, name="weights")
 

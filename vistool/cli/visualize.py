@@ -1,0 +1,115 @@
+"""`vistool visualize`: training clips, labelled videos or results -> figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vistool.cli.console import answer, progress
+from vistool.cli.options import Quiet
+from vistool.config import TrainConfig, apply_overrides, from_mapping, load_toml
+from vistool.errors import UsageError
+
+FIGURES = Path("runs/visualize")
+
+
+def visualize(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="WHAT",
+            help="`train` with a configuration; an annotation file or its folder; or the folder "
+            "that `predict` wrote.",
+        ),
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="With `train`: settings as TOML, or the folder of a run."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="A .png; a folder, for a .png a row; of results: a .png or .html. "
+            "[runs/visualize/NAME.png; of results: tracks.png in their folder]",
+        ),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Clips, videos, or frames of results. [8, or 12]")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder that the sources' paths are relative to.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting of the training.")
+    ] = None,
+    videos: Annotated[
+        list[str] | None,
+        typer.Option(help="Names or ids of the labelled videos; may be repeated. [the first]"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Other clips of the training, or random videos.")
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option(help="The video of the results, if it has been moved.")
+    ] = None,
+    conf: Annotated[
+        float, typer.Option(min=0, max=1, help="Of results: tracks with at least this score.")
+    ] = 0.0,
+    html: Annotated[
+        bool, typer.Option("--html", help="Of results: a page that needs no other file.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look at training clips, at a labelled set, or at results, as a contact sheet.
+
+    Example: vistool visualize train configs/ifc-lite.toml --data data/ -o clips.png
+    """
+    from vistool.engine import visualize as job
+
+    with progress(quiet=quiet) as show:
+        if what == "train":
+            if config is None:
+                raise UsageError("train: which one?", hint="name a configuration or a run's folder")
+            from vistool.engine.visualize_training import training_sheet
+
+            settings = training_settings(config, data, overrides or [], seed)
+            sheet = training_sheet(settings, count or 8)
+            written = job.save_sheet(sheet, output or FIGURES / f"{config.stem}.png")
+        elif (Path(what) / "results.json").exists():
+            folder = Path(what)
+            view = job.view_results(
+                folder, source=source, count=count or 12, conf=conf, on_progress=show
+            )
+            usual = folder / ("tracks.html" if html else "tracks.png")
+            written = [job.save_results(view, output or usual)]
+        else:
+            path = Path(what)
+            sheet = job.dataset_sheet(path, videos=videos or (), count=count or 8, seed=seed)
+            written = job.save_sheet(sheet, output or FIGURES / f"{path.stem}.png")
+    for path in written:
+        answer(str(path))
+
+
+def training_settings(
+    config: Path, data: Path | None, overrides: list[str], seed: int | None
+) -> TrainConfig:
+    """Settings from a TOML file, or of a run that was started."""
+    if config.is_dir():
+        import msgspec
+
+        from vistool.engine.train_setup import started_with
+
+        values = msgspec.to_builtins(started_with(config))
+    else:
+        values = load_toml(config)
+    values = apply_overrides(values, overrides)
+    if data is not None:
+        values["data"] = str(data)
+    if seed is not None:
+        values["seed"] = seed
+    settings: TrainConfig = from_mapping(values, TrainConfig, where=str(config))
+    return settings
