@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from tests.made_data import CATEGORIES, HEIGHT, WIDTH, make_pictures, make_video, square
+from vistool.config import PixelConfig, SourceConfig, TrainConfig
 from vistool.data.annotations import own_classes, read_annotations
 from vistool.data.check import check_dataset
+from vistool.engine.train_setup import training_batches, with_classes
 from vistool.errors import DataError
 from vistool.formats.detect import read_dataset
 from vistool.formats.problems import Problem, errors_of
@@ -269,6 +271,18 @@ def test_a_set_has_classes_of_its_own_and_sets_share_those_of_one_name(tmp_path:
     assert [track.label for track in video.tracks] == [2, 1]
     assert picture.exhaustive == (True, True, False)
     assert video.exhaustive == (False, True, True)
+
+
+def test_a_training_without_classes_takes_those_of_its_sources(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "a", 2).rename(tmp_path / "pictures.json")
+    sources = (SourceConfig(annotations="pictures.json", frames="a"),)
+    config = with_classes(TrainConfig(data=str(tmp_path), sources=sources))
+    assert list(config.classes) == ["red square", "blue square"]
+    assert config.model_config().class_names == ("red square", "blue square")
+    batch = training_batches(config, PixelConfig()).make(0, range(1))
+    assert batch.targets[0].exhaustive.tolist() == [True, True]
+    named = TrainConfig(data=str(tmp_path), sources=sources, classes={"red": ("red square",)})
+    assert with_classes(named) == named
 
 
 JSON = st.recursive(

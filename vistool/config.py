@@ -150,8 +150,13 @@ class EvalConfig(Settings, frozen=True):
 class SourceConfig(Settings, frozen=True):
     """One annotated set that training draws from."""
 
-    annotations: str  # COCO or YouTube-VIS JSON, relative to the data folder
+    annotations: str  # a JSON, DAVIS or MOTS folder, relative to the data folder
     weight: float = 1.0  # share of the clips, relative to the other sources
+    frames: str | None = None  # folder of a JSON's file names, relative likewise; None: found
+
+    def frames_folder(self, data: str) -> Path | None:
+        """The folder that `frames` means."""
+        return None if self.frames is None else Path(data) / self.frames
 
 
 class AugmentConfig(Settings, frozen=True):
@@ -224,7 +229,8 @@ class TrainConfig(Settings, kw_only=True, frozen=True):
     """`vistool train`. The model's class names come from `classes`."""
 
     data: str = "."  # folder that the sources' paths are relative to
-    classes: dict[str, tuple[str, ...]]  # class -> the category names in the data it stands for
+    # Class -> the category names in the data that it stands for. Empty: every category is a class.
+    classes: dict[str, tuple[str, ...]] = {}
     sources: tuple[SourceConfig, ...]
     model: dict[str, Any] = {}  # architecture ("ifc" or "vistr") and its settings
     augment: AugmentConfig = AugmentConfig()

@@ -33,7 +33,11 @@ def published_batches(
     videos = [
         video
         for source in config.sources
-        for video in read_with_stated(Path(config.data) / source.annotations, config.classes)
+        for video in read_with_stated(
+            Path(config.data) / source.annotations,
+            config.classes,
+            frames=source.frames_folder(config.data),
+        )
     ]
     if not videos:
         raise DataError("the sources have no videos and no pictures")

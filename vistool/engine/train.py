@@ -44,6 +44,7 @@ from vistool.engine.train_setup import (
     settle,
     training_batches,
     training_criterion,
+    with_classes,
 )
 from vistool.engine.validate import validate
 from vistool.errors import UsageError, VistoolError
@@ -84,6 +85,7 @@ def train(
         the processes or `run`, VistoolError if the loss is no longer a number; KeyboardInterrupt
         after Ctrl-C or SIGTERM, when the step is done and saved.
     """
+    config = with_classes(config)
     job = _Job(config, run, processes or Processes(choose_device(config.device)), on_warning)
     state, optimizer, scaler = job.state, job.state.optimizer, job.state.scaler
     with job.log() as log, stop_wish() as wish:

@@ -25,7 +25,7 @@ from vistool.config import (
 )
 from vistool.criterion.set_criterion import SetCriterion
 from vistool.criterion.vistr_criterion import VisTRCriterion
-from vistool.data.annotations import LabelledVideo, read_annotations
+from vistool.data.annotations import LabelledVideo, own_classes, read_annotations
 from vistool.data.batches import BatchSource, Share, TrainingBatches
 from vistool.data.clips import ClipMaker
 from vistool.data.published_batches import published_batches
@@ -77,6 +77,14 @@ def settle(path: Path, config: TrainConfig) -> None:
 def _from_file(config: TrainConfig) -> TrainConfig:
     """Settings as they come back from a file."""
     return from_json(to_json(config), TrainConfig, where="the settings")
+
+
+def with_classes(config: TrainConfig) -> TrainConfig:
+    """The settings with the sources' own categories as classes, if they name none."""
+    if config.classes:
+        return config
+    classes = own_classes(Path(config.data) / source.annotations for source in config.sources)
+    return msgspec.structs.replace(config, classes=classes)
 
 
 def fresh_model(config: TrainConfig, *, resumes: bool) -> IFC | VisTR:
@@ -139,7 +147,14 @@ def training_batches(
     if config.pipeline is not None:
         return published_batches(config, pixels, share)
     sources = [
-        (read_annotations(Path(config.data) / source.annotations, config.classes), source.weight)
+        (
+            read_annotations(
+                Path(config.data) / source.annotations,
+                config.classes,
+                frames=source.frames_folder(config.data),
+            ),
+            source.weight,
+        )
         for source in config.sources
     ]
     sampler = ClipSampler(sources, len(config.classes))
