@@ -68,7 +68,7 @@ def test_help_and_version_answer_on_stdout() -> None:
         assert not result.stderr
 
 
-@pytest.mark.parametrize("name", ["predict", "render", "train", "weights"])
+@pytest.mark.parametrize("name", ["predict", "render", "eval", "train", "weights"])
 def test_the_help_of_every_command_has_an_example(name: str) -> None:
     result = runner.invoke(app, [name, "--help"])
     assert result.exit_code == 0

@@ -147,6 +147,18 @@ def test_a_test_set_is_run_and_packed_for_the_server(tmp_path: Path, weights: Pa
     assert content["counts"]["videos"] == 3
 
 
+def test_a_davis_folder_is_run_whatever_the_models_classes(tmp_path: Path, weights: Path) -> None:
+    source = make_set(tmp_path / "data", lengths=(2, 2), frames=True)
+    CliRunner().invoke(app, ["data", "convert", str(source), "--to", "davis", "-o", "D"])
+    done = vistool("D", "-m", weights, "--json")
+    assert done.exit_code == 0, done.stderr
+    content = json.loads(done.stdout)
+    assert content["davis"]["J_mean"] >= 0
+    assert [row["name"] for row in content["categories"]] == ["object"]
+    assert not content["inputs"]["model"]["multi_class"]
+    assert read_results(Path("runs/eval/D-made/results.json"))
+
+
 @pytest.mark.slow
 def test_several_processes_find_what_one_finds(tmp_path: Path, weights: Path) -> None:
     truth = make_set(tmp_path / "data", frames=True)

@@ -29,7 +29,8 @@ def evaluate(
     dataset: Annotated[
         Path,
         typer.Argument(
-            help="YouTube-VIS or COCO file, or a folder: of one of these, of DAVIS or of MOTS."
+            metavar="DATASET",
+            help="YouTube-VIS or COCO file, or a folder: of one of these, of DAVIS or of MOTS.",
         ),
     ],
     predictions: Annotated[
@@ -110,18 +111,18 @@ def evaluate(
 ) -> None:
     """Score tracks: YouTube-VIS AP and AR, HOTA, identities, DAVIS J and F.
 
-    Prints a table, and writes metrics.json and categories.csv into a folder below runs/eval.
-    A model's run is saved there as well: the same command again goes on where it stopped.
+    Prints a table, and writes numbers (metrics.json, CSV), figures and report.html into a folder
+    below runs/eval. A model's run is saved there as well: the same command again goes on where it
+    stopped.
+
+    Example: vistool eval valid.json --predictions results.json
 
     \b
-    Examples:
-      vistool eval valid.json --predictions results.json
+    More:
       vistool eval valid.json -m ifc-lite --workers 2
       vistool eval DAVIS --predictions masks/ --json
       vistool eval valid.json --compare runs/eval/a runs/eval/b
       vistool eval test.json --predictions results.json --submission out.zip
-
-    Example: vistool eval valid.json --predictions results.json
     """
     if [predictions, model, compare].count(None) != 2:
         raise UsageError(
