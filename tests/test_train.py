@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from tests.made_data import make_pictures, make_video
+from vistool.cli.train import train as command
 from vistool.config import (
     AugmentConfig,
     IFCConfig,
@@ -531,6 +532,21 @@ def test_the_rates_of_the_papers() -> None:
     np.testing.assert_allclose(
         [rate_factor(half, step) for step in (0, 4, 9, 99)], [0.55, 0.75, 1, 1]
     )
+
+
+def test_a_run_is_resumed_with_its_own_settings_and_the_few_that_may_change(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "here", 2)
+    run = tmp_path / "run"
+    with pytest.raises(KilledError):
+        train(settings(tmp_path / "here", steps=3), run, on_step=dies_at(2))
+    with pytest.raises(UsageError, match="own settings"):
+        command(config=tmp_path / "other.toml", resume=run)
+    with pytest.raises(UsageError, match="started with other settings: seed"):
+        command(resume=run, overrides=["seed=9"])
+    (tmp_path / "here").rename(tmp_path / "moved")
+    command(resume=run, data=tmp_path / "moved", quiet=True)
+    assert [step for step, _ in losses(run)] == [1, 2, 3]
+    assert started_with(run).data == str(tmp_path / "moved")
 
 
 def test_training_starts_from_another_run_s_weights(tmp_path: Path) -> None:

@@ -39,6 +39,11 @@ def train(
 
     Example: vistool train configs/ifc-lite.toml --data ~/data
     """
+    if resume is not None and (config is not None or output is not None):
+        raise UsageError(
+            "--resume goes on with a run's own settings, in its own folder",
+            hint=f"vistool train --resume {resume}, or a configuration for a new run",
+        )
     values, where = _settings(config, resume)
     values = apply_overrides(values, overrides or [])
     if data is not None:
