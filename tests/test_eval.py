@@ -115,6 +115,17 @@ def test_a_folder_means_the_annotation_file_in_it(tmp_path: Path) -> None:
     assert scored(tmp_path / "data", "-p", results)["ytvis"]["AP"] == 1
 
 
+def test_tracks_below_the_wanted_score_are_left_out(tmp_path: Path) -> None:
+    truth = make_set(tmp_path)
+    stray = {"video_id": 10, "category_id": 3, "score": 0.2, "segmentations": [block(2, 44)] * 4}
+    results = write(tmp_path / "p.json", [stray, *truth_as_results(truth, 0.6)])
+    every, sure = scored(truth, "-p", results), scored(truth, "-p", results, "--conf", "0.5")
+    assert (every["ytvis"]["AP"], sure["ytvis"]["AP"]) == (1, 1)
+    assert every["hota"]["DetA"] < 1
+    assert sure["hota"]["DetA"] == pytest.approx(1)
+    assert sure["inputs"]["predictions"]["conf"] == 0.5
+
+
 # Labels that are not complete
 
 

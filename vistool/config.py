@@ -139,7 +139,8 @@ class PredictConfig(Settings, frozen=True):
 class EvalConfig(Settings, frozen=True):
     """`vistool eval`."""
 
-    # Every track counts: AP weighs them by their score.
+    conf: float = 0.0  # tracks with a lower score are not scored
+    # Every track is kept: AP weighs them by their score.
     predict: PredictConfig = PredictConfig(conf=0.0, overlay=False)
     workers: int = 1  # processes that run the model, each on videos of its own
     samples: int = 2000  # of the videos, to tell a difference from noise

@@ -72,8 +72,9 @@ def evaluate(
         int, typer.Option(min=1, help="Processes that run the model, each on its own videos.")
     ] = 1,
     conf: Annotated[
-        float, typer.Option(min=0, max=1, help="Leave out tracks of the model that score less.")
-    ] = 0.0,
+        float,
+        typer.Option(min=0, max=1, help="Leave out tracks that score less: HOTA depends on it."),
+    ] = EvalConfig().conf,
     clip_length: Annotated[
         str | None, typer.Option(help="Frames that the model sees at once, or `all`.")
     ] = None,
@@ -130,8 +131,9 @@ def evaluate(
             hint="vistool eval --help has an example of each",
         )
     config = EvalConfig(
+        conf=conf,
         predict=PredictConfig(
-            conf=conf,
+            conf=0.0,
             clip_length=parse_clip_length(clip_length),
             clip_stride=clip_stride,
             size=size,
@@ -195,6 +197,7 @@ def _score(
             predictions = engine.read_predictions(saved, dataset, key, on_progress=show)
     if predictions is None:  # another process scores
         return []
+    predictions = predictions.above(config.conf)
     for warning in predictions.warnings:
         say(f"warning: {warning}")
     names = {video.id: video.name for video in dataset.videos}

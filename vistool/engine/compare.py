@@ -73,7 +73,10 @@ def compare(
     Raises: DataError; also if the two were made for different classes.
     """
     dataset, key = open_dataset(path, a, b)
-    found = [read_predictions(file, dataset, key, on_progress=on_progress) for file in (a, b)]
+    found = [
+        read_predictions(file, dataset, key, on_progress=on_progress).above(config.conf)
+        for file in (a, b)
+    ]
     _check_comparable(found[0], found[1])
     wanted = boundaries_wanted(dataset, config, boundaries)
     results = [evaluate(dataset, one, boundaries=wanted, on_progress=on_progress) for one in found]

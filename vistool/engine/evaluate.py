@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,13 @@ class Predictions:
     run: Run | None = None  # what made them, where that is known
     warnings: tuple[str, ...] = ()
     failed: Mapping[int, str] = field(default_factory=dict)  # video id -> why it was not run
+    conf: float = 0.0  # those that score less were left out
+
+    def above(self, conf: float) -> Predictions:
+        """Those that score at least `conf`."""
+        if conf <= self.conf:
+            return self
+        return replace(self, results=[r for r in self.results if r["score"] >= conf], conf=conf)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,7 +294,11 @@ def inputs_of(dataset: DataSet, data_key: str, predictions: Predictions) -> dict
     """What was scored, with checksums, so that numbers can be traced."""
     inputs: dict[str, Any] = {
         "dataset": {"path": str(dataset.path), "sha256": data_key},
-        "predictions": {"path": str(predictions.path), "sha256": file_key(predictions.path)},
+        "predictions": {
+            "path": str(predictions.path),
+            "sha256": file_key(predictions.path),
+            "conf": predictions.conf,
+        },
     }
     if predictions.run:
         run = predictions.run
