@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+import vistool as vis
 from tests.made_eval import HEIGHT, WIDTH, block, make_set, moving, truth_as_results, write
 from tests.recorded import SHARED
 from vistool.cli.app import app
@@ -77,6 +78,15 @@ def test_the_truth_scores_one_by_every_measure(tmp_path: Path) -> None:
     assert [found["counts"][name] for name in counts] == [3, 12, 2, 6, 6]
     assert len(found["inputs"]["dataset"]["sha256"]) == 64
     assert found["seconds"]["total"] > 0
+
+
+def test_from_python_the_numbers_are_those_of_the_command(tmp_path: Path) -> None:
+    truth = make_set(tmp_path)
+    results = write(tmp_path / "p.json", truth_as_results(truth)[1:])
+    found, printed = vis.evaluate_results(truth, results), scored(truth, "-p", results)
+    assert {**json.loads(json.dumps(found)), "seconds": 0} == {**printed, "seconds": 0}
+    missed = {kind["kind"]: kind["count"] for kind in found["errors"]["kinds"]}["missed"]
+    assert missed == 1
 
 
 def test_no_predictions_at_all_score_zero(tmp_path: Path) -> None:

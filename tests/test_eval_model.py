@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from vistool.engine.predict_dataset import matched_classes
 from vistool.engine.run_record import MatchedClass, Run
 from vistool.errors import DataError
 from vistool.formats.dataset import Category
-from vistool.formats.results import read_results
+from vistool.formats.results import iterate_results, read_results
 from vistool.models.weights import WeightsHeader
+from vistool.structures import TrackSegmentation
 
 
 def vistool(*arguments: str | Path) -> Result:
@@ -122,7 +124,8 @@ def test_frames_of_another_size_than_the_set_says_are_refused(
     content = json.loads(truth.read_text())
     content["videos"][0].update(width=40, height=30)
     done = vistool(write(truth, {**content, "annotations": []}), "-m", weights)
-    assert done.exit_code != 0
+    assert done.exit_code == 3
+    assert "none of the 1 videos could be run" in done.stderr
     assert "64x48 pixels, the data set says 40x30" in done.stderr
 
 
@@ -214,6 +217,26 @@ def test_ctrl_c_in_the_midst_of_processes_leaves_what_is_done(
     again = vistool(truth, "-m", weights, "--json")
     assert again.exit_code == 0, again.stderr
     assert json.loads(again.stdout)["counts"]["videos"] == 6
+
+
+def test_a_repetition_is_written_once(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two queries may say the very same; a server would refuse it."""
+    truth = make_set(tmp_path / "data", lengths=(2,), frames=True)
+    real = iterate_results
+
+    def twice(path: Path) -> Iterator[TrackSegmentation]:
+        for result in real(path):
+            yield result
+            yield TrackSegmentation(**result)
+
+    before = vistool(truth, "-m", weights, "--json")
+    monkeypatch.setattr(predict_dataset, "iterate_results", twice)
+    after = vistool(truth, "-m", weights, "--json")
+    assert after.exit_code == 0, after.stderr
+    counts = [json.loads(done.stdout)["counts"]["predicted_tracks"] for done in (before, after)]
+    assert counts[0] == counts[1] > 0
 
 
 # Classes

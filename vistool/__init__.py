@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vistool.config import PredictConfig
+    from vistool.engine.evaluate import evaluate_results
     from vistool.engine.predict import (
         FrameInstance,
         FrameResult,
@@ -31,6 +32,7 @@ _HOMES = {
     "PredictedVideo": "vistool.engine.predict",
     "VistoolError": "vistool.errors",
     "decode_mask": "vistool.formats.rle",
+    "evaluate_results": "vistool.engine.evaluate",
     "iterate_video": "vistool.engine.predict",
     "load_model": "vistool.models.weights",
     "predict_video": "vistool.engine.predict",
@@ -48,6 +50,7 @@ __all__ = [
     "VistoolError",
     "__version__",
     "decode_mask",
+    "evaluate_results",
     "iterate_video",
     "load_model",
     "predict_video",

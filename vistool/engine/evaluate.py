@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from vistool.config import EvalConfig
 from vistool.engine.run_record import PredictedSet, Run, file_key, read_run
 from vistool.engine.scored_set import ScoredSet, scored_set
@@ -80,6 +82,7 @@ class Evaluation:
             "identity": self._identity(),
             "categories": self.by_category(),
             "breakdown": self.by_group(),
+            "errors": msgspec.to_builtins(self.diagnosis.breakdown),
             "counts": self._counts(),
             "labels": self._labels(),
             "inputs": dict(inputs),
@@ -288,6 +291,20 @@ def evaluate(
         diagnosis=diagnosis,
         seconds=clock.total(),
     )
+
+
+def evaluate_results(
+    dataset: Path | str, predictions: Path | str, *, conf: float = 0.0
+) -> dict[str, Any]:
+    """What `vistool eval DATASET --predictions PREDICTIONS --json` prints.
+
+    Args: conf: tracks with a lower score are left out.
+    Raises: DataError that lists all that is wrong.
+    """
+    labelled, key = open_dataset(Path(dataset), Path(predictions))
+    found = read_predictions(Path(predictions), labelled, key).above(conf)
+    boundaries = boundaries_wanted(labelled, EvalConfig(), None)
+    return evaluate(labelled, found, boundaries=boundaries).as_json(inputs_of(labelled, key, found))
 
 
 def inputs_of(dataset: DataSet, data_key: str, predictions: Predictions) -> dict[str, Any]:

@@ -89,6 +89,11 @@ def predict_dataset(
         if video.id in failed and on_failure:
             on_failure(video.name, failed[video.id])
     done = [video for video in dataset.videos if video.id not in failed]
+    if not done:
+        first = dataset.videos[0]
+        raise DataError(
+            f"none of the {len(failed)} videos could be run; {first.name}: {failed[first.id]}"
+        )
     targets = {c.id: c.target for c in run.classes if c.category_ids}
     left_out = _LeftOut()
     write_results(folder / RESULTS, _joined(folder, done, targets, left_out))
@@ -202,15 +207,19 @@ class _LeftOut:
 def _joined(
     folder: Path, videos: Iterable[AnnotatedVideo], targets: Mapping[int, int], left_out: _LeftOut
 ) -> Iterator[TrackSegmentation]:
-    """The results of all videos, with the data set's ids."""
+    """The results of all videos, with the data set's ids; a repetition is written once."""
     for video in videos:
+        seen: set[int] = set()
         for result in iterate_results(_video_folder(folder, video) / RESULTS):
             if result["category_id"] not in targets:
                 left_out.count += 1
                 continue
             result["video_id"] = video.id
             result["category_id"] = targets[result["category_id"]]
-            yield result
+            key = hash(msgspec.json.encode(result))
+            if key not in seen:
+                seen.add(key)
+                yield result
 
 
 # --- running --------------------------------------------------------------------------------------
