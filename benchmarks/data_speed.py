@@ -15,46 +15,36 @@ import time
 from pathlib import Path
 
 import cv2
-import numpy as np
+import torch
+from msgspec.structs import replace
 
 from vistool.config import TrainConfig, apply_overrides, from_mapping, load_toml
-from vistool.data.annotations import read_annotations
-from vistool.data.clips import ClipMaker
-from vistool.data.sampling import ClipSampler
-from vistool.structures import Size
+from vistool.data.batches import BatchSource
+from vistool.engine.train_setup import training_batches
 
 SHOWN = 8  # functions with the most time of their own
 
 
-def clip_maker(config: TrainConfig, clip_length: int) -> ClipMaker:
-    """As a training makes it."""
-    sources = [
-        (read_annotations(Path(config.data) / source.annotations, config.classes), source.weight)
-        for source in config.sources
-    ]
-    sampler = ClipSampler(sources, len(config.classes))
-    return ClipMaker(sampler, clip_length, config.augment)
+def draw(batches: BatchSource, number: int) -> None:
+    """One clip, as a worker hands it over: normalised, with its masks."""
+    batches.make(number, range(1))
 
 
-def draw(maker: ClipMaker, canvas: Size, seed: int) -> None:
-    maker.draw(canvas, np.random.default_rng((seed, 0)))
-
-
-def measure(maker: ClipMaker, canvas: Size, seconds: float) -> tuple[int, float]:
+def measure(batches: BatchSource, seconds: float) -> tuple[int, float]:
     """Clips and the processor time they took; the same clips whatever the machine does."""
     begun, count = time.process_time(), 0
     while time.process_time() - begun < seconds:
-        draw(maker, canvas, count)
+        draw(batches, count)
         count += 1
     return count, time.process_time() - begun
 
 
-def where_time_goes(maker: ClipMaker, canvas: Size, count: int) -> list[str]:
+def where_time_goes(batches: BatchSource, count: int) -> list[str]:
     """Lines of share and name, of the functions with the most time of their own."""
     profile = cProfile.Profile()
     profile.enable()
-    for seed in range(count):
-        draw(maker, canvas, seed)
+    for number in range(count):
+        draw(batches, number)
     profile.disable()
     stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]
     total = sum(entry[2] for entry in stats.values())
@@ -70,25 +60,25 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--clip-lengths", type=int, nargs="+", default=[1, 2, 5])
-    parser.add_argument("--canvas", type=int, nargs=2, default=[192, 256])
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     options = parser.parse_args()
     cv2.setNumThreads(0)
+    torch.set_num_threads(1)
     values = apply_overrides(load_toml(options.config), options.overrides)
     values["data"] = str(options.data)
     config = from_mapping(values, TrainConfig, where=str(options.config))
-    canvas = Size(*options.canvas)
+    pixels = config.model_config().pixels
     for clip_length in options.clip_lengths:
-        maker = clip_maker(config, clip_length)
-        draw(maker, canvas, 0)
-        count, seconds = measure(maker, canvas, options.seconds)
+        batches = training_batches(replace(config, clip_length=clip_length), pixels)
+        draw(batches, 0)
+        count, seconds = measure(batches, options.seconds)
         print(
             f"T={clip_length}: {count / seconds:.1f} clips/s, "
             f"{1000 * seconds / count:.1f} ms a clip, "
             f"{clip_length * count / seconds:.0f} pictures/s"
         )
-        print("\n".join(where_time_goes(maker, canvas, min(count, 60))), flush=True)
+        print("\n".join(where_time_goes(batches, min(count, 60))), flush=True)
 
 
 if __name__ == "__main__":

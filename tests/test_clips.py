@@ -222,8 +222,9 @@ def test_paths_are_smooth(seed: int, dims: int) -> None:
         places = np.array([curve.at(time) for time in np.linspace(-1, 1, moments)])
         return float(np.abs(np.diff(places, n=2, axis=0)).max())
 
-    # A quarter where there is neither corner nor jump; 1 at a corner.
-    assert bend(101) <= 0.28 * bend(51) + 1e-12
+    # With twice the moments about a quarter; half at a corner, and as much at a jump. The ends,
+    # where paths bend most, are looked at from nearer: hence not quite a quarter.
+    assert bend(101) <= 0.35 * bend(51) + 1e-12
 
 
 @settings(max_examples=40)

@@ -21,7 +21,8 @@ from vistool.data.warping import (
     window_of,
 )
 from vistool.errors import DataError
-from vistool.structures import Size
+from vistool.formats.rle import decode_columns
+from vistool.structures import RLE, Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,14 @@ class Patch:
     @classmethod
     def of(cls, mask: np.ndarray) -> Patch | None:
         """From an [H, W] uint8 mask; None if it is empty."""
-        left, top, width, height = cv2.boundingRect(mask)
-        return cls(mask[top : top + height, left : left + width], left, top) if width else None
+        return cls.of_columns(np.ascontiguousarray(mask.T))
+
+    @classmethod
+    def of_columns(cls, columns: np.ndarray) -> Patch | None:
+        """From the transpose of a mask, [W, H] uint8, of which only the box is turned."""
+        top, left, height, width = cv2.boundingRect(columns)
+        box = columns[left : left + width, top : top + height]
+        return cls(np.ascontiguousarray(box.T), left, top) if width else None
 
     @property
     def corners(self) -> np.ndarray:
@@ -105,7 +112,11 @@ class Shot:
 
 def read_patches(video: LabelledVideo, frames: set[int]) -> dict[int, list[Patch | None]]:
     """The masks of all tracks on some frames."""
-    return {f: [Patch.of(track.mask(f, video.size)) for track in video.tracks] for f in frames}
+    return {f: [_patch(track.segmentations[f]) for track in video.tracks] for f in frames}
+
+
+def _patch(rle: RLE | None) -> Patch | None:
+    return None if rle is None else Patch.of_columns(decode_columns(rle))
 
 
 def _mean(pictures: list[np.ndarray]) -> np.ndarray:
