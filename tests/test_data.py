@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,6 @@ from vistool.config import AugmentConfig, PixelConfig
 from vistool.data.annotations import read_annotations
 from vistool.data.batches import Share, TrainingBatches, loader
 from vistool.data.clips import ClipMaker
-from vistool.data.motion import draw_camera
 from vistool.data.sampling import ClipSampler, draw_frames
 from vistool.errors import DataError
 from vistool.structures import Size
@@ -90,7 +90,14 @@ def clip_maker(path: Path, clip_length: int, augment: AugmentConfig) -> ClipMake
 
 
 def test_masks_move_with_the_pixels_under_them(tmp_path: Path) -> None:
-    augment = AugmentConfig(colour=0.0, blur_chance=0.0, paste_chance=1.0, motion=0.5)
+    sharp = AugmentConfig(
+        colour=0.0,
+        blur_chance=0.0,
+        motion_blur_chance=0.0,
+        noise_chance=0.0,
+        compression_chance=0.0,
+    )
+    augment = msgspec.structs.replace(sharp, paste_chance=1.0, motion=0.5)
     maker = clip_maker(make_pictures(tmp_path, 4), 3, augment)
     colours = [np.array(colour) for colour in COLOURS.values()]
     rng = np.random.default_rng(3)
