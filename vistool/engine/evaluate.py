@@ -144,7 +144,7 @@ class Evaluation:
             "merged_categories": scored.merged,
             "unscored_categories": scored.unscored,
             "partly_labelled_videos": scored.partly_labelled,
-            "unnamed_objects_ignored": scored.ignored_tracks,
+            "unnamed_objects_ignored": sum(map(len, scored.unnamed.values())),
             "predictions_not_judged": scored.unjudged,
         }
 

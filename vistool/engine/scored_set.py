@@ -35,16 +35,19 @@ class ScoredSet:
     predictions: Mapping[int, Sequence[TrackSegmentation]]  # by video id, in the file's order
     merged: Mapping[str, Sequence[str]]  # scored category -> the data set's, where it is several
     unscored: Mapping[str, int]  # labelled categories that are left out -> their tracks
-    ignored_tracks: int  # labelled as something without a category: neither to find nor to miss
     partly_labelled: int  # videos in which not everything is labelled
-    unjudged: int  # predictions that may show what nobody labelled, and are left out
-    # By video id, whatever the category: all labelled objects and all predictions, each once.
-    objects: Mapping[int, tuple[Sequence[TruthTrack], Sequence[TrackSegmentation]]]
+    unnamed: Mapping[int, Sequence[TruthTrack]]  # by video id: labelled without a category
+    found: Mapping[int, Sequence[TrackSegmentation]]  # by video id: predictions, judged or not
 
     @property
     def num_truth(self) -> int:
         """Labelled tracks that are to be found."""
         return sum(not track.is_crowd for tracks in self.truth.values() for track in tracks)
+
+    @property
+    def unjudged(self) -> int:
+        """Predictions that may show what nobody labelled, and are left out."""
+        return sum(map(len, self.found.values())) - self.num_predictions
 
     @property
     def num_predictions(self) -> int:
@@ -57,9 +60,10 @@ class ScoredSet:
             yield video_id, self.truth[video_id], self.predictions[video_id]
 
     def objects_in_order(self) -> Iterator[OfVideo]:
-        """The same of what is followed whatever its category."""
+        """The same whatever the category: all labelled objects, and every predicted track once."""
         for video_id in self.video_ids:
-            yield video_id, *self.objects[video_id]
+            objects = [*self.truth[video_id], *self.unnamed[video_id]]
+            yield video_id, objects, _each_once(self.found[video_id])
 
     @property
     def video_ids(self) -> list[int]:
@@ -84,17 +88,17 @@ def scored_set(
     videos = tuple(video for video in dataset.videos if video.id not in without)
     names = {category.id: category.name for category in dataset.categories}
     becomes, scored = _scored_categories(dataset, classes, names)
-    unnamed, regions = _unnamed(dataset, predictions, names), _regions(dataset, names)
-    becomes = {old: new for old, new in becomes.items() if old not in unnamed | regions}
+    nameless, regions = _unnamed(dataset, predictions, names), _regions(dataset, names)
+    becomes = {old: new for old, new in becomes.items() if old not in nameless | regions}
     scored = {id_: name for id_, name in scored.items() if id_ in becomes.values()}
     truth: dict[int, list[TruthTrack]] = {video.id: [] for video in videos}
-    ignored: dict[int, list[TruthTrack]] = {video.id: [] for video in videos}
+    unnamed: dict[int, list[TruthTrack]] = {video.id: [] for video in videos}
     unscored: Counter[str] = Counter()
     for track in dataset.tracks:
         if track.video_id not in truth:
             continue
-        if track.category_id in unnamed:
-            ignored[track.video_id].append(_truth_track(track, track.category_id))
+        if track.category_id in nameless:
+            unnamed[track.video_id].append(_truth_track(track, track.category_id))
         elif track.category_id in regions:
             truth[track.video_id] += [_truth_track(track, category) for category in scored]
         elif track.category_id in becomes:
@@ -103,7 +107,7 @@ def scored_set(
             unscored[names[track.category_id]] += 1
     found = _of_videos(dataset, predictions, videos, becomes)
     judged = {
-        video.id: _judged(video, truth[video.id], found[video.id], ignored[video.id], becomes)
+        video.id: _judged(video, truth[video.id], found[video.id], unnamed[video.id], becomes)
         for video in videos
     }
     members: dict[int, list[str]] = defaultdict(list)
@@ -116,13 +120,9 @@ def scored_set(
         predictions=judged,
         merged={scored[new]: sorted(old) for new, old in members.items() if len(old) > 1},
         unscored=dict(sorted(unscored.items())),
-        ignored_tracks=sum(map(len, ignored.values())),
         partly_labelled=sum(not video.exhaustive for video in videos),
-        unjudged=sum(map(len, found.values())) - sum(map(len, judged.values())),
-        objects={
-            video.id: ([*truth[video.id], *ignored[video.id]], _each_once(found[video.id]))
-            for video in videos
-        },
+        unnamed=unnamed,
+        found=found,
     )
 
 
