@@ -49,7 +49,6 @@ class Processes:
         return DistributedDataParallel(
             model,
             device_ids=[self.device] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,  # they are frozen
             gradient_as_bucket_view=True,
         )
 
