@@ -18,10 +18,20 @@ FADE = 0.95  # of the means that progress shows, a step
 def train(
     config: Annotated[
         Path | None,
-        typer.Argument(help="Settings as TOML, like configs/ifc-lite.toml; not with --resume."),
+        typer.Argument(
+            metavar="DATASET|CONFIG",
+            help="A labelled set to fine-tune --init on, or settings as .toml; not with --resume.",
+        ),
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Weights to start from, a name or a file [a DATASET's: ifc-lite]."),
+    ] = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="With a DATASET: a held-out set, scored five times.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder that the paths of the sources are relative to.")
+        Path | None, typer.Option(help="With a CONFIG: the folder that its paths are relative to.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Run folder [runs/train/NAME].")
@@ -37,14 +47,14 @@ def train(
 ) -> None:
     """Train a model on annotated pictures (COCO) and videos (YouTube-VIS).
 
-    Example: vistool train configs/ifc-lite.toml --data ~/data
+    Example: vistool train own/train.json --init ifc-lite --validation own/valid.json
     """
-    if resume is not None and (config is not None or output is not None):
+    if resume is not None and (config or output or init or validation):
         raise UsageError(
             "--resume goes on with a run's own settings, in its own folder",
             hint=f"vistool train --resume {resume}, or a configuration for a new run",
         )
-    values, where = _settings(config, resume)
+    values, where = _settings(config, resume, init, validation)
     values = apply_overrides(values, overrides or [])
     if data is not None:
         values["data"] = str(data)
@@ -76,7 +86,9 @@ def train(
             answer(str(weights))
 
 
-def _settings(config: Path | None, resume: Path | None) -> tuple[dict[str, Any], str]:
+def _settings(
+    config: Path | None, resume: Path | None, init: str | None, validation: Path | None
+) -> tuple[dict[str, Any], str]:
     """The settings as plain values, and where they come from."""
     if resume is not None:
         import msgspec
@@ -86,8 +98,19 @@ def _settings(config: Path | None, resume: Path | None) -> tuple[dict[str, Any],
         values: dict[str, Any] = msgspec.to_builtins(started_with(resume))
         return values, str(resume)
     if config is None:
-        raise UsageError("nothing to train", hint="give a configuration, or --resume RUN")
-    return load_toml(config), str(config)
+        raise UsageError(
+            "nothing to train", hint="give a data set or a configuration, or --resume RUN"
+        )
+    if config.suffix != ".toml":
+        from vistool.engine.fine_tune import DEFAULT_INIT, fine_tuning
+
+        return fine_tuning(config, init or DEFAULT_INIT, validation), str(config)
+    if validation is not None:
+        raise UsageError(
+            f"{config}: --validation goes with a data set, not with a configuration",
+            hint="name the set there, as [validation] annotations",
+        )
+    return load_toml(config) | ({"init": init} if init else {}), str(config)
 
 
 def _folder(output: Path | None, config: Path | None) -> Path:

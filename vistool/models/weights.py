@@ -150,10 +150,10 @@ def load_exactly(model: nn.Module, state: Mapping[str, object], *, where: str) -
 def load_start(model: nn.Module, config: ModelConfig, name_or_path: str) -> list[str]:
     """Fill a model that is to be trained with what a file has; the rest keeps its fresh weights.
 
-    A whole model of other classes gives all but its class head; a start that `weights import` wrote
-    gives what it has.
+    A whole model of other classes gives of its last class layer the rows of the classes that both
+    have, and of "no object"; a start that `weights import` wrote gives what it has.
 
-    Returns: the keys that stay fresh.
+    Returns: the keys that stay fresh, some rows of them at least.
 
     Raises: WeightsError if the file is for other pictures or another backbone, or misfits.
     """
@@ -168,14 +168,37 @@ def load_start(model: nn.Module, config: ModelConfig, name_or_path: str) -> list
                 hint=f"set [model.{setting}] to what `vistool weights show {path}` shows",
             )
     state = load_file(path)
-    if header.config.class_names != config.class_names:
-        state = {key: value for key, value in state.items() if not key.startswith(CLASS_HEAD)}
     fresh = {key: value for key, value in model.state_dict().items() if key not in state}
+    if header.config.class_names != config.class_names:
+        fresh |= _with_known_classes(model, config, state, header.config)
     lacking = [key for key in fresh if not key.startswith(CLASS_HEAD)]
     if lacking and START not in header.metadata:
         raise WeightsError(f"{path}: lacks {len(lacking)} tensors of the model, as {lacking[0]}")
-    load_exactly(model, {**fresh, **state}, where=str(path))
+    load_exactly(model, {**state, **fresh}, where=str(path))
     return list(fresh)
+
+
+def _with_known_classes(
+    model: nn.Module, config: ModelConfig, given: Mapping[str, Tensor], source: ModelConfig
+) -> dict[str, Tensor]:
+    """The model's last class layer, with the given rows of all classes that both have.
+
+    Empty if the given weights have none, or one of a shape that is not to be expected.
+    """
+    layers = {key.rpartition(".")[0] for key in given if key.startswith(CLASS_HEAD)}
+    if not layers:
+        return {}
+    rows = {name: row for row, name in enumerate(source.class_names)}
+    known = [(row, rows[name]) for row, name in enumerate(config.class_names) if name in rows]
+    known.append((len(config.class_names), len(source.class_names)))  # "no object"
+    ours, theirs = (list(part) for part in zip(*known, strict=True))
+    result = {}
+    for key, own in model.state_dict().items():
+        expected = (len(source.class_names) + 1, *own.shape[1:])
+        if key.startswith(f"{max(layers)}.") and key in given and given[key].shape == expected:
+            result[key] = own.clone()
+            result[key][ours] = given[key][theirs].to(own)
+    return result
 
 
 def save_model(

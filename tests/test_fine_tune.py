@@ -1,0 +1,149 @@
+"""Fine-tuning: a data set and weights are all that a training needs."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.made_data import CATEGORIES, make_pictures, make_video
+from vistool.cli.train import train as command
+from vistool.config import (
+    IFCConfig,
+    ModelConfig,
+    ResNetConfig,
+    TrainConfig,
+    VisTRConfig,
+    from_mapping,
+)
+from vistool.engine.fine_tune import fine_tuning
+from vistool.engine.train import BEST, WEIGHTS
+from vistool.engine.train_setup import started_with
+from vistool.errors import DataError, UsageError, WeightsError
+from vistool.formats.detect import read_dataset
+from vistool.models import build_model
+from vistool.models.weights import load_model, load_start, read_header, save_model
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "make_dataset.py"
+SMALL = {
+    "backbone": ResNetConfig(stem_channels=8, bottleneck_channels=4),
+    "num_heads": 4,
+    "feedforward_dim": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "num_queries": 3,
+    "test_short_side": 64,
+}
+
+
+def small_ifc(*class_names: str) -> IFCConfig:
+    return IFCConfig(class_names=class_names, hidden_dim=32, **SMALL)  # type: ignore[arg-type]
+
+
+def small_vistr(*class_names: str) -> VisTRConfig:
+    return VisTRConfig(class_names=class_names, hidden_dim=48, clip_length=2, **SMALL)  # type: ignore[arg-type]
+
+
+def saved(config: ModelConfig, path: Path) -> Path:
+    torch.manual_seed(1)
+    save_model(build_model(config), path, {})
+    return path
+
+
+@pytest.mark.parametrize("model", [small_ifc, small_vistr])
+def test_one_command_turns_weights_into_a_model_for_another_set(model, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    weights = saved(model("cat", "red square"), tmp_path / "start.safetensors")
+    dataset = make_video(tmp_path, 4)
+    run = tmp_path / "run"
+    few = ["steps=2", "workers=0", "batch=1", "device=cpu"]
+    command(dataset, init=str(weights), validation=dataset, output=run, overrides=few, quiet=True)
+    tuned = read_header(run / WEIGHTS).config
+    assert tuned.class_names == ("red square", "blue square")
+    assert tuned.ids_of_classes() == (3, 4)
+    before = model("cat", "red square")
+    for setting in ("hidden_dim", "num_queries", "backbone", "clip_length", "test_short_side"):
+        assert getattr(tuned, setting) == getattr(before, setting)
+    assert (run / BEST).exists()
+    load_model(str(run / WEIGHTS))
+
+
+def test_the_folder_of_the_set_may_be_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = saved(small_ifc("cat"), tmp_path / "start.safetensors")
+    (tmp_path / "own").mkdir()
+    make_pictures(tmp_path / "own", 2)
+    monkeypatch.chdir(tmp_path)
+    command(
+        Path("own/pictures.json"),
+        init=str(weights),
+        validation=Path("own/pictures.json"),
+        output=tmp_path / "run",
+        overrides=["steps=1", "workers=0", "batch=1"],
+        quiet=True,
+    )
+    settings = started_with(tmp_path / "run")
+    assert settings.data == str(tmp_path / "own")
+    assert settings.validation is not None
+    assert settings.validation.annotations == "pictures.json"
+    training = json.loads(read_header(tmp_path / "run" / WEIGHTS).metadata["training"])
+    assert str(tmp_path) not in json.dumps(training)
+
+
+@pytest.mark.parametrize("model", [small_ifc, small_vistr])
+def test_classes_of_both_keep_what_was_learnt_of_them(model, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    old, new = model("cat", "dog", "cow"), model("horse", "cow")
+    file = saved(old, tmp_path / "start.safetensors")
+    given = load_model(str(file)).model.state_dict()
+    torch.manual_seed(2)
+    network = build_model(new)
+    fresh = {key: value.clone() for key, value in network.state_dict().items()}
+    kept = load_start(network, new, str(file))
+    after = network.state_dict()
+    last = max(key for key in after if key.startswith("class_head.") and key.endswith("weight"))
+    assert kept == [key for key in after if key.startswith(last.removesuffix("weight"))]
+    for key in kept:
+        torch.testing.assert_close(after[key][0], fresh[key][0])  # horse
+        torch.testing.assert_close(after[key][1], given[key][2])  # cow
+        torch.testing.assert_close(after[key][2], given[key][3])  # no object
+    assert all(torch.equal(after[key], given[key]) for key in after if key not in kept)
+
+
+def test_a_model_of_another_kind_is_no_start(tmp_path: Path) -> None:
+    config = VisTRConfig(**{**SMALL, "pixels": small_ifc("cat").pixels}, class_names=("dog",))  # type: ignore[arg-type]
+    file = saved(small_ifc("cat"), tmp_path / "start.safetensors")
+    with pytest.raises(WeightsError, match=r"lacks .* tensors"):
+        load_start(build_model(config), config, str(file))
+
+
+def test_a_set_without_categories_or_pictures_is_refused(tmp_path: Path) -> None:
+    empty = {"images": [], "annotations": [], "categories": CATEGORIES}
+    (tmp_path / "empty.json").write_text(json.dumps(empty))
+    weights = saved(small_ifc("cat"), tmp_path / "start.safetensors")
+    with pytest.raises(DataError, match=r"empty\.json"):
+        fine_tuning(tmp_path / "empty.json", str(weights))
+
+
+def test_a_held_out_set_beside_a_configuration_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--validation goes with a data set"):
+        command(tmp_path / "a.toml", validation=tmp_path / "b.json")
+
+
+def test_the_shipped_weights_are_the_start_unless_others_are_named(tmp_path: Path) -> None:
+    values = fine_tuning(make_pictures(tmp_path, 1), "ifc-lite")
+    config = from_mapping(values, TrainConfig, where="here")
+    shipped = load_model("ifc-lite").header.config
+    assert config.model_config().backbone == shipped.backbone
+    assert config.canvases == ((192, 288),)  # three quarters of 256 x 384, which predict makes
+
+
+def test_the_example_makes_a_set_that_is_in_order(tmp_path: Path) -> None:
+    make_set = runpy.run_path(str(EXAMPLE))["make_set"]
+    path = make_set(tmp_path, "tiny", videos=3, frames=3, size=(60, 80), seed=5)
+    dataset = read_dataset(path)
+    assert [video.length for video in dataset.videos] == [3, 3, 3]
+    assert {track.video_id for track in dataset.tracks} == {1, 2, 3}
+    assert all((dataset.frames / n).is_file() for v in dataset.videos for n in v.file_names)
