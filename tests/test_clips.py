@@ -37,6 +37,7 @@ from vistool.data.warping import (
     seen_mask,
     shrunk,
 )
+from vistool.errors import UsageError
 from vistool.formats.rle import encode_mask
 from vistool.structures import Size
 
@@ -416,3 +417,19 @@ def test_objects_that_their_picture_cuts_off_are_not_sent_on_a_way(tmp_path: Pat
     ]
     assert len(pasted) > 10
     assert np.mean(np.array(pasted) == 0) > 0.8
+
+
+def test_what_is_pasted_shows_the_classes_that_are_asked_for(tmp_path: Path) -> None:
+    """Every picture has one red and one blue square; whatever is more than that was pasted."""
+    classes = {"red": ("red square",), "blue": ("blue square",)}
+    videos = read_annotations(make_pictures(tmp_path, 3), classes)
+    sampler = ClipSampler([(videos, 1.0)], 2)
+    augment = AugmentConfig(
+        **PLAIN, scale=(1.0, 1.0), paste_chance=1.0, paste_classes={"red": 0.0}, behind_chance=0.0
+    )
+    maker = ClipMaker(sampler, 1, augment, tuple(classes))
+    shown = [maker.draw(CANVAS, np.random.default_rng(seed)).labels for seed in range(20)]
+    assert max(np.sum(labels == 0) for labels in shown) == 1
+    assert max(np.sum(labels == 1) for labels in shown) > 1
+    with pytest.raises(UsageError, match="'green' is not a class"):
+        ClipMaker(sampler, 1, AugmentConfig(paste_classes={"green": 2.0}), tuple(classes))

@@ -171,6 +171,9 @@ class AugmentConfig(Settings, frozen=True):
     paste_chance: float = 0.3  # of clips that get instances of another one
     paste_scale: tuple[float, float] = (0.4, 1.5)
     max_pasted: int = 3
+    # What is pasted shows one class, drawn by these weights (1 if not named), so that rare classes
+    # are seen often; empty: what is pasted is drawn as pictures are.
+    paste_classes: dict[str, float] = {}
     behind_chance: float = 0.25  # of a pasted instance to be behind those of the picture
     noise_chance: float = 0.15  # of clips with a sensor's noise
     compression_chance: float = 0.3  # of clips that look as if a video codec had stored them

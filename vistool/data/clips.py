@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from vistool.config import AugmentConfig
+from vistool.data.annotations import LabelledVideo
 from vistool.data.augment import blur, change_colours, compress, happens, make_noise
 from vistool.data.motion import draw_camera, draw_object_path
 from vistool.data.pasting import Pasted, paste
 from vistool.data.sampling import ClipSampler, draw_frames
 from vistool.data.shots import Patch, Shot, read_patches
 from vistool.data.warping import project
+from vistool.errors import UsageError
 from vistool.structures import Size
 
 MIN_VISIBLE = 16  # pixels on the canvas, summed over the clip; less is no instance
@@ -32,21 +36,35 @@ class TrainingClip:
 
 
 class ClipMaker:
-    """Draws training clips; the same generator state gives the same clip."""
+    """Draws training clips; the same generator state gives the same clip.
 
-    def __init__(self, sampler: ClipSampler, clip_length: int, augment: AugmentConfig) -> None:
+    Args: class_names: of the sampler's labels, for the settings that name classes.
+    """
+
+    def __init__(
+        self,
+        sampler: ClipSampler,
+        clip_length: int,
+        augment: AugmentConfig,
+        class_names: Sequence[str] = (),
+    ) -> None:
         self.sampler = sampler
         self.clip_length = clip_length
         self.augment = augment
+        self.paste_chances = _paste_chances(sampler, augment.paste_classes, class_names)
 
     def draw(self, canvas: Size, rng: np.random.Generator) -> TrainingClip:
         """A clip of `canvas` size."""
-        shot = self._shot(canvas, rng, self.augment.scale)
+        shot = self._shot(self.sampler.draw(rng), canvas, rng, self.augment.scale)
         shutter = self._shutter(rng)
         frames, masks, labels = shot.frames(shutter), shot.masks(), _labels(shot)
         if rng.random() < self.augment.paste_chance:
-            other = self._shot(canvas, rng, self.augment.paste_scale)
-            instances = self._instances(other, rng)
+            label = self._pasted_class(rng)
+            drawn = (
+                self.sampler.draw if label is None else partial(self.sampler.draw_of_class, label)
+            )
+            other = self._shot(drawn(rng), canvas, rng, self.augment.paste_scale, label)
+            instances = self._instances(other, rng, label)
             if instances:
                 masks = paste(frames, masks, shot, other, instances, shutter)
                 labels = np.append(labels, _labels(other)[[i.track for i in instances]])
@@ -59,9 +77,21 @@ class ClipMaker:
             origin=str(shot.video.files[shot.frame_ids[0]]),
         )
 
-    def _shot(self, canvas: Size, rng: np.random.Generator, scale: tuple[float, float]) -> Shot:
-        """Some frames of some video, as a camera sees them."""
-        video = self.sampler.draw(rng)
+    def _pasted_class(self, rng: np.random.Generator) -> int | None:
+        """The label of what is pasted next; None: any."""
+        if self.paste_chances is None:
+            return None
+        return int(rng.choice(len(self.paste_chances), p=self.paste_chances))
+
+    def _shot(
+        self,
+        video: LabelledVideo,
+        canvas: Size,
+        rng: np.random.Generator,
+        scale: tuple[float, float],
+        label: int | None = None,
+    ) -> Shot:
+        """Some frames of a video, as a camera sees them that looks for a class, or for anything."""
         frame_ids = draw_frames(
             len(video.files), self.clip_length, self.augment.max_frame_distance, rng
         )
@@ -77,7 +107,14 @@ class ClipMaker:
             scale_range=scale,
             motion=self.augment.motion * liveliness,
             tilt=self.augment.perspective * liveliness,
-            focus=_some_instance(patches[frame_ids[0]], rng),
+            focus=_some_instance(
+                [
+                    patch
+                    for patch, track in zip(patches[frame_ids[0]], video.tracks, strict=True)
+                    if label in (None, track.label)
+                ],
+                rng,
+            ),
         )
         return Shot(video, frame_ids, patches, camera)
 
@@ -87,9 +124,11 @@ class ClipMaker:
             return 0.0
         return float(rng.uniform(*SHUTTER)) * 2 / (self.clip_length - 1)
 
-    def _instances(self, shot: Shot, rng: np.random.Generator) -> list[Pasted]:
-        """Which instances of a shot are pasted, and where they go."""
+    def _instances(self, shot: Shot, rng: np.random.Generator, label: int | None) -> list[Pasted]:
+        """Which instances of a shot are pasted, of one class or of any, and where they go."""
         boxes = _boxes(shot)
+        if label is not None:
+            boxes = {n: box for n, box in boxes.items() if shot.video.tracks[n].label == label}
         if self.clip_length > 1:  # one that its picture cuts off would show the cut as it moves
             boxes = {n: boxes[n] for n in boxes if _is_whole(shot, n)} or boxes
         if not boxes:
@@ -117,6 +156,30 @@ class ClipMaker:
         frames = blur(frames, rng, self.augment.blur_chance)
         frames = make_noise(frames, rng, self.augment.noise_chance)
         return compress(frames, rng, self.augment.compression_chance)
+
+
+def _paste_chances(
+    sampler: ClipSampler, weights: Mapping[str, float], class_names: Sequence[str]
+) -> np.ndarray | None:
+    """[K] of the classes that there are; None where no class is to be preferred.
+
+    Raises: UsageError for the weight of a class that is not trained.
+    """
+    if not weights:
+        return None
+    unknown = sorted(weights.keys() - set(class_names))
+    if unknown:
+        raise UsageError(
+            f"[augment.paste_classes] {unknown[0]!r} is not a class of this training",
+            hint=f"its classes: {', '.join(class_names)}",
+        )
+    chances = np.array(
+        [
+            weights.get(name, 1.0) if sampler.videos_of_class[label] else 0.0
+            for label, name in enumerate(class_names)
+        ]
+    )
+    return np.asarray(chances / chances.sum())
 
 
 def _labels(shot: Shot) -> np.ndarray:

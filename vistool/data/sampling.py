@@ -27,6 +27,10 @@ class ClipSampler:
         counts = np.zeros(num_classes)
         for video in self.videos:
             counts[[track.label for track in video.tracks]] += 1  # videos with the class
+        self.videos_of_class = [
+            [video for video in self.videos if any(track.label == label for track in video.tracks)]
+            for label in range(num_classes)
+        ]
         chances = []
         for videos, weight in sources:
             rarity = np.array([_rarity(video, counts) for video in videos])
@@ -37,6 +41,11 @@ class ClipSampler:
     def draw(self, rng: np.random.Generator) -> LabelledVideo:
         """One video."""
         return self.videos[int(np.searchsorted(self.cumulative, rng.random(), side="right"))]
+
+    def draw_of_class(self, label: int, rng: np.random.Generator) -> LabelledVideo:
+        """One video that shows a class, each as likely as the others."""
+        videos = self.videos_of_class[label]
+        return videos[int(rng.integers(len(videos)))]
 
 
 def _rarity(video: LabelledVideo, counts: np.ndarray) -> float:

@@ -159,7 +159,7 @@ def training_batches(
     ]
     sampler = ClipSampler(sources, len(config.classes))
     return TrainingBatches(
-        ClipMaker(sampler, config.clip_length, config.augment),
+        ClipMaker(sampler, config.clip_length, config.augment, tuple(config.classes)),
         pixels,
         canvases=tuple(Size(*canvas) for canvas in config.canvases),
         batch=config.batch,

@@ -1,0 +1,82 @@
+"""From the weights of one or more trainings to the file that is released.
+
+    python weights/release.py OUTPUT WEIGHTS... --data FOLDER [--prior 0.5] [--short-side 288]
+
+Weights of trainings that went on from one another are averaged, tensor by tensor: it evens out what
+either learnt last. Then the class scores are relieved of the training set's frequencies, which have
+nothing to do with the videos to come (Menon et al., "Long-tail learning via logit adjustment"):
+the bias of a class falls by `prior` times the logarithm of the number of pictures and videos that
+show it, relative to the mean class. Configuration and card are those of the first file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import msgspec
+import torch
+
+from vistool.config import TrainConfig, from_json
+from vistool.data.annotations import read_annotations
+from vistool.models.weights import load_model, save_model
+
+CLASS_BIAS = "class_head."  # the last of these that ends in .bias
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("weights", nargs="+", help="weight files of one model, averaged")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the annotated sets")
+    parser.add_argument("--prior", type=float, default=0.5, help="0: class biases stay")
+    parser.add_argument("--short-side", type=int, help="of the pictures to predict on, pixels")
+    args = parser.parse_args()
+
+    first = load_model(args.weights[0])
+    states = [load_model(name).model.state_dict() for name in args.weights]
+    mean = {key: sum(state[key] for state in states) / len(states) for key in states[0]}
+    training: TrainConfig = from_json(
+        first.header.metadata["training"], TrainConfig, where="header"
+    )
+    bias = [key for key in mean if key.startswith(CLASS_BIAS) and key.endswith(".bias")][-1]
+    counts = pictures_by_class(training, args.data)
+    mean[bias] = mean[bias] - args.prior * centred_logs(counts)
+    for name, count, shift in zip(training.classes, counts, centred_logs(counts), strict=False):
+        print(f"{name:16}{count:6} pictures and videos, bias {-args.prior * shift:+.2f}")
+
+    model = first.model
+    model.load_state_dict(mean)
+    model.config = msgspec.structs.replace(
+        model.config,
+        scoring="mask-aware",
+        **({"test_short_side": args.short_side} if args.short_side else {}),
+    )
+    card = {
+        **first.header.metadata,
+        "release": f"mean of {len(states)} trainings' weights; class biases less {args.prior:g} "
+        "times the logarithm of the training pictures of each class",
+    }
+    save_model(model, args.output, card, half=True)
+
+
+def pictures_by_class(training: TrainConfig, data: Path) -> list[int]:
+    """How many pictures and videos show each class."""
+    counts = [0] * len(training.classes)
+    for source in training.sources:
+        for video in read_annotations(data / source.annotations, training.classes):
+            for label in {track.label for track in video.tracks}:
+                counts[label] += 1
+    return counts
+
+
+def centred_logs(counts: list[int]) -> torch.Tensor:
+    """Of every class, their mean taken off; and 0 for "no object"."""
+    logs = [math.log(max(1, count)) for count in counts]
+    mean = sum(logs) / len(logs)
+    return torch.tensor([*(log - mean for log in logs), 0.0])
+
+
+if __name__ == "__main__":
+    main()
