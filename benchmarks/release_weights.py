@@ -1,6 +1,6 @@
 """From the weights of one or more trainings to the file that is released.
 
-    python weights/release.py OUTPUT WEIGHTS... --data FOLDER [--prior 0.5] [--short-side 288]
+    python benchmarks/release_weights.py OUTPUT WEIGHTS... --data FOLDER [--prior 0.5]
 
 Weights of trainings that went on from one another are averaged, tensor by tensor: it evens out what
 either learnt last. Then the class scores are relieved of the training set's frequencies, which have
