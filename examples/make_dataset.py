@@ -29,7 +29,10 @@ def draw_video(rng, frames, size):
     masks = np.zeros((len(labels), *pictures.shape[:3]), bool)
     for n, label in enumerate(labels):
         look = clouds(rng, size, rng.permutation([0.1, rng.random(), 0.9]))
-        way, radius = rng.uniform(0.2, 0.8, (2, 2)) * size[::-1], rng.uniform(0.2, 0.28) * min(size)
+        way, radius = (
+            rng.uniform(0.25, 0.75, (2, 2)) * size[::-1],
+            rng.uniform(0.3, 0.4) * min(size),
+        )
         first, turn = rng.uniform(-0.5, 0.5, 2)
         for t, time in enumerate(np.linspace(0, 1, frames)):
             shift = np.rint((way[1] - way[0]) * time).astype(int)
