@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from vistool.config import IFCConfig, PredictConfig, to_json
+from vistool.config import PredictConfig, to_json
 from vistool.engine.distributed import joined
 from vistool.engine.predict import PredictJob, predict_opened
 from vistool.engine.render import META, RESULTS, OnProgress
@@ -165,8 +165,8 @@ def _run(dataset: DataSet, data_key: str, loaded: LoadedModel, config: PredictCo
         model=loaded.header.name,
         sha256=loaded.sha256,
         settings=msgspec.json.decode(to_json(config)),  # as it comes back from the file
-        # As the papers' results were made; where there is one category, a track counts once.
-        multi_class=isinstance(loaded.header.config, IFCConfig) and not dataset.class_agnostic,
+        # Where there is one category, a track counts once.
+        multi_class=loaded.header.config.every_likely_class and not dataset.class_agnostic,
         classes=matched_classes(
             loaded.header, dataset.categories, class_agnostic=dataset.class_agnostic
         ),

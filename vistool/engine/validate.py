@@ -52,7 +52,7 @@ def tracks_of(
 ) -> list[TrackSegmentation]:
     """What a model finds in a labelled video; categories are the model's labels.
 
-    Every track counts as every likely class for IFC, and as its likeliest for VisTR (as published).
+    A track counts as every likely class, or as its likeliest, as the model's configuration says.
     """
     segmenter = Segmenter(model, PredictConfig(), device)
     masks: dict[int, list[RLE | None]] = {}
@@ -65,7 +65,7 @@ def tracks_of(
             for track_id, mask in masks_at(frame.tracks, frame.size):
                 track = masks.setdefault(track_id, [None] * len(video.files))
                 track[position] = encode_mask(mask)
-    choose = results_multi_class if isinstance(model, IFC) else results_single_class
+    choose = results_multi_class if model.config.every_likely_class else results_single_class
     return [
         {
             "video_id": video_id,
