@@ -29,10 +29,8 @@ def draw_video(rng, frames, size):
     masks = np.zeros((len(labels), *pictures.shape[:3]), bool)
     for n, label in enumerate(labels):
         look = clouds(rng, size, rng.permutation([0.1, rng.random(), 0.9]))
-        way = rng.uniform(0.25, 0.75, (2, 2))  # its middle at first and at last: x, y
-        way = (
-            (way + np.array([n, 0])) * size[::-1] / (len(labels), 1)
-        )  # each on its side of the picture
+        way = rng.uniform(0.25, 0.75, (2, 2)) + np.array([n, 0])  # x, y, at first and at last
+        way *= np.array([size[1] / len(labels), size[0]])  # each on its own side of the picture
         radius = rng.uniform(0.28, 0.36) * min(size)
         first, turn = rng.uniform(-0.5, 0.5, 2)
         for t, time in enumerate(np.linspace(0, 1, frames)):
