@@ -19,7 +19,7 @@ from vistool.config import (
     VisTRConfig,
     from_mapping,
 )
-from vistool.engine.fine_tune import fine_tuning
+from vistool.engine.fine_tune import DEFAULT_INIT, fine_tuning
 from vistool.engine.train import BEST, WEIGHTS
 from vistool.engine.train_setup import started_with
 from vistool.errors import DataError, UsageError, WeightsError
@@ -132,12 +132,18 @@ def test_a_held_out_set_beside_a_configuration_is_refused(tmp_path: Path) -> Non
         command(tmp_path / "a.toml", validation=tmp_path / "b.json")
 
 
-def test_the_shipped_weights_are_the_start_unless_others_are_named(tmp_path: Path) -> None:
-    values = fine_tuning(make_pictures(tmp_path, 1), "ifc-lite")
+def test_the_shipped_weights_have_what_fine_tuning_needs(tmp_path: Path) -> None:
+    values = fine_tuning(make_pictures(tmp_path, 1), DEFAULT_INIT)
     config = from_mapping(values, TrainConfig, where="here")
-    shipped = load_model("ifc-lite").header.config
-    assert config.model_config().backbone == shipped.backbone
-    assert config.canvases == ((192, 288),)  # three quarters of 256 x 384, which predict makes
+    config.check(processes=1)
+    assert config.model_config().backbone == load_model(DEFAULT_INIT).header.config.backbone
+
+
+def test_clips_show_three_quarters_of_a_picture_as_the_model_sees_it(tmp_path: Path) -> None:
+    config = IFCConfig(**{**SMALL, "test_short_side": 256}, class_names=("cat",))  # type: ignore[arg-type]
+    weights = saved(config, tmp_path / "start.safetensors")
+    values = fine_tuning(make_pictures(tmp_path, 1), str(weights))  # 64 x 96, seen as 256 x 384
+    assert values["canvases"] == [[192, 288]]
 
 
 def test_the_example_makes_a_set_that_is_in_order(tmp_path: Path) -> None:
