@@ -1,6 +1,6 @@
 """From the weights of one or more trainings to the file that is released.
 
-    python benchmarks/release_weights.py OUTPUT WEIGHTS... --data FOLDER [--prior 0.5]
+    python benchmarks/release_weights.py OUTPUT WEIGHTS... --data FOLDER [--prior 0.25]
 
 Weights of trainings that went on from one another are averaged, tensor by tensor: it evens out what
 either learnt last. Then the class scores are relieved of the training set's frequencies, which have
@@ -30,8 +30,11 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("weights", nargs="+", help="weight files of one model, averaged")
     parser.add_argument("--data", type=Path, required=True, help="folder of the annotated sets")
-    parser.add_argument("--prior", type=float, default=0.5, help="0: class biases stay")
-    parser.add_argument("--short-side", type=int, help="of the pictures to predict on, pixels")
+    parser.add_argument("--prior", type=float, default=0.25, help="0: class biases stay")
+    parser.add_argument("--short-side", type=int, default=288, help="to predict at, pixels")
+    parser.add_argument("--clip-length", type=int, default=8, help="to predict with")
+    parser.add_argument("--clip-stride", type=int, default=4, help="to predict with")
+    parser.add_argument("--score", default="", help="a word on how good it is, for the card")
     args = parser.parse_args()
 
     first = load_model(args.weights[0])
@@ -51,10 +54,13 @@ def main() -> None:
     model.config = msgspec.structs.replace(
         model.config,
         scoring="mask-aware",
-        **({"test_short_side": args.short_side} if args.short_side else {}),
+        test_short_side=args.short_side,
+        clip_length=args.clip_length,
+        clip_stride=args.clip_stride,
     )
     card = {
         **first.header.metadata,
+        "score": args.score,
         "release": f"mean of {len(states)} trainings' weights; class biases less {args.prior:g} "
         "times the logarithm of the training pictures of each class",
     }
