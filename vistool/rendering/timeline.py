@@ -64,7 +64,7 @@ def _ticks(start: float, end: float) -> list[float]:
     """Round times between two, not many.
 
     >>> _ticks(0.0, 7.3)
-    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    [0, 1, 2, 3, 4, 5, 6, 7]
     """
     step = next((step for step in STEPS if (end - start) / step <= TICKS), STEPS[-1])
     first, last = int(np.ceil(start / step)), int(np.floor(end / step))
