@@ -26,8 +26,6 @@ from vistool.evaluation.davis import (
     davis_of_video,
     evaluate_davis,
     region_similarity,
-    same_places,
-    top_scored,
 )
 from vistool.evaluation.tracking_measures import NOT_MEASURED
 from vistool.formats.rle import encode_mask
@@ -259,26 +257,21 @@ def still(mask: np.ndarray, score: float = 1.0, length: int = 4) -> MadeTrack:
 A, B, ELSEWHERE = rectangle(1, 1, 8, 8), rectangle(12, 2, 8, 12), rectangle(4, 22, 9, 9)
 
 
-def test_the_three_ways_to_pair_objects_with_predictions() -> None:
+def test_an_object_is_compared_with_the_track_that_follows_it_best_whatever_its_score() -> None:
     video = MadeVideo([still(A), still(B)], [still(B, 0.3), still(ELSEWHERE, 0.9), still(A, 0.2)])
     overlaps = video.overlaps()
     assert best_partners(Comparison(overlaps)) == {0: 2, 1: 0}
-    assert top_scored(Comparison(overlaps)) == {0: 1, 1: 1}
-    semi = MadeVideo(video.truth, video.predictions[:2]).overlaps()
-    assert same_places(Comparison(semi)) == {0: 0, 1: 1}
     assert evaluate_davis([overlaps]).summary()["J&F_mean"] == 1
-    assert evaluate_davis([overlaps], top_scored).summary()["J_mean"] == 0
 
 
 def test_objects_without_a_prediction_and_groups() -> None:
     absent_later = still(A).masks.copy()
     absent_later[2:] = False
     truth = [MadeTrack(absent_later), MadeTrack(still(B).masks, is_crowd=True)]
-    for partners in (best_partners, top_scored, same_places):
-        (followed,) = davis_of_video(MadeVideo(truth, []).overlaps(), partners)
-        assert (followed.truth, followed.prediction) == (0, None)
-        # As in the benchmark: where nothing is labelled, nothing is right.
-        assert followed.region.tolist() == followed.boundary.tolist() == [0, 0, 1, 1]
+    (followed,) = davis_of_video(MadeVideo(truth, []).overlaps())
+    assert (followed.truth, followed.prediction) == (0, None)
+    # As in the benchmark: where nothing is labelled, nothing is right.
+    assert followed.region.tolist() == followed.boundary.tolist() == [0, 0, 1, 1]
 
 
 def test_without_objects_nothing_is_measured() -> None:
@@ -293,22 +286,6 @@ def test_only_the_best_scored_proposals_take_part() -> None:
     one_more = MadeVideo([still(A)], [*others, still(B, 0.9), still(A, 0.1)]).overlaps()
     assert evaluate_davis([last]).summary()["J_mean"] == 1
     assert evaluate_davis([one_more]).summary()["J_mean"] == 0
-
-
-def test_more_predictions_than_objects_are_refused_where_each_follows_one() -> None:
-    video = MadeVideo([still(A)], [still(A), still(B)]).overlaps(video_id=7)
-    with pytest.raises(DataError, match="video 7: 2 tracks are predicted, but 1 objects"):
-        evaluate_davis([video], same_places)
-
-
-def test_without_its_ends_a_video_scores_as_if_they_were_cut_off() -> None:
-    masks = np.stack([A, A | B, B, A, ELSEWHERE])
-    video = MadeVideo([still(A, length=5)], [MadeTrack(masks)])
-    cut = MadeVideo([still(A, length=3)], [MadeTrack(masks[1:-1])])
-    skipped = evaluate_davis([video.overlaps()], same_places, skip_ends=True).summary()
-    assert skipped == evaluate_davis([cut.overlaps()], same_places).summary()
-    with pytest.raises(DataError, match="video 1 has 2 frames"):
-        evaluate_davis([MadeVideo([still(A, length=2)], []).overlaps()], skip_ends=True)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -340,11 +317,10 @@ def test_void_pixels_count_neither_as_object_nor_as_background(seed: int) -> Non
 def test_the_truth_scores_one(seed: int) -> None:
     truth = visible(random_video(np.random.default_rng(seed))).truth
     video = MadeVideo(truth, truth).overlaps()
-    for partners in (best_partners, same_places):
-        summary = evaluate_davis([video], partners).summary()
-        for name in ("J&F_mean", "J_mean", "F_mean", "J_recall", "F_recall"):
-            assert summary[name] == (1 if truth else NOT_MEASURED)
-        assert summary["J_decay"] == (0 if truth else NOT_MEASURED)
+    summary = evaluate_davis([video]).summary()
+    for name in ("J&F_mean", "J_mean", "F_mean", "J_recall", "F_recall"):
+        assert summary[name] == (1 if truth else NOT_MEASURED)
+    assert summary["J_decay"] == (0 if truth else NOT_MEASURED)
 
 
 @settings(max_examples=EXAMPLES)
@@ -352,11 +328,10 @@ def test_the_truth_scores_one(seed: int) -> None:
 def test_the_order_of_predictions_does_not_matter(seed: int, data: st.DataObject) -> None:
     video = random_video(np.random.default_rng(seed))
     shuffled = MadeVideo(video.truth, data.draw(st.permutations(video.predictions)))
-    for partners in (best_partners, top_scored):
-        assert (
-            evaluate_davis([shuffled.overlaps()], partners).summary()
-            == evaluate_davis([video.overlaps()], partners).summary()
-        )
+    assert (
+        evaluate_davis([shuffled.overlaps()]).summary()
+        == evaluate_davis([video.overlaps()]).summary()
+    )
 
 
 @settings(max_examples=EXAMPLES)

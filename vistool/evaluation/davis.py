@@ -1,20 +1,18 @@
 """The measures of the DAVIS benchmark: J for the region of an object, F for its boundary.
 
 Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation", CVPR
-2016; protocols of Pont-Tuset et al., "The 2017 DAVIS Challenge", and Caelles et al., "The 2019
-DAVIS Challenge: Unsupervised Multi-Object Segmentation". Categories play no part. F frames, P
-predicted tracks and G labelled objects.
+2016; protocol of Caelles et al., "The 2019 DAVIS Challenge: Unsupervised Multi-Object
+Segmentation". Categories play no part. F frames, P predicted tracks and G labelled objects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from vistool.errors import DataError
 from vistool.evaluation.boundary import Masks, boundary_bounds, boundary_measure
 from vistool.evaluation.overlaps import VideoOverlaps, overlaps_of_video, ratio, shared_pixels
 from vistool.evaluation.tracking_measures import NOT_MEASURED, by_score
@@ -55,8 +53,8 @@ class ObjectQuality:
     video_id: int
     truth: int  # its place among the video's labelled tracks
     prediction: int | None  # the place of the track it was given; None: none
-    region: np.ndarray  # [F] J of every frame that counts
-    boundary: np.ndarray  # [F] F of every frame that counts
+    region: np.ndarray  # [F] J
+    boundary: np.ndarray  # [F] F
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,78 +152,28 @@ def best_partners(compared: Comparison) -> dict[int, int]:
     return {g: place for g, place in chosen.items() if place is not None}
 
 
-def top_scored(compared: Comparison) -> dict[int, int]:
-    """Every object is compared with the one track of the highest score."""
-    best = by_score(compared.video)[:1]
-    return {g: p for g in compared.objects for p in best}
-
-
-def same_places(compared: Comparison) -> dict[int, int]:
-    """The semi-supervised protocol: the n-th prediction follows the n-th labelled object.
-
-    Raises: DataError if there are more predictions than objects.
-    """
-    video = compared.video
-    if len(video.predictions) > len(video.truth):
-        raise DataError(
-            f"video {video.video_id}: {len(video.predictions)} tracks are predicted, but "
-            f"{len(video.truth)} objects are labelled",
-            hint="in the semi-supervised task every track follows an object of the first frame",
-        )
-    return {g: g for g in compared.objects if g < len(video.predictions)}
-
-
-# Which prediction an object is compared with: place of the one by place of the other.
-Partners = Callable[[Comparison], Mapping[int, int]]
-
-
 # --- the measures ---------------------------------------------------------------------------------
 
 
-def evaluate_davis(
-    videos: Iterable[VideoOverlaps], partners: Partners = best_partners, *, skip_ends: bool = False
-) -> DavisResult:
-    """J and F of a set of videos.
-
-    Args:
-        partners: `best_partners` (the unsupervised task), `same_places` (semi-supervised) or
-            `top_scored`.
-        skip_ends: the first and the last frame do not count: the semi-supervised task, where the
-            first is given, and DAVIS 2016.
-    """
-    return DavisResult(
-        tuple(
-            followed
-            for video in videos
-            for followed in davis_of_video(video, partners, skip_ends=skip_ends)
-        )
-    )
+def evaluate_davis(videos: Iterable[VideoOverlaps]) -> DavisResult:
+    """J and F of a set of videos, by the unsupervised protocol."""
+    return DavisResult(tuple(followed for video in videos for followed in davis_of_video(video)))
 
 
-def davis_of_video(
-    video: VideoOverlaps, partners: Partners = best_partners, *, skip_ends: bool = False
-) -> list[ObjectQuality]:
+def davis_of_video(video: VideoOverlaps) -> list[ObjectQuality]:
     """J and F of every object that is visible at all; one without a partner has an empty track.
 
     What is labelled as a group (`is_crowd`) is DAVIS's void: its pixels count for nothing.
-
-    Raises: DataError if `skip_ends` leaves no frame.
     """
     compared = Comparison(_without_void(video))
-    num_frames = len(video.truth_areas)
-    if compared.objects and skip_ends and num_frames < 3:
-        raise DataError(
-            f"video {video.video_id} has {num_frames} frames, and the first and last do not count"
-        )
-    counted = slice(1, -1) if skip_ends else slice(None)
-    chosen = partners(compared)
+    chosen = best_partners(compared)
     return [
         ObjectQuality(
             video_id=video.video_id,
             truth=g,
             prediction=chosen.get(g),
-            region=compared.regions([chosen.get(g)], [g])[counted, 0, 0],
-            boundary=compared.boundary(chosen.get(g), g)[counted],
+            region=compared.regions([chosen.get(g)], [g])[:, 0, 0],
+            boundary=compared.boundary(chosen.get(g), g),
         )
         for g in compared.objects
     ]

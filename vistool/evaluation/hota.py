@@ -70,28 +70,21 @@ class HotaCounts:
         return {name: float(curve.mean()) for name, curve in self.curves().items()}
 
 
-def evaluate_hota(
-    videos: Iterable[VideoOverlaps], *, min_score: float | None = None
-) -> TrackingResult[HotaCounts]:
+def evaluate_hota(videos: Iterable[VideoOverlaps]) -> TrackingResult[HotaCounts]:
     """HOTA of a set of videos.
 
     Categories are evaluated one by one, as TrackEval does for YouTube-VIS: a prediction can match
     labelled tracks of its own category only. Of the two means over categories that TrackEval
     prints, `class_averaged()` is the one to report; here it leaves out categories that the set has
-    no label of, which TrackEval takes in with HOTA 0 and LocA 1.
-
-    Args:
-        min_score: predictions of a lower one are left out. TrackEval takes all of them, and so
-            does the default; as every wrong mask counts, a threshold gives other figures.
+    no label of, which TrackEval takes in with HOTA 0 and LocA 1. Every prediction counts, whatever
+    its score.
     """
-    return TrackingResult(
-        tuple((video.video_id, hota_of_video(video, min_score=min_score)) for video in videos)
-    )
+    return TrackingResult(tuple((video.video_id, hota_of_video(video)) for video in videos))
 
 
-def hota_of_video(video: VideoOverlaps, *, min_score: float | None = None) -> dict[int, HotaCounts]:
+def hota_of_video(video: VideoOverlaps) -> dict[int, HotaCounts]:
     """The counts of every category that is labelled or predicted in one video."""
-    pairs = pairs_by_category(video, min_score)
+    pairs = pairs_by_category(video)
     return {category: _count(masks) for category, masks in pairs.items()}
 
 

@@ -62,27 +62,18 @@ class IdentityCounts:
         }
 
 
-def evaluate_identity(
-    videos: Iterable[VideoOverlaps], *, min_score: float | None = None
-) -> TrackingResult[IdentityCounts]:
+def evaluate_identity(videos: Iterable[VideoOverlaps]) -> TrackingResult[IdentityCounts]:
     """Identity measures of a set of videos, category by category as `evaluate_hota`.
 
     Rates are in `class_averaged()` and `detection_averaged()`; numbers, such as switches, in
     `total()`.
-
-    Args:
-        min_score: predictions of a lower one are left out; None: all count, as in TrackEval.
     """
-    return TrackingResult(
-        tuple((video.video_id, identity_of_video(video, min_score=min_score)) for video in videos)
-    )
+    return TrackingResult(tuple((video.video_id, identity_of_video(video)) for video in videos))
 
 
-def identity_of_video(
-    video: VideoOverlaps, *, min_score: float | None = None
-) -> dict[int, IdentityCounts]:
+def identity_of_video(video: VideoOverlaps) -> dict[int, IdentityCounts]:
     """The counts of every category that is labelled or predicted in one video."""
-    pairs = pairs_by_category(video, min_score)
+    pairs = pairs_by_category(video)
     return {category: _count(masks) for category, masks in pairs.items()}
 
 

@@ -35,16 +35,11 @@ class FramePairs:
             yield rows, columns, iou[np.ix_(rows, columns)]
 
 
-def pairs_by_category(
-    video: VideoOverlaps, min_score: float | None = None
-) -> dict[int, FramePairs]:
+def pairs_by_category(video: VideoOverlaps) -> dict[int, FramePairs]:
     """The masks of every category that is labelled or predicted in the video, ids rising.
 
     A labelled group (`is_crowd`) is not to be followed, and a predicted mask that matches no
     object and lies in a group of its category is left out of that frame, as on MOTS.
-
-    Args:
-        min_score: predictions of a lower one are left out.
     """
     truth: dict[int, list[int]] = defaultdict(list)
     crowds: dict[int, list[int]] = defaultdict(list)
@@ -54,8 +49,7 @@ def pairs_by_category(
         (crowds if track.is_crowd else truth)[track.category_id].append(g)
     for p in by_score(video):
         prediction = video.predictions[p]
-        passes = min_score is None or prediction["score"] >= min_score
-        if passes and video.predicted_areas[:, p].any():
+        if video.predicted_areas[:, p].any():
             found[prediction["category_id"]].append(p)
     return {
         category: _compare(video, truth[category], found[category], crowds[category])
