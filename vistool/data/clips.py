@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -60,10 +59,8 @@ class ClipMaker:
         frames, masks, labels = shot.frames(shutter), shot.masks(), _labels(shot)
         if rng.random() < self.augment.paste_chance:
             label = self._pasted_class(rng)
-            drawn = (
-                self.sampler.draw if label is None else partial(self.sampler.draw_of_class, label)
-            )
-            other = self._shot(drawn(rng), canvas, rng, self.augment.paste_scale, label)
+            video = self.sampler.draw(rng, label)
+            other = self._shot(video, canvas, rng, self.augment.paste_scale, label)
             instances = self._instances(other, rng, label)
             if instances:
                 masks = paste(frames, masks, shot, other, instances, shutter)

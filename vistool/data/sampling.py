@@ -38,12 +38,10 @@ class ClipSampler:
         self.cumulative = np.cumsum(np.concatenate(chances))
         self.cumulative /= self.cumulative[-1]
 
-    def draw(self, rng: np.random.Generator) -> LabelledVideo:
-        """One video."""
-        return self.videos[int(np.searchsorted(self.cumulative, rng.random(), side="right"))]
-
-    def draw_of_class(self, label: int, rng: np.random.Generator) -> LabelledVideo:
-        """One video that shows a class, each as likely as the others."""
+    def draw(self, rng: np.random.Generator, label: int | None = None) -> LabelledVideo:
+        """One video; of those that show a class, if one is named, each as likely as the others."""
+        if label is None:
+            return self.videos[int(np.searchsorted(self.cumulative, rng.random(), side="right"))]
         videos = self.videos_of_class[label]
         return videos[int(rng.integers(len(videos)))]
 
