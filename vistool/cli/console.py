@@ -6,16 +6,14 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
 
 from vistool.errors import OutOfMemoryError, UsageError, VistoolError
-
-# A job tells how far it is: the stage, how much of it is done, how much there is (if known).
-ProgressCallback = Callable[[str, int, int | None], None]
+from vistool.progress import OnProgress, silent
 
 INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
 SECONDS_BETWEEN_LINES = 5.0  # of progress where stderr is no terminal
@@ -72,13 +70,13 @@ def answer(text: str) -> None:
 
 
 @contextmanager
-def progress(*, quiet: bool = False, unit: str = "frames") -> Iterator[ProgressCallback]:
+def progress(*, quiet: bool = False, unit: str = "frames") -> Iterator[OnProgress]:
     """A callback that shows stage, bar, count, speed and time left; plain lines off a terminal.
 
     A stage begins when `done` starts over; its name may change on the way, to show a number.
     """
     if quiet:
-        yield lambda stage, done, total: None
+        yield silent
     elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         with _bar(unit) as callback:
             yield callback
@@ -87,7 +85,7 @@ def progress(*, quiet: bool = False, unit: str = "frames") -> Iterator[ProgressC
 
 
 @contextmanager
-def _bar(unit: str) -> Iterator[ProgressCallback]:
+def _bar(unit: str) -> Iterator[OnProgress]:
     """A live bar, gone when the command ends."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
@@ -113,7 +111,7 @@ def _bar(unit: str) -> Iterator[ProgressCallback]:
         yield callback
 
 
-def _lines(unit: str) -> ProgressCallback:
+def _lines(unit: str) -> OnProgress:
     """A line now and then, for logs."""
     pace = _Pace()
     spoken = time.monotonic()

@@ -80,9 +80,7 @@ def check(
     if results is not None:
         truth = None if dataset is None else read_dataset(dataset, frames=frames, masks=False)
         with progress(quiet=quiet, unit="results") as show:
-            problems: Sequence[Problem] = problems_in_results(
-                results, truth, on_progress=lambda done, n: show("checking results", done, n)
-            )
+            problems: Sequence[Problem] = problems_in_results(results, truth, on_progress=show)
         problems = sorted(problems, key=lambda problem: problem.severity)  # errors first
     elif dataset is not None:
         with progress(quiet=quiet, unit="pictures") as show:

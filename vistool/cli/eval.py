@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from vistool.cli.console import ProgressCallback, answer, progress, say
+from vistool.cli.console import answer, progress, say
 from vistool.cli.options import Quiet
 from vistool.cli.predict import parse_clip_length, terminated_like_interrupted
 from vistool.config import EvalConfig, Precision, PredictConfig
 from vistool.errors import PartialFailureError, UsageError
+from vistool.progress import OnProgress
 
 if TYPE_CHECKING:
     from vistool.engine.evaluate import Predictions
@@ -231,7 +232,7 @@ def _run_model(
     model: str,
     parent: Path,
     config: EvalConfig,
-    show: ProgressCallback,
+    show: OnProgress,
 ) -> Predictions | None:
     from vistool.engine.evaluate import predictions_of_run
     from vistool.engine.predict_dataset import predict_dataset

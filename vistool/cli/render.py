@@ -42,7 +42,8 @@ def render(
 
     Example: vistool render street.mp4 runs/predict/street --alpha 0.3 --no-scores
     """
-    from vistool.engine.render import OVERLAY, render_video
+    from vistool.engine.render import render_video
+    from vistool.formats.results import OVERLAY
     from vistool.rendering.overlay import OverlayStyle
 
     style = OverlayStyle(alpha=alpha, labels=labels, scores=scores)

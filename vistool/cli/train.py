@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from vistool.cli.console import ProgressCallback, answer, progress, say
+from vistool.cli.console import answer, progress, say
 from vistool.config import TrainConfig, apply_overrides, from_mapping, load_toml
 from vistool.errors import UsageError
+from vistool.progress import OnProgress
 
 FADE = 0.95  # of the means that progress shows, a step
 
@@ -123,7 +124,7 @@ def _folder(output: Path | None, config: Path | None) -> Path:
 class _Told:
     """What progress shows of a training: running means of loss, clips a second and waiting."""
 
-    def __init__(self, settings: TrainConfig, show: ProgressCallback, *, speaks: bool) -> None:
+    def __init__(self, settings: TrainConfig, show: OnProgress, *, speaks: bool) -> None:
         self._say: Callable[[str], None] = say if speaks else lambda text: None
         self._clips = settings.batch * settings.accumulate
         self._steps = settings.steps

@@ -25,8 +25,9 @@ from vistool.formats.dataset import (
     group_tracks,
 )
 from vistool.formats.detect import read_dataset
-from vistool.formats.problems import Place, Problem, Progress, errors_of
+from vistool.formats.problems import Place, Problem, errors_of
 from vistool.formats.rle import decode_mask
+from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, Size
 
 EXIF_ORIENTATION = 0x0112
@@ -75,7 +76,7 @@ def check_dataset(
     path: Path,
     *,
     frames: Path | None = None,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: OnProgress = silent,
 ) -> CheckedSet:
     """Read every annotation and decode every picture of a data set.
 
@@ -206,7 +207,7 @@ class _Seen:
     fits: Sequence[np.ndarray] = ()  # of its masks' outlines, as `outline_fits` gives them
 
 
-def _picture_problems(dataset: DataSet, on_progress: Progress) -> list[Problem]:
+def _picture_problems(dataset: DataSet, on_progress: OnProgress) -> list[Problem]:
     todo = list(_frames(dataset))
     found: list[Problem] = []
     fits: dict[int | None, FitSum] = defaultdict(FitSum)  # by video id; None: of all pictures

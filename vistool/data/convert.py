@@ -16,8 +16,8 @@ from vistool.formats.dataset import DataSet, frame_file
 from vistool.formats.davis import write_davis
 from vistool.formats.detect import Kind, kind_of, read_dataset
 from vistool.formats.mots import write_mots
-from vistool.formats.problems import Progress
 from vistool.formats.youtube_vis import write_youtube_vis
+from vistool.progress import OnProgress, silent
 
 Target = Literal["youtube-vis", "davis", "mots"]
 ANNOTATIONS = "instances.json"
@@ -43,7 +43,7 @@ def convert(
     *,
     kind: Kind | None = None,
     frames: Path | None = None,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: OnProgress = silent,
 ) -> Converted:
     """Read a data set of any kind and write it as another.
 
@@ -88,7 +88,7 @@ def convert(
 
 
 def _bring(
-    dataset: DataSet, folder: Path, places: dict[int, tuple[str, ...]], on_progress: Progress
+    dataset: DataSet, folder: Path, places: dict[int, tuple[str, ...]], on_progress: OnProgress
 ) -> int:
     """Frames to where the new set has them; returns how many are not there."""
     missing = done = 0

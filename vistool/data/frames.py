@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from vistool.formats.dataset import DataSet, frame_file
-from vistool.formats.problems import Progress
+from vistool.progress import OnProgress, silent
 
 PLACE = "JPEGImages"  # below the new annotation file
 
 
 def bring_frames(
-    dataset: DataSet, folder: Path, on_progress: Progress = lambda stage, done, total: None
+    dataset: DataSet, folder: Path, on_progress: OnProgress = silent
 ) -> tuple[DataSet, int]:
     """The data set with file names relative to `folder`, and how many files are not there.
 

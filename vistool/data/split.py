@@ -18,7 +18,7 @@ from vistool.formats.coco_json import is_coco_video, read_coco_json
 from vistool.formats.dataset import group_tracks
 from vistool.formats.detect import annotation_file
 from vistool.formats.json_bytes import decode_json, plain
-from vistool.formats.problems import Progress
+from vistool.progress import OnProgress, silent
 
 ATTEMPTS = 50  # draws, where one leaves a category on one side only
 NOTHING = -1  # stands for the category of a video without annotations
@@ -43,7 +43,7 @@ def split_dataset(
     folder: Path | None = None,
     *,
     frames: Path | None = None,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: OnProgress = silent,
 ) -> Split:
     """Write `NAME-train.json` and `NAME-val.json`; ids and all other fields stay as they are.
 

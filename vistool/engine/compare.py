@@ -12,7 +12,6 @@ import numpy as np
 from vistool.config import EvalConfig
 from vistool.engine.evaluate import (
     Evaluation,
-    OnProgress,
     Predictions,
     boundaries_wanted,
     evaluate,
@@ -30,6 +29,7 @@ from vistool.evaluation.bootstrap import (
     hota_measure,
     paired_bootstrap,
 )
+from vistool.progress import OnProgress, silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def compare(
     config: EvalConfig,
     *,
     boundaries: bool | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = silent,
 ) -> Comparison:
     """Score two results on one data set and draw its videos anew, many times.
 

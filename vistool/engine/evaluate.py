@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -28,12 +28,10 @@ from vistool.formats.dataset import DataSet
 from vistool.formats.detect import read_dataset
 from vistool.formats.predicted_masks import read_predicted_masks, with_predicted_lengths
 from vistool.formats.problems import refuse_all
-from vistool.formats.results import new_run_folder
-from vistool.formats.results_check import RESULTS, check_results
+from vistool.formats.results import RESULTS, new_run_folder
+from vistool.formats.results_check import check_results
+from vistool.progress import OnProgress, silent
 from vistool.structures import TrackSegmentation
-
-# What a job tells while it runs: the stage, how much is done, how much there is.
-OnProgress = Callable[[str, int, int | None], None]
 
 IDENTITY_NUMBERS = (
     *("num_labelled", "num_predicted", "switches", "fragmentations"),
@@ -172,7 +170,7 @@ def open_dataset(path: Path, *predictions: Path) -> tuple[DataSet, str]:
 
 
 def read_predictions(
-    path: Path, dataset: DataSet, data_key: str, *, on_progress: OnProgress | None = None
+    path: Path, dataset: DataSet, data_key: str, *, on_progress: OnProgress = silent
 ) -> Predictions:
     """Read and check predictions: a results file, a zip of one, or a folder.
 
@@ -181,17 +179,12 @@ def read_predictions(
 
     Raises: DataError that lists all that is wrong.
     """
-
-    def tell(done: int, total: int) -> None:
-        if on_progress:
-            on_progress("reading predictions", done, total)
-
     if path.is_dir() and not (path / RESULTS).is_file():
-        masks = read_predicted_masks(path, dataset, on_progress=tell)
+        masks = read_predicted_masks(path, dataset, on_progress=on_progress)
         refuse_all(masks.problems)
         return Predictions(path, masks.results, None, tuple(map(str, masks.problems)))
     file = path / RESULTS if path.is_dir() else path
-    checked = check_results(file, dataset, on_progress=tell)
+    checked = check_results(file, dataset, on_progress=on_progress)
     refuse_all(checked.problems)
     warnings = [str(problem) for problem in checked.problems]
     run = read_run(file.parent) if file.name == RESULTS else None
@@ -231,7 +224,7 @@ def evaluate(
     predictions: Predictions,
     *,
     boundaries: bool = True,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = silent,
 ) -> Evaluation:
     """Measure all there is to measure.
 
@@ -272,8 +265,7 @@ def evaluate(
         if boundaries:
             with clock.stage("davis"):
                 followed += davis_of_video(next(objects))
-        if on_progress:
-            on_progress("scoring", done + 1, len(scored.videos))
+        on_progress("scoring", done + 1, len(scored.videos))
     with clock.stage("ytvis"):
         result = ap.result()
     with clock.stage("breakdown"):

@@ -16,18 +16,13 @@ import torch
 from vistool.config import PredictConfig
 from vistool.engine.device import choose_device
 from vistool.engine.distributed import Processes
-from vistool.engine.render import (
-    META,
-    OVERLAY,
-    RESULTS,
-    OnProgress,
-    SpooledResults,
-    Track,
-    draw_results,
-)
+from vistool.engine.render import SpooledResults, Track, draw_results
 from vistool.engine.segment import SegmentedFrame, Segmenter
 from vistool.errors import PartialFailureError, UsageError, VistoolError, WeightsError
 from vistool.formats.results import (
+    META,
+    OVERLAY,
+    RESULTS,
     Category,
     SegmentationSpool,
     TrackMeta,
@@ -39,6 +34,7 @@ from vistool.formats.results import (
 from vistool.formats.rle import encode_mask
 from vistool.formats.video import VideoReader, open_video
 from vistool.models.weights import LoadedModel, load_model
+from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, TrackSegmentation, VideoFrame
 from vistool.tracking.postprocess import (
     TrackClass,
@@ -123,7 +119,7 @@ def predict_video(
     """
     job = PredictJob(model, config or PredictConfig())
     with open_video(Path(source)) as reader:
-        return predict_opened(job, reader, Path(folder), on_progress)
+        return predict_opened(job, reader, Path(folder), on_progress or silent)
 
 
 def predict_videos(
@@ -134,7 +130,7 @@ def predict_videos(
     *,
     exist_ok: bool = False,
     processes: Processes | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = silent,
     on_done: Callable[[PredictedVideo], None] | None = None,
     on_failure: Callable[[Path, VistoolError], None] | None = None,
 ) -> list[PredictedVideo]:
@@ -249,10 +245,9 @@ def wanted_labels(classes: Sequence[str], names: Sequence[str]) -> frozenset[int
 
 
 def predict_opened(
-    job: PredictJob, reader: VideoReader, folder: Path, on_progress: OnProgress | None = None
+    job: PredictJob, reader: VideoReader, folder: Path, on_progress: OnProgress = silent
 ) -> PredictedVideo:
     """`predict_video` for a video that is open already."""
-    on_progress = on_progress or _silent
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with SegmentationSpool(folder) as spool:
@@ -416,7 +411,3 @@ def _expected_frames(reader: VideoReader, config: PredictConfig) -> int | None:
         return None
     end = total if config.end is None else min(total, round(config.end * reader.fps))
     return max(1, end - round((config.start or 0) * reader.fps))
-
-
-def _silent(stage: str, done: int, total: int | None) -> None:
-    """Progress that nobody asked for."""

@@ -23,14 +23,14 @@ import torch
 from vistool.config import PredictConfig, to_json
 from vistool.engine.distributed import joined
 from vistool.engine.predict import PredictJob, predict_opened
-from vistool.engine.render import META, RESULTS, OnProgress
 from vistool.engine.run_record import MatchedClass, PredictedSet, Run, run_folder
 from vistool.errors import DataError, UsageError, VistoolError, WeightsError
 from vistool.formats.atomic import atomic_path
 from vistool.formats.dataset import AnnotatedVideo, Category, DataSet, frame_file
-from vistool.formats.results import iterate_results, read_meta, write_results
+from vistool.formats.results import META, RESULTS, iterate_results, read_meta, write_results
 from vistool.formats.video import open_frames
 from vistool.models.weights import LoadedModel, WeightsHeader, load_model
+from vistool.progress import OnProgress, silent
 from vistool.structures import TrackSegmentation
 
 VIDEOS, FAILURE = "videos", "error.txt"  # in a run folder; of a video
@@ -44,7 +44,7 @@ def predict_dataset(
     config: PredictConfig,
     *,
     workers: int = 1,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = silent,
     on_failure: Callable[[str, str], None] | None = None,
 ) -> PredictedSet | None:
     """Run a model over the videos that have no complete result yet; write all into results.json.
@@ -246,11 +246,11 @@ class _Frames:
         self,
         videos: Sequence[AnnotatedVideo],
         todo: Sequence[AnnotatedVideo],  # of this process
-        on_progress: OnProgress | None,
+        on_progress: OnProgress,
     ) -> None:
         self._total = sum(video.length for video in videos)
         self._done = self._total - sum(video.length for video in todo)
-        self._tell = on_progress or (lambda stage, done, total: None)
+        self._tell = on_progress
 
     def within(self, video: AnnotatedVideo, frames: int) -> None:
         self._tell(f"running the model: {video.name}", self._done + frames, self._total)

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from vistool.errors import DataError, UsageError
-from vistool.formats.results import SegmentationSpool, VideoMeta, iterate_results, read_meta
+from vistool.formats.results import (
+    META,
+    RESULTS,
+    SegmentationSpool,
+    VideoMeta,
+    iterate_results,
+    read_meta,
+)
 from vistool.formats.rle import decode_mask
 from vistool.formats.video import VideoReader, open_video, prefetch
 from vistool.formats.video_writer import VideoWriter
+from vistool.progress import OnProgress, silent
 from vistool.rendering.overlay import DEFAULT_STYLE, DrawnInstance, OverlayStyle, draw_tracks
 from vistool.structures import Size, TrackSegmentation, VideoFrame
 
-RESULTS, META, OVERLAY = "results.json", "meta.json", "overlay.mp4"  # in a run folder
 SUFFIX = ".mp4"
 FRAMES_AHEAD = 4  # that are decoded while others are drawn
-
-# What a job tells while it runs: the stage, the frames that are done, how many there may be.
-OnProgress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ def render_video(
         with SegmentationSpool(output.parent) as spool:
             spooled = SpooledResults(results, spool, details)
             spooled.read(details, reader.size, conf)
-            draw_results(reader, spooled, output, style=style, on_progress=on_progress)
+            draw_results(reader, spooled, output, style=style, on_progress=on_progress or silent)
     return output
 
 
@@ -186,7 +190,7 @@ def draw_results(
     output: Path,
     *,
     style: OverlayStyle = DEFAULT_STYLE,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = silent,
 ) -> None:
     """Write the overlay. Raises: DataError if the source has fewer or more frames than results."""
     sound = reader.path if reader.has_audio else None
@@ -200,8 +204,7 @@ def draw_results(
         for done, frame in enumerate(frames, start=1):
             instances = results.instances(frame.index - results.first_frame)
             writer.write(draw_tracks(frame.image, instances, style), frame.time)
-            if on_progress:
-                on_progress("drawing", done, results.length or reader.frame_count_hint)
+            on_progress("drawing", done, results.length or reader.frame_count_hint)
         if results.length is not None and done < results.length:
             raise _other_video(results, reader, f"only {done}")
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from vistool.engine.evaluate import Predictions
 from vistool.errors import UsageError
 from vistool.formats.atomic import atomic_path
-from vistool.formats.results import write_results
-from vistool.formats.results_check import RESULTS
+from vistool.formats.results import RESULTS, write_results
 
 SUFFIX = ".zip"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vistool.engine.render import META, RESULTS, OnProgress, SpooledResults
+from vistool.engine.render import SpooledResults
 from vistool.errors import DataError, UsageError
 from vistool.formats.atomic import atomic_path
 from vistool.formats.dataset import (
@@ -21,9 +21,17 @@ from vistool.formats.dataset import (
     group_tracks,
 )
 from vistool.formats.detect import read_dataset
-from vistool.formats.results import SegmentationSpool, VideoMeta, iterate_results, read_meta
+from vistool.formats.results import (
+    META,
+    RESULTS,
+    SegmentationSpool,
+    VideoMeta,
+    iterate_results,
+    read_meta,
+)
 from vistool.formats.rle import area, decode_mask
 from vistool.formats.video import VideoReader, open_video
+from vistool.progress import OnProgress, silent
 from vistool.rendering.contact_sheet import SheetRow, contact_sheet, fitting, framed, stacked
 from vistool.rendering.overlay import DrawnInstance, OverlayStyle, draw_tracks
 from vistool.rendering.page import Facts, Page, Picture, Section, Table, write_page
@@ -197,7 +205,7 @@ def view_results(
     source: Path | None = None,
     count: int = 12,
     conf: float = 0.0,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = silent,
 ) -> ResultsView:
     """Overlaid frames at regular times, and a lane for every track.
 
@@ -286,15 +294,14 @@ def _source_of(folder: Path, meta: VideoMeta) -> Path:
 
 
 def _frames_at(
-    reader: VideoReader, meta: VideoMeta, wanted: Sequence[int], on_progress: OnProgress | None
+    reader: VideoReader, meta: VideoMeta, wanted: Sequence[int], on_progress: OnProgress
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The frames at some positions of the results. Raises: DataError if the video ends before."""
     left = set(wanted)
     begin = meta.times[0] if meta.times else 0.0
     for frame in reader.frames(start=max(0.0, begin - 1 / reader.fps)):
         position = frame.index - meta.first_frame
-        if on_progress:
-            on_progress("reading", max(0, position), wanted[-1])
+        on_progress("reading", max(0, position), wanted[-1])
         if position in left:
             left.remove(position)
             yield position, frame.image

@@ -13,8 +13,9 @@ import msgspec
 from vistool.errors import DataError
 from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, Category, DataSet
 from vistool.formats.json_bytes import decode_json, plain
-from vistool.formats.problems import Place, Problem, ProblemCallback, Progress, refuse
+from vistool.formats.problems import Place, Problem, ProblemCallback, refuse
 from vistool.formats.segmentation import MaskError, to_rle
+from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, Size
 
 PARTS = ("videos", "images", "annotations", "categories")
@@ -37,7 +38,7 @@ def read_coco_json(
     frames: Path | None = None,
     masks: bool = True,
     on_problem: ProblemCallback = refuse,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: OnProgress = silent,
 ) -> DataSet:
     """Read an annotation file.
 
@@ -130,7 +131,7 @@ def is_coco_video(parts: Mapping[str, list[Any]]) -> bool:
 class _Reader:
     """Reads the lists of one file, and tells `on_problem` what is wrong with which entry."""
 
-    def __init__(self, path: Path, on_problem: ProblemCallback, on_progress: Progress) -> None:
+    def __init__(self, path: Path, on_problem: ProblemCallback, on_progress: OnProgress) -> None:
         self.path = path
         self.on_problem = on_problem
         self.on_progress = on_progress

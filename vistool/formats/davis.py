@@ -27,8 +27,9 @@ from vistool.formats.label_maps import (
     suffix_of,
     write_label_map,
 )
-from vistool.formats.problems import Problem, ProblemCallback, Progress, refuse
+from vistool.formats.problems import Problem, ProblemCallback, refuse
 from vistool.formats.video import IMAGE_SUFFIXES
+from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, Size
 
 FRAMES, LABELS, RESOLUTION = "JPEGImages", "Annotations", "480p"
@@ -49,7 +50,7 @@ def read_davis(
     *,
     masks: bool = True,
     on_problem: ProblemCallback = refuse,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: OnProgress = silent,
 ) -> DataSet:
     """Read `JPEGImages/[480p/]SEQUENCE/*.jpg` and `Annotations/[480p/]SEQUENCE/*.png`.
 
@@ -109,7 +110,7 @@ def read_davis(
 def write_davis(
     dataset: DataSet,
     folder: Path,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: OnProgress = silent,
 ) -> tuple[dict[int, tuple[str, ...]], int]:
     """Write the label pictures and `ImageSets/2017/val.txt`, the list of all sequences.
 

@@ -10,7 +10,8 @@ from vistool.formats.coco_json import is_coco_video, load_parts, read_coco_json
 from vistool.formats.dataset import DataSet
 from vistool.formats.davis import is_davis, read_davis
 from vistool.formats.mots import is_mots, read_mots
-from vistool.formats.problems import ProblemCallback, Progress, refuse
+from vistool.formats.problems import ProblemCallback, refuse
+from vistool.progress import OnProgress, silent
 
 Kind = Literal["youtube-vis", "coco", "coco-video", "davis", "mots"]
 USUAL_NAMES = ("instances.json", "annotations.json")
@@ -22,7 +23,7 @@ def read_dataset(
     frames: Path | None = None,
     masks: bool = True,
     on_problem: ProblemCallback = refuse,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: OnProgress = silent,
 ) -> DataSet:
     """Read a data set: an annotation file, a folder that holds one, a DAVIS or a MOTS folder.
 

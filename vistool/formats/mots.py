@@ -28,9 +28,10 @@ from vistool.formats.label_maps import (
     suffix_of,
     write_label_map,
 )
-from vistool.formats.problems import Problem, ProblemCallback, Progress, refuse
+from vistool.formats.problems import Problem, ProblemCallback, refuse
 from vistool.formats.rle import rle_fault
 from vistool.formats.video import IMAGE_SUFFIXES
+from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, Size
 
 TXT, PNG, FRAMES, CATEGORIES = "instances_txt", "instances", "images", "categories.json"
@@ -73,7 +74,7 @@ def read_mots(
     *,
     masks: bool = True,
     on_problem: ProblemCallback = refuse,
-    on_progress: Progress = lambda stage, done, total: None,
+    on_progress: OnProgress = silent,
 ) -> DataSet:
     """Read `instances_txt/SEQ.txt`, `instances/SEQ/*.png` or `SEQ/gt/gt.txt`, in this order.
 
@@ -118,7 +119,7 @@ def first_frames(folder: Path) -> dict[str, int]:
 
 
 def write_mots(
-    dataset: DataSet, folder: Path, on_progress: Progress = lambda stage, done, total: None
+    dataset: DataSet, folder: Path, on_progress: OnProgress = silent
 ) -> tuple[dict[int, tuple[str, ...]], int]:
     """Write both forms, `instances_txt/` and `instances/`, and `categories.json`.
 

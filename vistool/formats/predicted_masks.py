@@ -13,12 +13,13 @@ from vistool.formats.davis import LABELS, RESOLUTION, VOID, frame_stems
 from vistool.formats.label_maps import in_threads, masks_of, read_label_map
 from vistool.formats.mots import IGNORED, LONGEST, PER_CLASS, PNG, TXT, first_frames
 from vistool.formats.problems import Place, Problem
-from vistool.formats.results_check import RESULTS, check_results
+from vistool.formats.results import RESULTS
+from vistool.formats.results_check import check_results
 from vistool.formats.rle import rle_fault
+from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, TrackSegmentation
 
 SURE = 1.0  # the score of a track in a format that has none
-Progress = Callable[[int, int], None]  # sequences that are done, sequences there are
 
 
 @dataclass(slots=True)
@@ -57,7 +58,7 @@ class _Tracks:
 
 
 def read_predicted_masks(
-    folder: Path, dataset: DataSet, *, on_progress: Progress = lambda done, total: None
+    folder: Path, dataset: DataSet, *, on_progress: OnProgress = silent
 ) -> PredictedMasks:
     """Read a folder of predictions on a DAVIS or MOTS set.
 
@@ -82,7 +83,7 @@ def read_predicted_masks(
             read(places[video.name], dataset, video, first.get(video.name, 0), found)
         else:
             without.append(video.name)
-        on_progress(done, len(dataset.videos))
+        on_progress("reading predictions", done, len(dataset.videos))
     if without:
         what = f"{len(without)} of {len(dataset.videos)} sequences have no prediction"
         found.warn("no-result", folder, f"{what}: {', '.join(without[:10])}")

@@ -32,7 +32,6 @@ class Problem:
 
 
 ProblemCallback = Callable[[Problem], None]
-Progress = Callable[[str, int, int | None], None]  # stage, done, how much there is
 
 
 def refuse(problem: Problem) -> None:

@@ -19,6 +19,8 @@ from vistool.formats.atomic import atomic_path
 from vistool.formats.rle import validate_rle
 from vistool.structures import RLE, Size, TrackSegmentation
 
+RESULTS, META, OVERLAY = "results.json", "meta.json", "overlay.mp4"  # in a run folder
+
 T = TypeVar("T")
 
 

@@ -6,7 +6,7 @@ import gc
 import io
 import math
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +18,14 @@ from vistool.errors import DataError
 from vistool.formats.dataset import DataSet
 from vistool.formats.json_bytes import decode_json, plain
 from vistool.formats.problems import Place, Problem
+from vistool.formats.results import RESULTS
 from vistool.formats.runs import decode_runs
 from vistool.formats.segmentation import MaskError, check_rle
+from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, Size, TrackSegmentation
 
-RESULTS = "results.json"  # what the servers look for at the top of a zip
 MAX_BYTES = 1 << 33  # of a results file when unpacked
 _DECODER = msgspec.json.Decoder(TrackSegmentation)
-Progress = Callable[[int, int], None]  # entries that are done, entries there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +37,21 @@ class CheckedResults:
 
 
 def problems_in_results(
-    path: Path, dataset: DataSet | None = None, *, on_progress: Progress = lambda done, total: None
+    path: Path, dataset: DataSet | None = None, *, on_progress: OnProgress = silent
 ) -> list[Problem]:
-    """What is wrong with a results file, in the order of its entries; warnings included."""
-    return check_results(path, dataset, on_progress=on_progress).problems
+    """`check_results` for the problems alone; in memory are the file's bytes and one entry."""
+    check = _ResultsCheck(str(path), dataset)
+    for _ in check.sound_entries(path, on_progress):
+        pass
+    return check.problems
 
 
 def check_results(
-    path: Path, dataset: DataSet | None = None, *, on_progress: Progress = lambda done, total: None
+    path: Path, dataset: DataSet | None = None, *, on_progress: OnProgress = silent
 ) -> CheckedResults:
     """Read a results file (`.json`, or a `.zip` as the servers take it) and check every entry.
+
+    Problems come in the order of the entries, warnings included.
 
     Args:
         dataset: what was predicted on; its tracks are not needed. None: entries of one video are
@@ -55,15 +60,9 @@ def check_results(
     Raises: DataError if there is no list of results in the file at all.
     """
     check = _ResultsCheck(str(path), dataset)
-    entries = decode_json(_results_bytes(path, check), list[msgspec.Raw], str(path))
-    if not isinstance(entries, list):
-        raise DataError(f"{path}: holds a {type(entries).__name__} where a list should be")
     with _without_collector():
-        for index, raw in enumerate(entries):
-            check.entry(index, raw)
-            on_progress(index + 1, len(entries))
-    check.finish(len(entries))
-    return CheckedResults(check.results, check.problems)
+        results = list(check.sound_entries(path, on_progress))
+    return CheckedResults(results, check.problems)
 
 
 @contextmanager
@@ -121,11 +120,10 @@ def _results_member(path: Path, archive: zipfile.ZipFile, check: _ResultsCheck) 
 
 @dataclass(slots=True)
 class _ResultsCheck:
-    """What is known of the videos so far, and what was found."""
+    """What is known of the videos so far, and what is wrong."""
 
     file: str
     dataset: DataSet | None
-    results: list[TrackSegmentation] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     _lengths: dict[int, int] = field(default_factory=dict)
     _sizes: dict[int, Size] = field(default_factory=dict)
@@ -148,11 +146,17 @@ class _ResultsCheck:
         """Add what is odd, but can be scored."""
         self.problems.append(Problem("warning", kind, self.file, place, what))
 
-    def entry(self, index: int, raw: Any) -> None:
-        """Check one track, JSON text or a plain value."""
-        result = self._sound(raw) or self._examined(index, plain(raw))
-        if result is not None and self._is_new(index, result):
-            self.results.append(result)
+    def sound_entries(self, path: Path, on_progress: OnProgress) -> Iterator[TrackSegmentation]:
+        """Those that nothing is wrong with, one after the other."""
+        entries = decode_json(_results_bytes(path, self), list[msgspec.Raw], str(path))
+        if not isinstance(entries, list):
+            raise DataError(f"{path}: holds a {type(entries).__name__} where a list should be")
+        for index, raw in enumerate(entries):
+            result = self._sound(raw) or self._examined(index, plain(raw))
+            if result is not None and self._is_new(index, result):
+                yield result
+            on_progress("checking results", index + 1, len(entries))
+        self._look_at_the_whole(len(entries))
 
     def _sound(self, raw: Any) -> TrackSegmentation | None:
         """The track, if a quick look at it as a whole finds nothing odd; nearly all are so."""
@@ -202,8 +206,7 @@ class _ResultsCheck:
             segmentations=masks,
         )
 
-    def finish(self, count: int) -> None:
-        """Look at the file as a whole."""
+    def _look_at_the_whole(self, count: int) -> None:
         if count == 0:
             self.warn("empty", (), "no results in it")
         elif self.dataset is not None:
