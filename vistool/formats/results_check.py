@@ -177,6 +177,8 @@ class _ResultsCheck:
         )
         if not fits:
             return None
+        for mask in masks:
+            mask["size"] = size  # one list for all of them, a seventh of the memory
         self._predicted.add(video)
         return result
 
