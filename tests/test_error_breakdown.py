@@ -14,16 +14,8 @@ from vistool.evaluation.calibration import calibration
 from vistool.evaluation.confusion import ConfusionMatrix
 from vistool.evaluation.curves import precision_recall_curves
 from vistool.evaluation.diagnosis import Diagnosis, diagnose
-from vistool.evaluation.error_breakdown import (
-    IGNORED,
-    KINDS,
-    RIGHT,
-    ErrorBreakdown,
-    ErrorKind,
-    Mender,
-    break_down,
-    judge,
-)
+from vistool.evaluation.error_breakdown import ErrorBreakdown, Mender, break_down
+from vistool.evaluation.error_kinds import IGNORED, KINDS, RIGHT, ErrorKind, judge
 from vistool.evaluation.overlaps import TruthTrack, VideoOverlaps, overlaps_of_video
 from vistool.evaluation.video_ap import NOT_MEASURED, VideoAP, evaluate_tracks
 from vistool.formats.rle import encode_mask

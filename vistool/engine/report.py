@@ -10,7 +10,7 @@ from vistool.engine.report_charts import charts_of, curve_chart_name, seen_confu
 from vistool.engine.report_strips import MOST_STRIPS, StripMaker, TracksOfVideo
 from vistool.evaluation.curves import LEVELS, PrecisionRecallCurves
 from vistool.evaluation.diagnosis import Diagnosis, FalsePositive, TruthVerdict
-from vistool.evaluation.error_breakdown import ErrorKind
+from vistool.evaluation.error_kinds import ErrorKind
 from vistool.formats.results import Category
 from vistool.rendering.page import (
     Block,

@@ -9,17 +9,15 @@ import numpy as np
 
 from vistool.evaluation.calibration import Calibration, calibration
 from vistool.evaluation.confusion import MIN_IOU, ConfusionMatrix, confusions
-from vistool.evaluation.error_breakdown import (
+from vistool.evaluation.error_breakdown import ErrorBreakdown, Mender, break_down
+from vistool.evaluation.error_kinds import (
     HALF,
     IGNORED,
     KINDS,
     MEANT,
     RIGHT,
-    ErrorBreakdown,
     ErrorKind,
     JudgedVideo,
-    Mender,
-    break_down,
     judge,
 )
 from vistool.evaluation.overlaps import VideoOverlaps
