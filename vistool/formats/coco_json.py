@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from vistool.errors import DataError
+from vistool.formats.coco_entries import (
+    EntryError,
+    areas_of,
+    boxes_of,
+    joined,
+    looked_up,
+    new_id,
+    number_of,
+    occlusion_of,
+    of_every_frame,
+    text_of,
+    video_of,
+    video_of_images,
+)
 from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, Category, DataSet
 from vistool.formats.json_bytes import decode_json, plain
 from vistool.formats.problems import Place, Problem, ProblemCallback, refuse
@@ -22,14 +35,6 @@ PARTS = ("videos", "images", "annotations", "categories")
 TRACK_KEYS = ("track_id", "instance_id")  # of an annotation of one frame, in COCO video
 FRAME_KEYS = ("frame_id", "frame_index")  # of an image of a video
 FrameOf = Mapping[int, tuple[int, int]]  # image id -> video id, frame
-
-
-class _EntryError(Exception):
-    """What is wrong with an entry; whoever reads the entry knows the place."""
-
-    def __init__(self, kind: str, what: str, hint: str = "") -> None:
-        super().__init__(what)
-        self.kind, self.what, self.hint = kind, what, hint
 
 
 def read_coco_json(
@@ -142,8 +147,8 @@ class _Reader:
         names: set[str] = set()
         for place, entry in self._entries("category", entries):
             try:
-                category = Category(id=_new_id(entry, found), name=_text(entry, "name"))
-            except _EntryError as fault:
+                category = Category(id=new_id(entry, found), name=text_of(entry, "name"))
+            except EntryError as fault:
                 self._error(place, fault)
                 continue
             if category.name in names:
@@ -157,8 +162,8 @@ class _Reader:
         found: dict[int, AnnotatedVideo] = {}
         for place, entry in self._entries(kind, entries):
             try:
-                video = _video(entry, _new_id(entry, found), _file_names(entry))
-            except _EntryError as fault:
+                video = video_of(entry, new_id(entry, found))
+            except EntryError as fault:
                 self._error(place, fault)
                 continue
             found[video.id] = video
@@ -172,21 +177,23 @@ class _Reader:
         ids: set[int] = set()
         for place, image in self._entries("image", images):
             try:
-                ids.add(_new_id(image, ids))
-                _text(image, "file_name")
+                ids.add(new_id(image, ids))
+                text_of(image, "file_name")
                 for side in ("width", "height"):
                     if side in image:
-                        _number(image, side)
-                order = next((_number(image, key) for key in FRAME_KEYS if key in image), len(ids))
-                frames[_number(image, "video_id")].append((order, len(ids), image))
-            except _EntryError as fault:
+                        number_of(image, side)
+                order = next(
+                    (number_of(image, key) for key in FRAME_KEYS if key in image), len(ids)
+                )
+                frames[number_of(image, "video_id")].append((order, len(ids), image))
+            except EntryError as fault:
                 self._error(place, fault)
         found: dict[int, AnnotatedVideo] = {}
         frame_of: dict[int, tuple[int, int]] = {}
         for place, entry in self._entries("video", entries):
             try:
-                video = _video_of_images(_new_id(entry, found), entry, frames)
-            except _EntryError as fault:
+                video = video_of_images(new_id(entry, found), entry, frames)
+            except EntryError as fault:
                 self._error(place, fault)
                 continue
             found[video.id] = video
@@ -195,7 +202,7 @@ class _Reader:
         for video_id in frames.keys() - found.keys():
             self._error(
                 (("video", video_id),),
-                _EntryError(
+                EntryError(
                     "unknown-video", f"{len(frames[video_id])} images of a video without entry"
                 ),
             )
@@ -214,12 +221,12 @@ class _Reader:
             key = "video_id" if "video_id" in entry else "image_id"
             place += ((key.removesuffix("_id"), entry.get(key, "unknown")),)
             try:
-                ids.add(_new_id(entry, ids))
-                video = _known(_number(entry, key), videos, key.removesuffix("_id"))
-                category = _known(_number(entry, "category_id"), categories, "category")
-                segmentations = _of_every_frame(entry, "segmentation", video.length)
+                ids.add(new_id(entry, ids))
+                video = looked_up(number_of(entry, key), videos, key.removesuffix("_id"))
+                category = looked_up(number_of(entry, "category_id"), categories, "category")
+                segmentations = of_every_frame(entry, "segmentation", video.length)
                 if segmentations is None:
-                    raise _EntryError("no-mask", "has no masks", "boxes alone are not enough")
+                    raise EntryError("no-mask", "has no masks", "boxes alone are not enough")
                 found.append(
                     AnnotatedTrack(
                         id=entry["id"],
@@ -227,12 +234,12 @@ class _Reader:
                         category_id=category.id,
                         segmentations=self._masks(place, segmentations, video.size),
                         is_crowd=bool(entry.get("iscrowd")),
-                        areas=_areas(_of_every_frame(entry, "area", video.length)),
-                        boxes=_boxes(entry, video.length),
-                        occlusion=_occlusion(entry, video.length),
+                        areas=areas_of(entry, video.length),
+                        boxes=boxes_of(entry, video.length),
+                        occlusion=occlusion_of(entry, video.length),
                     )
                 )
-            except _EntryError as fault:
+            except EntryError as fault:
                 self._error(place, fault)
         return found
 
@@ -249,25 +256,25 @@ class _Reader:
         for place, entry in self._entries("annotation", annotations):
             place += (("image", entry.get("image_id", "unknown")),)
             try:
-                ids.add(_new_id(entry, ids))
-                video_id, frame = _known(_number(entry, "image_id"), frame_of, "image")
-                category = _known(_number(entry, "category_id"), categories, "category")
+                ids.add(new_id(entry, ids))
+                video_id, frame = looked_up(number_of(entry, "image_id"), frame_of, "image")
+                category = looked_up(number_of(entry, "category_id"), categories, "category")
                 key = next((key for key in TRACK_KEYS if key in entry), TRACK_KEYS[0])
-                track = pieces[video_id, _number(entry, key)]
+                track = pieces[video_id, number_of(entry, key)]
                 if frame in track:
-                    raise _EntryError(
+                    raise EntryError(
                         "duplicate", f"{key} {entry[key]} has an annotation there already"
                     )
                 if any(piece["category_id"] != category.id for piece in track.values()):
-                    raise _EntryError(
+                    raise EntryError(
                         "category", f"{key} {entry[key]} has another category elsewhere"
                     )
                 (mask,) = self._masks(place, [entry.get("segmentation")], videos[video_id].size)
                 track[frame] = {**entry, "segmentation": mask}
-            except _EntryError as fault:
+            except EntryError as fault:
                 self._error(place, fault)
         return [
-            _joined(number, video_id, track, videos[video_id].length)
+            joined(number, video_id, track, videos[video_id].length)
             for number, ((video_id, _), track) in enumerate(pieces.items(), start=1)
             if track
         ]
@@ -280,7 +287,7 @@ class _Reader:
                 masks.append(to_rle(segmentation, size))
             except MaskError as fault:
                 masks.append(None)
-                self._error((*place, ("frame", frame)), _EntryError(fault.kind, str(fault)))
+                self._error((*place, ("frame", frame)), EntryError(fault.kind, str(fault)))
         return tuple(masks)
 
     def _entries(self, kind: str, entries: Sequence[Any]) -> Iterator[tuple[Place, dict[str, Any]]]:
@@ -290,177 +297,12 @@ class _Reader:
                 yield ((kind, entry.get("id", "without id")), ("index", index)), entry
             else:
                 what = f"a {type(entry).__name__} where an object should be"
-                self._error(((kind, ""), ("index", index)), _EntryError("no-object", what))
+                self._error(((kind, ""), ("index", index)), EntryError("no-object", what))
             self.on_progress(f"reading {kind} entries", index + 1, len(entries))
 
-    def _error(self, place: Place, fault: _EntryError) -> None:
+    def _error(self, place: Place, fault: EntryError) -> None:
         path, what = str(self.path), fault.what
         self.on_problem(Problem("error", fault.kind, path, place, what, fault.hint))
 
     def _warn(self, place: Place, kind: str, what: str) -> None:
         self.on_problem(Problem("warning", kind, str(self.path), place, what))
-
-
-def _video(entry: dict[str, Any], number: int, names: tuple[str, ...]) -> AnnotatedVideo:
-    stated = _number(entry, "length") if "length" in entry else len(names) or 1
-    if names and stated != len(names):
-        raise _EntryError("wrong-length", f"length {stated}, but {len(names)} file names")
-    size = Size(_number(entry, "height"), _number(entry, "width"))
-    if min(size) < 1 or stated < 1:
-        raise _EntryError("size", f"{size.width}x{size.height} pixels, {stated} frames")
-    ids = entry.get("exhaustive_category_ids") or []
-    if not isinstance(ids, list) or not all(type(i) is int for i in ids):
-        raise _EntryError("exhaustive", f"exhaustive_category_ids {ids!r}, not a list of ids")
-    return AnnotatedVideo(
-        id=number,
-        name=_name(entry, names, number),
-        size=size,
-        length=stated,
-        file_names=names,
-        exhaustive=bool(entry.get("exhaustive", True)),
-        exhaustive_ids=frozenset(ids),
-    )
-
-
-def _video_of_images(
-    number: int,
-    entry: dict[str, Any],
-    frames: Mapping[int, list[tuple[int, int, dict[str, Any]]]],
-) -> AnnotatedVideo:
-    images = [image for _, _, image in sorted(frames.get(number, []), key=lambda f: f[:2])]
-    if not images:
-        raise _EntryError("no-frames", "no image belongs to it")
-    sizes = {f"{image.get('width')}x{image.get('height')}" for image in images}
-    if len(sizes) > 1:
-        some = ", ".join(sorted(sizes)[:3])
-        raise _EntryError("size", f"images of {len(sizes)} sizes in one video: {some}")
-    names = tuple(image["file_name"] for image in images)
-    sides = {key: images[0].get(key) for key in ("width", "height")}
-    whole = {**sides, **entry, "file_names": names}
-    whole.pop("length", None)  # some exporters count the frames of the source there
-    return _video(whole, number, names)
-
-
-def _joined(
-    number: int, video_id: int, track: dict[int, dict[str, Any]], length: int
-) -> AnnotatedTrack:
-    pieces = [track.get(frame, {}) for frame in range(length)]
-    first = next(iter(track.values()))
-    return AnnotatedTrack(
-        id=number,
-        video_id=video_id,
-        category_id=first["category_id"],
-        segmentations=tuple(piece.get("segmentation") for piece in pieces),
-        is_crowd=any(bool(piece.get("iscrowd")) for piece in pieces),
-    )
-
-
-def _name(entry: dict[str, Any], names: tuple[str, ...], number: int) -> str:
-    """What people call a video: its name, the folder of its frames, a picture's file; or its id."""
-    if isinstance(entry.get("name"), str) and entry["name"]:
-        return entry["name"]
-    if not names:
-        return str(number)
-    path = PurePosixPath(names[0])
-    return path.stem if "file_names" not in entry or not path.parent.name else path.parent.name
-
-
-def _file_names(entry: dict[str, Any]) -> tuple[str, ...]:
-    names = entry.get("file_names", [entry["file_name"]] if "file_name" in entry else None)
-    if names is None:
-        if "length" in entry:
-            return ()
-        raise _EntryError("no-frames", "neither file_names nor file_name nor length")
-    if not isinstance(names, list) or not names:
-        raise _EntryError("no-frames", f"file_names {str(names)[:40]}, not a list of names")
-    for name in names:
-        if not isinstance(name, str) or not name:
-            raise _EntryError("no-frames", f"file name {name!r}")
-    return tuple(names)
-
-
-def _of_every_frame(entry: dict[str, Any], key: str, length: int) -> list[Any] | None:
-    """A value a frame: of a video's annotation `keys`, of a picture's the one `key`."""
-    values = entry.get(f"{key}s", [entry[key]] if key in entry else None)
-    if values is None:
-        return None
-    if not isinstance(values, list):
-        raise _EntryError("wrong-length", f"{key}s is a {type(values).__name__}, not a list")
-    if len(values) != length:
-        what = "masks" if key == "segmentation" else f"{key}s"
-        raise _EntryError(
-            "wrong-length",
-            f"has {len(values)} {what} but its video has {length} frames",
-            "write null for frames where the instance is not visible",
-        )
-    return values
-
-
-def _boxes(entry: dict[str, Any], length: int) -> tuple[tuple[float, ...] | None, ...] | None:
-    values = entry.get("bboxes", [entry["bbox"]] if "bbox" in entry else None)
-    if values is None:
-        return None
-    if not isinstance(values, list) or len(values) != length:
-        raise _EntryError("wrong-length", f"bboxes are not one a frame of {length}")
-    for frame, box in enumerate(values):
-        if box is not None and not (isinstance(box, list) and all(map(_is_finite, box))):
-            raise _EntryError("not-finite", f"bbox {box!r} on frame {frame}")
-    return tuple(tuple(box) if box else None for box in values)
-
-
-def _areas(values: list[Any] | None) -> tuple[float | None, ...] | None:
-    if values is None:
-        return None
-    for frame, value in enumerate(values):
-        if value is not None and not _is_finite(value):
-            raise _EntryError("not-finite", f"area {value!r} on frame {frame}")
-    return tuple(values)
-
-
-def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and -math.inf < value < math.inf
-
-
-def _occlusion(entry: dict[str, Any], length: int) -> tuple[str | None, ...] | None:
-    values = entry.get("occlusion")
-    if not isinstance(values, list):
-        return None
-    if len(values) != length:
-        raise _EntryError(
-            "wrong-length",
-            f"has {len(values)} occlusion levels but its video has {length} frames",
-        )
-    return tuple(value if isinstance(value, str) else None for value in values)
-
-
-def _new_id(entry: dict[str, Any], known: Mapping[int, Any] | set[int]) -> int:
-    number = _number(entry, "id")
-    if number in known:
-        raise _EntryError("duplicate-id", f"a second entry with id {number}")
-    return number
-
-
-def _number(entry: dict[str, Any], key: str) -> int:
-    if key not in entry:
-        raise _EntryError("missing-field", f"has no {key}")
-    value = entry[key]
-    if type(value) is float and value.is_integer():
-        return int(value)
-    if type(value) is not int:
-        raise _EntryError("no-number", f"{key} is {value!r}, not a whole number")
-    return value
-
-
-def _text(entry: dict[str, Any], key: str) -> str:
-    value = entry.get(key)
-    if not isinstance(value, str) or not value:
-        raise _EntryError("missing-field", f"{key} is {value!r}, not a text")
-    return value
-
-
-def _known(number: int, known: Mapping[int, Any], what: str) -> Any:
-    if number not in known:
-        raise _EntryError(
-            f"unknown-{what}", f"{what} {number} is not among the {len(known)} there are"
-        )
-    return known[number]
