@@ -53,6 +53,14 @@ def masks_of(labels: np.ndarray) -> dict[int, RLE]:
     return dict(zip(ids, encode_masks(masks), strict=True))
 
 
+def masks_of_file(path: Path) -> dict[int, RLE] | str:
+    """The mask of every id in a label picture, or why it cannot be read."""
+    try:
+        return masks_of(read_label_map(path))
+    except DataError as error:
+        return str(error)
+
+
 def painted(masks: Iterable[tuple[int, RLE]], size: Size) -> tuple[np.ndarray, int]:
     """[H, W] ids, and how many pixels lie in several masks: the smaller one covers the larger."""
     labels = np.zeros(size, np.uint16)

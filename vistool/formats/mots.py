@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -22,9 +23,9 @@ from vistool.formats.label_maps import (
     folder_names,
     in_threads,
     masks_of,
+    masks_of_file,
     painted,
     picture_size,
-    read_label_map,
     suffix_of,
     write_label_map,
 )
@@ -54,8 +55,8 @@ class _Source:
 
 
 @dataclass(frozen=True, slots=True)
-class _Labelled:
-    """One object on one frame."""
+class Labelled:
+    """One object on one frame, as a line or a picture has it."""
 
     frame: int  # as numbered in the files
     id: int
@@ -253,13 +254,30 @@ def _source(folder: Path, name: str, labels: Path) -> _Source:
     return _Source(name, labels, tuple(files), first)
 
 
+def labels_in_text(file: Path, on_fault: Callable[[int, str], None]) -> Iterator[Labelled]:
+    """What the lines of a text file say; `on_fault` is told which line says nothing, and why."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(), start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) != 6 or not all(field.isdecimal() for field in fields[:5]):
+            on_fault(number, "not six fields: frame, id, class, height, width, run-length code")
+            continue
+        frame, id_, category, height, width = map(int, fields[:5])
+        rle = RLE(size=[height, width], counts=fields[5])
+        yield Labelled(frame, id_, category, rle, number)
+
+
 class _Sequence:
     """The labels of one sequence."""
 
     def __init__(self, source: _Source, on_problem: ProblemCallback) -> None:
         self.source, self.on_problem = source, on_problem
         self.labelled = list(
-            self._from_text() if source.labels.is_file() else self._from_pictures()
+            labels_in_text(source.labels, partial(self._error, "malformed-line"))
+            if source.labels.is_file()
+            else self._from_pictures()
         )
 
     def video(self, folder: Path, number: int) -> AnnotatedVideo | None:
@@ -320,28 +338,14 @@ class _Sequence:
     def _stated_size(self) -> Size | None:
         return Size(*self.labelled[0].rle["size"]) if self.labelled else None
 
-    def _from_text(self) -> Iterator[_Labelled]:
-        text = self.source.labels.read_text(encoding="utf-8", errors="replace")
-        for number, line in enumerate(text.splitlines(), start=1):
-            fields = line.split(" ")
-            if not line.strip():
-                continue
-            if len(fields) != 6 or not all(field.isdecimal() for field in fields[:5]):
-                what = "not six fields: frame, id, class, height, width, run-length code"
-                self._error("malformed-line", number, what)
-                continue
-            frame, id_, category, height, width = map(int, fields[:5])
-            rle = RLE(size=[height, width], counts=fields[5])
-            yield _Labelled(frame, id_, category, rle, number)
-
-    def _from_pictures(self) -> Iterator[_Labelled]:
+    def _from_pictures(self) -> Iterator[Labelled]:
         files = sorted(path for path in self.source.labels.glob("*.png") if path.stem.isdecimal())
-        for file, masks in zip(files, in_threads(self._masks, files), strict=True):
+        for file, masks in zip(files, in_threads(masks_of_file, files), strict=True):
             if isinstance(masks, str):
                 self._error("unreadable-file", 0, masks)
                 continue
             for id_, rle in masks.items():
-                yield _Labelled(int(file.stem), id_, id_ // PER_CLASS, rle, 0)
+                yield Labelled(int(file.stem), id_, id_ // PER_CLASS, rle, 0)
 
     @property
     def _pictured(self) -> list[int]:
@@ -349,13 +353,6 @@ class _Sequence:
         if self.source.labels.is_file():
             return []
         return [int(p.stem) for p in self.source.labels.glob("*.png") if p.stem.isdecimal()]
-
-    @staticmethod
-    def _masks(file: Path) -> dict[int, RLE] | str:
-        try:
-            return masks_of(read_label_map(file))
-        except DataError as error:
-            return str(error)
 
     def _error(self, kind: str, line: int, what: str) -> None:
         place = (("line", line),) if line else ()

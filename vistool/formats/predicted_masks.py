@@ -10,8 +10,17 @@ from pathlib import Path
 from vistool.errors import DataError
 from vistool.formats.dataset import AnnotatedVideo, DataSet
 from vistool.formats.davis import LABELS, RESOLUTION, VOID, frame_stems
-from vistool.formats.label_maps import in_threads, masks_of, read_label_map
-from vistool.formats.mots import IGNORED, LONGEST, PER_CLASS, PNG, TXT, first_frames
+from vistool.formats.label_maps import in_threads, masks_of_file
+from vistool.formats.mots import (
+    IGNORED,
+    LONGEST,
+    PER_CLASS,
+    PNG,
+    TXT,
+    Labelled,
+    first_frames,
+    labels_in_text,
+)
 from vistool.formats.problems import Place, Problem
 from vistool.formats.results import RESULTS
 from vistool.formats.results_check import check_results
@@ -175,7 +184,7 @@ def _read_davis(
         what = f"{video.length - len(known)} of {video.length} frames have no picture"
         found.warn("no-result", place, what)
     tracks = _Tracks(video)
-    for file, masks in zip(known, in_threads(_masks_of_file, known), strict=True):
+    for file, masks in zip(known, in_threads(masks_of_file, known), strict=True):
         for id_, mask in _fitting(file, masks, video, found).items():
             tracks.masks[id_][stems[file.stem]] = mask
     if set(tracks.masks) != {VOID}:  # alone it is the object, as in DAVIS 2016
@@ -190,73 +199,56 @@ def _read_mots(
     category: dict[int, int] = {}
     known = {c.id for c in dataset.categories} - {IGNORED}
     read = _mots_pictures if place.is_dir() else _mots_lines
-    for piece in read(place, video, found):
-        t, id_ = piece.frame - first, piece.id
+    for file, piece in read(place, video, found):
+        t, id_, where = piece.frame - first, piece.id, _line(piece.line)
         if piece.category == IGNORED:
             continue
         if not 0 <= t < video.length:
             last = first + video.length - 1
             what = f"frame {piece.frame} is not among {first} to {last}"
-            found.error("no-frame", piece.file, what, piece.place)
+            found.error("no-frame", file, what, where)
         elif piece.category not in known:
             what = f"class {piece.category} is none of {sorted(known)}"
-            found.error("unknown-category", piece.file, what, piece.place)
+            found.error("unknown-category", file, what, where)
         elif t in tracks.masks[id_]:
             what = f"track {id_} is on frame {piece.frame} twice"
-            found.error("duplicate", piece.file, what, piece.place)
+            found.error("duplicate", file, what, where)
         elif category.setdefault(id_, piece.category) != piece.category:
             what = f"track {id_} is of class {piece.category} and {category[id_]}"
-            found.error("category", piece.file, what, piece.place)
+            found.error("category", file, what, where)
         else:
-            tracks.masks[id_][t] = piece.mask
+            tracks.masks[id_][t] = piece.rle
     tracks.masks = {id_: masks for id_, masks in tracks.masks.items() if masks}
     found.results += tracks.results(category.__getitem__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """One track on one frame."""
-
-    file: Path
-    place: Place
-    frame: int  # as numbered in the files
-    id: int
-    category: int
-    mask: RLE
-
-
-def _mots_pictures(folder: Path, video: AnnotatedVideo, found: PredictedMasks) -> Iterator[_Piece]:
+def _mots_pictures(
+    folder: Path, video: AnnotatedVideo, found: PredictedMasks
+) -> Iterator[tuple[Path, Labelled]]:
     files = sorted(path for path in folder.glob("*.png") if path.stem.isdecimal())
-    for file, masks in zip(files, in_threads(_masks_of_file, files), strict=True):
+    for file, masks in zip(files, in_threads(masks_of_file, files), strict=True):
         for id_, mask in _fitting(file, masks, video, found).items():
-            yield _Piece(file, (), int(file.stem), id_, id_ // PER_CLASS, mask)
+            yield file, Labelled(int(file.stem), id_, id_ // PER_CLASS, mask, 0)
 
 
-def _mots_lines(file: Path, video: AnnotatedVideo, found: PredictedMasks) -> Iterator[_Piece]:
-    text = file.read_text(encoding="utf-8", errors="replace")
-    for number, line in enumerate(text.splitlines(), start=1):
-        fields = line.split()
-        place: Place = (("line", number),)
-        if not fields:
-            continue
-        if len(fields) != 6 or not all(part.isdecimal() for part in fields[:5]):
-            what = "not six fields: frame, id, class, height, width, run-length code"
-            found.error("malformed-line", file, what, place)
-            continue
-        frame, id_, category, height, width = map(int, fields[:5])
-        mask = RLE(size=[height, width], counts=fields[5])
-        fault = rle_fault(mask, video.size)
+def _mots_lines(
+    file: Path, video: AnnotatedVideo, found: PredictedMasks
+) -> Iterator[tuple[Path, Labelled]]:
+    def misread(line: int, what: str) -> None:
+        found.error("malformed-line", file, what, _line(line))
+
+    for piece in labels_in_text(file, misread):
+        fault = rle_fault(piece.rle, video.size)
         if fault:
-            found.error("malformed-mask", file, f"track {id_}: {fault}", place)
+            what = f"track {piece.id}: {fault}"
+            found.error("malformed-mask", file, what, _line(piece.line))
         else:
-            yield _Piece(file, place, frame, id_, category, mask)
+            yield file, piece
 
 
-def _masks_of_file(file: Path) -> dict[int, RLE] | str:
-    try:
-        return masks_of(read_label_map(file))
-    except DataError as error:
-        return str(error)
+def _line(number: int) -> Place:
+    """Where in a file; nowhere in particular, if it is a picture."""
+    return (("line", number),) if number else ()
 
 
 def _fitting(
