@@ -25,7 +25,8 @@ from vistool.engine.train_setup import started_with
 from vistool.errors import DataError, UsageError, WeightsError
 from vistool.formats.detect import read_dataset
 from vistool.models import build_model
-from vistool.models.weights import load_model, load_start, read_header, save_model
+from vistool.models.start import load_start
+from vistool.models.weights import load_model, read_header, save_model
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "make_dataset.py"
 SMALL = {

@@ -269,6 +269,7 @@ class TrainConfig(Settings, kw_only=True, frozen=True):
     # Of the backbone, with its stem: stages of a ResNet, blocks of an EfficientNet. None: the
     # papers' one stage, or 3 blocks.
     frozen_blocks: int | None = None
+    query_groups: int = 1  # sets of queries that learn side by side, of which one is kept; IFC only
     ema_decay: float = 0.999  # of the averaged weights that are saved, at most; 0: the last ones
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     recompute: bool = False  # activations in the backward pass, where storing them takes too much
@@ -295,7 +296,8 @@ class TrainConfig(Settings, kw_only=True, frozen=True):
 
     def check(self, processes: int) -> None:
         """Raises: UsageError for numbers that make no sense, or not together."""
-        for name in ("steps", "batch", "accumulate", "clip_length", "save_every", "max_skipped"):
+        counts = ("steps", "batch", "accumulate", "clip_length", "query_groups", "save_every")
+        for name in (*counts, "max_skipped"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} = {getattr(self, name)}: must be at least 1")
         if self.batch % processes:

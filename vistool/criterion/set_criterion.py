@@ -53,14 +53,18 @@ class SetCriterion:
         To look at, and no part of the total: `class_error`, percent of the matched queries that
         are taken for something else, and by how many instances a clip is off, `cardinality_error`.
 
-        Every mask is compared at a quarter of the targets' canvas.
+        Every mask is compared at a quarter of the targets' canvas. Where groups of queries have
+        predicted, clip after clip, the terms are the mean over the groups.
 
         Args: counts: of the whole step that the targets are a part of; None: they are all of it.
         """
         counts = counts or self.counts(targets, output.class_logits.shape[1])
+        groups = len(output.class_logits) // len(targets)
+        counts = Counts(*(groups * count for count in counts))
         height, width = targets[0].masks.shape[-2:]
         size = (-(-height // TARGET_STRIDE), -(-width // TARGET_STRIDE))
-        masks = [resize_masks(target.masks, size) for target in targets]
+        masks = [resize_masks(target.masks, size) for target in targets for _ in range(groups)]
+        targets = [target for target in targets for _ in range(groups)]
         terms = self._layer(output, targets, masks, counts)
         for layer, auxiliary in enumerate(output.auxiliary):
             for name, value in self._layer(auxiliary, targets, masks, counts).items():
@@ -81,11 +85,18 @@ class SetCriterion:
     ) -> dict[str, Tensor]:
         class_sum = output.class_logits.new_zeros((), dtype=torch.float32)
         focal_sum, dice_sum, wrong, apart = (torch.zeros_like(class_sum) for _ in range(4))
-        for clip, (target, target_masks) in enumerate(zip(targets, masks, strict=True)):
-            class_logits = output.class_logits[clip].float()
+        # Taken apart at once: the gradient of one clip, picked by its number, is as large as all.
+        clips = zip(
+            output.class_logits.float().unbind(),
+            output.mask_logits.unbind(),
+            targets,
+            masks,
+            strict=True,
+        )
+        for class_logits, mask_logits, target, target_masks in clips:
             size = target_masks.shape[-2:]
             with torch.no_grad():
-                all_masks = resize_masks(output.mask_logits[clip], size)
+                all_masks = resize_masks(mask_logits, size)
                 scores = match_scores(class_logits, all_masks, target.labels, target_masks)
             query, instance = hungarian(scores)
             value, weight = class_terms(
@@ -98,7 +109,7 @@ class SetCriterion:
             wrong += misjudged(class_logits[query], target.labels[instance])
             apart += miscounted(class_logits, len(target.labels))
             # Once more for the paired queries alone: a gradient is kept for no others.
-            paired, truth = resize_masks(output.mask_logits[clip][query], size), target_masks
+            paired, truth = resize_masks(mask_logits[query], size), target_masks
             focal_sum = focal_sum + focal_loss(paired, truth[instance]).sum()
             dice_sum = dice_sum + dice_loss(paired, truth[instance]).sum()
         instances = counts.instances or 1

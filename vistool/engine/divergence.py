@@ -35,21 +35,23 @@ def broken_clips(
 ) -> list[str]:
     """Where the clips come from whose own losses are not finite."""
     output = predict(batch)
+    groups = len(output.class_logits) // len(batch.targets)
     found = []
     for number, (target, origin) in enumerate(zip(batch.targets, batch.origins, strict=True)):
-        terms = criterion(clip_of(output, number), [target])
+        terms = criterion(clip_of(output, number, groups), [target])
         if not torch.stack(list(terms.values())).isfinite().all():
             found.append(origin)
     return found
 
 
-def clip_of(output: Output, number: int) -> Output:
-    """One clip of a batch, as a batch of one."""
+def clip_of(output: Output, number: int, groups: int = 1) -> Output:
+    """One clip of a batch, as a batch of one, with what each group of queries predicts for it."""
     parts = {field.name: getattr(output, field.name) for field in fields(output)}
     layers = parts.pop("auxiliary", ())
-    changed: dict[str, Any] = {name: x[number : number + 1] for name, x in parts.items()}
+    rows = slice(number * groups, (number + 1) * groups)
+    changed: dict[str, Any] = {name: x[rows] for name, x in parts.items()}
     if layers:
-        changed["auxiliary"] = tuple(clip_of(layer, number) for layer in layers)
+        changed["auxiliary"] = tuple(clip_of(layer, number, groups) for layer in layers)
     return replace(output, **changed)
 
 

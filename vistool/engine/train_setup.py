@@ -36,7 +36,7 @@ from vistool.models import build_model
 from vistool.models.ifc import IFC
 from vistool.models.pretrained import load_imagenet_weights
 from vistool.models.vistr import VisTR
-from vistool.models.weights import load_start
+from vistool.models.start import load_start
 from vistool.nn.efficientnet import EfficientNetLite0
 from vistool.structures import Size
 
@@ -102,6 +102,12 @@ def fresh_model(config: TrainConfig, *, resumes: bool) -> IFC | VisTR:
             load_imagenet_weights(model.backbone)
         case name:
             load_start(model, model.config, name)
+    if config.query_groups > 1:
+        if not isinstance(model, IFC):
+            raise UsageError(
+                f"query_groups = {config.query_groups}: only IFC can be trained with groups"
+            )
+        model.add_query_groups(config.query_groups)
     _freeze(model, config.frozen_blocks)
     # A few percent faster on CPUs. torch's stubs do not know the argument.
     for module in model.modules():

@@ -17,6 +17,9 @@ from vistool.nn.precision import full_precision
 from vistool.nn.transformer import Decoder, EncoderLayer
 from vistool.structures import ClipOutput, FrameFeatures
 
+# Of the spare queries' distance from the trained ones, in standard deviations of those.
+SPARE_NOISE = 0.5
+
 
 class Encoder(nn.Module):
     """Blocks of two layers: within each frame, then among the frames' memory tokens (3.1)."""
@@ -126,6 +129,7 @@ class IFC(nn.Module):
         self.encoder = Encoder(encoder_layers, dim, num_heads, feedforward_dim, dropout)
         self.decoder = Decoder(decoder_layers, dim, num_heads, feedforward_dim, dropout)
         self.queries = nn.Embedding(num_queries, dim)
+        self.spare_queries: nn.Parameter | None = None
         self.class_head = MLP(dim, dim, num_classes + 1)
         self.mask_head = MaskHead(dim)
         self.mask_kernel = MLP(dim, dim, dim, dim)
@@ -162,6 +166,17 @@ class IFC(nn.Module):
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
+    def add_query_groups(self, groups: int) -> None:
+        """Give a model that is to be trained more sets of queries, up to `groups` in all.
+
+        In training mode every set looks for all instances by itself, so that the rest of the model
+        learns from as many pairs more (Chen et al., "Group DETR", ICCV 2023). They start near the
+        first set, which is what the model predicts with and all that is saved.
+        """
+        spare = self.queries.weight.detach().repeat(groups - 1, 1)
+        noise = SPARE_NOISE * spare.std() * torch.randn_like(spare)
+        self.spare_queries = nn.Parameter(spare + noise)
+
     def forward(
         self, pixels: Tensor, padded: Tensor | None = None, *, auxiliary: bool = False
     ) -> ClipOutput:
@@ -172,7 +187,8 @@ class IFC(nn.Module):
             padded: [B, T, H, W] bool, True on pixels added at the bottom and the right.
             auxiliary: also return what the earlier decoder layers predict, for training.
 
-        Returns: masks at ceil(H / 8) x ceil(W / 8).
+        Returns: masks at ceil(H / 8) x ceil(W / 8); in training mode, each clip is there as often
+            as the model has groups of queries.
         """
         num_frames = pixels.shape[1]
         features = self.encode_frames(
@@ -216,18 +232,25 @@ class IFC(nn.Module):
                 padded=_joined(padded, memory_padded),
                 num_frames=num_frames,
             )
+            queries = self._query_groups()
+            groups = len(queries)
+
+            def for_groups(x: Tensor) -> Tensor:
+                return by_clip(x).repeat_interleave(groups, dim=0)
+
             decoded = self.decoder(
-                repeat(self.queries.weight, "q c -> b q c", b=len(cells) // num_frames),
-                torch.cat([by_clip(cells), by_clip(memory)], dim=1),
+                queries.repeat(len(cells) // num_frames, 1, 1),
+                torch.cat([for_groups(cells), for_groups(memory)], dim=1),
                 memory_position=torch.cat(
-                    [by_clip(cell_position), by_clip(memory_position)], dim=1
+                    [for_groups(cell_position), for_groups(memory_position)], dim=1
                 ),
                 padded=_joined(
-                    None if padded is None else by_clip(padded),
-                    None if memory_padded is None else by_clip(memory_padded),
+                    None if padded is None else for_groups(padded),
+                    None if memory_padded is None else for_groups(memory_padded),
                 ),
             )
         mask_features = self._mask_features(cells, features, num_frames)
+        mask_features = mask_features.repeat_interleave(groups, dim=0)
         outputs = [
             ClipOutput(
                 class_logits=self.class_head(queries),
@@ -238,6 +261,13 @@ class IFC(nn.Module):
             for queries in (decoded if auxiliary else decoded[-1:])
         ]
         return replace(outputs[-1], auxiliary=tuple(outputs[:-1]))
+
+    def _query_groups(self) -> Tensor:
+        """[G, Q, C]: the sets of queries that work side by side; one, but in training."""
+        queries = self.queries.weight[None]
+        if self.spare_queries is None or not self.training:
+            return queries
+        return torch.cat([queries, self.spare_queries.unflatten(0, (-1, queries.shape[1]))])
 
     def _cell_positions(self, features: FrameFeatures) -> Tensor:
         """[N, h*w, C]; of one frame, repeated, where no frame is padded."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SUFFIX = ".safetensors"
 # In the metadata of a file that holds a part of a model: the published model it is a start for.
 START = "start"
-CLASS_HEAD = "class_head."
+TRAINING_ONLY = "spare_queries"
 PACKAGE = Path(__file__).resolve().parent.parent
 # Inside an installed wheel, and at the top of a checkout.
 FOLDERS = (PACKAGE / "weights", PACKAGE.parent / "weights")
@@ -147,64 +147,10 @@ def load_exactly(model: nn.Module, state: Mapping[str, object], *, where: str) -
     model.load_state_dict(dict(state))
 
 
-def load_start(model: nn.Module, config: ModelConfig, name_or_path: str) -> list[str]:
-    """Fill a model that is to be trained with what a file has; the rest keeps its fresh weights.
-
-    A whole model of other classes gives of its last class layer the rows of the classes that both
-    have, and of "no object"; a start that `weights import` wrote gives what it has.
-
-    Returns: the keys that stay fresh, some rows of them at least.
-
-    Raises: WeightsError if the file is for other pictures or another backbone, or misfits.
-    """
-    from safetensors.torch import load_file
-
-    path = find_weights(name_or_path)
-    header = read_header(path)
-    for setting in ("backbone", "pixels"):
-        if getattr(header.config, setting) != getattr(config, setting):
-            raise WeightsError(
-                f"{path}: its {setting} are not those of the model to train",
-                hint=f"set [model.{setting}] to what `vistool weights show {path}` shows",
-            )
-    state = load_file(path)
-    fresh = {key: value for key, value in model.state_dict().items() if key not in state}
-    if header.config.class_names != config.class_names:
-        fresh |= _with_known_classes(model, config, state, header.config)
-    lacking = [key for key in fresh if not key.startswith(CLASS_HEAD)]
-    if lacking and START not in header.metadata:
-        raise WeightsError(f"{path}: lacks {len(lacking)} tensors of the model, as {lacking[0]}")
-    load_exactly(model, {**state, **fresh}, where=str(path))
-    return list(fresh)
-
-
-def _with_known_classes(
-    model: nn.Module, config: ModelConfig, given: Mapping[str, Tensor], source: ModelConfig
-) -> dict[str, Tensor]:
-    """The model's last class layer, with the given rows of all classes that both have.
-
-    Empty if the given weights have none, or one of a shape that is not to be expected.
-    """
-    layers = {key.rpartition(".")[0] for key in given if key.startswith(CLASS_HEAD)}
-    if not layers:
-        return {}
-    rows = {name: row for row, name in enumerate(source.class_names)}
-    known = [(row, rows[name]) for row, name in enumerate(config.class_names) if name in rows]
-    known.append((len(config.class_names), len(source.class_names)))  # "no object"
-    ours, theirs = (list(part) for part in zip(*known, strict=True))
-    result = {}
-    for key, own in model.state_dict().items():
-        expected = (len(source.class_names) + 1, *own.shape[1:])
-        if key.startswith(f"{max(layers)}.") and key in given and given[key].shape == expected:
-            result[key] = own.clone()
-            result[key][ours] = given[key][theirs].to(own)
-    return result
-
-
 def save_model(
     model: IFC | VisTR, path: Path, metadata: Mapping[str, str], *, half: bool = False
 ) -> None:
-    """Write a weight file, complete or not at all.
+    """Write a weight file, complete or not at all, of what the model predicts with.
 
     Args:
         metadata: free text for the header.
@@ -213,7 +159,9 @@ def save_model(
     import torch
 
     dtype = torch.float16 if half else torch.float32
-    state = {key: value.to(dtype) for key, value in model.state_dict().items()}
+    state = {
+        key: value.to(dtype) for key, value in model.state_dict().items() if key != TRAINING_ONLY
+    }
     save_state(state, model.config, path, metadata)
 
 

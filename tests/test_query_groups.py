@@ -1,0 +1,96 @@
+"""Groups of queries that learn side by side, of which one is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from tests.made_data import make_pictures
+from tests.test_criterion import recorded_output, recorded_targets
+from tests.test_ifc import small_ifc
+from tests.test_train import (
+    TINY_VISTR,
+    KilledError,
+    assert_close_gradients,
+    dies_at,
+    losses,
+    settings,
+    without_dropout,
+)
+from vistool.criterion.set_criterion import SetCriterion
+from vistool.engine.train import train
+from vistool.engine.train_setup import started_with
+from vistool.errors import UsageError
+from vistool.structures import ClipOutput
+
+
+def test_a_model_predicts_with_its_first_group_alone() -> None:
+    model = small_ifc()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+    clips = torch.randn(2, 3, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(clips)
+        model.add_query_groups(3)
+        torch.testing.assert_close(model(clips).mask_logits, expected.mask_logits)
+        model.train()
+        trained = model(clips)
+    assert len(trained.class_logits) == len(trained.mask_logits) == 6
+    # The first group of every clip, undisturbed by the others; three times as many rows are summed
+    # in another order.
+    for actual, one in (
+        (trained.class_logits, expected.class_logits),
+        (trained.mask_logits, expected.mask_logits),
+    ):
+        torch.testing.assert_close(actual[::3], one, rtol=1e-4, atol=2e-4)
+    assert not torch.allclose(trained.class_logits[1::3], expected.class_logits, atol=1e-3)
+
+
+@pytest.mark.parity
+def test_groups_that_predict_the_same_have_the_terms_of_one() -> None:
+    targets, output = recorded_targets(), recorded_output()
+    expected = SetCriterion()(output, targets)
+
+    def twice(x: ClipOutput) -> ClipOutput:
+        return ClipOutput(
+            x.class_logits.repeat_interleave(2, 0),
+            x.mask_logits.repeat_interleave(2, 0),
+            tuple(map(twice, x.auxiliary)),
+        )
+
+    for name, value in SetCriterion()(twice(output), targets).items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+
+
+def test_accumulated_batches_of_groups_have_the_gradients_of_a_large_one(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 3)
+    config = settings(tmp_path)
+    common = {"steps": 1, "model": without_dropout(config.model), "query_groups": 2}
+    train(settings(tmp_path, batch=6, **common), tmp_path / "large")
+    train(settings(tmp_path, batch=2, accumulate=3, **common), tmp_path / "parts")
+    assert_close_gradients(tmp_path / "parts", tmp_path / "large")
+
+
+def test_spare_queries_are_resumed_and_not_released(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 4)
+    config = settings(tmp_path, query_groups=3)
+    weights = train(config, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        train(config, tmp_path / "broken", on_step=dies_at(5))
+    train(started_with(tmp_path / "broken"), tmp_path / "broken")
+    assert losses(tmp_path / "whole") == losses(tmp_path / "broken")
+    assert not [key for key in load_file(weights) if "spare" in key]
+
+
+def test_only_ifc_has_groups(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 1)
+    config = settings(tmp_path, model=TINY_VISTR, clip_length=2, query_groups=2)
+    with pytest.raises(UsageError, match="only IFC"):
+        train(config, tmp_path / "run")
