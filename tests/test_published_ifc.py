@@ -28,11 +28,11 @@ from vistool.data.published_ifc import (
     clip_target,
     clipped_outline,
     frame_truth,
-    whole_view,
 )
 from vistool.data.shots import read_image
 from vistool.formats.rle import encode_mask
 from vistool.ops.boxes import boxes_of_masks
+from vistool.ops.pixels import input_size
 from vistool.structures import Size
 
 DATASET = FIXTURES / "ifc" / "dataset"
@@ -43,6 +43,10 @@ def recorded_videos() -> dict[int, LabelledVideo]:
     classes = {c["name"]: (c["name"],) for c in content["categories"]}
     videos = read_with_stated(DATASET / "instances.json", classes, frames=DATASET / "images")
     return {entry["id"]: video for entry, video in zip(content["videos"], videos, strict=True)}
+
+
+def whole_view(picture: Size, short: int, long: int | None) -> View:
+    return View(Region(0, 0, picture), input_size(picture, short, long), mirrored=False)
 
 
 def recorded_clip(sample: int) -> tuple[list[FrameTruth], Tensor]:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import lzma
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ from pycocotools.cocoeval import COCOeval
 from tests.pairwise_ap import PairwiseAP
 from tests.recorded import SHARED
 from vistool.errors import DataError
-from vistool.evaluation.overlaps import TruthTrack, mean_area, overlaps_of_video, track_iou
+from vistool.evaluation.overlaps import TruthTrack, overlaps_of_video
 from vistool.evaluation.video_ap import (
     NOT_MEASURED,
     VideoAP,
     average_precision,
     evaluate_tracks,
+    mean_areas,
 )
-from vistool.formats.rle import encode_mask, encode_masks
+from vistool.formats.rle import area, encode_mask, encode_masks
 from vistool.structures import RLE, TrackSegmentation
 
 FIXTURES = Path(__file__).parent / "fixtures" / "ytvis_eval"
@@ -127,9 +129,7 @@ def test_overlaps_of_tracks_equal_the_recorded_ones(recording: Recording) -> Non
         predicted = [p for p in recording.predictions if (p["video_id"], p["category_id"]) == place]
         predicted = sorted(predicted, key=lambda p: -p["score"])[:100]
         labelled = [t for t in recording.truth if (t.video_id, t.category_id) == place]
-        ours = track_iou(
-            [p["segmentations"] for p in predicted], [t.segmentations for t in labelled]
-        )
+        ours = overlaps_of_video(place[0], labelled, predicted).iou()
         np.testing.assert_allclose(ours, np.array(expected).reshape(ours.shape), atol=1e-12)
 
 
@@ -137,7 +137,8 @@ def test_overlaps_of_tracks_equal_the_recorded_ones(recording: Recording) -> Non
 def test_areas_of_masks_are_those_the_file_states(recording: Recording) -> None:
     for track, areas in zip(recording.truth, recording.truth_areas, strict=True):
         stated = [area for area in areas if area]
-        assert mean_area(track.segmentations) == pytest.approx(np.mean(stated) if stated else 0)
+        ours, _ = mean_areas(overlaps_of_video(track.video_id, [replace(track, area=None)], []))
+        assert ours == pytest.approx(np.mean(stated) if stated else 0)
 
 
 # --- an independent computation: COCO's evaluator on videos of one frame --------------------------
@@ -188,11 +189,12 @@ def coco_summary(
                 "id": index + 1,
                 "image_id": t.video_id,
                 "category_id": t.category_id,
-                "segmentation": t.segmentations[0],
-                "area": mean_area(t.segmentations),
+                "segmentation": rle,
+                "area": area(rle),
                 "iscrowd": 0,
             }
             for index, t in enumerate(truth)
+            if (rle := t.segmentations[0]) is not None
         ],
     }
     results = [
@@ -411,10 +413,12 @@ def test_a_frame_without_a_mask_is_an_empty_mask() -> None:
     whole = moving_square(0)
     half: list[RLE | None] = [*whole[:2], None, None]
     empty = encode_mask(np.zeros((40, 40), bool))
-    assert track_iou([half], [whole]).tolist() == [[0.5]]
-    assert track_iou([[*whole[:2], empty, empty]], [whole]).tolist() == [[0.5]]
-    assert track_iou([[None] * 4, [empty] * 4], [[None] * 4]).tolist() == [[0.0], [0.0]]
-    assert mean_area(half) == mean_area(whole) == 144
+    found = [result(half), result([*whole[:2], empty, empty]), result([None] * 4)]
+    video = overlaps_of_video(1, [TruthTrack(1, 1, whole), TruthTrack(1, 1, [empty] * 4)], found)
+    assert video.iou().tolist() == [[0.5, 0], [0.5, 0], [0, 0]]
+    labelled, predicted = mean_areas(video)
+    assert labelled.tolist() == [144, 0]
+    assert predicted.tolist() == [144, 144, 0]
 
 
 def test_a_track_of_another_length_or_size_is_refused() -> None:

@@ -70,11 +70,6 @@ class View:
         return np.asarray(coco.decode(code), dtype=bool)
 
 
-def whole_view(picture: Size, short: int, long: int | None, *, mirrored: bool = False) -> View:
-    """The whole picture, resized as detectron2 does."""
-    return View(Region(0, 0, picture), input_size(picture, short, long), mirrored)
-
-
 def clipped_outline(points: np.ndarray, size: Size) -> np.ndarray:
     """[P, 2] x, y -> [R, 2]: the part of a polygon that lies in a picture of `size`.
 

@@ -12,7 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools import mask as coco
 
 from vistool.errors import DataError
 from vistool.formats.rle import validate_rle
@@ -158,20 +157,6 @@ def _refuse_malformed(tracks: Sequence[Sequence[RLE | None]], where: str) -> Non
                 validate_rle(mask, Size(*mask["size"]), f"{where}, frame {frame}")
 
 
-def track_iou(
-    predicted: Sequence[Sequence[RLE | None]], labelled: Sequence[Sequence[RLE | None]]
-) -> np.ndarray:
-    """Overlap of every pair of tracks over space and time: [P, G] in [0, 1].
-
-    A frame without a mask counts as an empty mask; tracks that are empty on all frames overlap
-    by 0. Raises: DataError if lengths or mask sizes differ.
-    """
-    both, areas, labelled_areas = (
-        pixels.sum(axis=0) for pixels in shared_pixels(predicted, labelled)
-    )
-    return ratio(both, areas[:, None] + labelled_areas[None] - both)
-
-
 def track_share_inside(
     predicted: Sequence[Sequence[RLE | None]], regions: Sequence[Sequence[RLE | None]]
 ) -> np.ndarray:
@@ -181,13 +166,6 @@ def track_share_inside(
     """
     both, areas, _ = (pixels.sum(axis=0) for pixels in shared_pixels(predicted, regions))
     return ratio(both, np.broadcast_to(areas[:, None], both.shape))
-
-
-def mean_area(segmentations: Sequence[RLE | None]) -> float:
-    """Pixels of a track, the mean over the frames where it has any; 0 if there is none."""
-    areas = [coco.area(mask) for mask in segmentations if mask is not None]
-    visible = [area for area in areas if area > 0]
-    return float(np.mean(visible)) if visible else 0.0
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
