@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 
 from vistool.cli.console import answer, progress, say
 from vistool.config import TrainConfig, apply_overrides, from_mapping, load_toml
-from vistool.errors import UsageError
+from vistool.errors import DataError, UsageError
 from vistool.progress import OnProgress
 
 FADE = 0.95  # of the means that progress shows, a step
@@ -55,7 +56,7 @@ def train(
             "--resume goes on with a run's own settings, in its own folder",
             hint=f"vistool train --resume {resume}, or a configuration for a new run",
         )
-    values, where = _settings(config, resume, init, validation)
+    values, where = _settings(config, resume, init, validation, data)
     values = apply_overrides(values, overrides or [])
     if data is not None:
         values["data"] = str(data)
@@ -66,29 +67,47 @@ def train(
 
     with joined(settings.device) as processes:
         folder = resume or processes.agree(lambda: _folder(output, config))
-        if processes.is_first:
+        speaks = processes.is_first
+        if speaks:
             say(f"run folder: {folder}")
-        with progress(quiet=quiet or not processes.is_first, unit="steps") as show:
-            told = _Told(settings, show, speaks=processes.is_first)
-            try:
-                weights = run_training(
-                    settings,
-                    folder,
-                    processes=processes,
-                    on_step=told.step,
-                    on_validation=told.validation,
-                    on_warning=told.warning,
-                )
-            except KeyboardInterrupt:
-                if processes.is_first:
-                    say(f"go on with: vistool train --resume {folder}")
-                raise
-        if processes.is_first:
+        with (
+            _epilogue(folder) if speaks else nullcontext(),
+            progress(quiet=quiet or not speaks, unit="steps") as show,
+        ):
+            told = _Told(settings, show, speaks=speaks)
+            weights = run_training(
+                settings,
+                folder,
+                processes=processes,
+                on_step=told.step,
+                on_validation=told.validation,
+                on_warning=told.warning,
+            )
+        if speaks:
             answer(str(weights))
 
 
+@contextmanager
+def _epilogue(run: Path) -> Iterator[None]:
+    """Of a training that is cut short: says how it goes on, or leaves no empty folder behind."""
+    from vistool.engine.checkpoint import has_checkpoint
+
+    try:
+        yield
+    except BaseException as error:
+        with suppress(OSError):
+            run.rmdir()  # only if nothing was written
+        if isinstance(error, KeyboardInterrupt | DataError | OSError) and has_checkpoint(run):
+            say(f"go on with: vistool train --resume {run}")
+        raise
+
+
 def _settings(
-    config: Path | None, resume: Path | None, init: str | None, validation: Path | None
+    config: Path | None,
+    resume: Path | None,
+    init: str | None,
+    validation: Path | None,
+    data: Path | None,
 ) -> tuple[dict[str, Any], str]:
     """The settings as plain values, and where they come from."""
     if resume is not None:
@@ -103,6 +122,12 @@ def _settings(
             "nothing to train", hint="give a data set or a configuration, or --resume RUN"
         )
     if config.suffix != ".toml":
+        if data is not None:
+            raise UsageError(
+                f"{config}: --data goes with a configuration; a data set's frames are looked for "
+                "beside it",
+                hint="leave --data out; `vistool data convert` makes a set of frames elsewhere",
+            )
         from vistool.engine.fine_tune import DEFAULT_INIT, fine_tuning
 
         return fine_tuning(config, init or DEFAULT_INIT, validation), str(config)

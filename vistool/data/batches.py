@@ -20,6 +20,9 @@ from vistool.errors import VistoolError
 from vistool.ops.pixels import normalise
 from vistool.structures import ClipTarget, Size
 
+# What schedulers, terminals and `torchrun` send to all processes of a job that is to stop.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class Batch(NamedTuple):
     """B clips of T frames on one canvas."""
@@ -159,6 +162,6 @@ def _start_worker(worker: int) -> None:
     """The cores belong to the model; a worker that spawned threads would fight it for them."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    # Ctrl-C goes to all processes; the training decides what becomes of its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # The training decides what becomes of its workers; left alone, they end within seconds.
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

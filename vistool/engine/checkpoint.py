@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel
 
-from vistool.errors import WeightsError
+from vistool.errors import VistoolError, WeightsError
 from vistool.formats.atomic import atomic_path
 from vistool.models.ifc import IFC
 from vistool.models.vistr import VisTR
@@ -59,13 +60,28 @@ _NUMBERS = ("step", "skipped", "skipped_in_a_row", "best_score", "best_step")
 
 
 def save_checkpoint(run: Path, state: TrainingState) -> None:
-    """Write a checkpoint, complete or not at all, and keep the one before it."""
+    """Write a checkpoint, complete or not at all, and keep the one before it.
+
+    Raises: VistoolError if the disk is full.
+    """
     content = state.as_dict()
     with atomic_path(run / CHECKPOINT) as temporary:
-        torch.save({**content, "digest": _digest(content)}, temporary)
+        try:
+            torch.save({**content, "digest": _digest(content)}, temporary)
+        except RuntimeError as error:  # as torch reports any failure to write
+            free = shutil.disk_usage(run).free / 1e6
+            raise VistoolError(
+                f"{run / CHECKPOINT}: could not be written; its disk has {free:.0f} MB left",
+                hint=f"make room, then go on from the last one: vistool train --resume {run}",
+            ) from error
         if (run / CHECKPOINT).exists():
             # A run that is killed between this and the next renaming has one whole checkpoint.
             (run / CHECKPOINT).replace(run / PREVIOUS)
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a training that was started in a folder can go on from some step."""
+    return any((run / name).exists() for name in (CHECKPOINT, PREVIOUS))
 
 
 def load_checkpoint(run: Path, state: TrainingState) -> list[str]:

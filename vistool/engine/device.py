@@ -64,15 +64,20 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return torch.autocast(device.type, dtype)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on any device."""
+    # torch has no class of its own for a failed allocation on the CPU
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
 def unless_out_of_memory(call: Callable[[], T]) -> T | None:
     """What `call` returns; None if memory ran out, and what it had taken is free again."""
     try:
         return call()
     except (RuntimeError, MemoryError) as error:
-        # torch has no class of its own for a failed allocation on the CPU
-        if not isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) and (
-            "DefaultCPUAllocator" not in str(error)
-        ):
+        if not is_out_of_memory(error):
             raise
     # Only here, past the except clause, is the traceback gone that held the tensors.
     if torch.cuda.is_initialized():

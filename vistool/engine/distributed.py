@@ -14,7 +14,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vistool.engine.device import choose_device
-from vistool.errors import UsageError
+from vistool.errors import UsageError, VistoolError
 
 T = TypeVar("T")
 
@@ -66,6 +66,10 @@ class Processes:
             values /= self.count
         return values
 
+    def any(self, mine: bool) -> bool:
+        """Whether it is so in any process."""
+        return bool(self.mean(torch.tensor(float(mine), device=self.device)) > 0)
+
     def gather(self, mine: T) -> list[T]:
         """The objects of all processes, in all of them, by rank."""
         if self.count == 1:
@@ -82,6 +86,28 @@ class Processes:
         distributed.broadcast_object_list(chosen)
         return cast("T", chosen[0])
 
+    def together(self, do: Callable[[], T]) -> T:
+        """What this process gets by doing something; if it fails in any of them, all of them end.
+
+        The error is told once: the first process raises it, the others exit with its code. No
+        process may wait for another while it does it.
+        """
+        error: VistoolError | None = None
+        try:
+            result = do()
+        except VistoolError as failure:
+            error = failure
+        self.end_on(error)
+        return result
+
+    def end_on(self, error: VistoolError | None) -> None:
+        """End all processes, as `together` does, if any of them has met an error."""
+        met = [other for other in self.gather(error) if other is not None]
+        if met and self.is_first:
+            raise met[0]
+        if met:
+            raise SystemExit(met[0].exit_code)
+
     def mine(self, items: Sequence[T]) -> Sequence[T]:
         """This process's part of some work that can be divided."""
         return items[self.rank :: self.count]
@@ -92,7 +118,8 @@ def joined(device: str) -> Iterator[Processes]:
     """The processes that `torchrun` started, or this one alone.
 
     Args: device: as `choose_device` takes it; each of several processes on CUDA gets its own GPU.
-    Raises: UsageError for a device that they cannot share, or is not there.
+    Raises: UsageError for a device that they cannot share, or is not there; VistoolError where
+        others have ended while this one needed them.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -109,6 +136,21 @@ def joined(device: str) -> Iterator[Processes]:
         chosen = choose_device(f"cuda:{local}")
         torch.cuda.set_device(chosen)
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
-    yield Processes(chosen, distributed.get_rank(), count)
+    try:
+        yield Processes(chosen, distributed.get_rank(), count)
+    except RuntimeError as error:
+        if not is_lost_touch(error):
+            raise
+        raise VistoolError(
+            "another process has ended, or cannot be reached any more",
+            hint="its own message says why; what is done is saved",
+        ) from error
     # Not after a failure: taking leave waits for the others, and they for this one.
     distributed.destroy_process_group()
+
+
+def is_lost_touch(error: Exception) -> bool:
+    """Whether torch says that another process does not answer; gloo has no class for it."""
+    return isinstance(error, distributed.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    )

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, as schedulers send it, as a wish that is granted when a step is done."""
+"""What asks a training to stop, as a wish that is granted when a step is done."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+
+from vistool.data.batches import STOP_SIGNALS
 
 
 @dataclass(slots=True)
@@ -19,19 +21,25 @@ class StopWish:
 
 @contextmanager
 def stop_wish() -> Iterator[StopWish]:
-    """Catch the first Ctrl-C or SIGTERM; the second one ends the process as ever."""
+    """Catch Ctrl-C, a scheduler's SIGTERM and a closing terminal's SIGHUP.
+
+    A second Ctrl-C ends the process as ever; the others may be repeated by those who pass them on,
+    as `torchrun` does. What the process was started to ignore, as `nohup` does, stays ignored.
+    """
     wish = StopWish()
     if threading.current_thread() is not threading.main_thread():
         yield wish  # only the main thread may deal with signals
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
     def express(number: int, frame: FrameType | None) -> None:
         wish.expressed = True
-        signal.signal(number, before[signal.Signals(number)])
+        if number == signal.SIGINT:
+            signal.signal(number, before[signal.SIGINT])
 
-    for number in before:
-        signal.signal(number, express)
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:
+            signal.signal(number, express)
     try:
         yield wish
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -33,13 +34,20 @@ class RunLog:
     """
 
     def __init__(self, run: Path, step: int, *, tensorboard: bool) -> None:
-        self._curves = _curves(run / CURVES, step) if tensorboard else None
+        self._curves: Any = None
+        if tensorboard:
+            self._curves = curve_writer()(str(run / CURVES), purge_step=step + 1)
         _keep_steps(run / LOG, step)
-        self._file = (run / LOG).open("a", encoding="utf-8", buffering=1)
+        self._path = run / LOG
+        self._file = self._path.open("a", encoding="utf-8", buffering=1)
 
     def write(self, step: int, values: Line) -> None:
-        """Add the line of a step."""
-        self._file.write(msgspec.json.encode({"step": step, **values}).decode() + "\n")
+        """Add the line of a step. Raises: OSError that names the file, as when the disk is full."""
+        try:
+            self._file.write(msgspec.json.encode({"step": step, **values}).decode() + "\n")
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
         if self._curves is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):
@@ -54,7 +62,10 @@ class RunLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        with contextlib.suppress(
+            OSError
+        ):  # `write` has told it, and there is nothing else to write
+            self._file.close()
         if self._curves is not None:
             self._curves.close()
 
@@ -114,7 +125,8 @@ def _keep_steps(path: Path, last: int) -> None:
         temporary.write_bytes(b"".join(kept))
 
 
-def _curves(folder: Path, step: int) -> Any:
+def curve_writer() -> Any:
+    """TensorBoard's class for it. Raises: UsageError if it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -122,4 +134,4 @@ def _curves(folder: Path, step: int) -> Any:
             "tensorboard = true, but TensorBoard is not installed",
             hint="pip install 'vistool[tensorboard]', or leave it out: log.jsonl has it all",
         ) from None
-    return SummaryWriter(str(folder), purge_step=step + 1)
+    return SummaryWriter

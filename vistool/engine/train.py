@@ -22,18 +22,18 @@ from vistool.config import TrainConfig
 from vistool.criterion.class_term import Counts
 from vistool.data.batches import Batch, Share, loader
 from vistool.engine.checkpoint import (
-    CHECKPOINT,
-    PREVIOUS,
     TrainingState,
+    has_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
 from vistool.engine.device import autocast, choose_device, choose_dtype
 from vistool.engine.distributed import Processes
 from vistool.engine.divergence import broken_clips, broken_terms, named
+from vistool.engine.failures import failures_in_words
 from vistool.engine.interruption import stop_wish
 from vistool.engine.recompute import recompute_activations
-from vistool.engine.run_log import RunLog, note_start
+from vistool.engine.run_log import RunLog, curve_writer, note_start
 from vistool.engine.schedule import parameter_groups, set_rates
 from vistool.engine.train_setup import (
     SETTINGS,
@@ -82,12 +82,24 @@ def train(
         on_validation: told how many of this process's videos are scored, and how many there are.
 
     Raises: DataError for unusable annotations, UsageError for settings that do not fit the model,
-        the processes or `run`, VistoolError if the loss is no longer a number; KeyboardInterrupt
-        after Ctrl-C or SIGTERM, when the step is done and saved.
+        the processes or `run`; nothing is written by then. VistoolError if the loss is no longer a
+        number, or another process has died; OutOfMemoryError; KeyboardInterrupt after Ctrl-C or
+        SIGTERM, when the step is done and saved. Where one of several processes fails, the first
+        one raises its error, and the others exit with its code.
     """
-    config = with_classes(config)
-    job = _Job(config, run, processes or Processes(choose_device(config.device)), on_warning)
-    state, optimizer, scaler = job.state, job.state.optimizer, job.state.scaler
+    everyone = processes or Processes(choose_device(config.device))
+    with failures_in_words(f"go on with: vistool train --resume {run}"):
+        job = everyone.together(lambda: _Job(with_classes(config), run, everyone))
+        everyone.together(lambda: job.take_up(on_warning))
+        job.connect()
+        _loop(job, on_step, on_validation)
+    return run / WEIGHTS
+
+
+def _loop(job: _Job, on_step: StepCallback, on_validation: Callable[[int, int], None]) -> None:
+    """The steps that are left."""
+    config, state = job.config, job.state
+    optimizer, scaler = state.optimizer, state.scaler
     with job.log() as log, stop_wish() as wish:
         for step in range(state.step, config.steps):
             begun = time.perf_counter()
@@ -121,35 +133,31 @@ def train(
                 line |= job.validate(on_validation)
             if log is not None:
                 log.write(state.step, line)
-            on_step(state.step, config.steps, line)
-            job.stop_if_hopeless(line.get("skipped"))
             # Weights that may be at fault do not replace good ones.
             if stop or (job.is_due(config.save_every) and not state.skipped_in_a_row):
                 job.save()
+            on_step(state.step, config.steps, line)
+            job.stop_if_hopeless(line.get("skipped"))
             if stop and state.step < config.steps:
                 raise KeyboardInterrupt
-    return run / WEIGHTS
 
 
 class _Job:
-    """What the loop works with, built or resumed, and the parts of a step that take many lines."""
+    """What the loop works with, and the parts of a step that take many lines."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        run: Path,
-        processes: Processes,
-        on_warning: Callable[[str], None],
-    ) -> None:
+    def __init__(self, config: TrainConfig, run: Path, processes: Processes) -> None:
+        """All that may be refused is read here, and nothing written."""
         config.check(processes.count)
+        if config.tensorboard:
+            curve_writer()
         self.config, self.run, self.processes = config, run, processes
         self.dtype = choose_dtype(config.precision, processes.device)
         torch.manual_seed(config.seed)
-        self.model = fresh_model(config, resumes=_has_checkpoint(run)).to(processes.device)
+        self.model = fresh_model(config, resumes=has_checkpoint(run)).to(processes.device)
         self.model.train()
         self.criterion = training_criterion(self.model.config, config.loss)
         share = Share(processes.rank, processes.count, config.accumulate)
-        source = training_batches(config, self.model.config.pixels, share)
+        self._source = training_batches(config, self.model.config.pixels, share)
         self.held_out = held_out(config)
         self.state = TrainingState(
             self.model,
@@ -157,18 +165,27 @@ class _Job:
             AdamW(parameter_groups(self.model, config), weight_decay=config.weight_decay),
             GradScaler(processes.device.type, enabled=self.dtype == torch.float16),
         )
-        if processes.is_first:
-            run.mkdir(parents=True, exist_ok=True)
-            settle(run / SETTINGS, config)
-        for problem in load_checkpoint(run, self.state):
+
+    def take_up(self, on_warning: Callable[[str], None]) -> None:
+        """Make the run folder, or go on from the checkpoint in it."""
+        if self.processes.is_first:
+            self.run.mkdir(parents=True, exist_ok=True)
+            settle(self.run / SETTINGS, self.config)
+        for problem in load_checkpoint(self.run, self.state):
             on_warning(f"{problem}; going on from the one before it, of step {self.state.step}")
-        _check_agreement(processes.gather(self.state.step), run)
-        if config.recompute:
+
+    def connect(self) -> None:
+        """Bind the processes together, and start to load data."""
+        _check_agreement(self.processes.gather(self.state.step), self.run)
+        if self.config.recompute:
             recompute_activations(self.model)
-        self.network = processes.share(self.model)
-        self.call = _compiled(self.network) if config.compile else self.network
-        pin = processes.device.type == "cuda"
-        self._batches = loader(source, self.state.step, config.workers, pin_memory=pin)
+        self.network = self.processes.share(self.model)
+        self.call: Callable[..., Any] = self.network
+        if self.config.compile:
+            self.call = torch.compile(self.network)
+        pin = self.processes.device.type == "cuda"
+        workers = self.config.workers
+        self._batches = loader(self._source, self.state.step, workers, pin_memory=pin)
 
     def log(self) -> AbstractContextManager[RunLog | None]:
         """The log, which only the first process writes."""
@@ -182,13 +199,18 @@ class _Job:
     def next_parts(self) -> list[Batch]:
         """This process's batches of a step.
 
-        Raises: DataError where they cannot be made; what is done by then is saved.
+        Raises: DataError where some process's cannot be made; what is done by then is saved.
         """
+        error: VistoolError | None = None
+        parts: list[Batch] = []
         try:
             parts = list(islice(self._batches, self.config.accumulate))
-        except VistoolError:
-            self.save()
-            raise
+        except VistoolError as failure:
+            error = failure
+        if self.processes.any(error is not None):
+            if self.state.step:
+                self.save()
+            self.processes.end_on(error)
         return [_moved(part, self.processes.device) for part in parts]
 
     def counts(self, parts: Sequence[Batch]) -> Counts:
@@ -272,6 +294,7 @@ class _Job:
         if self.processes.is_first:
             self._write_weights(WEIGHTS, {})
             save_checkpoint(self.run, self.state)
+        self.processes.gather(None)  # nobody leaves, and has the others ended, before it is done
 
     def _write_weights(self, name: str, about: Mapping[str, str]) -> None:
         metadata = {**card(self.config, self.state.step), **about}
@@ -285,25 +308,6 @@ class _Job:
 def _averaged(state: TrainingState) -> IFC | VisTR:
     assert isinstance(state.averaged.module, IFC | VisTR)
     return state.averaged.module
-
-
-def _compiled(network: nn.Module) -> Callable[..., Any]:
-    run = torch.compile(network)
-
-    def call(*arguments: Any, **settings: Any) -> Any:
-        try:
-            return run(*arguments, **settings)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0]
-            raise VistoolError(
-                f"torch.compile failed: {reason}", hint="train without it: --set compile=false"
-            ) from error
-
-    return call
-
-
-def _has_checkpoint(run: Path) -> bool:
-    return any((run / name).exists() for name in (CHECKPOINT, PREVIOUS))
 
 
 def _check_agreement(steps: list[int], run: Path) -> None:

@@ -14,7 +14,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A free name beside `path`, with its suffix, whose file becomes `path` on a clean exit.
 
     Any exception, Ctrl-C included, removes it and leaves what stood at `path` as it was.
-    The folder is made if it is not there.
+    The folder is made if it is not there. An OSError names the file; that of a full disk would not.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unique = f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -22,6 +22,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         raise
