@@ -4,10 +4,10 @@
 
 VisTR learns slowly from nothing (the paper starts from DETR, trained on COCO), so that ours starts
 from an IFC of the same backbone. The two transformers code a cell's row and column alike, in 64
-channels each; VisTR codes the frame in 64 more, which gives 192 channels for IFC's 128. What IFC
-has not is left out of the file, and starts fresh: class, box and mask heads.
-
-Of IFC's queries it gets those that are most often sure of an instance, on pictures of --data.
+channels each; VisTR codes the frame in 64 more, which gives 192 channels for IFC's 128. Of IFC's
+queries it gets those that are most often sure of an instance, on pictures of --data; there, the
+class and box heads are taught to say what IFC says, since VisTR pairs queries and instances by
+them. What draws masks is left out of the file, and starts fresh.
 """
 
 from __future__ import annotations
@@ -17,19 +17,24 @@ from pathlib import Path
 
 import cv2
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.optim import AdamW
 
 from vistool.config import IFCConfig, VisTRConfig
 from vistool.models import build_model
 from vistool.models.ifc import IFC
 from vistool.models.vistr import VisTR
 from vistool.models.weights import START, load_model, save_state
+from vistool.ops.boxes import boxes_of_masks
 from vistool.ops.pixels import input_size, normalise, resize
 from vistool.structures import Size
 
 TIME = 64  # channels, which come first
 QUIET = 0.1  # of the fresh weights of channels that IFC has not
-PICTURES = "coco/train/*.jpg"
+PICTURES = ("coco/train/*.jpg", "cats/train/*.jpg", "coco-person/train/*.jpg")
+SURE = 0.5  # probability of a class from which on a query's mask teaches a box
+LESSONS = 1500  # steps of the heads alone, on all pictures at once
 
 
 def main() -> None:
@@ -38,19 +43,69 @@ def main() -> None:
     parser.add_argument("--ifc", default="ifc-lite", help="name or file of the IFC's weights")
     parser.add_argument("--data", type=Path, required=True, help="folder of the annotated sets")
     parser.add_argument("--queries", type=int, default=10)
-    parser.add_argument("--clip-length", type=int, default=1)
+    parser.add_argument("--pictures", type=int, default=200, help="of each set, to learn from")
     args = parser.parse_args()
     ifc = load_model(args.ifc).model
     assert isinstance(ifc, IFC)
     torch.manual_seed(0)
-    with torch.inference_mode():
-        chosen = busiest_queries(ifc, sorted(args.data.glob(PICTURES))[:64], args.queries)
-        print(f"queries {chosen}")
-        vistr = light_vistr(ifc.config, args.queries, args.clip_length)
-        state = {**vistr.state_dict(), **transferred(ifc, vistr, chosen)}
-    fresh = ("class_head.", "box_head.", "laterals.", "mask_head.", "instance_head.")
-    kept = {key: value for key, value in state.items() if not key.startswith(fresh)}
+    files = [f for pattern in PICTURES for f in sorted(args.data.glob(pattern))[: args.pictures]]
+    seen = [what_ifc_sees(ifc, read(path, ifc.config)) for path in files]
+    sure = torch.stack([1 - logits.softmax(-1)[:, -1] for logits, _ in seen]).sum(0)
+    chosen = sorted(sure.topk(args.queries).indices.tolist())
+    print(f"{len(files)} pictures, queries {chosen}")
+
+    vistr = light_vistr(ifc.config, args.queries, 1)
+    vistr.load_state_dict({**vistr.state_dict(), **transferred(ifc, vistr, chosen)})
+    decoded = torch.cat([decoded_queries(vistr, read(path, ifc.config)) for path in files])
+    logits = torch.cat([logits[chosen] for logits, _ in seen])
+    boxes = torch.cat([boxes[chosen] for _, boxes in seen])
+    teach_heads(vistr, decoded, logits, boxes)
+    fresh = ("laterals.", "mask_head.", "instance_head.")
+    kept = {k: value for k, value in vistr.state_dict().items() if not k.startswith(fresh)}
     save_state(kept, vistr.config, args.output, {START: "vistr-lite"})
+
+
+def read(path: Path, config: IFCConfig) -> Tensor:
+    """[1, 1, 3, H, W], as the model wants it."""
+    bgr = cv2.imread(str(path))
+    assert bgr is not None, path
+    image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    size = input_size(
+        Size(*image.shape[:2]), config.test_short_side, config.test_long_side, config.pixels
+    )
+    return normalise(resize(image, size)[None], config.pixels)[None]
+
+
+@torch.no_grad()
+def what_ifc_sees(ifc: IFC, picture: Tensor) -> tuple[Tensor, Tensor]:
+    """Class logits [Q, K + 1] and the boxes of the masks [Q, 4]."""
+    output = ifc(picture)
+    return output.class_logits[0], boxes_of_masks(output.mask_logits[0] > 0)[:, 0]
+
+
+@torch.no_grad()
+def decoded_queries(vistr: VisTR, picture: Tensor) -> Tensor:
+    """What class and box heads read: [Q, C]."""
+    kept: list[Tensor] = []
+    hook = vistr.decoder.register_forward_hook(lambda _m, _given, found: kept.append(found[-1][0]))
+    vistr(picture)
+    hook.remove()
+    return kept[0]
+
+
+def teach_heads(vistr: VisTR, decoded: Tensor, logits: Tensor, boxes: Tensor) -> None:
+    """Fit class and box heads, and nothing else. [N, C], [N, K + 1], [N, 4]."""
+    optimizer = AdamW([*vistr.class_head.parameters(), *vistr.box_head.parameters()], lr=1e-3)
+    wanted = logits.softmax(-1)
+    sure = wanted[:, :-1].amax(-1) > SURE
+    for step in range(LESSONS):
+        class_loss = F.cross_entropy(vistr.class_head(decoded), wanted)
+        box_loss = F.l1_loss(vistr.box_head(decoded[sure]).sigmoid(), boxes[sure])
+        optimizer.zero_grad()
+        (class_loss + 5 * box_loss).backward()
+        optimizer.step()
+        if (step + 1) % 300 == 0:
+            print(f"{step + 1}: class {class_loss.item():.3f}, box {box_loss.item():.3f}")
 
 
 def light_vistr(ifc: IFCConfig, queries: int, clip_length: int) -> VisTR:
@@ -72,20 +127,6 @@ def light_vistr(ifc: IFCConfig, queries: int, clip_length: int) -> VisTR:
     return model
 
 
-def busiest_queries(ifc: IFC, pictures: list[Path], count: int) -> list[int]:
-    """The queries that are most often likelier an instance than none, in their order."""
-    config = ifc.config
-    sure = torch.zeros(config.num_queries)
-    for path in pictures:
-        image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-        size = input_size(
-            Size(*image.shape[:2]), config.test_short_side, config.test_long_side, config.pixels
-        )
-        logits = ifc(normalise(resize(image, size)[None], config.pixels)[None]).class_logits[0]
-        sure += 1 - logits.softmax(-1)[:, -1]
-    return sorted(sure.topk(count).indices.tolist())
-
-
 def transferred(ifc: IFC, vistr: VisTR, chosen: list[int]) -> dict[str, Tensor]:
     """Tensors of VisTR that are made of IFC's."""
     theirs, ours = ifc.state_dict(), vistr.state_dict()
@@ -97,7 +138,7 @@ def transferred(ifc: IFC, vistr: VisTR, chosen: list[int]) -> dict[str, Tensor]:
         name = key.replace("encoder.frame_layers.", "encoder.")
         if name.startswith(("encoder.", "decoder.")) and name in ours:
             made[name] = wide.layer(name, value, ours[name])
-    queries = theirs["queries.weight"][chosen].repeat(vistr.clip_length, 1)
+    queries = theirs["queries.weight"][chosen]
     made["queries.weight"] = wide.columns(queries, ours["queries.weight"])
     # Where a query looks, as the last layer that looks at the picture has it.
     last = f"decoder.layers.{ifc.config.decoder_layers - 1}.cross_attention.attend.in_proj_"
