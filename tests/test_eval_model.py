@@ -21,7 +21,7 @@ from tests.untrained import save_untrained
 from vistool.cli.app import app
 from vistool.config import IFCConfig
 from vistool.engine import predict, predict_dataset
-from vistool.engine.predict_dataset import matched_classes
+from vistool.engine.class_matching import matched_classes
 from vistool.engine.run_record import MatchedClass, Run
 from vistool.errors import DataError
 from vistool.formats.dataset import Category

@@ -19,7 +19,7 @@ from vistool.cli.app import app
 from vistool.config import SourceConfig, TrainConfig
 from vistool.data.batches import Batch
 from vistool.engine.train_setup import training_batches
-from vistool.engine.visualize import view_results
+from vistool.engine.visualize_results import view_results
 from vistool.engine.visualize_training import training_sheet
 from vistool.formats.results import read_meta, read_results
 from vistool.formats.video_writer import VideoWriter

@@ -11,6 +11,7 @@ import typer
 from vistool.cli.console import progress, say
 from vistool.cli.options import Quiet
 from vistool.errors import DataError, UsageError
+from vistool.formats.problems import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,7 +124,7 @@ def split(
     with progress(quiet=quiet) as show:
         made = split_dataset(dataset, fraction, seed, output, frames=frames, on_progress=show)
     if made.one_sided:
-        say(f"warning: on one side only: {_printable(', '.join(made.one_sided))}")
+        say(f"warning: on one side only: {visible(', '.join(made.one_sided))}")
     if made.missing_files:
         say(f"warning: {made.missing_files} frames are not there; their names are kept")
     for path, number in ((made.kept, made.num_kept), (made.held_out, made.num_held_out)):
@@ -206,7 +207,7 @@ def _table(summary: SetSummary) -> str:
         f"({lengths}), {summary.instances} instances, {summary.crowds} crowds",
         *(f"  {a:{width}}  {b:>9}  {c:>7}  {d:>7}" for a, b, c, d in rows),
     ]
-    return "\n".join(_printable(line) for line in lines)
+    return "\n".join(visible(line).rstrip() for line in lines)
 
 
 def _print_json(problems: Sequence[Problem], errors: int, summary: SetSummary | None) -> None:
@@ -221,8 +222,3 @@ def _print_json(problems: Sequence[Problem], errors: int, summary: SetSummary | 
         ],
     }
     typer.echo(msgspec.json.format(msgspec.json.encode(facts)))
-
-
-def _printable(text: str) -> str:
-    """Text from a file without what could command the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text).rstrip()

@@ -15,10 +15,11 @@ from vistool.cli.options import Quiet
 from vistool.cli.predict import parse_clip_length, terminated_like_interrupted
 from vistool.config import EvalConfig, Precision, PredictConfig
 from vistool.errors import PartialFailureError, UsageError
+from vistool.formats.problems import visible
 from vistool.progress import OnProgress
 
 if TYPE_CHECKING:
-    from vistool.engine.evaluate import Predictions
+    from vistool.engine.predictions import Predictions
     from vistool.formats.dataset import DataSet
 
 OFFICIAL = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -184,10 +185,11 @@ def _score(
     """Make or read predictions, score them, write and print. Returns the videos that failed."""
     from vistool.engine import evaluate as engine
     from vistool.engine.evaluation_files import report_of, write_evaluation
+    from vistool.engine.predictions import folder_for, inputs_of, open_dataset, read_predictions
     from vistool.engine.report_files import diagnosis_as_text
     from vistool.engine.submission import write_submission
 
-    dataset, key = engine.open_dataset(path, *([saved] if saved else []))
+    dataset, key = open_dataset(path, *([saved] if saved else []))
     parent = wishes.output or Path("runs/eval")
     if model is not None:
         with progress(quiet=wishes.quiet) as show:
@@ -195,7 +197,7 @@ def _score(
     else:
         assert saved is not None
         with progress(quiet=wishes.quiet, unit="results") as show:
-            predictions = engine.read_predictions(saved, dataset, key, on_progress=show)
+            predictions = read_predictions(saved, dataset, key, on_progress=show)
     if predictions is None:  # another process scores
         return []
     predictions = predictions.above(config.conf)
@@ -212,10 +214,10 @@ def _score(
     with progress(quiet=wishes.quiet, unit="videos") as show:
         davis = engine.boundaries_wanted(dataset, config, wishes.davis)
         result = engine.evaluate(dataset, predictions, boundaries=davis, on_progress=show)
-    content = result.as_json(engine.inputs_of(dataset, key, predictions))
+    content = result.as_json(inputs_of(dataset, key, predictions))
     report = report_of(dataset, result, content)
     if model is not None or wishes.output or not wishes.as_json:
-        folder = engine.folder_for(predictions, dataset, parent, exist_ok=wishes.exist_ok)
+        folder = folder_for(predictions, dataset, parent, exist_ok=wishes.exist_ok)
         write_evaluation(folder, result, content, report if wishes.report else None)
         say(f"saved in {folder}")
     if wishes.as_json:
@@ -234,8 +236,8 @@ def _run_model(
     config: EvalConfig,
     show: OnProgress,
 ) -> Predictions | None:
-    from vistool.engine.evaluate import predictions_of_run
     from vistool.engine.predict_dataset import predict_dataset
+    from vistool.engine.predictions import predictions_of_run
 
     done = predict_dataset(
         dataset,
@@ -333,8 +335,3 @@ def _cell(value: float) -> str:
     if isinstance(value, int):
         return f"{value:8}" if value >= 0 else f"{'-':>8}"
     return f"{'-':>8}" if value == -1 else f"{value:8.3f}"
-
-
-def visible(text: str) -> str:
-    """Names come from files and go to a terminal: no control characters."""
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -80,12 +80,14 @@ def visualize(
             sheet = training_sheet(settings, count or 8)
             written = job.save_sheet(sheet, output or FIGURES / f"{config.stem}.png")
         elif (Path(what) / "results.json").exists():
+            from vistool.engine.visualize_results import save_results, view_results
+
             folder = Path(what)
-            view = job.view_results(
+            view = view_results(
                 folder, source=source, count=count or 12, conf=conf, on_progress=show
             )
             usual = folder / ("tracks.html" if html else "tracks.png")
-            written = [job.save_results(view, output or usual)]
+            written = [save_results(view, output or usual)]
         else:
             path = Path(what)
             sheet = job.dataset_sheet(path, videos=videos or (), count=count or 8, seed=seed)

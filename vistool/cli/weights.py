@@ -9,6 +9,7 @@ import typer
 
 from vistool.cli.console import say
 from vistool.errors import UsageError
+from vistool.formats.problems import visible
 
 if TYPE_CHECKING:
     from vistool.models.importing import ImportedModel, ImportReport
@@ -191,5 +192,5 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _printable(text: str) -> str:
-    """Text from a file without what could command the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text).rstrip()
+    """Text from a file, for the terminal."""
+    return "\n".join(map(visible, text.split("\n"))).rstrip()

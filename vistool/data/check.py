@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import struct
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +24,7 @@ from vistool.formats.dataset import (
     group_tracks,
 )
 from vistool.formats.detect import read_dataset
+from vistool.formats.label_maps import UNREADABLE
 from vistool.formats.problems import Place, Problem, errors_of
 from vistool.formats.rle import decode_mask
 from vistool.progress import OnProgress, silent
@@ -36,7 +36,6 @@ COVERS_ALL = 0.98  # share of the frame from which a mask is taken for an invert
 # of either.
 LOOKED_AT_FRAMES, LOOKED_AT_PICTURES, LOOKED_AT_MASKS = 10, 200, 8
 BOX_IOU = 0.5  # of a mask and the box stated for it; below, one of them is wrong
-UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,15 +10,8 @@ from typing import Any
 import numpy as np
 
 from vistool.config import EvalConfig
-from vistool.engine.evaluate import (
-    Evaluation,
-    Predictions,
-    boundaries_wanted,
-    evaluate,
-    inputs_of,
-    open_dataset,
-    read_predictions,
-)
+from vistool.engine.evaluate import Evaluation, boundaries_wanted, evaluate
+from vistool.engine.predictions import Predictions, inputs_of, open_dataset, read_predictions
 from vistool.errors import DataError
 from vistool.evaluation.bootstrap import (
     CONFIDENCE,

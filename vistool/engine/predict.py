@@ -16,6 +16,7 @@ import torch
 from vistool.config import PredictConfig
 from vistool.engine.device import choose_device
 from vistool.engine.distributed import Processes
+from vistool.engine.predict_job import PredictJob
 from vistool.engine.render import SpooledResults, Track, draw_results
 from vistool.engine.segment import SegmentedFrame, Segmenter
 from vistool.errors import PartialFailureError, UsageError, VistoolError, WeightsError
@@ -33,13 +34,12 @@ from vistool.formats.results import (
 )
 from vistool.formats.rle import encode_mask
 from vistool.formats.video import VideoReader, open_video
-from vistool.models.weights import LoadedModel, load_model
+from vistool.models.weights import LoadedModel
 from vistool.progress import OnProgress, silent
-from vistool.structures import RLE, TrackSegmentation, VideoFrame
+from vistool.structures import RLE, TrackSegmentation
 from vistool.tracking.postprocess import (
     TrackClass,
     masks_at,
-    results_multi_class,
     results_single_class,
 )
 
@@ -96,7 +96,7 @@ def iterate_video(
         contextlib.closing(segmenter.frames(job.decoded(reader))) as frames,
     ):
         for frame in frames:
-            instances = tuple(job.instances(frame))
+            instances = tuple(_instances(job, frame))
             yield FrameResult(frame.index, frame.time, frame.tracks is not None, instances)
 
 
@@ -176,72 +176,17 @@ def predict_videos(
     return done
 
 
-class PredictJob:
-    """A model on its device and checked settings, for any number of videos.
-
-    Args:
-        multi_class: report every track as every likely class, as IFC's evaluation does, instead of
-            as its most likely one only.
-    """
-
-    def __init__(
-        self, model: LoadedModel | str, config: PredictConfig, *, multi_class: bool = False
-    ) -> None:
-        check_settings(config)
-        device = choose_device(config.device)
-        self.loaded = load_model(model) if isinstance(model, str) else model
-        self.config = config
-        self.names = self.loaded.header.config.class_names
-        self.labels = wanted_labels(config.classes, self.names)
-        self.results = results_multi_class if multi_class else results_single_class
-        self._model = self.loaded.model.to(device).eval()
-        self._device = device
-
-    def segmenter(self) -> Segmenter:
-        return Segmenter(self._model, self.config, self._device)
-
-    def decoded(self, reader: VideoReader) -> Iterator[VideoFrame]:
-        return reader.frames(start=self.config.start, end=self.config.end)
-
-    def reported(self, results: Sequence[TrackClass]) -> list[TrackClass]:
-        """Those of a wanted class and a sufficient score, the best first."""
-        wanted = [r for r in results if r.label in self.labels and r.score >= self.config.conf]
-        return sorted(wanted, key=lambda r: -r.score)
-
-    def instances(self, frame: SegmentedFrame) -> Iterator[FrameInstance]:
-        """What is on a frame, as far as it is to be reported with the classes so far."""
-        if frame.tracks is None:
-            return
-        ids = frame.tracks.track_ids
-        likely = {
-            r.track_id: r for r in self.reported(results_single_class(frame.class_probs, ids))
-        }
-        for track_id, mask in masks_at(frame.tracks, frame.size):
-            if track_id in likely:
-                result = likely[track_id]
-                yield FrameInstance(
-                    track_id, self.names[result.label], result.score, encode_mask(mask)
-                )
-
-
-def check_settings(config: PredictConfig) -> None:
-    """Raises: UsageError for numbers that make no sense."""
-    if not 0 <= config.conf <= 1:
-        raise UsageError(f"conf {config.conf:g}: a score lies between 0 and 1")
-    for name in ("frame_stride", "batch", "size", "clip_length", "clip_stride"):
-        value = getattr(config, name)
-        if isinstance(value, int) and value < 1:
-            raise UsageError(f"{name.replace('_', ' ')} {value}: must be at least 1")
-
-
-def wanted_labels(classes: Sequence[str], names: Sequence[str]) -> frozenset[int]:
-    """The labels of some classes; of all, if none is named. Raises: UsageError for an unknown."""
-    unknown = [name for name in classes if name not in names]
-    if unknown:
-        raise UsageError(
-            f"unknown class {unknown[0]!r}", hint=f"the model knows: {', '.join(names)}"
-        )
-    return frozenset(i for i, name in enumerate(names) if not classes or name in classes)
+def _instances(job: PredictJob, frame: SegmentedFrame) -> Iterator[FrameInstance]:
+    """What is on a frame, as far as it is to be reported with the classes so far."""
+    if frame.tracks is None:
+        return
+    so_far = results_single_class(frame.class_probs, frame.tracks.track_ids)
+    likely = {result.track_id: result for result in job.reported(so_far)}
+    for track_id, mask in masks_at(frame.tracks, frame.size):
+        if track_id in likely:
+            result = likely[track_id]
+            name = job.names[result.label]
+            yield FrameInstance(track_id, name, result.score, encode_mask(mask))
 
 
 def predict_opened(

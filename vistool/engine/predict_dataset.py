@@ -21,15 +21,17 @@ import msgspec
 import torch
 
 from vistool.config import PredictConfig, to_json
+from vistool.engine.class_matching import matched_classes
 from vistool.engine.distributed import joined
-from vistool.engine.predict import PredictJob, predict_opened
-from vistool.engine.run_record import MatchedClass, PredictedSet, Run, run_folder
+from vistool.engine.predict import predict_opened
+from vistool.engine.predict_job import PredictJob
+from vistool.engine.run_record import PredictedSet, Run, run_folder
 from vistool.errors import DataError, UsageError, VistoolError, WeightsError
 from vistool.formats.atomic import atomic_path
-from vistool.formats.dataset import AnnotatedVideo, Category, DataSet, frame_file
+from vistool.formats.dataset import AnnotatedVideo, DataSet, frame_file
 from vistool.formats.results import META, RESULTS, iterate_results, read_meta, write_results
 from vistool.formats.video import open_frames
-from vistool.models.weights import LoadedModel, WeightsHeader, load_model
+from vistool.models.weights import LoadedModel, load_model
 from vistool.progress import OnProgress, silent
 from vistool.structures import TrackSegmentation
 
@@ -98,62 +100,6 @@ def predict_dataset(
     left_out = _LeftOut()
     write_results(folder / RESULTS, _joined(folder, done, targets, left_out))
     return PredictedSet(folder, folder / RESULTS, run, failed, left_out.count)
-
-
-# --- classes --------------------------------------------------------------------------------------
-
-
-def matched_classes(
-    header: WeightsHeader, categories: Sequence[Category], *, class_agnostic: bool = False
-) -> tuple[MatchedClass, ...]:
-    """Which categories of a data set every class of a model stands for, by their names.
-
-    Upper case, underscores and hyphens make no difference. A model that was trained on merged
-    classes says in its header what each stands for. Where objects have no category, every class
-    stands for them.
-
-    Raises: DataError if no class has any, or two claim the same.
-    """
-    ids = {_plain(category.name): category.id for category in categories}
-    config = header.config
-    members = _trained_classes(header)
-    matched = []
-    for name, number in zip(config.class_names, config.ids_of_classes(), strict=True):
-        names = {_plain(n) for n in (name, *members.get(name, ()))}
-        found = {ids[n] for n in names if n in ids}
-        if class_agnostic:
-            found = {category.id for category in categories}
-        matched.append(MatchedClass(name, number, tuple(sorted(found))))
-    if not any(m.category_ids for m in matched):
-        raise DataError(
-            f"none of the model's classes is a category of the data set: "
-            f"{', '.join(config.class_names)}",
-            hint=f"categories of the set: {', '.join(c.name for c in categories[:20])}",
-        )
-    claimed: dict[int, str] = {}
-    for match in [] if class_agnostic else matched:
-        for category in match.category_ids:
-            if category in claimed:
-                raise DataError(
-                    f"the model's classes {claimed[category]!r} and {match.name!r} both stand for "
-                    f"category {category} of the data set"
-                )
-            claimed[category] = match.name
-    return tuple(matched)
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
-
-
-def _trained_classes(header: WeightsHeader) -> dict[str, list[str]]:
-    """The header's table of what was trained as which class, if it has one."""
-    with contextlib.suppress(msgspec.MsgspecError):
-        content = msgspec.json.decode(
-            header.metadata.get("training", ""), type=dict[str, msgspec.Raw]
-        )
-        return msgspec.json.decode(content.get("classes", b"{}"), type=dict[str, list[str]])
-    return {}
 
 
 # --- the run folder -------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from vistool.engine.report import EvaluationReport
 from vistool.engine.report_charts import charts_of
 from vistool.evaluation.video_ap import NOT_MEASURED
 from vistool.formats.atomic import atomic_path
+from vistool.formats.problems import visible
 
 DIAGNOSIS = "diagnosis.json"
 WORST_VIDEOS = 5  # on the terminal
@@ -52,7 +53,7 @@ def diagnosis_as_text(report: EvaluationReport) -> str:
         f"{'worst videos':30}{'AP lost':>8}{'labelled':>10}{'found':>7}{'false':>7}",
     ]
     for video in diagnosis.videos[:WORST_VIDEOS]:
-        name = "".join(c if c.isprintable() else "?" for c in report.video_name(video.video_id))
+        name = visible(report.video_name(video.video_id))
         lines.append(
             f"{name[:29]:30}{video.ap_lost:8.3f}{video.num_truth:10}{video.num_found:7}"
             f"{video.num_false:7}"

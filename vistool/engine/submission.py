@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from vistool.engine.evaluate import Predictions
+from vistool.engine.predictions import Predictions
 from vistool.errors import UsageError
 from vistool.formats.atomic import atomic_path
 from vistool.formats.results import RESULTS, write_results

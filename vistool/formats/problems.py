@@ -27,8 +27,12 @@ class Problem:
     def __str__(self) -> str:
         where = ", ".join(f"{name} {value}" for name, value in self.place)
         text = ": ".join(part for part in (self.file, where, self.what) if part)
-        # It comes from a file and goes to a terminal, so it stays one line of visible characters.
-        return "".join(c if c.isprintable() else "?" for c in text)
+        return visible(text)
+
+
+def visible(text: str) -> str:
+    """One line of text from a file, without what could command the terminal that shows it."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 ProblemCallback = Callable[[Problem], None]

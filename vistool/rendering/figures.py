@@ -15,6 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from vistool.formats.atomic import atomic_path
+from vistool.formats.problems import visible
 
 INK = "#1c2733"  # text, axes and grid; in an SVG the reader's colour scheme decides instead
 INK_DARK = "#dde4ec"
@@ -199,5 +200,5 @@ def _color(index: int) -> str:
 
 def _plain(text: str) -> str:
     """A name from outside: dollar signs would begin a formula, a leading _ hides a legend entry."""
-    shown = "".join(c if c.isprintable() else "?" for c in text[:40]).replace("$", r"\$")
+    shown = visible(text[:40]).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
