@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 
 from tests.made_data import make_pictures, make_video
 from tests.test_train import assert_close_gradients, lines, losses, settings, unlabel
@@ -152,21 +153,121 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
     assert read_header(two / BEST).metadata["steps"] == "1 of 1"
 
 
-def test_a_process_that_fails_takes_the_others_with_it(tmp_path: Path) -> None:
+def test_data_that_one_process_cannot_read_is_told_once_and_costs_no_step(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):
         folder.mkdir()
         make_pictures(folder, 4)
     (there / "2.png").unlink()
-    run = prepared(here, "run", steps=1000, data=str(here))
+    run = prepared(here, "run", steps=1000, save_every=1000, data=str(here))
     together = start_together(
         *(["train", "--resume", str(run), "--data", str(data)] for data in (here, there))
     )
     errors = [process.communicate(timeout=PATIENCE)[1] for process in together]
-    assert "2.png: missing, or not a readable picture" in errors[1]
-    assert together[1].returncode == 3
-    assert together[0].returncode != 0
-    assert (run / CHECKPOINT).exists() or "step" not in errors[0]
+    assert [process.returncode for process in together] == [3, 3], errors
+    assert "2.png: missing, or not a readable picture" in errors[0]
+    assert errors[1] == ""
+    assert "Traceback" not in errors[0]
+    assert (run / CHECKPOINT).exists() == bool(losses(run))  # all that was done
+    assert (f"vistool train --resume {run}" in errors[0]) == bool(losses(run))
+
+
+def test_annotations_that_one_process_cannot_read_are_told_once(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    make_pictures(here, 1)
+    run = prepared(here, "run", data=str(here))
+    together = start_together(
+        *(["train", "--resume", str(run), "--data", str(data)] for data in (here, there))
+    )
+    errors = [process.communicate(timeout=PATIENCE)[1] for process in together]
+    assert [process.returncode for process in together] == [3, 3], errors
+    assert f"error: {there / 'pictures.json'}: no such annotation file" in errors[0]
+    assert errors[1] == ""
+
+
+def test_a_process_that_is_killed_is_told_in_one_line_by_the_others(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 4)
+    run = prepared(tmp_path, "run", steps=1000, save_every=2, workers=1)
+    together = start_together(*[["train", "--quiet", "--resume", str(run)]] * 2)
+    wait_for_steps(run, 3, together[0])
+    together[1].kill()
+    errors = [process.communicate(timeout=PATIENCE)[1] for process in together]
+    assert together[0].returncode == 1
+    assert errors[0].splitlines() == [
+        f"run folder: {run}",
+        "error: another process of this training has ended, or cannot be reached any more",
+        f"hint: its own message says why; go on with: vistool train --resume {run}",
+    ]
+    saved = torch.load(run / CHECKPOINT, weights_only=True)["step"]
+    assert 2 <= saved <= losses_as_they_are(run)[-1][0]
+
+
+def test_a_signal_to_a_job_under_torchrun_saves_every_step(tmp_path: Path) -> None:
+    """Its launcher gets it as well, and passes it on to processes that have it already."""
+    make_pictures(tmp_path, 4)
+    run = prepared(tmp_path, "run", steps=1000, save_every=1000, workers=1)
+    launcher = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", "-m", "vistool", "train", "--resume", str(run)),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_steps(run, 2, launcher)
+    job = [launcher.pid]
+    for process in job:  # grows as it goes: children, and theirs
+        for children in Path(f"/proc/{process}/task").glob("*/children"):
+            job += map(int, children.read_text().split())
+    assert len(job) >= 5  # two processes that train, with a worker each
+    for process in job:
+        os.kill(process, signal.SIGTERM)
+    errors = launcher.communicate(timeout=PATIENCE)[1]
+    assert f"go on with: vistool train --resume {run}" in errors
+    assert torch.load(run / CHECKPOINT, weights_only=True)["step"] == losses(run)[-1][0]
+
+
+def test_two_machines_train_together(tmp_path: Path) -> None:
+    """As the README says to start them; here both are this one."""
+    make_pictures(tmp_path, 4)
+    run = prepared(tmp_path, "run", steps=3)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"),
+        *("-m", "vistool", "train", "--quiet", "--resume", str(run)),
+    ]
+    machines = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    answers = [machine.communicate(timeout=PATIENCE) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], answers
+    assert sorted(answer.strip() for answer, _ in answers) == ["", str(run / "weights.safetensors")]
+    (begun,) = (json.loads(line) for line in (run / "starts.jsonl").read_text().splitlines())
+    assert begun["processes"] == 2
+    assert [step for step, _ in losses(run)] == [1, 2, 3]
+
+
+def test_half_precision_goes_with_several_processes(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 4)
+    run = prepared(tmp_path, "run", steps=4, precision="fp16")
+    together = start_together(*[["train", "--quiet", "--resume", str(run)]] * 2)
+    answers = [process.communicate(timeout=PATIENCE) for process in together]
+    assert [process.returncode for process in together] == [0, 0], answers
+    assert [step for step, _ in losses(run)] == [1, 2, 3, 4]
+    assert torch.load(run / CHECKPOINT, weights_only=True)["scaler"]
 
 
 def test_processes_share_the_videos_and_one_that_fails_loses_no_other(tmp_path: Path) -> None:

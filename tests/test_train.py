@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -30,12 +32,20 @@ from vistool.data.batches import Batch, collate
 from vistool.data.clips import TrainingClip
 from vistool.engine.checkpoint import CHECKPOINT, PREVIOUS
 from vistool.engine.distributed import Processes
+from vistool.engine.failures import failures_in_words
+from vistool.engine.interruption import stop_wish
 from vistool.engine.run_log import LOG, STARTS, code_revision
 from vistool.engine.schedule import rate_factor
 from vistool.engine.train import BEST, WEIGHTS, train
 from vistool.engine.train_setup import started_with
 from vistool.engine.validate import validate
-from vistool.errors import DataError, UsageError, VistoolError, WeightsError
+from vistool.errors import (
+    DataError,
+    OutOfMemoryError,
+    UsageError,
+    VistoolError,
+    WeightsError,
+)
 from vistool.models import build_model
 from vistool.models.weights import load_model, read_header
 from vistool.structures import ClipOutput, FrameFeatures
@@ -193,7 +203,7 @@ def test_a_torn_last_line_of_the_log_is_written_anew(tmp_path: Path) -> None:
     assert [step for step, _ in losses(run)] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_asked_to_stop_finishes_its_step_and_saves(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -203,16 +213,138 @@ def test_a_run_that_is_asked_to_stop_finishes_its_step_and_saves(
     train(config, whole)
 
     def ask(step: int, steps: int, line: Mapping[str, Any]) -> None:
-        if step == 3:
+        if step == 3:  # all processes of the job, as a scheduler or a terminal does
+            for worker in multiprocessing.active_children():
+                assert worker.pid is not None
+                os.kill(worker.pid, number)
             os.kill(os.getpid(), number)
+            if number != signal.SIGINT:  # and `torchrun`, which has got it too, passes it on
+                os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
-        train(config, stopped, on_step=ask)
+        train(settings(tmp_path, save_every=100, workers=1), stopped, on_step=ask)
     assert signal.getsignal(number) == before
     assert [step for step, _ in losses(stopped)] == [1, 2, 3, 4]  # what was begun by then
     train(config, stopped)
     assert losses(stopped) == losses(whole)
+
+
+def test_a_second_ctrl_c_ends_the_process_and_what_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    try:
+        with stop_wish() as wish:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not wish.expressed
+            os.kill(os.getpid(), signal.SIGINT)
+            assert wish.expressed
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_data_worker_that_dies_is_told_in_one_line(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 2)
+    run = tmp_path / "run"
+
+    def kill(step: int, steps: int, line: Mapping[str, Any]) -> None:
+        if step == 2:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+
+    with pytest.raises(
+        VistoolError, match="a process that loads data has died: DataLoader worker"
+    ) as error:
+        train(settings(tmp_path, steps=500, workers=1), run, on_step=kill)
+    assert "fewer workers" in error.value.hint
+    assert f"vistool train --resume {run}" in error.value.hint
+    assert "\n" not in str(error.value)
+
+
+def test_memory_that_is_full_has_its_exit_code_and_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(OutOfMemoryError) as error, failures_in_words("go on"):
+        torch.empty(2**60)
+    assert error.value.exit_code == 5
+    assert "recompute" in error.value.hint
+    with pytest.raises(RuntimeError, match="size"), failures_in_words("go on"):
+        torch.ones(2) + torch.ones(3)
+
+
+def test_a_disk_that_is_full_leaves_the_last_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 4)
+    whole, full = tmp_path / "whole", tmp_path / "full"
+    train(settings(tmp_path), whole)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(step: int, steps: int, line: Mapping[str, Any]) -> None:
+        if step == 3:  # weights still fit, a checkpoint does not
+            limit = 2 * (full / WEIGHTS).stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+
+    try:
+        with pytest.raises(VistoolError, match=r"checkpoint\.pt: could not be written") as error:
+            train(settings(tmp_path), full, on_step=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "make room" in error.value.hint
+    assert not list(full.glob(".*"))  # nothing half-written
+    train(settings(tmp_path), full)
+    starts = [json.loads(line) for line in (full / STARTS).read_text().splitlines()]
+    assert [start["step"] for start in starts] == [0, 2]
+    assert losses(full) == losses(whole)
+
+
+def test_a_log_or_weights_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit, name in ((600, LOG), (5000, WEIGHTS)):  # bytes; config.json has more than the first
+        run = tmp_path / name
+
+        def fill(step: int, steps: int, line: Mapping[str, Any], limit: int = limit) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+
+        try:
+            with pytest.raises(OSError, match="File too large") as error:
+                train(settings(tmp_path), run, on_step=fill)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert error.value.filename == str(run / name)
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_what_is_refused_leaves_no_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "own.toml"
+    config.write_text('init = "random"\ndevice = "cpu"\n[[sources]]\nannotations = "none.json"\n')
+    if existing:  # what is there already stays
+        (tmp_path / "runs" / "train" / "own").mkdir(parents=True)
+        (tmp_path / "runs" / "train" / "own" / "note.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"none\.json"):
+        command(config=config, data=tmp_path, quiet=True)
+    left = [path.name for path in (tmp_path / "runs" / "train").iterdir()]
+    assert left == (["own"] if existing else [])
+
+
+def test_a_data_set_is_where_it_is(tmp_path: Path) -> None:
+    path = make_pictures(tmp_path, 1)
+    with pytest.raises(UsageError, match="--data goes with a configuration"):
+        command(config=path, data=tmp_path, quiet=True)
+
+
+def test_a_run_goes_on_though_the_weights_it_started_from_are_gone(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 4)
+    start = train(settings(tmp_path, steps=1), tmp_path / "start")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    config = settings(tmp_path, init=str(start))
+    train(config, whole)
+    with pytest.raises(KilledError):
+        train(config, broken, on_step=dies_at(3))
+    start.unlink()
+    command(resume=broken, quiet=True)
+    assert losses(broken) == losses(whole)
 
 
 def test_a_picture_that_is_missing_costs_no_step_that_was_done(tmp_path: Path) -> None:

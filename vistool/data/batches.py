@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ def loader(
     Args: pin_memory: for quicker copies to a GPU.
     Raises: VistoolError where a batch could not be made.
     """
-    for batch in DataLoader(
+    source = DataLoader(
         batches,
         batch_size=None,
         sampler=range(first * batches.share.accumulate, len(batches)),
@@ -152,10 +153,15 @@ def loader(
         pin_memory=pin_memory,
         # Its own, or starting to load would move torch's, and dropout with it.
         generator=torch.Generator(),
-    ):
-        if isinstance(batch, VistoolError):
-            raise batch
-        yield batch
+    )
+    try:
+        for batch in source:
+            if isinstance(batch, VistoolError):
+                raise batch
+            yield batch
+    except (OSError, EOFError):
+        time.sleep(1)  # if a worker's end has cut the connection, torch says so in here
+        raise
 
 
 def _start_worker(worker: int) -> None:
