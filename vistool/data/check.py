@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from vistool.formats.detect import read_dataset
 from vistool.formats.label_maps import UNREADABLE
 from vistool.formats.problems import Place, Problem, errors_of
 from vistool.formats.rle import decode_mask
+from vistool.formats.threads import in_threads
 from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, Size
 
@@ -210,7 +210,7 @@ def _picture_problems(dataset: DataSet, on_progress: OnProgress) -> list[Problem
     todo = list(_frames(dataset))
     found: list[Problem] = []
     fits: dict[int | None, FitSum] = defaultdict(FitSum)  # by video id; None: of all pictures
-    seen = _in_parallel(todo, lambda frame: _look_at(dataset, frame))
+    seen = in_threads(partial(_look_at, dataset), todo)
     for done, (frame, picture) in enumerate(zip(todo, seen, strict=True), start=1):
         if picture.problem is not None:
             found.append(picture.problem)
@@ -252,22 +252,6 @@ def _shifts(dataset: DataSet, fits: Mapping[int | None, FitSum]) -> Iterator[Pro
         )
         if shift is not None:
             yield Problem("warning", "shifted-masks", str(dataset.path), place, str(shift))
-
-
-def _in_parallel(todo: Iterable[_Frame], look: Callable[[_Frame], _Seen]) -> Iterator[_Seen]:
-    """`look` at each, in order; in memory are a few pictures a core."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
-    waiting: deque[Future[_Seen]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in todo:
-                waiting.append(pool.submit(look, item))
-                if len(waiting) >= 4 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _look_at(dataset: DataSet, frame: _Frame) -> _Seen:

@@ -5,10 +5,7 @@ F frames, P predicted tracks and G labelled ones. Masks are compared as run-leng
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +13,7 @@ import numpy as np
 from vistool.errors import DataError
 from vistool.formats.rle import validate_rle
 from vistool.formats.runs import Runs, decode_runs
+from vistool.formats.threads import in_threads
 from vistool.structures import RLE, Size, TrackSegmentation
 
 MASKS_AT_ONCE = 4096  # decoded at a time; some ten MB of runs
@@ -74,18 +72,7 @@ def overlaps_of_videos(
 
     Uses all cores: the compiled loops let other threads run. In memory are a few videos a core.
     """
-    threads = os.cpu_count() or 1
-    pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future[VideoOverlaps]] = deque()
-    try:
-        for video in videos:
-            waiting.append(pool.submit(overlaps_of_video, *video))
-            if len(waiting) > threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return in_threads(lambda video: overlaps_of_video(*video), videos)
 
 
 def shared_pixels(

@@ -19,7 +19,6 @@ from vistool.formats.dataset import (
 )
 from vistool.formats.label_maps import (
     folder_names,
-    in_threads,
     masks_of,
     painted,
     picture_size,
@@ -28,6 +27,7 @@ from vistool.formats.label_maps import (
     write_label_map,
 )
 from vistool.formats.problems import Problem, ProblemCallback, refuse
+from vistool.formats.threads import in_threads
 from vistool.formats.video import IMAGE_SUFFIXES
 from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, Size

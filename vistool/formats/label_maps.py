@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -18,8 +15,6 @@ from vistool.formats.dataset import AnnotatedVideo
 from vistool.formats.rle import area, decode_mask, encode_masks
 from vistool.structures import RLE, Size
 
-S = TypeVar("S")
-T = TypeVar("T")
 UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 
 
@@ -97,13 +92,3 @@ def folder_names(videos: Sequence[AnnotatedVideo]) -> dict[int, str]:
 def suffix_of(video: AnnotatedVideo) -> str:
     """Of the picture files of a video."""
     return PurePosixPath(video.file_names[0]).suffix if video.file_names else ".jpg"
-
-
-def in_threads(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
-    """`work` on each, in order, by all cores; for results that are small."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            yield from pool.map(work, items)
-        finally:
-            pool.shutdown(cancel_futures=True)

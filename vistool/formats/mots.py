@@ -21,7 +21,6 @@ from vistool.formats.dataset import (
 )
 from vistool.formats.label_maps import (
     folder_names,
-    in_threads,
     masks_of,
     masks_of_file,
     painted,
@@ -31,6 +30,7 @@ from vistool.formats.label_maps import (
 )
 from vistool.formats.problems import Problem, ProblemCallback, refuse
 from vistool.formats.rle import rle_fault
+from vistool.formats.threads import in_threads
 from vistool.formats.video import IMAGE_SUFFIXES
 from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, Size

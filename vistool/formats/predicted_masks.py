@@ -10,7 +10,7 @@ from pathlib import Path
 from vistool.errors import DataError
 from vistool.formats.dataset import AnnotatedVideo, DataSet
 from vistool.formats.davis import LABELS, RESOLUTION, VOID, frame_stems
-from vistool.formats.label_maps import in_threads, masks_of_file
+from vistool.formats.label_maps import masks_of_file
 from vistool.formats.mots import (
     IGNORED,
     LONGEST,
@@ -25,6 +25,7 @@ from vistool.formats.problems import Place, Problem
 from vistool.formats.results import RESULTS
 from vistool.formats.results_check import check_results
 from vistool.formats.rle import rle_fault
+from vistool.formats.threads import in_threads
 from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, TrackSegmentation
 
