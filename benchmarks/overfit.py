@@ -3,10 +3,13 @@
     python benchmarks/overfit.py                        # both models
     python benchmarks/overfit.py --models ifc --steps 2000
 
-A training that is set up right must. Clips of two frames with patterned shapes are made for it by
-examples/make_dataset.py, and nothing is done to them but that they are mirrored at times. The
-training is `vistool train`'s own, small models of both papers, and AP is that of its validation, on
-the same eight clips; it stops as soon as that reaches the goal.
+A training that is set up right must. Clips of two frames, six of the eight with two patterned
+shapes of three classes, are made for it by examples/make_dataset.py; nothing is done to them but
+that they are mirrored at times. The training is `vistool train`'s own, of small models with all
+parts of the papers', and AP is that of its validation: over IoU 0.5 to 0.95 of tracks, on the same
+eight clips. It stops as soon as that reaches the goal.
+
+Wall seconds are the machine's, with all else that runs on it; seconds of CPU are the training's.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from vistool.config import TrainConfig, from_mapping
 from vistool.engine.train import train
 
 MAKER = Path(__file__).resolve().parent.parent / "examples" / "make_dataset.py"
-CLIPS, FRAMES, HEIGHT, WIDTH = 8, 2, 192, 256
+CLIPS, FRAMES, SEED = 8, 2, 5
 GOAL = 0.95
 BACKBONE = {
     "kind": "resnet",
@@ -34,18 +37,35 @@ BACKBONE = {
     "blocks": [1, 1, 1, 1],
 }
 SMALL = {
-    "backbone": BACKBONE,
-    "num_queries": 5,
     "encoder_layers": 2,
     "decoder_layers": 2,
     "feedforward_dim": 256,
     "dropout": 0.0,
     "clip_length": FRAMES,
-    "test_short_side": HEIGHT,
 }
-MODELS = {
-    "ifc": {"architecture": "ifc", "hidden_dim": 96, **SMALL},
-    "vistr": {"architecture": "vistr", "hidden_dim": 96, **SMALL},
+MODELS: dict[str, dict[str, Any]] = {
+    "ifc": {
+        **SMALL,
+        "architecture": "ifc",
+        "backbone": BACKBONE,
+        "hidden_dim": 96,
+        "num_queries": 5,
+        "test_short_side": 128,
+    },
+    # Its masks are born at the deepest stride, so that is 16; its queries cost a mask head each.
+    "vistr": {
+        **SMALL,
+        "architecture": "vistr",
+        "backbone": {**BACKBONE, "dilate_last": True},
+        "hidden_dim": 144,
+        "num_queries": 3,
+        "test_short_side": 96,
+    },
+}
+# What of a training suits one model.
+TRAINING: dict[str, dict[str, Any]] = {
+    "ifc": {"learning_rate": 1e-3},
+    "vistr": {"learning_rate": 8e-4, "loss": {"dice_weight": 3.0, "focal_weight": 3.0}},
 }
 
 
@@ -57,26 +77,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--steps", type=int, default=1500, help="at most")
-    parser.add_argument("--every", type=int, default=100, help="steps between two looks at AP")
+    parser.add_argument("--every", type=int, default=25, help="steps between two looks at AP")
     args = parser.parse_args()
-    print(f"{CLIPS} clips of {FRAMES} frames, {WIDTH}x{HEIGHT}; {torch.get_num_threads()} threads")
+    print(f"{CLIPS} clips of {FRAMES} frames; {torch.get_num_threads()} threads")
     for name in args.models:
         with tempfile.TemporaryDirectory() as folder:
-            overfit(name, Path(folder), args.steps, args.every)
+            if not overfit(name, Path(folder), args.steps, args.every):
+                raise SystemExit(f"{name}: AP {GOAL} not reached in {args.steps} steps")
 
 
-def overfit(name: str, folder: Path, steps: int, every: int) -> None:
+def overfit(name: str, folder: Path, steps: int, every: int) -> bool:
+    """Train a model until its AP is the goal; False if it is not within so many steps."""
     make_set = runpy.run_path(str(MAKER))["make_set"]
-    make_set(folder, "clips", videos=CLIPS, frames=FRAMES, size=(HEIGHT, WIDTH), seed=4)
-    config = settings(MODELS[name], folder, steps, every)
-    begun = time.perf_counter()
+    make_set(folder, "clips", videos=CLIPS, frames=FRAMES, size=canvas(name), seed=SEED)
+    config = settings(name, folder, steps, every)
+    begun, begun_cpu = time.perf_counter(), time.process_time()
 
     def told(step: int, _steps: int, line: Mapping[str, Any]) -> None:
         if "val_AP" in line:
-            seconds = time.perf_counter() - begun
+            terms = ", ".join(f"{term} {line[term]:.3f}" for term in ("loss", "class", "dice"))
             print(
-                f"{name:6} step {step:5}: loss {line['loss']:.3f}, AP {line['val_AP']:.3f}, "
-                f"AP50 {line['val_AP50']:.3f}, {seconds:4.0f} s",
+                f"{name:6} step {step:5}: {terms}; AP {line['val_AP']:.3f}, "
+                f"AP50 {line['val_AP50']:.3f}; {time.perf_counter() - begun:4.0f} s, "
+                f"{time.process_time() - begun_cpu:4.0f} s of CPU",
                 flush=True,
             )
             if line["val_AP"] >= GOAL:
@@ -85,29 +108,35 @@ def overfit(name: str, folder: Path, steps: int, every: int) -> None:
     try:
         train(config, folder / "run", on_step=told)
     except ReachedError:
-        print(f"{name}: learnt by heart")
-    else:
-        raise SystemExit(f"{name}: AP {GOAL} not reached in {steps} steps")
+        return True
+    return False
 
 
-def settings(model: dict[str, Any], folder: Path, steps: int, every: int) -> TrainConfig:
+def canvas(name: str) -> tuple[int, int]:
+    """Height and width of a model's pictures."""
+    height: int = MODELS[name]["test_short_side"]
+    return height, height + 32
+
+
+def settings(name: str, folder: Path, steps: int, every: int) -> TrainConfig:
     values = {
         "data": str(folder),
         "sources": [{"annotations": "clips.json"}],
         "validation": {"annotations": "clips.json", "every": every},
-        "model": model,
-        "pipeline": {"paper": "ifc", "short_sides": [HEIGHT]},
+        "model": MODELS[name],
+        "pipeline": {"paper": "ifc", "short_sides": [canvas(name)[0]]},
         "init": "random",
         "frozen_blocks": 0,
         "steps": steps,
         "batch": CLIPS,
         "clip_length": FRAMES,
-        "learning_rate": 1e-3,
-        "backbone_rate": 1e-3,
+        "backbone_rate": TRAINING[name]["learning_rate"],
         "weight_decay": 0.0,
         "warmup_steps": 50,
         "ema_decay": 0.98,
+        "workers": 0,  # clips this small take no time
         "save_every": steps,
+        **TRAINING[name],
     }
     config: TrainConfig = from_mapping(values, TrainConfig, where="the benchmark")
     return config
