@@ -403,6 +403,19 @@ def test_a_step_with_a_broken_clip_is_skipped_and_says_which(
         assert value.isfinite().all()
 
 
+def test_a_run_whose_last_step_is_skipped_is_saved_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pictures(tmp_path, 2)
+    answers = iter([None, None, "dice"])
+    monkeypatch.setattr("vistool.engine.train.broken_terms", lambda values: next(answers))
+    run = tmp_path / "run"
+    weights = train(settings(tmp_path, steps=3, save_every=100), run)
+    assert read_header(weights).metadata["steps"] == "3 of 3"
+    assert torch.load(run / CHECKPOINT, weights_only=True)["step"] == 3
+    assert "dice" in lines(run)[-1]["skipped"]
+
+
 def gradients(run: Path) -> list[torch.Tensor]:
     """Of the first step, clipped, from what Adam remembers of them."""
     saved = torch.load(run / CHECKPOINT, weights_only=True)

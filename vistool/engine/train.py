@@ -133,11 +133,12 @@ def _loop(job: _Job, on_step: StepCallback, on_validation: Callable[[int, int], 
                 line |= job.validate(on_validation)
             if log is not None:
                 log.write(state.step, line)
-            # Weights that may be at fault do not replace good ones.
-            if stop or (job.is_due(config.save_every) and not state.skipped_in_a_row):
+            job.stop_if_hopeless(line.get("skipped"))
+            # On the way, weights that may be at fault do not replace good ones.
+            last = stop or state.step == config.steps
+            if last or (job.is_due(config.save_every) and not state.skipped_in_a_row):
                 job.save()
             on_step(state.step, config.steps, line)
-            job.stop_if_hopeless(line.get("skipped"))
             if stop and state.step < config.steps:
                 raise KeyboardInterrupt
 
