@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.recorded import recorded, recorded_json
 from tests.test_ifc import normalised, small_ifc, small_training_batch
+from vistool.criterion.class_term import NO_OBJECT_WEIGHT, absence_weight, class_terms
 from vistool.criterion.losses import LAYER, absence_loss, class_loss
 from vistool.criterion.matcher import hungarian, match_scores
 from vistool.criterion.set_criterion import SetCriterion
@@ -138,6 +140,61 @@ def test_absence_is_no_object_where_everything_is_labelled_and_nothing_where_not
     assert absence_loss(logits, ~everything).abs().max() < 1e-5
 
 
+def _partly_labelled_rows(classes: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Logits [6, K + 1], up to certainty, and which classes are labelled completely [6, K]."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 8 * torch.randn(6, classes + 1, generator=generator, dtype=torch.float64)
+    return logits, torch.rand(6, classes, generator=generator) < 0.5
+
+
+@given(st.integers(1, 6), st.integers(0, 2**31))
+def test_a_row_of_unknown_class_is_trained_as_its_class_term_is_to_be_expected(
+    classes: int, seed: int
+) -> None:
+    logits, exhaustive = _partly_labelled_rows(classes, seed)
+    exhaustive[:, 0] = True  # of a row of which nothing is known, nothing is learnt
+    weights = torch.tensor([1.0] * classes + [NO_OBJECT_WEIGHT], dtype=torch.float64)
+    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    none = torch.zeros(0, dtype=torch.long)
+    value, weight = class_terms(ours, none, none, exhaustive)
+    (weight * value).sum().backward()
+
+    # The published term of every class, as often as a row is of it: its probability without
+    # the weights that the model was trained with, among the classes that are not ruled out.
+    log_probs = theirs.log_softmax(1)
+    odds = log_probs.detach().exp() / weights
+    odds[:, :-1][exhaustive] = 0
+    often = odds / odds.sum(1, keepdim=True)
+    (often * weights * -log_probs).sum().backward()
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    torch.testing.assert_close(ours.grad[:, :-1][exhaustive], theirs.grad[:, :-1][exhaustive])
+    # What is left is lifted as much in all, but alike.
+    left = F.pad(~exhaustive, (0, 1), value=True)
+    torch.testing.assert_close((ours.grad * left).sum(1), (theirs.grad * left).sum(1))
+    alike = (theirs.grad * left).sum(1, keepdim=True) / left.sum(1, keepdim=True)
+    torch.testing.assert_close(ours.grad * left, alike * left)
+
+
+@given(st.integers(1, 6), st.integers(0, 2**31))
+def test_a_row_that_matches_nothing_counts_as_published_unless_it_may_be_an_instance(
+    classes: int, seed: int
+) -> None:
+    logits, exhaustive = _partly_labelled_rows(classes, seed)
+    logits = logits.float() * 20  # probabilities that round to 0 and 1 among them
+    weight = absence_weight(logits, exhaustive)
+    assert (weight[~exhaustive.any(1)] == 0).all()
+    assert (weight[exhaustive.all(1)] == NO_OBJECT_WEIGHT).all()
+    some = weight[exhaustive.any(1)]
+    assert ((some > NO_OBJECT_WEIGHT * 0.999) & (some < 1.001)).all()
+
+
+def test_a_likely_instance_that_nobody_labelled_counts_like_a_labelled_one() -> None:
+    logits = torch.tensor([[9.0, 0.0, 0.0], [0.0, 0.0, 9.0]])  # a hidden instance; nothing
+    weight = absence_weight(logits, torch.tensor([False, True]).expand(2, 2))
+    torch.testing.assert_close(weight, torch.tensor([1.0, NO_OBJECT_WEIGHT]), rtol=2e-3, atol=0)
+
+
 def _partial_clip(mask_rows: slice) -> tuple[ClipOutput, ClipTarget]:
     """Two queries: the first is on the one labelled object, the second where `mask_rows` says."""
     masks = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
@@ -155,6 +212,25 @@ def _class_gradient(output: ClipOutput, target: ClipTarget) -> Tensor:
     gradient = output.class_logits.grad
     assert gradient is not None
     return gradient[0]
+
+
+@given(st.integers(2, 6), st.integers(0, 2**31), st.floats(0.01, 10))
+def test_a_row_that_matches_nothing_leaves_the_odds_of_what_it_may_be_as_they_are(
+    classes: int, seed: int, rate: float
+) -> None:
+    logits, exhaustive = _partly_labelled_rows(classes, seed)
+    exhaustive[:, 0], exhaustive[:, 1] = True, False
+    logits.requires_grad_()
+    loss = absence_loss(logits, exhaustive)
+    loss.sum().backward()
+    assert logits.grad is not None
+    after = (logits - rate * logits.grad).detach()
+    torch.testing.assert_close(
+        (after[:, 1] - after[:, -1]), (logits[:, 1] - logits[:, -1]).detach()
+    )
+    # And the value is what it is called: the probability that is left.
+    blamed = (logits.softmax(1)[:, :-1] * exhaustive).sum(1)
+    torch.testing.assert_close((-loss).exp(), 1 - blamed)
 
 
 def test_a_query_on_an_object_that_nobody_labelled_is_not_punished() -> None:

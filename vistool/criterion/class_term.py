@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vistool.criterion.losses import absence_loss, class_loss
@@ -55,8 +56,32 @@ def class_terms(
     free[matched] = False
     value = absence_loss(logits, exhaustive)
     value = value.index_put((matched,), class_loss(logits[matched], labels))
-    judged = free & exhaustive.any(1)
-    return value, torch.where(free, NO_OBJECT_WEIGHT * judged, 1.0)
+    return value, torch.where(free, absence_weight(logits, exhaustive), 1.0)
+
+
+@torch.no_grad()
+def absence_weight(logits: Tensor, exhaustive: Tensor) -> Tensor:
+    """How much a row that matches nothing counts, by what it may be instead. [R]
+
+    The published term weighs a row by its class: 1, or `NO_OBJECT_WEIGHT`. Where some classes are
+    not labelled completely, the row may be of any of those, or of none; its term is then to be
+    expected over them. Learnt with weights w, class k has the probability p_k / w_k, but for
+    what makes them add up to 1, so the expected gradient of the published term is
+
+        sum(p_k / w_k * w_k * grad(-log p_k)) / sum(p_k / w_k)
+            = sum(p_k) / sum(p_k / w_k) * grad(-log sum(p_k))
+
+    over the classes that are left: that of -log sum(p_k), the absence loss, times the harmonic
+    mean of the weights, which is what this returns. With the weight of "no object" instead, an
+    unlabelled object would say only a tenth as loudly that it is none of the labelled classes as
+    a labelled one says that it is none of the others, and would be taken for one of the former.
+
+    Args: logits: [R, K + 1]; exhaustive: [R, K] bool, as in `class_terms`.
+    """
+    blamed = F.pad(exhaustive, (0, 1), value=False)
+    believed = logits.masked_fill(blamed, -torch.inf).softmax(1)
+    mean = 1 / (believed[:, :-1].sum(1) + believed[:, -1] / NO_OBJECT_WEIGHT)
+    return torch.where(exhaustive.any(1), mean, 0.0)
 
 
 @torch.no_grad()

@@ -59,11 +59,17 @@ def absence_loss(logits: Tensor, exhaustive: Tensor) -> Tensor:
     this is the cross-entropy with "no object"; where none is, it is 0: the query may well have
     found something that nobody was asked to label.
 
+    What a query may be instead is lifted alike, so that a step leaves the odds between an instance
+    of the other classes and "no object" as they are. The plain gradient would lift the likelier
+    more, which is "no object" almost everywhere, and through the weights that queries share also
+    where something unlabelled is; alike is what the natural gradient does (Amari, 1998).
+
     Args: logits: [N, K + 1]; exhaustive: [N, K] bool.  Returns: [N]
     """
-    blamed = F.pad(exhaustive, (0, 1), value=False)
-    allowed = logits.masked_fill(blamed, -torch.inf).logsumexp(1)
-    return logits.logsumexp(1) - allowed
+    allowed = ~F.pad(exhaustive, (0, 1), value=False)
+    mean = (logits * allowed).sum(1, keepdim=True) / allowed.sum(1, keepdim=True)
+    lifted = torch.where(allowed, logits.detach() + (mean - mean.detach()), logits)
+    return lifted.logsumexp(1) - lifted.masked_fill(~allowed, -torch.inf).logsumexp(1)
 
 
 def weighted_total(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
