@@ -219,6 +219,29 @@ def test_ctrl_c_in_the_midst_of_processes_leaves_what_is_done(
     assert json.loads(again.stdout)["counts"]["videos"] == 6
 
 
+@pytest.mark.slow
+def test_a_process_that_dies_is_told_in_one_line_and_loses_nothing_that_is_done(
+    tmp_path: Path, weights: Path
+) -> None:
+    truth = make_set(tmp_path / "data", lengths=(3, *(30,) * 5), frames=True)
+    command = [sys.executable, "-m", "vistool", "eval", truth, "-m", weights, "--workers", "2"]
+    process = subprocess.Popen(
+        list(map(str, command)), cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 240
+    done = tmp_path / RUN / "videos"
+    while not list(done.glob("*/meta.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    os.kill(int(workers[0]), signal.SIGKILL)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "error: a process that ran the model has died\nhint: " in complaint
+    assert "Traceback" not in complaint
+    assert list(done.glob("*/meta.json"))
+
+
 def test_a_repetition_is_written_once(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -265,11 +266,17 @@ def _run_in_processes(
         for future in as_completed(running):
             future.result()
             progress.finish(running[future])
-    except BaseException:
+    except BaseException as error:
         pool.shutdown(wait=False, cancel_futures=True)
         for child in multiprocessing.active_children():  # in the midst of a video, perhaps
             child.terminate()
             child.join()
+        if isinstance(error, BrokenProcessPool):
+            raise VistoolError(
+                "a process that ran the model has died",
+                hint="where memory is short, fewer --workers need less; what is done is saved, and "
+                "the same command again runs only the rest",
+            ) from error
         raise
     pool.shutdown()
 
