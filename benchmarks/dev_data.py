@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import tempfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import cv2
 import msgspec
 import numpy as np
 import torch
 
-from vistool.config import PredictConfig, TrainConfig, from_json
+from vistool.config import PredictConfig, Scoring, TrainConfig, from_json
 from vistool.data.annotations import LabelledTrack, LabelledVideo, read_annotations
 from vistool.data.clips import MIN_VISIBLE
 from vistool.data.motion import draw_camera
@@ -39,7 +41,6 @@ OBJECT = 1000  # the category of what is not a single COCO category
 
 # Moving clips: a camera that sees 1/ZOOM of a picture at once goes over it, as far as in training.
 MOVING_FRAMES = 12  # so that several clips are stitched
-MOVING_SEED = 20
 ZOOM, MOTION, TILT = 1.3, 0.3, 0.08
 
 Classes = Mapping[str, Sequence[str]]  # of the model: the category names that each stands for
@@ -67,22 +68,29 @@ class Followed:
     label: int | None  # None: of no class of the model
 
 
-def load(
-    name: str, *, size: int | None, clip_length: int | None, clip_stride: int | None
-) -> LoadedModel:
-    """A model that predicts with these settings; None: its own.
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """The options that `load` understands."""
+    parser.add_argument("--size", type=int, help="short side of the model's input")
+    parser.add_argument("--clip-length", type=int, help="frames the model sees at once, T")
+    parser.add_argument("--clip-stride", type=int, help="frames the window moves")
+    parser.add_argument("--scoring", choices=get_args(Scoring), help="of tracks")
+
+
+def load(args: argparse.Namespace) -> LoadedModel:
+    """The model of --model with the settings asked for; where none is, with its own.
 
     Raises: UsageError for a clip length that the weights cannot have.
     """
-    loaded = load_model(name)
+    loaded = load_model(args.model)
     config = loaded.model.config
-    asked = PredictConfig(clip_length=clip_length, clip_stride=clip_stride)
+    asked = PredictConfig(clip_length=args.clip_length, clip_stride=args.clip_stride)
     length, stride = clip_settings(config, asked)
     loaded.model.config = msgspec.structs.replace(
         config,
         clip_length=length,
         clip_stride=stride,
-        test_short_side=size or config.test_short_side,
+        test_short_side=args.size or config.test_short_side,
+        scoring=args.scoring or config.scoring,
     )
     loaded.model.eval()
     return loaded
@@ -115,13 +123,13 @@ def picture_cases(loaded: LoadedModel, pictures: Sequence[LabelledVideo], what: 
 def moving_cases(
     loaded: LoadedModel, pictures: Sequence[LabelledVideo], most: int, what: str
 ) -> list[Case]:
-    """Some of the pictures, evenly spread, as clips under a moving camera; the same ones always."""
+    """Some of the pictures, evenly spread, as clips under a moving camera."""
     chosen = spread(pictures, most)
     tell(f"{len(chosen)} moving clips of {what}")
     cases = []
-    for number, picture in enumerate(chosen):
+    for picture in chosen:
         with tempfile.TemporaryDirectory() as folder:
-            clip = moving_clip(picture, number, Path(folder))
+            clip = moving_clip(picture, Path(folder))
             cases.append(Case(picture.files[0].stem, clip, predict(loaded, clip)))
     return cases
 
@@ -132,13 +140,16 @@ def spread(items: Sequence[Item], most: int) -> list[Item]:
     return [items[place] for place in places]
 
 
-def moving_clip(picture: LabelledVideo, number: int, folder: Path) -> LabelledVideo:
-    """A picture seen by a camera that moves smoothly; its frames are written into the folder."""
+def moving_clip(picture: LabelledVideo, folder: Path) -> LabelledVideo:
+    """A picture seen by a camera that moves smoothly; its frames are written into the folder.
+
+    The file's name decides on the way, so that it is the same in every sample.
+    """
     camera = draw_camera(
         picture.size,
         picture.size,
         MOVING_FRAMES,
-        np.random.default_rng([MOVING_SEED, number]),
+        np.random.default_rng(zlib.crc32(picture.files[0].name.encode())),
         scale_range=(ZOOM, ZOOM),
         motion=MOTION,
         tilt=TILT,

@@ -4,9 +4,9 @@
     python benchmarks/dev_quality.py --table FILE.json...
 
 Pictures are measured as they are and as clips under a moving camera (--moving 0: not). --size,
---clip-length and --clip-stride replace what the weights say. --quick takes every second picture and
-the first 20 frames of each video: for a look at a training that is still running. --table sets the
-files that --json wrote side by side.
+--clip-length, --clip-stride and --scoring replace what the weights say. --quick takes every second
+picture and the first 20 frames of each video: for a look at a training that is still running.
+--table sets the files that --json wrote side by side.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dev_data import (
     PICTURE_SETS,
     Case,
     Classes,
+    add_settings,
     composite_cases,
     davis_sequences,
     load,
@@ -62,12 +63,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--table", type=Path, nargs="+", help="compare what --json wrote")
     parser.add_argument("--json", type=Path, help="write all figures into this file")
     parser.add_argument("--quick", action="store_true", help="a part of the data")
-    parser.add_argument("--moving", type=int, default=40, help="moving clips of each source")
+    parser.add_argument("--moving", type=int, default=20, help="moving clips of each source")
     parser.add_argument("--conf", type=float, default=PredictConfig().conf, help="of predict")
     parser.add_argument("--conf-sweep", action="store_true", help="print precision and recall")
-    parser.add_argument("--size", type=int, help="short side of the model's input")
-    parser.add_argument("--clip-length", type=int, help="frames the model sees at once, T")
-    parser.add_argument("--clip-stride", type=int, help="frames the window moves")
+    add_settings(parser)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     if not args.table and not (args.model and args.data):
@@ -78,9 +77,7 @@ def parsed() -> argparse.Namespace:
 def measured(args: argparse.Namespace) -> dict[str, Any]:
     """All figures of a model."""
     began = time.perf_counter()
-    loaded = load(
-        args.model, size=args.size, clip_length=args.clip_length, clip_stride=args.clip_stride
-    )
+    loaded = load(args)
     config = loaded.model.config
     classes = trained_classes(loaded.header)
     still, moving = picture_sets(loaded, args, classes)

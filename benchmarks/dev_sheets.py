@@ -20,6 +20,7 @@ import torch
 from dev_data import (
     PICTURE_SETS,
     Case,
+    add_settings,
     composite_cases,
     davis_sequences,
     load,
@@ -45,9 +46,7 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     args.output.mkdir(parents=True, exist_ok=True)
-    loaded = load(
-        args.model, size=args.size, clip_length=args.clip_length, clip_stride=args.clip_stride
-    )
+    loaded = load(args)
     classes = trained_classes(loaded.header)
     names = tuple(classes)
     for source in args.sources:
@@ -76,9 +75,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--sources", nargs="+", choices=sources, default=sources)
     parser.add_argument("--pictures", type=int, default=24, help="of each source")
     parser.add_argument("--conf", type=float, default=PredictConfig().conf)
-    parser.add_argument("--size", type=int, help="short side of the model's input")
-    parser.add_argument("--clip-length", type=int, help="frames the model sees at once, T")
-    parser.add_argument("--clip-stride", type=int, help="frames the window moves")
+    add_settings(parser)
     args = parser.parse_args()
     if args.output.resolve().is_relative_to(REPOSITORY):
         parser.error(f"{args.output} lies inside the repository, where these pictures must not go")
