@@ -10,6 +10,10 @@ parts of the papers', and AP is that of its validation: over IoU 0.5 to 0.95 of 
 eight clips. It stops as soon as that reaches the goal.
 
 Wall seconds are the machine's, with all else that runs on it; seconds of CPU are the training's.
+
+IFC: AP 0.957 after 200 steps, 63 s of one CPU core (OMP_NUM_THREADS=1, --models ifc --every 50).
+VisTR: not shown yet. Its boxes and classes are learnt first, its masks later: in 250 steps of a
+trial with other settings (65 s of CPU), the Dice term fell from 0.75 to 0.53, and AP was 0.2 at most.
 """
 
 from __future__ import annotations
