@@ -35,8 +35,8 @@ from vistool.formats.atomic import atomic_path
 from vistool.models import build_model
 from vistool.models.ifc import IFC
 from vistool.models.pretrained import load_imagenet_weights
-from vistool.models.vistr import VisTR
 from vistool.models.start import load_start
+from vistool.models.vistr import VisTR
 from vistool.nn.efficientnet import EfficientNetLite0
 from vistool.structures import Size
 
