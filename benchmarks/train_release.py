@@ -72,6 +72,24 @@ IFC = (
             "seed=33",
         ),
     ),
+    Stage(
+        "groups-pictures",
+        "ifc-lite.toml",
+        "larger-clips",
+        (
+            "canvases=[[256,352],[256,352],[352,256],[288,288],[224,384],[192,256]]",
+            "augment.scale=[0.6,2.0]",
+            "steps=1080",
+            "warmup_steps=150",
+            "augment.paste_chance=0.6",
+            "augment.max_pasted=4",
+            'augment.paste_classes={cat=1.5, dog=4.0, "hoofed animal"=1.5, bird=1.5}',
+            "loss.class_weight=2",
+            "query_groups=3",
+            "seed=51",
+        ),
+    ),
+    Stage("groups-clips", "ifc-lite-groups.toml", "groups-pictures"),
 )
 VISTR = (
     Stage("vistr-pictures", "vistr-lite.toml", "vistr-start"),

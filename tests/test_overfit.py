@@ -11,7 +11,10 @@ BENCHMARK = Path(__file__).resolve().parent.parent / "benchmarks" / "overfit.py"
 
 
 @pytest.mark.slow
-def test_ifc_learns_eight_clips_by_heart_from_random_weights(tmp_path: Path) -> None:
-    """To mask AP 0.95; a minute of CPU."""
+@pytest.mark.parametrize(("model", "steps"), [("ifc", 600), ("vistr", 1000)])
+def test_a_model_learns_eight_clips_by_heart_from_random_weights(
+    tmp_path: Path, model: str, steps: int
+) -> None:
+    """To mask AP 0.95; a minute or two of CPU."""
     overfit = runpy.run_path(str(BENCHMARK))["overfit"]
-    assert overfit("ifc", tmp_path, steps=600, every=50)
+    assert overfit(model, tmp_path, steps=steps, every=50)

@@ -21,6 +21,10 @@ from vistool.structures import FrameClipOutput, FrameFeatures, FrameHeads
 
 # Three axes of sines and cosines in pairs, and a sixteenth of the width for the mask features.
 WIDTH_UNIT = 48
+# Attention maps, a softmax over heads and cells, have values of about 1/1000 beside features of
+# about 1, and nothing else tells the mask head one instance from another. Weights that start as
+# small for both, as published, take thousands of steps to make up for that.
+MAPS_GAIN = 100.0
 
 
 def by_instance(x: Tensor, num_frames: int) -> Tensor:
@@ -203,7 +207,7 @@ class VisTR(nn.Module):
         )
 
     def reset_parameters(self) -> None:
-        """The published initialisation; the backbone keeps its own."""
+        """The published initialisation but for MAPS_GAIN; the backbone keeps its own."""
         for part in (self.encoder, self.decoder, self.attention_maps):
             for parameter in part.parameters():
                 if parameter.ndim > 1:
@@ -215,6 +219,8 @@ class VisTR(nn.Module):
                 nn.init.kaiming_uniform_(module.weight, a=1)
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
+        with torch.no_grad():
+            self.mask_head.conv1.weight[:, self.dim :] *= MAPS_GAIN
         nn.init.zeros_(self.mask_head.offset.weight)
         nn.init.kaiming_uniform_(self.mask_head.deform.weight, nonlinearity="relu")
 
