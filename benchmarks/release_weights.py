@@ -3,10 +3,10 @@
     python benchmarks/release_weights.py OUTPUT WEIGHTS... --data FOLDER [--prior 0.25]
 
 Weights of trainings that went on from one another are averaged, tensor by tensor: it evens out what
-either learnt last. Then the class scores are relieved of the training set's frequencies, which have
-nothing to do with the videos to come (Menon et al., "Long-tail learning via logit adjustment"):
-the bias of a class falls by `prior` times the logarithm of the number of pictures and videos that
-show it, relative to the mean class. Configuration and card are those of the first file.
+either learnt last. With --prior the class scores are relieved of the training set's frequencies:
+they have nothing to do with the videos to come (Menon et al., "Long-tail learning via logit
+adjustment"). The bias of a class falls by `prior` times the logarithm of the number of pictures and
+videos that show it, relative to the mean class. Configuration and card are those of the first file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("weights", nargs="+", help="weight files of one model, averaged")
     parser.add_argument("--data", type=Path, required=True, help="folder of the annotated sets")
-    parser.add_argument("--prior", type=float, default=0.25, help="0: class biases stay")
+    parser.add_argument("--prior", type=float, default=0.0, help="0: class biases stay")
     parser.add_argument("--short-side", type=int, default=288, help="to predict at, pixels")
     parser.add_argument("--clip-length", type=int, default=8, help="to predict with")
     parser.add_argument("--clip-stride", type=int, default=4, help="to predict with")
@@ -44,10 +44,16 @@ def main() -> None:
         first.header.metadata["training"], TrainConfig, where="header"
     )
     bias = [key for key in mean if key.startswith(CLASS_BIAS) and key.endswith(".bias")][-1]
-    counts = pictures_by_class(training, args.data)
-    mean[bias] = mean[bias] - args.prior * centred_logs(counts)
-    for name, count, shift in zip(training.classes, counts, centred_logs(counts), strict=False):
-        print(f"{name:16}{count:6} pictures and videos, bias {-args.prior * shift:+.2f}")
+    release = f"mean of {len(states)} files' weights"
+    if args.prior:
+        shifts = centred_logs(pictures_by_class(training, args.data))
+        mean[bias] = mean[bias] - args.prior * shifts
+        for name, shift in zip(training.classes, shifts, strict=False):
+            print(f"{name:16} bias {-args.prior * shift:+.2f}")
+        release += (
+            f"; class biases less {args.prior:g} times the logarithm of the training pictures of "
+            "each class"
+        )
 
     model = first.model
     model.load_state_dict(mean)
@@ -61,8 +67,7 @@ def main() -> None:
     card = {
         **first.header.metadata,
         "score": args.score,
-        "release": f"mean of {len(states)} trainings' weights; class biases less {args.prior:g} "
-        "times the logarithm of the training pictures of each class",
+        "release": release,
     }
     save_model(model, args.output, card, half=True)
 

@@ -3,22 +3,25 @@
     python benchmarks/train_release.py ifc-lite --data FOLDER
     python benchmarks/train_release.py vistr-lite --data FOLDER --ifc ifc-lite
 
-Every stage is a run of `vistool train` in a folder of --runs; started again, this goes on where it
-was stopped. The result is RUNS/NAME.safetensors. How long the stages take, and what they gave, is
+Every stage is a training with a run folder in --runs; started again, this goes on where it was
+stopped. The result is RUNS/NAME.safetensors. How long the stages take, and what they gave, is
 in weights/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from vistool.config import TrainConfig, apply_overrides, from_mapping, load_toml
 from vistool.engine.train import WEIGHTS
-from vistool.engine.train_setup import SETTINGS
+from vistool.engine.train import train as run_training
 from vistool.models.weights import read_header
 
 HERE = Path(__file__).resolve().parent
@@ -30,6 +33,7 @@ class Stage(NamedTuple):
     config: str
     start: str | None  # the stage whose weights it starts from; None: as the configuration says
     settings: tuple[str, ...] = ()
+    keep: tuple[int, ...] = ()  # steps after which a copy of the averaged weights is kept
 
 
 LARGER = (
@@ -89,7 +93,7 @@ IFC = (
             "seed=51",
         ),
     ),
-    Stage("groups-clips", "ifc-lite-groups.toml", "groups-pictures"),
+    Stage("groups-clips", "ifc-lite-groups.toml", "groups-pictures", keep=(1400, 1800)),
 )
 VISTR = (
     Stage("vistr-pictures", "vistr-lite.toml", "vistr-start"),
@@ -106,38 +110,54 @@ def main() -> None:
     args = parser.parse_args()
 
     released = args.runs / f"{args.model}.safetensors"
-    data = ["--data", str(args.data)]
     if args.model == "ifc-lite":
         for stage in IFC:
-            train(stage, args.runs, data)
-        averaged = [weights_of(args.runs, name) for name in ("larger-clips", "clips")]
-        run([HERE / "release_weights.py", released, *averaged, *data])
+            train(stage, args.runs, args.data)
+        last = args.runs / IFC[-1].name
+        averaged = [last / WEIGHTS, *(last / kept_as(step) for step in IFC[-1].keep)]
     else:
         start = weights_of(args.runs, "vistr-start")
         if not start.exists():
             start.parent.mkdir(parents=True, exist_ok=True)
-            run([HERE / "vistr_start.py", start, "--ifc", args.ifc, *data])
+            run([HERE / "vistr_start.py", start, "--ifc", args.ifc, "--data", args.data])
         for stage in VISTR:
-            train(stage, args.runs, data)
-        run([HERE / "release_weights.py", released, weights_of(args.runs, "vistr-clips"), *data])
+            train(stage, args.runs, args.data)
+        averaged = [weights_of(args.runs, VISTR[-1].name)]
+    run([HERE / "release_weights.py", released, *averaged, "--data", args.data])
     print(f"{released} is done")
 
 
-def train(stage: Stage, runs: Path, data: Sequence[str]) -> None:
+def train(stage: Stage, runs: Path, data: Path) -> None:
     """Run a stage, or what is missing of it."""
-    folder, weights = runs / stage.name, weights_of(runs, stage.name)
-    if weights.exists() and len(set(read_header(weights).metadata["steps"].split(" of "))) == 1:
+    folder = runs / stage.name
+    if is_done(folder / WEIGHTS):
         return
-    print(f"stage {stage.name}", flush=True)
-    command: list[str | Path] = ["-m", "vistool", "train", *data]
-    if (folder / SETTINGS).exists():
-        run([*command, "--resume", folder])
-        return
-    settings = [*stage.settings]
+    settings = [f"data={data}", *stage.settings]
+    if stage.keep:
+        settings.append(f"save_every={math.gcd(*stage.keep, 200)}")
     if stage.start is not None:
         settings.append(f"init={weights_of(runs, stage.start)}")
-    changes = [part for setting in settings for part in ("--set", setting)]
-    run([*command, CONFIGS / stage.config, "-o", folder, *changes])
+    values = apply_overrides(load_toml(CONFIGS / stage.config), settings)
+    config: TrainConfig = from_mapping(values, TrainConfig, where=stage.config)
+
+    def after(step: int, steps: int, line: Mapping[str, Any]) -> None:
+        if step in stage.keep:
+            shutil.copyfile(folder / WEIGHTS, folder / kept_as(step))
+        if step % 100 == 0:
+            print(f"{stage.name}: step {step} of {steps}, loss {line['loss']:.3f}", flush=True)
+
+    run_training(config, folder, on_step=after, on_warning=print)
+
+
+def is_done(weights: Path) -> bool:
+    if not weights.exists():
+        return False
+    done, steps = read_header(weights).metadata["steps"].split(" of ")
+    return done == steps
+
+
+def kept_as(step: int) -> str:
+    return f"step-{step}.safetensors"
 
 
 def weights_of(runs: Path, stage: str) -> Path:

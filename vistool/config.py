@@ -132,7 +132,7 @@ ModelConfig = IFCConfig | VisTRConfig
 class PredictConfig(Settings, frozen=True):
     """`vistool predict`; None: what the weight file says."""
 
-    conf: float = 0.5  # tracks with a lower score are not reported
+    conf: float = 0.6  # tracks with a lower score are not reported
     classes: tuple[str, ...] = ()  # names; empty: all
     clip_length: int | Literal["all"] | None = None  # frames the model sees at once, T
     clip_stride: int | None = None  # frames the window moves; T: clips do not overlap

@@ -77,7 +77,7 @@ def predict(
     Writes results.json, meta.json and overlay.mp4 into a folder for every source, and prints the
     path of that folder.
 
-    Example: vistool predict street.mp4 --conf 0.5 --classes person,car
+    Example: vistool predict street.mp4 --conf 0.8 --classes person,car
     """
     from vistool.engine.distributed import joined
     from vistool.engine.predict import PredictedVideo, predict_videos

@@ -22,7 +22,7 @@ from vistool.evaluation.error_kinds import (
 )
 from vistool.evaluation.overlaps import VideoOverlaps
 
-MIN_SCORE = 0.5  # what `predict` reports unless it is asked for more
+MIN_SCORE = 0.6  # what `predict` reports unless it is asked for more
 MOST_FALSE_POSITIVES = 1000  # that are listed one by one
 
 
