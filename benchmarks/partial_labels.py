@@ -9,9 +9,20 @@ by examples/make_dataset.py; small ones and a frozen backbone, for the sake of t
   (`exhaustive: false`, and the ids of the others as `exhaustive_category_ids`);
 * `no crate to be seen`: the videos without crates alone, truly labelled. What is lost here is lost
   because other things were practised;
-* `in every other, said so`: unlabelled in every other video, and the rest labelled completely;
+* `in every other`: unlabelled in every other video, and the rest labelled completely;
 * `crates unlabelled, not said`: the set claims that everything is labelled;
 * `all labelled`: nothing is hidden, the best that one may hope for.
+
+What it printed, in three minutes of one CPU core:
+
+    training                         AP  shown  as other  others: AP  shown
+    before                        0.683   0.90      0.00       0.777   0.71
+    crates unlabelled, said so    0.558   0.20      0.05       0.901   0.94
+    no crate to be seen           0.000   0.00      0.65       0.813   0.91
+    in every other, said so       0.747   0.85      0.05       0.830   0.91
+    in every other, not said      0.756   0.75      0.05       0.841   0.91
+    crates unlabelled, not said   0.042   0.00      0.15       0.798   0.91
+    all labelled                  0.722   0.75      0.05       0.837   0.88
 
 AP and recall of crates are measured on videos that no training saw, where everything is labelled;
 recall at the score from which on `vistool predict` shows a track, and at that score also by how
@@ -30,7 +41,7 @@ from typing import Any
 
 import numpy as np
 
-from vistool.config import TrainConfig, from_mapping
+from vistool.config import PredictConfig, TrainConfig, from_mapping
 from vistool.data.annotations import read_annotations
 from vistool.engine.device import choose_device
 from vistool.engine.fine_tune import fine_tuning
@@ -43,7 +54,7 @@ from vistool.structures import TrackSegmentation
 
 MAKER = Path(__file__).resolve().parent.parent / "examples" / "make_dataset.py"
 HIDDEN = "crate"
-SHOWN = 0.5  # score of tracks that `predict` shows
+SHOWN = PredictConfig().conf  # score of tracks that `predict` shows
 PICTURE, SHORT_SIDE, CANVAS = (120, 160), 128, (96, 128)  # (height, width): made, seen, trained on
 FROZEN = 16  # blocks: the whole backbone
 
@@ -70,6 +81,7 @@ def compare(folder: Path, init: str, steps: int, further: int) -> None:
         (f"{HIDDEN}s unlabelled, said so", without_labels(more, "said")),
         (f"no {HIDDEN} to be seen", without_objects(more)),
         ("in every other, said so", without_labels(more, "half", every=2)),
+        ("in every other, not said", without_labels(more, "half-lie", every=2, honest=False)),
         (f"{HIDDEN}s unlabelled, not said", without_labels(more, "not-said", honest=False)),
         ("all labelled", more),
     ):
