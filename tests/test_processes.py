@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,15 @@ from vistool.models.weights import read_header
 pytestmark = pytest.mark.slow  # each process needs seconds to import torch
 
 PATIENCE = 240.0  # seconds, on a machine that has much else to do
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As in the processes that are started: sums in another order differ in the last digit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def say(text: str) -> None:
