@@ -106,6 +106,8 @@ class Processes:
         if met and self.is_first:
             raise met[0]
         if met:
+            # All end, and have agreed to: left to Python's end, gloo's threads may abort it.
+            distributed.destroy_process_group()
             raise SystemExit(met[0].exit_code)
 
     def mine(self, items: Sequence[T]) -> Sequence[T]:
