@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor
 
-from vistool.config import ResNetConfig, VisTRConfig
+from tests.test_vistr import TINY
 from vistool.models import build_model
 from vistool.models.start import load_start
 from vistool.models.vistr import VisTR, by_instance
@@ -16,20 +17,7 @@ from vistool.models.weights import save_model
 
 
 def vistr(clip_length: int) -> VisTR:
-    model = build_model(
-        VisTRConfig(
-            class_names=("cat", "dog"),
-            backbone=ResNetConfig(stem_channels=8, bottleneck_channels=4),
-            hidden_dim=48,
-            num_heads=4,
-            feedforward_dim=64,
-            encoder_layers=1,
-            decoder_layers=1,
-            num_queries=3,
-            dropout=0.0,
-            clip_length=clip_length,
-        )
-    )
+    model = build_model(msgspec.structs.replace(TINY, clip_length=clip_length))
     assert isinstance(model, VisTR)
     return model.eval()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vistool.config import PredictConfig
 from vistool.evaluation.calibration import Calibration, calibration
 from vistool.evaluation.confusion import MIN_IOU, ConfusionMatrix, confusions
 from vistool.evaluation.error_breakdown import ErrorBreakdown, Mender, break_down
@@ -22,7 +23,7 @@ from vistool.evaluation.error_kinds import (
 )
 from vistool.evaluation.overlaps import VideoOverlaps
 
-MIN_SCORE = 0.6  # what `predict` reports unless it is asked for more
+MIN_SCORE = PredictConfig().conf  # what `predict` reports unless it is asked for more
 MOST_FALSE_POSITIVES = 1000  # that are listed one by one
 
 
