@@ -127,7 +127,7 @@ def test_small_vistr_gives_the_recorded_outputs_and_everything_between() -> None
     # Hooks keep what the last frame gave.
     assert_recorded(seen["attention_maps"], case["inter.bbox_attention_frame_last"], 1e-5)
     assert_recorded(seen["offset"], case["inter.dcn_offset_frame_last"])
-    assert_recorded(seen["mask_head"][0], case["inter.mask_feature_frame_last"])
+    assert_recorded(seen["mask_head"], case["inter.mask_feature_frame_last"])
     assert_recorded(out.class_logits, by_instance(case["out.pred_logits"], 4))
     assert_recorded(out.boxes, by_instance(case["out.pred_boxes"], 4), SMALL[1])
     assert_recorded(out.mask_logits, by_instance(case["out.pred_masks"], 4), SMALL[2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from vistool.criterion.matcher import Validity, frame_match_costs, hungarian, pa
 from vistool.criterion.vistr_criterion import VisTRCriterion, frame_target
 from vistool.models.published import VISTR_NAMES, rename_key
 from vistool.models.vistr import by_instance
-from vistool.ops.boxes import box_giou, box_iou, boxes_of_masks, xyxy_of
+from vistool.ops.boxes import box_coverage, box_giou, box_iou, boxes_of_masks, xyxy_of
 from vistool.structures import ClipTarget, FrameClipOutput, FrameHeads, FrameTarget
 
 SLOTS = 10
@@ -195,6 +196,56 @@ def test_a_query_on_an_object_that_nobody_labelled_is_not_punished() -> None:
     assert gradient[0, 1, 2] < 0  # where the labelled instance is gone is known all the same
 
 
+def test_a_query_on_a_labelled_object_is_known_to_be_a_duplicate() -> None:
+    output, target = made_clip(exhaustive=False)
+    boxes = output.boxes.clone()
+    boxes[0, 1] = torch.tensor([0.3, 0.5, 0.5, 1.0])  # nine tenths of it on the labelled half
+    twice = FrameClipOutput(output.class_logits, boxes, output.mask_logits)
+    gradient = class_gradient(twice, target)
+    assert (gradient[1, 0, :2] > 0).all()  # less of any class
+    assert gradient[1, 1].abs().max() == 0  # on this frame nothing is labelled
+
+
+def clips_to_train_on() -> tuple[Tensor, list[ClipTarget]]:
+    """Two clips, with two instances and one; not everything in the second is labelled."""
+    pixels = torch.randn(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    masks = torch.zeros(3, 3, 64, 64, dtype=torch.bool)
+    masks[0, :, :20, :30], masks[1, 1:, 30:, 30:], masks[2, 0, 10:50, :20] = True, True, True
+    first = ClipTarget(torch.tensor([0, 1]), masks[:2], torch.tensor([True, True]))
+    return pixels, [first, ClipTarget(torch.tensor([1]), masks[2:], torch.tensor([True, False]))]
+
+
+def test_drawing_none_but_the_paired_queries_changes_neither_losses_nor_gradients() -> None:
+    pixels, targets = clips_to_train_on()
+    criterion = VisTRCriterion()
+    results = []
+    for choose in (None, partial(criterion.chosen, targets=targets)):
+        model = tiny_vistr()
+        output = model(pixels, auxiliary=True, choose=choose)
+        terms = criterion(output, targets)
+        criterion.total(terms).backward()
+        drawn = output.mask_logits.flatten(2).any(2)
+        results.append((drawn, terms, [p.grad for p in model.parameters()]))
+    (all_drawn, *expected), (drawn, *found) = results
+    assert all_drawn.all()
+    assert drawn.sum(1).tolist() == [2, 1]
+    # The same convolutions in batches of another size: float32's rounding apart.
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_where_nothing_is_labelled_every_parameter_has_a_gradient_all_the_same() -> None:
+    """Or processes that train together would wait for it."""
+    pixels, targets = clips_to_train_on()
+    nothing = [ClipTarget(t.labels[:0], t.masks[:0], t.exhaustive) for t in targets]
+    criterion, model = VisTRCriterion(), tiny_vistr()
+    choose = partial(criterion.chosen, targets=nothing)
+    terms = criterion(model(pixels, auxiliary=True, choose=choose), nothing)
+    criterion.total(terms).backward()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert trained
+    assert all(p.grad is not None for p in trained)
+
+
 def test_a_perfect_clip_costs_nothing_but_its_classes() -> None:
     output, target = made_clip()
     terms = VisTRCriterion()(output, [target])
@@ -206,16 +257,8 @@ def test_a_perfect_clip_costs_nothing_but_its_classes() -> None:
 
 def test_a_batch_is_trained_as_its_clips_together() -> None:
     """Sums over the clips, each divided once by what both have."""
-    torch.manual_seed(0)
     model = tiny_vistr()
-    pixels = torch.randn(2, 3, 3, 64, 64)
-    masks = torch.zeros(3, 3, 64, 64, dtype=torch.bool)
-    masks[0, :, :20, :30], masks[1, 1:, 30:, 30:], masks[2, 0, 10:50, :20] = True, True, True
-    everything = torch.ones(2, dtype=torch.bool)
-    targets = [
-        ClipTarget(torch.tensor([0, 1]), masks[:2], everything),
-        ClipTarget(torch.tensor([1]), masks[2:], everything),
-    ]
+    pixels, targets = clips_to_train_on()
     criterion = VisTRCriterion()
     with torch.no_grad():
         both = criterion(model(pixels, auxiliary=True), targets)
@@ -265,7 +308,11 @@ def _naive(a: list[float], b: list[float]) -> dict[str, Any]:
     both, either = (first & second).sum(), (first | second).sum()
     rows, columns = (first | second).any(1).nonzero(), (first | second).any(0).nonzero()
     around = (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1)
-    return {"iou": both / either, "giou": both / either - (around - either) / around}
+    return {
+        "iou": both / either,
+        "giou": both / either - (around - either) / around,
+        "coverage": both / first.sum(),
+    }
 
 
 @given(seed=st.integers(0, 2**31))
@@ -276,6 +323,7 @@ def test_overlaps_are_those_of_the_areas(seed: int) -> None:
     naive = _naive(a.tolist(), b.tolist())
     assert box_iou(a, b).item() == pytest.approx(naive["iou"].item(), abs=0.03)
     assert box_giou(a, b).item() == pytest.approx(naive["giou"].item(), abs=0.04)
+    assert box_coverage(a, b).item() == pytest.approx(naive["coverage"].item(), abs=0.03)
     assert box_giou(a, a).item() == pytest.approx(1, abs=1e-4)
 
 

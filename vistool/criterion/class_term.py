@@ -12,8 +12,9 @@ from vistool.criterion.losses import absence_loss, class_loss
 
 # A query that matches nothing counts this much in the class term (both papers).
 NO_OBJECT_WEIGHT = 0.1
-# Of a query that matches nothing: the share of its mask that lies on labelled objects from which
-# on it must be a duplicate or a part, and not something that nobody labelled.
+# Of a query that matches nothing: the share of its mask (IFC), or of its box in that of a single
+# object (VisTR), that lies on what is labelled from which on it must be a duplicate or a part, and
+# not something that nobody labelled.
 DUPLICATE_SHARE = 0.5
 
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from vistool.criterion.class_term import (
+    DUPLICATE_SHARE,
     Counts,
     class_error,
     class_terms,
     class_weight,
-    lies_on,
     miscounted,
     misjudged,
 )
@@ -30,7 +30,7 @@ from vistool.criterion.matcher import (
     hungarian,
     paired_frames,
 )
-from vistool.ops.boxes import boxes_of_masks
+from vistool.ops.boxes import box_coverage, boxes_of_masks
 from vistool.ops.masks import resize_masks
 from vistool.structures import ClipTarget, FrameClipOutput, FrameHeads, FrameTarget
 
@@ -89,6 +89,16 @@ class VisTRCriterion:
             "dice": dice_weight,
         }
 
+    def chosen(self, heads: FrameHeads, targets: Sequence[ClipTarget]) -> Tensor:
+        """The queries that are paired, whose masks alone are compared: [B, Q] bool."""
+        chosen = torch.zeros(
+            heads.class_logits.shape[:2], dtype=torch.bool, device=heads.class_logits.device
+        )
+        for clip, target in enumerate(targets):
+            query, _ = self._pairs(heads, clip, frame_target(target, self.validity))
+            chosen[clip, query] = True
+        return chosen
+
     def counts(self, targets: Sequence[ClipTarget], num_queries: int) -> Counts:
         """What the terms of these clips are divided by; of several batches, the sum.
 
@@ -121,8 +131,7 @@ class VisTRCriterion:
         if len(frames) > 1:
             raise ValueError(f"clips of {sorted(frames)} frames")
         exhaustive = [
-            _exhaustive(masks, target)
-            for masks, target in zip(output.mask_logits, targets, strict=True)
+            _exhaustive(boxes, target) for boxes, target in zip(output.boxes, targets, strict=True)
         ]
         last = FrameHeads(output.class_logits, output.boxes)
         terms, pairs = self._heads(last, targets, exhaustive, counts)
@@ -149,6 +158,12 @@ class VisTRCriterion:
         rows = sum(frames.numel() for frames in present)
         return Counts(rows, weight, all_matched, len(present))
 
+    @torch.no_grad()
+    def _pairs(self, heads: FrameHeads, clip: int, target: FrameTarget) -> tuple[Tensor, Tensor]:
+        """Which query is which instance in a clip of the batch: [P] int64 each."""
+        logits, boxes = heads.class_logits[clip].float(), heads.boxes[clip].float()
+        return hungarian(-frame_match_costs(logits, boxes, target.labels, target.boxes))
+
     def _heads(
         self,
         heads: FrameHeads,
@@ -162,9 +177,7 @@ class VisTRCriterion:
         pairs = []
         for clip, target in enumerate(targets):
             logits, boxes = heads.class_logits[clip].float(), heads.boxes[clip].float()
-            with torch.no_grad():
-                costs = frame_match_costs(logits, boxes, target.labels, target.boxes)
-            query, instance = hungarian(-costs)
+            query, instance = self._pairs(heads, clip, target)
             at = paired_frames(query, instance, target.present, self.validity)
             judged = exhaustive[clip].clone()
             # That the instance is absent elsewhere is known, whatever else may be unlabelled.
@@ -211,15 +224,14 @@ def _mask_terms(
 
 
 @torch.no_grad()
-def _exhaustive(mask_logits: Tensor, target: FrameTarget) -> Tensor:
+def _exhaustive(boxes: Tensor, target: FrameTarget) -> Tensor:
     """[Q, T, K] bool: the classes a query may not claim on a frame where it matches nothing.
 
-    mask_logits: [Q, T, h, w] of the last layer, the only one that draws masks.
+    boxes: [Q, T, 4] of the last layer.
     """
-    queries, frames = mask_logits.shape[:2]
-    exhaustive = target.exhaustive.expand(queries, frames, -1)
+    exhaustive = target.exhaustive.expand(*boxes.shape[:2], -1)
     if target.exhaustive.all():
         return exhaustive
-    labelled = resize_masks(target.masks.any(0), mask_logits.shape[-2:])
-    rows = lies_on(mask_logits.flatten(0, 1), labelled.repeat(queries, 1, 1))
-    return exhaustive | rows.view(queries, frames, 1)
+    inside = box_coverage(boxes.float()[:, None], target.boxes)  # [Q, N, T]
+    covered = (inside * target.present).amax(1) if len(target.boxes) else inside.sum(1)
+    return exhaustive | (covered > DUPLICATE_SHARE)[..., None]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from vistool.config import TrainConfig
 from vistool.criterion.class_term import Counts
+from vistool.criterion.vistr_criterion import VisTRCriterion
 from vistool.data.batches import Batch, Share, loader
 from vistool.engine.checkpoint import (
     TrainingState,
@@ -302,8 +304,11 @@ class _Job:
         save_model(_averaged(self.state), self.run / name, metadata, half=True)
 
     def _predict(self, part: Batch) -> Any:
+        wanted: dict[str, Any] = {"auxiliary": True}
+        if isinstance(self.criterion, VisTRCriterion):
+            wanted["choose"] = partial(self.criterion.chosen, targets=part.targets)
         with autocast(self.processes.device, self.dtype):
-            return self.call(part.pixels, part.padded, auxiliary=True)
+            return self.call(part.pixels, part.padded, **wanted)
 
 
 def _averaged(state: TrainingState) -> IFC | VisTR:

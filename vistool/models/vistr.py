@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,8 @@ WIDTH_UNIT = 48
 # about 1, and nothing else tells the mask head one instance from another. Weights that start as
 # small for both, as published, take thousands of steps to make up for that.
 MAPS_GAIN = 100.0
+# Of classes and boxes: which queries are to be drawn, [B, Q] bool.
+Choice = Callable[[FrameHeads], Tensor]
 
 
 def by_instance(x: Tensor, num_frames: int) -> Tensor:
@@ -76,37 +79,38 @@ class MaskHead(nn.Module):
         self.deform = DeformConv3x3(widths[2], widths[3])
         self.norm5 = group_norm(8, widths[3])
 
-    def forward(self, memory: Tensor, maps: Tensor, laterals: tuple[Tensor, ...]) -> Tensor:
+    def forward(
+        self, memory: Tensor, maps: Tensor, clip: Tensor, laterals: tuple[Tensor, ...]
+    ) -> Tensor:
         """Of one frame of every clip.
 
         Args:
-            memory: [B, C, h, w]; maps: [B, Q, heads, h, w].
+            memory: [B, C, h, w].
+            maps: [N, heads, h, w], of N instances; clip: [N] int64, which of the B is theirs.
             laterals: [B, C / 2, ...], [B, C / 4, ...], [B, C / 8, H, W], coarse to fine.
 
-        Returns: [B, Q, C / 16, H, W].
+        Returns: [N, C / 16, H, W].
         """
-        num_queries = maps.shape[1]
         stride16, stride8, stride4 = laterals
-        x = self.norm1(self._first(memory, maps)).relu()
-        x = _joined(self.norm2(self.conv2(x)).relu(), stride16, num_queries)
-        x = _joined(self.norm3(self.conv3(x)).relu(), stride8, num_queries)
-        x = _joined(self.norm4(self.conv4(x)).relu(), stride4, num_queries)
-        x = self.norm5(self.deform(x, self.offset(x))).relu()
-        return rearrange(x, "(b q) c h w -> b q c h w", q=num_queries)
+        x = self.norm1(self._first(memory, maps, clip)).relu()
+        x = _joined(self.norm2(self.conv2(x)).relu(), stride16, clip)
+        x = _joined(self.norm3(self.conv3(x)).relu(), stride8, clip)
+        x = _joined(self.norm4(self.conv4(x)).relu(), stride4, clip)
+        return self.norm5(self.deform(x, self.offset(x))).relu()
 
-    def _first(self, memory: Tensor, maps: Tensor) -> Tensor:
+    def _first(self, memory: Tensor, maps: Tensor, clip: Tensor) -> Tensor:
         """`conv1` of memory and maps side by side; what no query changes is computed once."""
         weight = self.conv1.weight
         shared = F.conv2d(memory, weight[:, : self.dim], self.conv1.bias, padding=1)
-        own = F.conv2d(maps.flatten(0, 1), weight[:, self.dim :], padding=1)
-        return _joined(own, shared, maps.shape[1])
+        own = F.conv2d(maps, weight[:, self.dim :], padding=1)
+        return _joined(own, shared, clip)
 
 
-def _joined(x: Tensor, lateral: Tensor, num_queries: int) -> Tensor:
-    """Enlarge [B*Q, C, h, w] to the cells of [B, C, H, W], and add that to each of the Q."""
+def _joined(x: Tensor, lateral: Tensor, clip: Tensor) -> Tensor:
+    """Enlarge [N, C, h, w] to the cells of [B, C, H, W], and add to each that of its clip."""
     if x.shape[-2:] != lateral.shape[-2:]:
         x = F.interpolate(x, size=lateral.shape[-2:])
-    return (x.unflatten(0, (-1, num_queries)) + lateral[:, None]).flatten(0, 1)
+    return x + lateral.index_select(0, clip)
 
 
 class InstanceHead(nn.Sequential):
@@ -225,7 +229,12 @@ class VisTR(nn.Module):
         nn.init.kaiming_uniform_(self.mask_head.deform.weight, nonlinearity="relu")
 
     def forward(
-        self, pixels: Tensor, padded: Tensor | None = None, *, auxiliary: bool = False
+        self,
+        pixels: Tensor,
+        padded: Tensor | None = None,
+        *,
+        auxiliary: bool = False,
+        choose: Choice | None = None,
     ) -> FrameClipOutput:
         """Predict the instances of a batch of clips.
 
@@ -234,6 +243,8 @@ class VisTR(nn.Module):
                 weights' clip length are repeated from the first on until they fill it.
             padded: [B, T, H, W] bool, True on pixels added at the bottom and the right.
             auxiliary: also return what the earlier decoder layers predict, for training.
+            choose: the queries that are worth drawing, which costs the most; the masks of the
+                others are zeros. None: all.
 
         Returns: of as many frames as the weights' clip length; masks at ceil(H / 4) x ceil(W / 4).
         """
@@ -241,7 +252,7 @@ class VisTR(nn.Module):
         features = self.encode_frames(
             pixels.flatten(0, 1), None if padded is None else padded.flatten(0, 1)
         )
-        return self.decode_clips(features, num_frames, auxiliary=auxiliary)
+        return self.decode_clips(features, num_frames, auxiliary=auxiliary, choose=choose)
 
     def encode_frames(self, pixels: Tensor, padded: Tensor | None = None) -> FrameFeatures:
         """Backbone and projections. pixels: [N, 3, H, W]; padded: [N, H, W] bool."""
@@ -256,7 +267,12 @@ class VisTR(nn.Module):
         return FrameFeatures(top=top, laterals=laterals, padded=padded)
 
     def decode_clips(
-        self, features: FrameFeatures, num_frames: int, *, auxiliary: bool = False
+        self,
+        features: FrameFeatures,
+        num_frames: int,
+        *,
+        auxiliary: bool = False,
+        choose: Choice | None = None,
     ) -> FrameClipOutput:
         """Transformer and heads. features: of B*T frames, clip after clip; num_frames: T.
 
@@ -285,10 +301,14 @@ class VisTR(nn.Module):
         height, width = top.shape[-2:]
         memory = rearrange(cells, "b (t h w) c -> b t h w c", t=self.clip_length, h=height, w=width)
         heads = [self._heads(queries) for queries in (decoded if auxiliary else decoded[-1:])]
+        if choose is None:
+            chosen = cells.new_ones(decoded[-1].shape[:2], dtype=torch.bool)
+        else:
+            chosen = choose(heads[-1])
         return FrameClipOutput(
             class_logits=heads[-1].class_logits,
             boxes=heads[-1].boxes,
-            mask_logits=self._masks(decoded[-1], memory, laterals, padded),
+            mask_logits=self._masks(decoded[-1], chosen, memory, laterals, padded),
             auxiliary=tuple(heads[:-1]),
         )
 
@@ -318,21 +338,36 @@ class VisTR(nn.Module):
         return FrameHeads(self.class_head(queries), self.box_head(queries).sigmoid())
 
     def _masks(
-        self, queries: Tensor, memory: Tensor, laterals: list[Tensor], padded: Tensor | None
+        self,
+        queries: Tensor,
+        chosen: Tensor,
+        memory: Tensor,
+        laterals: list[Tensor],
+        padded: Tensor | None,
     ) -> Tensor:
-        """[B, Q, T, H, W]; one frame, then one instance at a time, which bounds the memory.
+        """[B, Q, T, H, W]; one frame, then B instances at a time, which bounds the memory.
 
-        Args: queries: [B, Q, T, C]; memory: [B, T, h, w, C]; laterals: [B, T, ...].
+        Args:
+            queries: [B, Q, T, C]; chosen: [B, Q] bool; memory: [B, T, h, w, C].
+            laterals: [B, T, ...]; padded: [B, T, h, w].
         """
+        batch, num_queries = chosen.shape
+        if not chosen.any():
+            # Processes that train together count on a gradient, if of zeros, in every parameter.
+            chosen = torch.ones_like(chosen)
+        clip, query = chosen.nonzero(as_tuple=True)
         frames = []
         for t in range(self.clip_length):
             maps = self.attention_maps(
                 queries[:, :, t], memory[:, t], None if padded is None else padded[:, t]
             )
             on_frame = rearrange(memory[:, t], "b h w c -> b c h w")
-            frames.append(self.mask_head(on_frame, maps, tuple(level[:, t] for level in laterals)))
-        instances = []
-        for q in range(queries.shape[1]):
-            over_time = torch.stack([frame[:, q] for frame in frames], dim=2)
-            instances.append(self.instance_head(over_time)[:, 0])
-        return torch.stack(instances, dim=1)
+            levels = tuple(level[:, t] for level in laterals)
+            frames.append(self.mask_head(on_frame, maps[clip, query], clip, levels).split(batch))
+        drawn = [
+            self.instance_head(torch.stack(over_time, dim=2))[:, 0]
+            for over_time in zip(*frames, strict=True)
+        ]
+        masks = torch.cat(drawn)
+        nothing = masks.new_zeros(batch, num_queries, *masks.shape[1:])
+        return nothing.index_put((clip, query), masks)

@@ -26,6 +26,12 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
     return (both + EPSILON) / (either + EPSILON)
 
 
+def box_coverage(a: Tensor, b: Tensor) -> Tensor:
+    """The share of each box `a` that lies in its `b`, [..., 4] cxcywh each, broadcast. -> [...]"""
+    both, _, _ = _areas(a, b)
+    return both / (a[..., 2:].prod(-1) + EPSILON)
+
+
 def box_giou(a: Tensor, b: Tensor) -> Tensor:
     """Generalised IoU, one to one: what of the enclosing box is empty counts against them.
 
