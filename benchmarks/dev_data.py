@@ -8,7 +8,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar, get_args
 
@@ -23,11 +23,10 @@ from vistool.data.clips import MIN_VISIBLE
 from vistool.data.motion import draw_camera
 from vistool.data.shots import Shot, read_patches
 from vistool.engine.predict import predict_video
-from vistool.engine.render import RESULTS
 from vistool.engine.segment import clip_settings
 from vistool.engine.validate import tracks_of
 from vistool.errors import WeightsError
-from vistool.formats.results import read_results
+from vistool.formats.results import RESULTS, read_results
 from vistool.formats.rle import encode_mask
 from vistool.formats.video import FOLDER_FPS
 from vistool.models.weights import LoadedModel, WeightsHeader, load_model
@@ -36,7 +35,7 @@ from vistool.structures import RLE, Size, TrackSegmentation
 PICTURE_SETS = ("cats", "coco", "coco-traffic", "coco-person")
 QUICK_FRAMES = 20
 QUICK_PICTURES = 2  # every second
-MIN_SCORE = 0.05  # tracks below it are not looked at
+MIN_SCORE = 0.05  # tracks of DAVIS sequences below it are not looked at
 OBJECT = 1000  # the category of what is not a single COCO category
 
 # Moving clips: a camera that sees 1/ZOOM of a picture at once goes over it, as far as in training.
@@ -54,7 +53,8 @@ class Case:
 
     name: str
     video: LabelledVideo
-    found: list[TrackSegmentation]  # the best first; labels in place of category ids
+    # The best first; labels in place of category ids; a track as every likely class, or as one.
+    found: list[TrackSegmentation]
     ignored: tuple[Masks, ...] = ()  # what lies on these is neither right nor wrong
 
 
@@ -168,11 +168,16 @@ def moving_clip(picture: LabelledVideo, folder: Path) -> LabelledVideo:
 
 
 def predict(loaded: LoadedModel, video: LabelledVideo) -> list[TrackSegmentation]:
-    """What a model finds in a labelled video, as training validates it; the best first."""
+    """What a model finds in a labelled video, as `vistool eval` scores it; the best first."""
     tracks = tracks_of(loaded.model, video, 0, torch.device("cpu"))
-    return sorted(
-        (track for track in tracks if track["score"] >= MIN_SCORE), key=lambda t: -t["score"]
-    )
+    return sorted(tracks, key=lambda track: -track["score"])
+
+
+def likeliest(case: Case) -> Case:
+    """With every track as its likeliest class alone, as `vistool predict` shows it."""
+    # The entries of a track have one list of masks in common.
+    first = {id(track["segmentations"]): track for track in reversed(case.found)}
+    return replace(case, found=[t for t in case.found if first[id(t["segmentations"])] is t])
 
 
 # --- videos ---------------------------------------------------------------------------------------
@@ -225,17 +230,17 @@ def composite_cases(
     path = data / "composites" / "dev.json"
     content = json.loads(path.read_text())
     cases = []
-    for entry, video in zip(content["videos"], read_annotations(path, classes), strict=True):
-        length = QUICK_FRAMES if quick else len(video.files)
+    for entry, whole in zip(content["videos"], read_annotations(path, classes), strict=True):
+        length = QUICK_FRAMES if quick else len(whole.files)
+        video = _shortened(whole, length)
         objects = tuple(
             a["segmentations"][:length]
             for a in content["annotations"]
             if a["video_id"] == entry["id"] and a["category_id"] == OBJECT
         )
-        folder = video.files[0].parent
-        tell(f"composites: {folder.name}")
-        found = predict_frames(loaded, folder, quick=quick)
-        cases.append(Case(folder.name, _shortened(video, length), found, objects))
+        name = video.files[0].parent.name
+        tell(f"composites: {name}")
+        cases.append(Case(name, video, predict(loaded, video), objects))
     return cases
 
 

@@ -61,10 +61,15 @@ def _chosen(row: dict[str, float], names: Sequence[str]) -> dict[str, float]:
 # --- tracks ---------------------------------------------------------------------------------------
 
 
-def tracking(videos: Sequence[VideoOverlaps], min_score: float) -> dict[str, Any]:
-    """HOTA, the mean over classes and with one class for all; switches of identity."""
+def tracking(
+    videos: Sequence[VideoOverlaps], shown: Sequence[VideoOverlaps], min_score: float
+) -> dict[str, Any]:
+    """HOTA, the mean over classes and with one class for all; switches of identity.
+
+    Args: videos: with tracks as every likely class; shown: with each as its likeliest.
+    """
     videos = [_at_least(video, min_score) for video in videos]
-    same = [_one_class(video) for video in videos]
+    same = [_one_class(_at_least(video, min_score)) for video in shown]
     identity = evaluate_identity(videos)
     total = identity.total()
     return {

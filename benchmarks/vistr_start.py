@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import AdamW
 
-from vistool.config import IFCConfig, VisTRConfig
+from vistool.config import IFCConfig, TrainConfig, VisTRConfig, from_mapping, load_toml
 from vistool.models import build_model
 from vistool.models.ifc import IFC
 from vistool.models.vistr import VisTR
@@ -30,6 +30,7 @@ from vistool.ops.boxes import boxes_of_masks
 from vistool.ops.pixels import input_size, normalise, resize
 from vistool.structures import Size
 
+CONFIG = Path(__file__).resolve().parent.parent / "configs" / "vistr-lite.toml"
 TIME = 64  # channels, which come first
 QUIET = 0.1  # of the fresh weights of channels that IFC has not
 PICTURES = ("coco/train/*.jpg", "cats/train/*.jpg", "coco-person/train/*.jpg")
@@ -42,7 +43,6 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--ifc", default="ifc-lite", help="name or file of the IFC's weights")
     parser.add_argument("--data", type=Path, required=True, help="folder of the annotated sets")
-    parser.add_argument("--queries", type=int, default=10)
     parser.add_argument("--pictures", type=int, default=200, help="of each set, to learn from")
     args = parser.parse_args()
     ifc = load_model(args.ifc).model
@@ -50,11 +50,11 @@ def main() -> None:
     torch.manual_seed(0)
     files = [f for pattern in PICTURES for f in sorted(args.data.glob(pattern))[: args.pictures]]
     seen = [what_ifc_sees(ifc, read(path, ifc.config)) for path in files]
+    vistr = light_vistr(ifc.config)
     sure = torch.stack([1 - logits.softmax(-1)[:, -1] for logits, _ in seen]).sum(0)
-    chosen = sorted(sure.topk(args.queries).indices.tolist())
+    chosen = sorted(sure.topk(vistr.config.num_queries).indices.tolist())
     print(f"{len(files)} pictures, queries {chosen}")
 
-    vistr = light_vistr(ifc.config, args.queries, 1)
     vistr.load_state_dict({**vistr.state_dict(), **transferred(ifc, vistr, chosen)})
     decoded = torch.cat([decoded_queries(vistr, read(path, ifc.config)) for path in files])
     logits = torch.cat([logits[chosen] for logits, _ in seen])
@@ -108,20 +108,13 @@ def teach_heads(vistr: VisTR, decoded: Tensor, logits: Tensor, boxes: Tensor) ->
             print(f"{step + 1}: class {class_loss.item():.3f}, box {box_loss.item():.3f}")
 
 
-def light_vistr(ifc: IFCConfig, queries: int, clip_length: int) -> VisTR:
-    config = VisTRConfig(
-        class_names=ifc.class_names,
-        backbone=ifc.backbone,
-        pixels=ifc.pixels,
-        hidden_dim=TIME + ifc.hidden_dim,
-        num_heads=ifc.num_heads,
-        feedforward_dim=ifc.feedforward_dim,
-        encoder_layers=ifc.encoder_layers,
-        decoder_layers=ifc.decoder_layers,
-        num_queries=queries,
-        dropout=0.0,
-        clip_length=clip_length,
-    )
+def light_vistr(ifc: IFCConfig) -> VisTR:
+    """A fresh VisTR as CONFIG describes it, which has to fit what it is started from."""
+    config = from_mapping(load_toml(CONFIG), TrainConfig, where=str(CONFIG)).model_config()
+    assert isinstance(config, VisTRConfig)
+    assert config.hidden_dim == TIME + ifc.hidden_dim
+    for setting in ("class_names", "backbone", "pixels", "num_heads", "feedforward_dim"):
+        assert getattr(config, setting) == getattr(ifc, setting), setting
     model = build_model(config)
     assert isinstance(model, VisTR)
     return model
