@@ -69,21 +69,13 @@ class ClassConfig(Settings, frozen=True):
         """The id of every class in results files."""
         return self.category_ids or tuple(range(1, len(self.class_names) + 1))
 
-    @property
-    def every_likely_class(self) -> bool:
-        """Whether a track is scored as every likely class, as IFC published, or as one."""
-        return False
-
 
 class IFCConfig(ClassConfig, tag_field="architecture", tag="ifc", frozen=True):
     """Inter-frame Communication Transformer (NeurIPS 2021); defaults are the paper's R-50 model."""
 
     takes_any_clip_length: ClassVar[bool] = True
-
-    @property
-    def every_likely_class(self) -> bool:
-        """As published; but where tracks are ranked by their masks, one class each ranks better."""
-        return self.scoring == "published"
+    # Whether a track is scored as every likely class, as published, or as its likeliest.
+    every_likely_class: ClassVar[bool] = True
 
     backbone: BackboneConfig = ResNetConfig()
     pixels: PixelConfig = PixelConfig()
@@ -109,6 +101,7 @@ class VisTRConfig(ClassConfig, tag_field="architecture", tag="vistr", frozen=Tru
     """
 
     takes_any_clip_length: ClassVar[bool] = False
+    every_likely_class: ClassVar[bool] = False
 
     backbone: BackboneConfig = ResNetConfig()
     pixels: PixelConfig = PixelConfig(rounding="down")
