@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,13 @@ from vistool.errors import UsageError
 from vistool.formats.rle import decode_mask, encode_mask
 from vistool.models.vistr import VisTR, by_instance
 from vistool.models.weights import load_model
-from vistool.structures import RLE, FrameClipOutput, FrameTracks, Size, VideoFrame
-from vistool.tracking.postprocess import clip_prediction, masks_at, results_single_class
+from vistool.structures import RLE, FrameClipOutput, FrameHeads, FrameTracks, Size, VideoFrame
+from vistool.tracking.postprocess import (
+    clip_prediction,
+    likely,
+    masks_at,
+    results_single_class,
+)
 from vistool.tracking.stitch import TrackStitcher
 
 CPU = torch.device("cpu")
@@ -148,6 +154,33 @@ def test_an_instance_is_absent_where_no_class_is_likely_at_all() -> None:
     stitcher = TrackStitcher(3)
     stitcher.add(clip)
     assert [f.track_ids for f in stitcher.pop_final(3)] == [(1, 2), (2,), (1, 2)]
+
+
+def test_queries_are_worth_drawing_by_their_classes_on_the_frames_of_the_clip() -> None:
+    logits = torch.zeros(1, 3, 3, 4)  # every class, and none, as likely: 0.25 each
+    logits[0, 1, :2, 3] = 4.0  # next to no object, but on the frame that repeats another
+    logits[0, 2, 0, 3] = 4.0  # on one of two frames
+    heads = FrameHeads(logits, torch.zeros(1, 3, 3, 4))
+    assert likely(heads, 2).tolist() == [[True, False, True]]
+
+
+def test_a_query_is_drawn_alike_whichever_others_are() -> None:
+    model, chosen = tiny_vistr(), torch.tensor([[False, True, True], [True, False, False]])
+    pixels = torch.randn(2, 3, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        everything = model(pixels).mask_logits
+        some = model(pixels, choose=lambda heads: chosen).mask_logits
+    torch.testing.assert_close(some[chosen], everything[chosen], rtol=1e-4, atol=1e-5)
+    assert not some[~chosen].any()
+
+
+def test_where_nothing_is_likely_nothing_is_drawn() -> None:
+    model = tiny_vistr()
+    with torch.no_grad():
+        model.class_head.bias[-1] += 50.0
+        output = model(torch.randn(1, 3, 3, 40, 56), choose=partial(likely, num_frames=3))
+    assert output.mask_logits.shape[:3] == output.class_logits.shape[:3]
+    assert not output.mask_logits.any()
 
 
 def test_a_long_video_goes_through_clips_that_overlap_and_leaves_nothing_behind() -> None:

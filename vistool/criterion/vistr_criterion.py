@@ -90,13 +90,15 @@ class VisTRCriterion:
         }
 
     def chosen(self, heads: FrameHeads, targets: Sequence[ClipTarget]) -> Tensor:
-        """The queries that are paired, whose masks alone are compared: [B, Q] bool."""
+        """The queries that are paired, whose masks alone are compared; at least one. [B, Q] bool"""
         chosen = torch.zeros(
             heads.class_logits.shape[:2], dtype=torch.bool, device=heads.class_logits.device
         )
         for clip, target in enumerate(targets):
             query, _ = self._pairs(heads, clip, frame_target(target, self.validity))
             chosen[clip, query] = True
+        # Processes that train together count on a gradient, if of zeros, in every parameter.
+        chosen[0, 0] |= ~chosen.any()
         return chosen
 
     def counts(self, targets: Sequence[ClipTarget], num_queries: int) -> Counts:

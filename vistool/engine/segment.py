@@ -19,6 +19,7 @@ from vistool.config import ModelConfig, PredictConfig
 from vistool.engine.device import autocast, choose_dtype, unless_out_of_memory
 from vistool.errors import OutOfMemoryError, UsageError
 from vistool.formats.video import prefetch
+from vistool.models.vistr import VisTR
 from vistool.ops.features import concatenate_features, split_features
 from vistool.ops.pixels import input_size, normalise, resize
 from vistool.structures import (
@@ -29,7 +30,7 @@ from vistool.structures import (
     Size,
     VideoFrame,
 )
-from vistool.tracking.postprocess import clip_prediction
+from vistool.tracking.postprocess import clip_prediction, likely
 from vistool.tracking.stitch import TrackStitcher
 from vistool.tracking.windows import StreamingWindows, Window, check_stride
 
@@ -214,7 +215,11 @@ class Segmenter:
         def attempt(num_frames: int) -> Output:
             with autocast(self.device, self.dtype):
                 frames = [frame for clip in clips for frame in clip[:num_frames]]
-                return self._model.decode_clips(concatenate_features(frames), num_frames)
+                features = concatenate_features(frames)
+                if isinstance(self._model, VisTR) and self._scoring == "mask-aware":
+                    choose = partial(likely, num_frames=num_frames)
+                    return self._model.decode_clips(features, num_frames, choose=choose)
+                return self._model.decode_clips(features, num_frames)
 
         length = len(clips[0])
         output = unless_out_of_memory(partial(attempt, length))

@@ -352,10 +352,11 @@ class VisTR(nn.Module):
             laterals: [B, T, ...]; padded: [B, T, h, w].
         """
         batch, num_queries = chosen.shape
-        if not chosen.any():
-            # Processes that train together count on a gradient, if of zeros, in every parameter.
-            chosen = torch.ones_like(chosen)
         clip, query = chosen.nonzero(as_tuple=True)
+        finest = laterals[-1]
+        nothing = finest.new_zeros(batch, num_queries, self.clip_length, *finest.shape[-2:])
+        if not len(clip):
+            return nothing
         frames = []
         for t in range(self.clip_length):
             maps = self.attention_maps(
@@ -364,10 +365,10 @@ class VisTR(nn.Module):
             on_frame = rearrange(memory[:, t], "b h w c -> b c h w")
             levels = tuple(level[:, t] for level in laterals)
             frames.append(self.mask_head(on_frame, maps[clip, query], clip, levels).split(batch))
-        drawn = [
-            self.instance_head(torch.stack(over_time, dim=2))[:, 0]
-            for over_time in zip(*frames, strict=True)
-        ]
-        masks = torch.cat(drawn)
-        nothing = masks.new_zeros(batch, num_queries, *masks.shape[1:])
-        return nothing.index_put((clip, query), masks)
+        drawn = torch.cat(
+            [
+                self.instance_head(torch.stack(over_time, dim=2))[:, 0]
+                for over_time in zip(*frames, strict=True)
+            ]
+        )
+        return nothing.to(drawn.dtype).index_put((clip, query), drawn)

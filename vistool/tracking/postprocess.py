@@ -12,7 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vistool.config import Scoring
-from vistool.structures import ClipOutput, ClipPrediction, FrameClipOutput, FrameTracks, Size
+from vistool.structures import (
+    ClipOutput,
+    ClipPrediction,
+    FrameClipOutput,
+    FrameHeads,
+    FrameTracks,
+    Size,
+)
 
 ABSENT_BELOW = 0.001  # the most likely class's probability on a frame (VisTR)
 LIKELY = 0.1  # the most likely class's probability that makes a query an instance ("mask-aware")
@@ -78,6 +85,15 @@ def _by_probability(
     masks = mask_logits.float()
     kept = (probs.amax(-1) > LIKELY) & (masks > 0).flatten(1).any(1)
     return ClipPrediction(tuple(frame_ids), class_probs=probs[kept], mask_logits=masks[kept])
+
+
+def likely(heads: FrameHeads, num_frames: int) -> Tensor:
+    """The queries of VisTR that `_by_probability` would keep, but for their masks: [B, Q] bool.
+
+    Args: num_frames: of the clip itself; frames after these repeat it.
+    """
+    best = heads.class_logits[:, :, :num_frames].float().softmax(-1)[..., :-1].amax(-1)
+    return best.mean(2) > LIKELY
 
 
 def _weighted_by_masks(clip: ClipPrediction) -> ClipPrediction:
