@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from vistool.cli.bench import bench
 from vistool.cli.console import INTERRUPTED, friendly_errors, report_interrupt
 from vistool.cli.data import data
 from vistool.cli.eval import evaluate
@@ -45,6 +46,7 @@ Examples:
   vistool visualize runs/predict/street            tracks at a glance, as a picture
   vistool data check data/train.json               what would break a training
   vistool weights list                             the models at hand
+  vistool bench                                    how fast a model is here
 """
 
 # Help without rich: half the time of `vistool --help` would go into importing it.
@@ -87,6 +89,7 @@ app.command()(render)
 app.command("eval")(evaluate)
 app.command()(train)
 app.command()(visualize)
+app.command()(bench)
 app.add_typer(data, name="data")
 app.add_typer(weights, name="weights")
 

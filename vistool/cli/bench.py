@@ -1,0 +1,108 @@
+"""`vistool bench`: how fast a model is on this machine."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from vistool.cli.console import progress
+from vistool.cli.options import Quiet
+from vistool.cli.predict import parse_clip_length
+from vistool.config import Precision, PredictConfig
+from vistool.errors import UsageError
+
+if TYPE_CHECKING:
+    from vistool.engine.bench import BenchReport
+    from vistool.structures import Size
+
+
+def bench(
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="Name of shipped weights, or a .safetensors file.")
+    ] = "ifc-lite",
+    video: Annotated[
+        str, typer.Option(metavar="WIDTHxHEIGHT", help="Size of the frames of the video.")
+    ] = "1280x720",
+    clip_length: Annotated[
+        str | None, typer.Option(help="Frames that the model sees at once. [the model's]")
+    ] = None,
+    clip_stride: Annotated[
+        int | None, typer.Option(help="Frames from one clip to the next. [the model's]")
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Short side of what the model sees, in pixels. [the model's]"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, fp32, bf16 or fp16; auto is fp32 on CPUs.")
+    ] = "auto",
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Frames that go through the network together. [1 on CPUs, 16 on GPUs]"),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="How long to measure.")] = 10.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure how fast a model is on this machine, and what it takes.
+
+    Prints frames per second from decoded frames to tracks (no decoding, no drawing), the time of
+    backbone and clips, memory, parameters, and operations: multiplications with an addition.
+
+    Example: vistool bench --size 224 --precision bf16
+    """
+    from vistool.engine.bench import bench as run
+
+    config = PredictConfig(
+        clip_length=parse_clip_length(clip_length),
+        clip_stride=clip_stride,
+        size=size,
+        device=device,
+        precision=cast("Precision", precision),
+        batch=batch,
+    )
+    with progress(quiet=quiet, unit="seconds") as show:
+        report = run(model, config, frame=_frame(video), seconds=seconds, on_progress=show)
+    typer.echo(_as_json(report) if as_json else _as_text(report))
+
+
+def _frame(text: str) -> Size:
+    """`1280x720`. Raises: UsageError for anything else."""
+    from vistool.structures import Size
+
+    found = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
+    if found is None:
+        raise UsageError(f"--video {text}: not of the form WIDTHxHEIGHT", hint="--video 1280x720")
+    width, height = map(int, found.groups())
+    return Size(height, width)
+
+
+def _as_json(report: BenchReport) -> str:
+    import msgspec
+
+    facts = {**msgspec.to_builtins(report), "operations_per_frame": report.operations_per_frame}
+    return msgspec.json.format(msgspec.json.encode(facts)).decode()
+
+
+def _as_text(report: BenchReport) -> str:
+    def giga(operations: int) -> str:
+        return f"{operations / 1e9:.2f} G operations"
+
+    memory = "not known" if report.memory_mb is None else f"{report.memory_mb:.0f} MB at the most"
+    frame, seen = report.frame, report.seen
+    rows = {
+        "model": f"{report.model}, {report.parameters / 1e6:.2f} M parameters",
+        "on": f"{report.device}, {report.threads} threads, {report.precision}, "
+        f"torch {report.torch}",
+        "video": f"{frame.width}x{frame.height}, seen as {seen.width}x{seen.height}; "
+        f"clips of {report.clip_length} frames, {report.clip_stride} from one to the next",
+        "speed": f"{report.frames_per_second:.2f} frames/s, of {report.frames} frames",
+        "a frame": f"{report.encode_ms:.1f} ms, {giga(report.encode_operations)}",
+        "a clip": f"{report.decode_ms:.1f} ms, {giga(report.decode_operations)}",
+        "together": f"{giga(report.operations_per_frame)} a frame",
+        "memory": memory,
+    }
+    return "\n".join(f"{name:10}{text}" for name, text in rows.items())
