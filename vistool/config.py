@@ -121,6 +121,8 @@ class VisTRConfig(ClassConfig, tag_field="architecture", tag="vistr", frozen=Tru
 
 ModelConfig = IFCConfig | VisTRConfig
 
+Extra = Literal["csv", "jsonl", "mots", "davis", "cutouts"]
+
 
 class PredictConfig(Settings, frozen=True):
     """`vistool predict`; None: what the weight file says."""
@@ -137,6 +139,7 @@ class PredictConfig(Settings, frozen=True):
     precision: Precision = "auto"
     batch: int | None = None  # frames that go through the network together; None: device's
     overlay: bool = True
+    save: tuple[Extra, ...] = ()  # what to write beside results.json
 
 
 class EvalConfig(Settings, frozen=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -12,7 +12,7 @@ import typer
 
 from vistool.cli.console import answer, progress, say
 from vistool.cli.options import Quiet
-from vistool.config import Precision, PredictConfig
+from vistool.config import Extra, Precision, PredictConfig
 from vistool.errors import UsageError
 
 
@@ -22,7 +22,13 @@ def predict(
         typer.Argument(help="Video files, folders of frames, folders of videos, or globs."),
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Where the folder of every source goes.")
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Where the folder of every source goes; -: JSON lines on stdout instead, a frame "
+            "as soon as it is final.",
+        ),
     ] = Path("runs/predict"),
     model: Annotated[
         str, typer.Option("-m", "--model", help="Name of shipped weights, or a .safetensors file.")
@@ -67,6 +73,13 @@ def predict(
     overlay: Annotated[
         bool, typer.Option("--overlay/--no-overlay", help="Draw the tracks on the video.")
     ] = True,
+    save: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Write more: csv and jsonl (what is where on every frame), mots, davis (label "
+            "pictures), cutouts (transparent PNGs); --save csv,davis; may be repeated.",
+        ),
+    ] = None,
     exist_ok: Annotated[
         bool, typer.Option("--exist-ok", help="Write into a folder that is there already.")
     ] = False,
@@ -85,9 +98,7 @@ def predict(
 
     config = PredictConfig(
         conf=conf,
-        classes=tuple(
-            name.strip() for part in classes or [] for name in part.split(",") if name.strip()
-        ),
+        classes=_listed(classes),
         clip_length=parse_clip_length(clip_length),
         clip_stride=clip_stride,
         frame_stride=frame_stride,
@@ -98,7 +109,14 @@ def predict(
         precision=cast("Precision", precision),
         batch=batch,
         overlay=overlay,
+        save=cast("tuple[Extra, ...]", _listed(save)),
     )
+
+    if output == Path("-"):
+        if save or exist_ok:
+            raise UsageError("-o - writes no files, so there is nothing to --save or to replace")
+        stream(model, expand_sources(sources), config, quiet=quiet)
+        return
 
     def on_done(video: PredictedVideo) -> None:
         for warning in video.warnings:
@@ -123,6 +141,27 @@ def predict(
             on_done=on_done,
             on_failure=lambda _, error: say(f"error: {error}"),
         )
+
+
+def stream(model: str, sources: Sequence[Path], config: PredictConfig, *, quiet: bool) -> None:
+    """One JSON line a frame, on stdout; classes and scores are what is known by then."""
+    import msgspec
+
+    from vistool.engine.predict import iterate_video
+    from vistool.models.weights import load_model
+
+    loaded = load_model(model)
+    with terminated_like_interrupted(), progress(quiet=quiet) as show:
+        for source in sources:
+            for done, frame in enumerate(iterate_video(loaded, source, config), start=1):
+                show("segmenting", done, None)
+                line = {"source": str(source), **msgspec.to_builtins(frame)}
+                answer(msgspec.json.encode(line).decode())
+
+
+def _listed(parts: list[str] | None) -> tuple[str, ...]:
+    """The names in `a,b` and `c`, as --option a,b --option c gives them."""
+    return tuple(name.strip() for part in parts or [] for name in part.split(",") if name.strip())
 
 
 def parse_clip_length(text: str | None) -> int | Literal["all"] | None:

@@ -18,6 +18,7 @@ from vistool.engine.device import choose_device
 from vistool.engine.distributed import Processes
 from vistool.engine.predict_job import PredictJob
 from vistool.engine.render import SpooledResults, Track, draw_results
+from vistool.engine.save import remove_extras, save_extras
 from vistool.engine.segment import SegmentedFrame, Segmenter
 from vistool.errors import PartialFailureError, UsageError, VistoolError, WeightsError
 from vistool.formats.results import (
@@ -201,6 +202,8 @@ def predict_opened(
             overlay = folder / OVERLAY if job.config.overlay else None
             if overlay:
                 _draw(reader, spool, meta, overlay, on_progress)
+            if job.config.save:
+                save_extras(job.config.save, folder, spool, meta, reader, on_progress)
     except BaseException:
         with contextlib.suppress(OSError):
             folder.rmdir()  # only if nothing was written
@@ -278,6 +281,7 @@ class _Record:
         # What an earlier run left must not stand beside new results, whatever happens now.
         for name in (OVERLAY, META):
             (self._folder / name).unlink(missing_ok=True)
+        remove_extras(self._folder)
         write_results(self._folder / RESULTS, self._entries(results, tracks))
         meta = self._meta(segmenter, tracks, complete)
         write_meta(self._folder / META, meta)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
-from vistool.config import PredictConfig
+from vistool.config import Extra, PredictConfig
 from vistool.engine.device import choose_device
 from vistool.engine.segment import Segmenter
 from vistool.errors import UsageError
@@ -55,6 +56,11 @@ def check_settings(config: PredictConfig) -> None:
         value = getattr(config, name)
         if isinstance(value, int) and value < 1:
             raise UsageError(f"{name.replace('_', ' ')} {value}: must be at least 1")
+    for kind in config.save:
+        if kind not in get_args(Extra):
+            raise UsageError(
+                f"--save {kind}: no such output", hint=f"there are {', '.join(get_args(Extra))}"
+            )
 
 
 def wanted_labels(classes: Sequence[str], names: Sequence[str]) -> frozenset[int]:

@@ -199,7 +199,7 @@ def draw_results(
         VideoWriter(
             output, reader.size, fps=reader.fps, audio_from=sound, audio_start=results.start
         ) as writer,
-        contextlib.closing(prefetch(_frames(reader, results), FRAMES_AHEAD)) as frames,
+        contextlib.closing(prefetch(result_frames(reader, results), FRAMES_AHEAD)) as frames,
     ):
         for done, frame in enumerate(frames, start=1):
             instances = results.instances(frame.index - results.first_frame)
@@ -209,7 +209,7 @@ def draw_results(
             raise _other_video(results, reader, f"only {done}")
 
 
-def _frames(reader: VideoReader, results: SpooledResults) -> Iterator[VideoFrame]:
+def result_frames(reader: VideoReader, results: SpooledResults) -> Iterator[VideoFrame]:
     """The frames that the results are about."""
     # From a frame earlier, then by number: a copy of the source may round its time stamps.
     for frame in reader.frames(start=max(0.0, results.start - 1 / reader.fps)):

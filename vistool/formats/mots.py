@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -132,7 +133,11 @@ def write_mots(
         lay in several masks.
     Raises: DataError for more classes, or objects of a class, than the ids have room for.
     """
-    classes = _classes(dataset)
+    classes = mots_classes(
+        {category.id: category.name for category in dataset.categories},
+        {track.category_id for track in dataset.tracks},
+        str(dataset.path),
+    )
     names = folder_names(dataset.videos)
     by_video = group_tracks(dataset.tracks)
     frames: dict[int, tuple[str, ...]] = {}
@@ -152,11 +157,7 @@ def write_mots(
             labels[labels == 0] = ignored[labels == 0]
             overlapping += both
             write_label_map(folder / PNG / names[video.id] / f"{t:06}.png", labels)
-            lines += [
-                f"{t} {id_} {id_ // PER_CLASS} {video.size.height} {video.size.width} "
-                f"{mask['counts']}\n"
-                for id_, mask in masks_of(labels).items()
-            ]
+            lines += [mots_line(t, id_, mask) for id_, mask in masks_of(labels).items()]
         with atomic_path(folder / TXT / f"{names[video.id]}.txt") as temporary:
             temporary.write_text("".join(lines), encoding="ascii")
         where = f"{FRAMES}/{names[video.id]}"
@@ -173,22 +174,29 @@ def _id(category: int, number: int) -> int:
     return category * PER_CLASS + number
 
 
-def _classes(dataset: DataSet) -> dict[int, int]:
-    """The MOTS class of every category id; unused categories only if there is room for them."""
-    ids = [category.id for category in dataset.categories]
-    if all(1 <= id_ < HIGHEST_CLASS and id_ != IGNORED for id_ in ids):
-        return {id_: id_ for id_ in ids}
+def mots_classes(names: Mapping[int, str], used: AbstractSet[int], where: str) -> dict[int, int]:
+    """The MOTS class of every category id; of unused ones only if there is room for them.
+
+    Raises: DataError for more than MOTS has room for.
+    """
+    if all(1 <= id_ < HIGHEST_CLASS and id_ != IGNORED for id_ in names):
+        return {id_: id_ for id_ in names}
     free = [id_ for id_ in range(1, HIGHEST_CLASS) if id_ != IGNORED]
-    ignore = {c.id: IGNORED for c in dataset.categories if c.name == NAMES[IGNORED]}
-    others = [id_ for id_ in ids if id_ not in ignore]
+    ignore = {id_: IGNORED for id_, name in names.items() if name == NAMES[IGNORED]}
+    others = [id_ for id_ in names if id_ not in ignore]
     if len(others) > len(free):
-        used = {track.category_id for track in dataset.tracks}
         others = [id_ for id_ in others if id_ in used]
     if len(others) > len(free):
         raise DataError(
-            f"{dataset.path}: {len(others)} categories, but MOTS ids have room for {len(free)}"
+            f"{where}: {len(others)} categories, but MOTS ids have room for {len(free)}"
         )
     return ignore | dict(zip(others, free, strict=False))
+
+
+def mots_line(frame: int, object_id: int, mask: RLE) -> str:
+    """A mask in the text form."""
+    height, width = mask["size"]
+    return f"{frame} {object_id} {object_id // PER_CLASS} {height} {width} {mask['counts']}\n"
 
 
 def _object_ids(

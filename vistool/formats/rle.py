@@ -44,6 +44,12 @@ def area(rle: RLE) -> int:
     return int(coco.area(rle))
 
 
+def bounding_box(rle: RLE) -> tuple[int, int, int, int]:
+    """Left, top, width and height of what is inside, in pixels; zeros for an empty mask."""
+    left, top, width, height = (int(x) for x in coco.toBbox(rle))
+    return left, top, width, height
+
+
 def validate_rle(rle: RLE, size: Size, where: str) -> None:
     """Check a run-length code from outside; one that passes is safe to decode.
 

@@ -1,0 +1,187 @@
+"""`predict --save` and `-o -`: all of it says what results.json says."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.test_predict_command import make_video, vistool, weights
+from vistool.formats.label_maps import read_label_map
+from vistool.formats.mots import PER_CLASS, labels_in_text
+from vistool.formats.results import VideoMeta, read_meta, read_results
+from vistool.formats.rle import decode_mask
+from vistool.formats.video import open_video
+from vistool.structures import TrackSegmentation
+
+__all__ = ["weights"]  # a fixture
+LENGTH, SKIPPED = 9, 2  # frames of the video; of these, the first ones are not asked for
+EXTRAS = ("tracks.csv", "frames.jsonl", "mots.txt", "davis", "cutouts")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
+    """A run folder with everything saved."""
+    folder = tmp_path_factory.mktemp("save")
+    video = make_video(folder / "one.mp4", LENGTH)
+    options = ("--conf", "0", "--start", str(SKIPPED / 10), "-m", weights, "-o", folder)
+    done = vistool(
+        "predict", video, *options, "--save", "csv,jsonl,mots", "--save", "davis,cutouts"
+    )
+    assert done.exit_code == 0, done.stderr
+    return folder / "one"
+
+
+@pytest.fixture(scope="module")
+def found(run: Path) -> tuple[VideoMeta, list[TrackSegmentation]]:
+    """meta.json and results.json."""
+    meta, results = read_meta(run / "meta.json"), read_results(run / "results.json")
+    assert (meta.length, meta.first_frame) == (LENGTH - SKIPPED, SKIPPED)
+    assert len(results) > 1
+    return meta, results
+
+
+Found = tuple[VideoMeta, list[TrackSegmentation]]
+
+
+def masks_on(found: Found, frame: int) -> dict[int, np.ndarray]:
+    """By track id, [H, W] bool."""
+    meta, results = found
+    return {
+        track.track_id: decode_mask(mask)
+        for track, result in zip(meta.tracks, results, strict=True)
+        if (mask := result["segmentations"][frame]) is not None
+    }
+
+
+def test_the_table_has_a_row_for_every_mask(run: Path, found: Found) -> None:
+    with (run / "tracks.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    meta = found[0]
+    names = {category.id: category.name for category in meta.categories}
+    about = {track.track_id: track for track in meta.tracks}
+    expected = [(n, id_) for n in range(meta.length) for id_ in sorted(masks_on(found, n))]
+    assert [(int(r["frame"]) - SKIPPED, int(r["track"])) for r in rows] == expected
+    for row in rows:
+        frame, track = int(row["frame"]) - SKIPPED, about[int(row["track"])]
+        mask = masks_on(found, frame)[track.track_id]
+        ys, xs = mask.nonzero()
+        box = [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1]
+        assert [int(row[k]) for k in ("left", "top", "width", "height")] == box
+        assert int(row["area"]) == mask.sum()
+        assert row["class"] == names[track.category_id]
+        assert float(row["score"]) == pytest.approx(track.score, abs=1e-4)
+        assert float(row["time"]) == pytest.approx(meta.times[frame], abs=1e-6)
+
+
+def test_there_is_a_line_for_every_frame(run: Path, found: Found) -> None:
+    lines = [json.loads(line) for line in (run / "frames.jsonl").read_text().splitlines()]
+    assert [line["index"] for line in lines] == list(range(SKIPPED, LENGTH))
+    for frame, line in enumerate(lines):
+        masks = masks_on(found, frame)
+        assert [i["track_id"] for i in line["instances"]] == sorted(masks)
+        for instance in line["instances"]:
+            mask = decode_mask(instance["segmentation"])
+            assert (mask == masks[instance["track_id"]]).all()
+
+
+def test_label_pictures_show_the_smallest_mask_at_every_pixel(run: Path, found: Found) -> None:
+    meta = found[0]
+    assert len(list((run / "davis").iterdir())) == meta.length
+    numbers = {track.track_id: n for n, track in enumerate(meta.tracks, start=1)}
+    for frame in range(meta.length):
+        labels = read_label_map(run / "davis" / f"{frame:05}.png")
+        masks = masks_on(found, frame)
+        for y, x in np.ndindex(labels.shape):
+            here = [id_ for id_, mask in masks.items() if mask[y, x]]
+            least = min((masks[id_].sum() for id_ in here), default=0)
+            assert labels[y, x] in ({numbers[i] for i in here if masks[i].sum() == least} or {0})
+
+
+def test_mots_text_has_the_same_pixels_by_class(run: Path, found: Found) -> None:
+    meta = found[0]
+    classes = [track.category_id for track in meta.tracks]
+    ids = [c * PER_CLASS + classes[: n + 1].count(c) for n, c in enumerate(classes)]
+
+    def fail(line: int, what: str) -> None:
+        raise AssertionError(f"{line}: {what}")
+
+    seen = {frame: np.zeros((meta.height, meta.width), int) for frame in range(meta.length)}
+    for label in labels_in_text(run / "mots.txt", fail):
+        mask = decode_mask(label.rle)
+        assert not seen[label.frame][mask].any()
+        seen[label.frame][mask] = label.id
+    for frame, labels in seen.items():
+        pictured = read_label_map(run / "davis" / f"{frame:05}.png")
+        assert (labels == np.array([0, *ids])[pictured]).all()
+
+
+def test_cutouts_are_the_pixels_of_the_video_inside_the_masks(run: Path, found: Found) -> None:
+    with open_video(run.parent / "one.mp4") as reader:
+        images = [frame.image for frame in reader.frames()]
+    count = 0
+    for frame in range(found[0].length):
+        for id_, mask in masks_on(found, frame).items():
+            count += 1
+            path = run / "cutouts" / f"{id_:03}" / f"{frame + SKIPPED:05}.png"
+            cut = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            assert cut is not None
+            ys, xs = mask.nonzero()
+            box = slice(ys.min(), ys.max() + 1), slice(xs.min(), xs.max() + 1)
+            assert ((cut[..., 3] == 255) == mask[box]).all()
+            assert (cut[..., 2::-1] == images[frame + SKIPPED][box]).all()
+    assert len(list((run / "cutouts").glob("*/*.png"))) == count > 0
+
+
+def test_a_run_without_them_leaves_none_of_an_earlier_one(tmp_path: Path, weights: Path) -> None:
+    video = make_video(tmp_path / "one.mp4", 3)
+    options = ("-m", weights, "-o", tmp_path, "--conf", "0", "--exist-ok", "--no-overlay")
+    everything = "csv,jsonl,mots,davis,cutouts"
+    assert vistool("predict", video, *options, "--save", everything).exit_code == 0
+    pictures = [*(tmp_path / "one").glob("davis/*"), *(tmp_path / "one").glob("cutouts/*/*")]
+    assert pictures
+    assert vistool("predict", video, *options).exit_code == 0
+    left = {path.name for path in (tmp_path / "one").rglob("*") if path.is_file()}
+    assert left == {"results.json", "meta.json"}
+
+
+def test_a_stream_has_the_masks_of_the_files(run: Path, weights: Path, found: Found) -> None:
+    video = run.parent / "one.mp4"
+    options = ("--conf", "0", "--start", str(SKIPPED / 10), "-m", weights)
+    streamed = vistool("predict", video, "-o", "-", *options)
+    assert streamed.exit_code == 0, streamed.stderr
+    lines = [json.loads(line) for line in streamed.stdout.splitlines()]
+    assert {line.pop("source") for line in lines} == {str(video)}
+    saved = [json.loads(line) for line in (run / "frames.jsonl").read_text().splitlines()]
+    assert len(lines) == len(saved)
+    for line, last in zip(lines, saved, strict=True):
+        assert line.keys() == last.keys()
+        assert (line["index"], line["time"], line["seen"]) == (
+            *(last["index"], last["time"], last["seen"]),
+        )
+        assert [i.keys() for i in line["instances"]] == [i.keys() for i in last["instances"]]
+        masks = [[(i["track_id"], i["segmentation"]) for i in x["instances"]] for x in (line, last)]
+        assert masks[0] == masks[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--save", "csv,tiff"), "--save tiff: no such output"),
+        (("--save", "csv", "-o", "-"), "-o - writes no files"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused(
+    tmp_path: Path,
+    weights: Path,
+    options: tuple[str, ...],
+    told: str,
+) -> None:
+    video = make_video(tmp_path / "one.mp4", 1)
+    done = vistool("predict", video, "-m", weights, *options)
+    assert done.exit_code == 2
+    assert told in done.stderr
