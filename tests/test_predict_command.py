@@ -78,7 +78,8 @@ def test_every_option_reaches_the_run(tmp_path: Path, weights: Path) -> None:
     video = make_video(tmp_path / "one.mp4", 12)
     options = (
         "--conf 0.01 --classes person,car --clip-length 4 --clip-stride 2 --frame-stride 2 "
-        "--start 0.2 --end 1.1 --size 40 --device cpu --precision bf16 --batch 3 --no-overlay --save csv"
+        "--start 0.2 --end 1.1 --size 40 --device cpu --precision bf16 --batch 3 --no-overlay "
+        "--save csv"
     )
     done = vistool("predict", video, "-m", weights, "-o", tmp_path, *options.split())
     assert done.exit_code == 0, done.stderr
