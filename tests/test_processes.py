@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from tests.made_data import make_pictures, make_video
-from tests.test_train import assert_close_gradients, lines, losses, settings, unlabel
+from tests.made_training import assert_close_gradients, lines, losses, settings, unlabel
 from tests.untrained import save_untrained
 from vistool.config import SourceConfig, ValidationConfig
 from vistool.engine.checkpoint import CHECKPOINT

@@ -10,9 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.made_data import make_pictures
-from tests.test_criterion import recorded_output, recorded_targets
-from tests.test_ifc import small_ifc
-from tests.test_train import (
+from tests.made_training import (
     TINY_VISTR,
     KilledError,
     assert_close_gradients,
@@ -21,6 +19,8 @@ from tests.test_train import (
     settings,
     without_dropout,
 )
+from tests.test_criterion import recorded_output, recorded_targets
+from tests.test_ifc import small_ifc
 from vistool.criterion.set_criterion import SetCriterion
 from vistool.engine.train import train
 from vistool.engine.train_setup import started_with

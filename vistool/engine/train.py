@@ -305,7 +305,8 @@ class _Job:
 
     def _predict(self, part: Batch) -> Any:
         wanted: dict[str, Any] = {"auxiliary": True}
-        if isinstance(self.criterion, VisTRCriterion):
+        # What is compiled is compiled for shapes, and should not meet new ones every step.
+        if isinstance(self.criterion, VisTRCriterion) and not self.config.compile:
             wanted["choose"] = partial(self.criterion.chosen, targets=part.targets)
         with autocast(self.processes.device, self.dtype):
             return self.call(part.pixels, part.padded, **wanted)

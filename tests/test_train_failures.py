@@ -1,0 +1,255 @@
+"""Trainings that are stopped, refused, or meet what is broken: what they say, and leave."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.made_data import make_pictures
+from tests.made_training import lines, losses, settings
+from vistool.cli.train import train as command
+from vistool.config import (
+    PixelConfig,
+)
+from vistool.data.batches import Batch, collate
+from vistool.data.clips import TrainingClip
+from vistool.engine.checkpoint import CHECKPOINT
+from vistool.engine.failures import failures_in_words
+from vistool.engine.interruption import stop_wish
+from vistool.engine.run_log import LOG, STARTS
+from vistool.engine.train import WEIGHTS, train
+from vistool.errors import (
+    DataError,
+    OutOfMemoryError,
+    UsageError,
+    VistoolError,
+)
+from vistool.models.weights import load_model, read_header
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_run_that_is_asked_to_stop_finishes_its_step_and_saves(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    make_pictures(tmp_path, 4)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    config = settings(tmp_path, save_every=100)
+    train(config, whole)
+
+    def ask(step: int, steps: int, line: Mapping[str, Any]) -> None:
+        if step == 3:  # all processes of the job, as a scheduler or a terminal does
+            for worker in multiprocessing.active_children():
+                assert worker.pid is not None
+                os.kill(worker.pid, number)
+            os.kill(os.getpid(), number)
+            if number != signal.SIGINT:  # and `torchrun`, which has got it too, passes it on
+                os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(tmp_path, save_every=100, workers=1), stopped, on_step=ask)
+    assert signal.getsignal(number) == before
+    assert [step for step, _ in losses(stopped)] == [1, 2, 3, 4]  # what was begun by then
+    train(config, stopped)
+    assert losses(stopped) == losses(whole)
+
+
+def test_a_second_ctrl_c_ends_the_process_and_what_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    try:
+        with stop_wish() as wish:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not wish.expressed
+            os.kill(os.getpid(), signal.SIGINT)
+            assert wish.expressed
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_data_worker_that_dies_is_told_in_one_line(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 2)
+    run = tmp_path / "run"
+
+    def kill(step: int, steps: int, line: Mapping[str, Any]) -> None:
+        if step == 2:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+
+    with pytest.raises(
+        VistoolError, match="a process that loads data has died: DataLoader worker"
+    ) as error:
+        train(settings(tmp_path, steps=500, workers=1), run, on_step=kill)
+    assert "fewer workers" in error.value.hint
+    assert f"vistool train --resume {run}" in error.value.hint
+    assert "\n" not in str(error.value)
+
+
+def test_memory_that_is_full_has_its_exit_code_and_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(OutOfMemoryError) as error, failures_in_words("go on"):
+        torch.empty(2**60)
+    assert error.value.exit_code == 5
+    assert "recompute" in error.value.hint
+    with pytest.raises(RuntimeError, match="size"), failures_in_words("go on"):
+        torch.ones(2) + torch.ones(3)
+
+
+def test_a_disk_that_is_full_leaves_the_last_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 4)
+    whole, full = tmp_path / "whole", tmp_path / "full"
+    train(settings(tmp_path), whole)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(step: int, steps: int, line: Mapping[str, Any]) -> None:
+        if step == 3:  # weights still fit, a checkpoint does not
+            limit = 2 * (full / WEIGHTS).stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+
+    try:
+        with pytest.raises(VistoolError, match=r"checkpoint\.pt: could not be written") as error:
+            train(settings(tmp_path), full, on_step=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "make room" in error.value.hint
+    assert not list(full.glob(".*"))  # nothing half-written
+    train(settings(tmp_path), full)
+    starts = [json.loads(line) for line in (full / STARTS).read_text().splitlines()]
+    assert [start["step"] for start in starts] == [0, 2]
+    assert losses(full) == losses(whole)
+
+
+def test_a_log_or_weights_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit, name in ((600, LOG), (5000, WEIGHTS)):  # bytes; config.json has more than the first
+        run = tmp_path / name
+
+        def fill(step: int, steps: int, line: Mapping[str, Any], limit: int = limit) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+
+        try:
+            with pytest.raises(OSError, match="File too large") as error:
+                train(settings(tmp_path), run, on_step=fill)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert error.value.filename == str(run / name)
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_what_is_refused_leaves_no_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "own.toml"
+    config.write_text('init = "random"\ndevice = "cpu"\n[[sources]]\nannotations = "none.json"\n')
+    if existing:  # what is there already stays
+        (tmp_path / "runs" / "train" / "own").mkdir(parents=True)
+        (tmp_path / "runs" / "train" / "own" / "note.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"none\.json"):
+        command(config=config, data=tmp_path, quiet=True)
+    left = [path.name for path in (tmp_path / "runs" / "train").iterdir()]
+    assert left == (["own"] if existing else [])
+
+
+def test_a_picture_that_is_missing_costs_no_step_that_was_done(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 2)
+    run = tmp_path / "run"
+    config = settings(tmp_path, save_every=100)
+
+    def lose(step: int, steps: int, line: Mapping[str, Any]) -> None:
+        for name in ("0.png", "1.png"):
+            (tmp_path / name).rename(tmp_path / f"lost-{name}")
+
+    with pytest.raises(DataError, match="missing"):
+        train(config, run, on_step=lose)
+    for name in ("0.png", "1.png"):
+        (tmp_path / f"lost-{name}").rename(tmp_path / name)
+    train(config, run)
+    starts = [json.loads(line) for line in (run / STARTS).read_text().splitlines()]
+    assert [start["step"] for start in starts] == [0, 1]
+
+
+def test_losses_that_are_no_numbers_stop_the_run_after_some_steps(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 2)
+    run = tmp_path / "run"
+    config = settings(
+        tmp_path, steps=20, learning_rate=1e30, max_norm=0.0, warmup_steps=0, max_skipped=3
+    )
+    with pytest.raises(VistoolError, match=r"3 steps in a row.*not finite: loss, class") as error:
+        train(config, run)
+    assert "lower learning_rate" in error.value.hint
+    assert [line["loss"] for line in lines(run)][-3:] == [None] * 3
+    assert [("skipped" in line) for line in lines(run)][-4:] == [False, True, True, True]
+
+
+def test_a_step_with_a_broken_clip_is_skipped_and_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pictures(tmp_path, 3)
+
+    def poisoned(clips: list[TrainingClip], pixels: PixelConfig) -> Batch:
+        batch = collate(clips, pixels)
+        for number, clip in enumerate(clips):
+            if clip.origin.endswith("1.png"):
+                batch.pixels[number] = torch.nan
+        return batch
+
+    monkeypatch.setattr("vistool.data.batches.collate", poisoned)
+    run = tmp_path / "run"
+    train(settings(tmp_path, steps=12, max_skipped=12), run)
+    skipped = [line["skipped"] for line in lines(run) if "skipped" in line]
+    assert 0 < len(skipped) < 12
+    for text in skipped:
+        assert "class" in text
+        assert f"in {tmp_path / '1.png'}" in text
+        assert "0.png" not in text
+    for value in load_model(str(run / WEIGHTS)).model.state_dict().values():
+        assert value.isfinite().all()
+
+
+def test_a_run_whose_last_step_is_skipped_is_saved_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pictures(tmp_path, 2)
+    answers = iter([None, None, "dice"])
+    monkeypatch.setattr("vistool.engine.train.broken_terms", lambda values: next(answers))
+    run = tmp_path / "run"
+    weights = train(settings(tmp_path, steps=3, save_every=100), run)
+    assert read_header(weights).metadata["steps"] == "3 of 3"
+    assert torch.load(run / CHECKPOINT, weights_only=True)["step"] == 3
+    assert "dice" in lines(run)[-1]["skipped"]
+
+
+def test_tensorboard_is_asked_for_by_name_where_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pictures(tmp_path, 1)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UsageError, match="TensorBoard is not installed") as error:
+        train(settings(tmp_path, tensorboard=True), tmp_path / "run")
+    assert "vistool[tensorboard]" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 3}, "batch = 3 clips cannot be shared evenly by 2 processes"),
+        ({"accumulate": 0}, "accumulate = 0: must be at least 1"),
+        ({"ema_decay": 1.0}, "ema_decay = 1"),
+        ({"schedule": "step"}, "without milestones"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        settings(Path(), **changes).check(processes=2)
