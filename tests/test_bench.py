@@ -8,14 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 from typer.testing import CliRunner
 
+from tests.test_vistr import tiny_vistr
 from tests.untrained import save_untrained
 from vistool.cli.app import app
 from vistool.config import EfficientNetLiteConfig, PredictConfig
 from vistool.engine.bench import bench, operations
 from vistool.errors import UsageError
 from vistool.models.backbone import build_backbone
+from vistool.models.vistr import MaskHead
+from vistool.models.weights import save_model
 from vistool.nn.transformer import Attention
 from vistool.structures import Size
 
@@ -40,6 +44,13 @@ def test_operations_of_attention_are_its_projections_and_both_products() -> None
     assert counted == projections + 2 * queries * keys * dim
 
 
+def test_attention_to_itself_is_counted_though_torch_has_it_in_one_piece() -> None:
+    tokens, dim = 6, 12
+    layer = Attention(dim, 4, 0.0).eval()
+    counted = operations(lambda: layer(torch.zeros(1, tokens, dim)))
+    assert counted == 4 * tokens * dim * dim + 2 * tokens * tokens * dim
+
+
 def test_the_light_backbone_has_the_operations_it_is_known_for() -> None:
     """407 M of EfficientNet-Lite0 at 224x224, without the classifier's 1x1 layer and matrix."""
     backbone = build_backbone(EfficientNetLiteConfig()).eval()
@@ -60,8 +71,14 @@ def test_a_frame_costs_its_features_and_its_share_of_the_clips(model: Path) -> N
     assert report.seen == Size(64, 107)
     assert report.frames >= 6
     assert report.frames_per_second > 0
-    expected = report.encode_operations + report.decode_operations / 2
-    assert report.operations_per_frame == pytest.approx(expected, abs=1)
+    alone = bench(
+        str(model),
+        PredictConfig(clip_length=6, clip_stride=6, size=64),
+        frame=report.frame,
+        seconds=0.01,
+    )
+    clips = report.operations_per_frame - alone.operations_per_frame  # 1/2 - 1/6 of one
+    assert clips == pytest.approx(alone.decode_operations / 3, rel=1e-3)
 
 
 def test_the_answer_in_words_and_as_json(model: Path) -> None:
@@ -72,7 +89,26 @@ def test_the_answer_in_words_and_as_json(model: Path) -> None:
     facts = json.loads(runner.invoke(app, [*options, "--json"]).stdout)
     assert facts["parameters"] > 10_000
     assert f"{facts['parameters'] / 1e6:.2f} M parameters" in words.stdout
-    assert facts["frame"] == [96, 160]
+    assert facts["frame"] == {"width": 160, "height": 96}
+
+
+def test_vistr_is_measured_with_all_that_it_draws(tmp_path: Path) -> None:
+    """Though where masks have a say in scores it draws what is likely alone: nothing, in noise."""
+    model = tiny_vistr(scoring="mask-aware")
+    with torch.no_grad():
+        model.class_head.bias[-1] += 50.0
+    save_model(model, tmp_path / "m.safetensors", {})
+    seen: list[int] = []
+    handle = register_module_forward_hook(
+        lambda module, _given, result: (
+            seen.append(len(result)) if isinstance(module, MaskHead) else None
+        )
+    )
+    try:
+        bench(str(tmp_path / "m.safetensors"), PredictConfig(), frame=Size(40, 56), seconds=0.02)
+    finally:
+        handle.remove()
+    assert set(seen) == {model.config.num_queries}
 
 
 @pytest.mark.parametrize(
@@ -80,6 +116,10 @@ def test_the_answer_in_words_and_as_json(model: Path) -> None:
     [
         (["--video", "big"], "--video big: not of the form WIDTHxHEIGHT"),
         (["--seconds", "0"], "0 seconds of 1280x720"),
+        (["--seconds", "nan"], "nan seconds"),
+        (["--seconds", "inf"], "inf seconds"),
+        (["--batch", "-1"], "batch -1: must be at least 1"),
+        (["--size", "0"], "size 0: must be at least 1"),
         (["--clip-length", "all"], "clip length all: there is no video"),
         (["--clip-length", "2", "--clip-stride", "3"], "clip stride 3"),
     ],

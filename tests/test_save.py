@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.test_predict_command import make_video, vistool, weights
+from tests.untrained import save_untrained
 from vistool.formats.label_maps import read_label_map
 from vistool.formats.mots import PER_CLASS, labels_in_text
 from vistool.formats.results import VideoMeta, read_meta, read_results
@@ -20,7 +21,6 @@ from vistool.structures import TrackSegmentation
 
 __all__ = ["weights"]  # a fixture
 LENGTH, SKIPPED = 9, 2  # frames of the video; of these, the first ones are not asked for
-EXTRAS = ("tracks.csv", "frames.jsonl", "mots.txt", "davis", "cutouts")
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +120,27 @@ def test_mots_text_has_the_same_pixels_by_class(run: Path, found: Found) -> None
         assert (labels == np.array([0, *ids])[pictured]).all()
 
 
+def test_mots_classes_are_told_where_a_category_has_the_number_of_the_ignored(
+    tmp_path: Path,
+) -> None:
+    names = tuple(f"class {n}" for n in range(1, 12))
+    weights = save_untrained(tmp_path / "m.safetensors", names, num_queries=8)
+    video = make_video(tmp_path / "one.mp4", 2)
+    options = ("-m", weights, "-o", tmp_path, "--conf", "0", "--save", "mots", "--no-overlay")
+    assert vistool("predict", video, *options).exit_code == 0
+    told = json.loads((tmp_path / "one" / "mots_categories.json").read_text())
+    assert [category["name"] for category in told] == list(names)
+    assert 10 not in {category["id"] for category in told}
+    of_class = {category["name"]: category["id"] for category in told}
+    meta = read_meta(tmp_path / "one" / "meta.json")
+    expected = {of_class[names[track.category_id - 1]] for track in meta.tracks}
+    lines = (tmp_path / "one" / "mots.txt").read_text().splitlines()
+    found = {int(line.split()[1]) // PER_CLASS for line in lines}
+    assert found
+    assert found <= expected
+    assert {int(line.split()[2]) for line in lines} == found
+
+
 def test_cutouts_are_the_pixels_of_the_video_inside_the_masks(run: Path, found: Found) -> None:
     with open_video(run.parent / "one.mp4") as reader:
         images = [frame.image for frame in reader.frames()]
@@ -144,9 +165,79 @@ def test_a_run_without_them_leaves_none_of_an_earlier_one(tmp_path: Path, weight
     assert vistool("predict", video, *options, "--save", everything).exit_code == 0
     pictures = [*(tmp_path / "one").glob("davis/*"), *(tmp_path / "one").glob("cutouts/*/*")]
     assert pictures
+    assert not list((tmp_path / "one").glob(".*"))
     assert vistool("predict", video, *options).exit_code == 0
     left = {path.name for path in (tmp_path / "one").rglob("*") if path.is_file()}
     assert left == {"results.json", "meta.json"}
+
+
+def test_files_that_no_run_saved_stay(tmp_path: Path, weights: Path) -> None:
+    video = make_video(tmp_path / "one.mp4", 2)
+    own = [tmp_path / "one" / name for name in ("tracks.csv", "davis/00000.png", "mots.txt")]
+    for path in own:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    options = ("-m", weights, "-o", tmp_path, "--conf", "0", "--exist-ok", "--no-overlay")
+    for _ in range(2):
+        assert vistool("predict", video, *options, "--save", "jsonl").exit_code == 0
+    assert [path.read_text() for path in own] == ["mine"] * 3
+
+
+def test_what_a_format_has_no_room_for_costs_the_others_nothing(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vistool.engine.save.MOST_OBJECTS", 1)
+    video = make_video(tmp_path / "one.mp4", 2)
+    options = ("-m", weights, "-o", tmp_path, "--conf", "0", "--save", "davis,csv")
+    done = vistool("predict", video, *options)
+    assert done.exit_code == 0
+    assert "warning: --save davis: " in done.stderr
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {
+        *("results.json", "meta.json", "overlay.mp4", "tracks.csv"),
+    }
+
+
+def test_pictures_that_were_not_all_written_are_not_there(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Path] = []
+
+    def fails_late(path: Path, *_: object) -> None:
+        written.append(path)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("vistool.engine.save.write_label_map", fails_late)
+    video = make_video(tmp_path / "one.mp4", 3)
+    done = vistool("predict", video, "-m", weights, "-o", tmp_path, "--save", "davis,csv")
+    assert done.exit_code == 130
+    left = {path.name for path in (tmp_path / "one").iterdir()}
+    assert left == {"results.json", "meta.json"}
+
+
+def test_a_damaged_video_has_its_tables_as_far_as_it_goes(tmp_path: Path, weights: Path) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number in range(4):
+        picture = np.full((64, 96, 3), 40 * number, np.uint8)
+        cv2.imwrite(str(frames / f"{number}.png"), picture)
+    (frames / "3.png").write_bytes(b"no picture")
+    options = ("-m", weights, "-o", tmp_path / "runs", "--conf", "0", "--save", "jsonl,cutouts")
+    assert vistool("predict", frames, *options, "--clip-length", "1").exit_code == 3
+    run = tmp_path / "runs" / "frames"
+    meta = read_meta(run / "meta.json")
+    assert not meta.complete
+    assert len((run / "frames.jsonl").read_text().splitlines()) == meta.length > 0
+    assert not (run / "cutouts").exists()
+
+
+def test_a_stream_goes_on_after_a_source_that_fails(tmp_path: Path, weights: Path) -> None:
+    good = make_video(tmp_path / "good.mp4", 2)
+    (tmp_path / "bad.mp4").write_text("no video")
+    done = vistool("predict", tmp_path / "bad.mp4", good, "-m", weights, "-o", "-")
+    assert done.exit_code == 6
+    assert "1 of 2 sources failed" in done.stderr
+    assert [json.loads(line)["index"] for line in done.stdout.splitlines()] == [0, 1]
 
 
 def test_a_stream_has_the_masks_of_the_files(run: Path, weights: Path, found: Found) -> None:

@@ -174,6 +174,22 @@ def test_a_query_is_drawn_alike_whichever_others_are() -> None:
     assert not some[~chosen].any()
 
 
+def test_a_video_ranked_by_masks_has_the_tracks_of_what_is_likely_and_no_others() -> None:
+    frames = [VideoFrame(i, float(i), np.full((40, 56, 3), 30 * i, np.uint8)) for i in range(5)]
+    kept = {}
+    for name, shift in (("likely", 0.0), ("unlikely", 50.0)):
+        model = tiny_vistr(clip_length=4, test_short_side=40, scoring="mask-aware")
+        with torch.no_grad():
+            list(model.instance_head.parameters())[-1].add_(50.0)  # masks of the whole frame
+            model.class_head.bias[0] += 10.0
+            model.class_head.bias[-1] += shift
+        segmenter = Segmenter(model, PredictConfig(), CPU)
+        tracks = [frame.tracks for frame in segmenter.frames(frames)]
+        kept[name] = sum(len(t.track_ids) for t in tracks if t is not None)
+    assert kept["likely"] > 0
+    assert kept["unlikely"] == 0
+
+
 def test_where_nothing_is_likely_nothing_is_drawn() -> None:
     model = tiny_vistr()
     with torch.no_grad():

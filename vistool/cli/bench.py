@@ -84,6 +84,9 @@ def _as_json(report: BenchReport) -> str:
     import msgspec
 
     facts = {**msgspec.to_builtins(report), "operations_per_frame": report.operations_per_frame}
+    for name in ("frame", "seen"):
+        height, width = facts[name]
+        facts[name] = {"width": width, "height": height}
     return msgspec.json.format(msgspec.json.encode(facts)).decode()
 
 

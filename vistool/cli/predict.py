@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -147,16 +148,31 @@ def stream(model: str, sources: Sequence[Path], config: PredictConfig, *, quiet:
     """One JSON line a frame, on stdout; classes and scores are what is known by then."""
     import msgspec
 
-    from vistool.engine.predict import iterate_video
-    from vistool.models.weights import load_model
+    from vistool.engine.distributed import joined
+    from vistool.engine.predict import FrameResult, stream_videos
 
-    loaded = load_model(model)
-    with terminated_like_interrupted(), progress(quiet=quiet) as show:
-        for source in sources:
-            for done, frame in enumerate(iterate_video(loaded, source, config), start=1):
-                show("segmenting", done, None)
-                line = {"source": str(source), **msgspec.to_builtins(frame)}
-                answer(msgspec.json.encode(line).decode())
+    with (
+        terminated_like_interrupted(),
+        joined(config.device) as processes,
+        progress(quiet=quiet) as show,
+    ):
+        if processes.count > 1:
+            raise UsageError("-o - is for one process: several would write into each other")
+        done = count(1)
+
+        def on_frame(source: Path, frame: FrameResult) -> None:
+            line = {"source": str(source), **msgspec.to_builtins(frame)}
+            answer(msgspec.json.encode(line).decode())
+            show("segmenting", next(done), None)
+
+        stream_videos(
+            model,
+            sources,
+            config,
+            on_frame=on_frame,
+            on_warning=lambda warning: say(f"warning: {warning}"),
+            on_failure=lambda _, error: say(f"error: {error}"),
+        )
 
 
 def _listed(parts: list[str] | None) -> tuple[str, ...]:

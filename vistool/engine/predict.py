@@ -91,14 +91,60 @@ def iterate_video(
     Raises: UsageError, DataError, WeightsError, OutOfMemoryError.
     """
     job = PredictJob(model, config or PredictConfig())
-    segmenter = job.segmenter()
     with (
         open_video(Path(source)) as reader,
-        contextlib.closing(segmenter.frames(job.decoded(reader))) as frames,
+        contextlib.closing(_iterate(job, reader)) as frames,
     ):
+        yield from frames
+
+
+def stream_videos(
+    model: LoadedModel | str,
+    sources: Sequence[Path],
+    config: PredictConfig,
+    *,
+    on_frame: Callable[[Path, FrameResult], None],
+    on_warning: Callable[[str], None],
+    on_failure: Callable[[Path, VistoolError], None],
+) -> None:
+    """`iterate_video` for each of several sources, one after the other.
+
+    Raises: as `predict_videos`.
+    """
+    job = PredictJob(model, config)
+    failed: list[Path] = []
+    for source in sources:
+        try:
+            with (
+                open_video(source) as reader,
+                contextlib.closing(_iterate(job, reader)) as frames,
+            ):
+                for frame in frames:
+                    on_frame(source, frame)
+            for warning in reader.warnings:
+                on_warning(warning)
+        except (UsageError, WeightsError):
+            raise
+        except VistoolError as error:
+            if len(sources) == 1:
+                raise
+            failed.append(source)
+            on_failure(source, error)
+    _raise_if_any(failed, len(sources))
+
+
+def _iterate(job: PredictJob, reader: VideoReader) -> Generator[FrameResult, None, None]:
+    with contextlib.closing(job.segmenter().frames(job.decoded(reader))) as frames:
         for frame in frames:
             instances = tuple(_instances(job, frame))
             yield FrameResult(frame.index, frame.time, frame.tracks is not None, instances)
+
+
+def _raise_if_any(failed: Sequence[Path], total: int) -> None:
+    if failed:
+        raise PartialFailureError(
+            f"{len(failed)} of {total} sources failed: {', '.join(map(str, failed))}"
+        )
 
 
 def predict_video(
@@ -110,6 +156,8 @@ def predict_video(
     on_progress: OnProgress | None = None,
 ) -> PredictedVideo:
     """Segment and track a video; writes results.json, meta.json and overlay.mp4 into `folder`.
+
+    What `config.save` asks for is written beside them.
 
     Files appear complete or not at all. If the source turns out to be damaged half-way, or on
     Ctrl-C, the frames that are final by then are written (meta.json says `complete: false`), and
@@ -169,11 +217,7 @@ def predict_videos(
             if on_done:
                 on_done(done[-1])
     # Not before all are done: whoever started the processes ends them when one fails.
-    failed = [source for some in processes.gather(failed) for source in some]
-    if failed:
-        raise PartialFailureError(
-            f"{len(failed)} of {len(sources)} sources failed: {', '.join(map(str, failed))}"
-        )
+    _raise_if_any([source for some in processes.gather(failed) for source in some], len(sources))
     return done
 
 
@@ -197,18 +241,20 @@ def predict_opened(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with SegmentationSpool(folder) as spool:
-            meta = _segment(job, reader, _Record(job, reader, folder, spool), on_progress)
-            warnings = tuple(reader.warnings)
+            record = _Record(job, reader, folder, spool)
+            meta = _segment(job, reader, record, on_progress)
+            warnings = [*reader.warnings]
+            warnings += save_extras(job.config.save, folder, spool, meta, reader, on_progress)
             overlay = folder / OVERLAY if job.config.overlay else None
             if overlay:
                 _draw(reader, spool, meta, overlay, on_progress)
-            if job.config.save:
-                save_extras(job.config.save, folder, spool, meta, reader, on_progress)
     except BaseException:
         with contextlib.suppress(OSError):
             folder.rmdir()  # only if nothing was written
         raise
-    return PredictedVideo(reader.path, folder, meta.length, len(meta.tracks), overlay, warnings)
+    return PredictedVideo(
+        reader.path, folder, meta.length, len(meta.tracks), overlay, tuple(warnings)
+    )
 
 
 def _segment(
@@ -224,7 +270,7 @@ def _segment(
                 on_progress("segmenting", record.length, total)
     except (KeyboardInterrupt, VistoolError):
         if record.length:
-            record.write(segmenter, complete=False)
+            record.write_partial(segmenter)
         raise
     return record.write(segmenter, complete=True)
 
@@ -269,6 +315,12 @@ class _Record:
                 self._spool.add(self.length, track_id, encode_mask(mask))
         self._times.append(frame.time)
 
+    def write_partial(self, segmenter: Segmenter) -> None:
+        """Write what there is, but for what takes long: pictures."""
+        meta = self.write(segmenter, complete=False)
+        quick = [kind for kind in self._job.config.save if kind != "cutouts"]
+        save_extras(quick, self._folder, self._spool, meta, self._reader)
+
     def write(self, segmenter: Segmenter, *, complete: bool) -> VideoMeta:
         """Write results.json and meta.json; returns the latter."""
         visible = set(self._spool.tracks())
@@ -279,9 +331,9 @@ class _Record:
         ]
         tracks: list[TrackMeta] = []
         # What an earlier run left must not stand beside new results, whatever happens now.
+        remove_extras(self._folder)
         for name in (OVERLAY, META):
             (self._folder / name).unlink(missing_ok=True)
-        remove_extras(self._folder)
         write_results(self._folder / RESULTS, self._entries(results, tracks))
         meta = self._meta(segmenter, tracks, complete)
         write_meta(self._folder / META, meta)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -209,7 +209,9 @@ def draw_results(
             raise _other_video(results, reader, f"only {done}")
 
 
-def result_frames(reader: VideoReader, results: SpooledResults) -> Iterator[VideoFrame]:
+def result_frames(
+    reader: VideoReader, results: SpooledResults
+) -> Generator[VideoFrame, None, None]:
     """The frames that the results are about."""
     # From a frame earlier, then by number: a copy of the source may round its time stamps.
     for frame in reader.frames(start=max(0.0, results.start - 1 / reader.fps)):

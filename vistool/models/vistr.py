@@ -301,10 +301,7 @@ class VisTR(nn.Module):
         height, width = top.shape[-2:]
         memory = rearrange(cells, "b (t h w) c -> b t h w c", t=self.clip_length, h=height, w=width)
         heads = [self._heads(queries) for queries in (decoded if auxiliary else decoded[-1:])]
-        if choose is None:
-            chosen = cells.new_ones(decoded[-1].shape[:2], dtype=torch.bool)
-        else:
-            chosen = choose(heads[-1])
+        chosen = None if choose is None else choose(heads[-1])
         return FrameClipOutput(
             class_logits=heads[-1].class_logits,
             boxes=heads[-1].boxes,
@@ -340,7 +337,7 @@ class VisTR(nn.Module):
     def _masks(
         self,
         queries: Tensor,
-        chosen: Tensor,
+        chosen: Tensor | None,
         memory: Tensor,
         laterals: list[Tensor],
         padded: Tensor | None,
@@ -348,11 +345,15 @@ class VisTR(nn.Module):
         """[B, Q, T, H, W]; one frame, then B instances at a time, which bounds the memory.
 
         Args:
-            queries: [B, Q, T, C]; chosen: [B, Q] bool; memory: [B, T, h, w, C].
+            queries: [B, Q, T, C]; chosen: [B, Q] bool, None: all; memory: [B, T, h, w, C].
             laterals: [B, T, ...]; padded: [B, T, h, w].
         """
-        batch, num_queries = chosen.shape
-        clip, query = chosen.nonzero(as_tuple=True)
+        batch, num_queries = queries.shape[:2]
+        if chosen is None:
+            every = torch.arange(batch * num_queries, device=queries.device)
+            clip, query = every // num_queries, every % num_queries
+        else:
+            clip, query = chosen.nonzero(as_tuple=True)
         finest = laterals[-1]
         nothing = finest.new_zeros(batch, num_queries, self.clip_length, *finest.shape[-2:])
         if not len(clip):

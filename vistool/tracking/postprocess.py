@@ -88,7 +88,9 @@ def _by_probability(
 
 
 def likely(heads: FrameHeads, num_frames: int) -> Tensor:
-    """The queries of VisTR that `_by_probability` would keep, but for their masks: [B, Q] bool.
+    """The queries of VisTR that are drawn where masks have a say in scores: [B, Q] bool.
+
+    As `_by_probability` has it for IFC; `_by_vote` then leaves out what is not drawn.
 
     Args: num_frames: of the clip itself; frames after these repeat it.
     """
