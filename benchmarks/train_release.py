@@ -99,6 +99,7 @@ VISTR = (
     Stage("vistr-pictures", "vistr-lite.toml", "vistr-start"),
     Stage("vistr-clips", "vistr-lite-clips.toml", "vistr-pictures"),
 )
+SHORT_SIDES = {"ifc-lite": 288, "vistr-lite": 224}  # of what the released models see, pixels
 
 
 def main() -> None:
@@ -123,7 +124,8 @@ def main() -> None:
         for stage in VISTR:
             train(stage, args.runs, args.data)
         averaged = [weights_of(args.runs, VISTR[-1].name)]
-    run([HERE / "release_weights.py", released, *averaged, "--data", args.data])
+    seen = ["--short-side", str(SHORT_SIDES[args.model])]
+    run([HERE / "release_weights.py", released, *averaged, "--data", args.data, *seen])
     print(f"{released} is done")
 
 
