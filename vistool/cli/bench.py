@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from vistool.cli.console import progress
-from vistool.cli.options import Quiet
+from vistool.cli.options import (
+    ClipStride,
+    DeviceName,
+    FrameBatch,
+    InputSize,
+    PrecisionName,
+    Quiet,
+)
 from vistool.cli.predict import parse_clip_length
 from vistool.config import Precision, PredictConfig
 from vistool.errors import UsageError
@@ -28,21 +35,11 @@ def bench(
     clip_length: Annotated[
         str | None, typer.Option(help="Frames that the model sees at once. [the model's]")
     ] = None,
-    clip_stride: Annotated[
-        int | None, typer.Option(help="Frames from one clip to the next. [the model's]")
-    ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(help="Short side of what the model sees, in pixels. [the model's]"),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    precision: Annotated[
-        str, typer.Option(help="auto, fp32, bf16 or fp16; auto is fp32 on CPUs.")
-    ] = "auto",
-    batch: Annotated[
-        int | None,
-        typer.Option(help="Frames that go through the network together. [1 on CPUs, 16 on GPUs]"),
-    ] = None,
+    clip_stride: ClipStride = None,
+    size: InputSize = None,
+    device: DeviceName = "auto",
+    precision: PrecisionName = "auto",
+    batch: FrameBatch = None,
     seconds: Annotated[float, typer.Option(help="How long to measure.")] = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: Quiet = False,

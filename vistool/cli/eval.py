@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from vistool.cli.console import answer, progress, say
-from vistool.cli.options import Quiet
+from vistool.cli.options import (
+    ClipStride,
+    DeviceName,
+    FrameBatch,
+    InputSize,
+    PrecisionName,
+    Quiet,
+)
 from vistool.cli.predict import parse_clip_length, terminated_like_interrupted
 from vistool.config import EvalConfig, Precision, PredictConfig
 from vistool.errors import PartialFailureError, UsageError
@@ -80,17 +87,11 @@ def evaluate(
     clip_length: Annotated[
         str | None, typer.Option(help="Frames that the model sees at once, or `all`.")
     ] = None,
-    clip_stride: Annotated[
-        int | None, typer.Option(help="Frames from one clip to the next.")
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option(help="Short side of what the model sees, in pixels.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    batch: Annotated[
-        int | None, typer.Option(help="Frames that go through the network together.")
-    ] = None,
+    clip_stride: ClipStride = None,
+    size: InputSize = None,
+    device: DeviceName = "auto",
+    precision: PrecisionName = "auto",
+    batch: FrameBatch = None,
     samples: Annotated[
         int, typer.Option(min=100, help="Draws of the videos that --compare makes.")
     ] = EvalConfig().samples,

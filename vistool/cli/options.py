@@ -7,3 +7,18 @@ from typing import Annotated
 import typer
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+# How a model is run.
+ClipStride = Annotated[
+    int | None,
+    typer.Option(help="Frames from one clip to the next, at most the clip length. [the model's]"),
+]
+InputSize = Annotated[
+    int | None, typer.Option(help="Short side of what the model sees, in pixels. [the model's]")
+]
+DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+PrecisionName = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16; auto is fp32 on CPUs.")]
+FrameBatch = Annotated[
+    int | None,
+    typer.Option(help="Frames that go through the network together. [1 on CPUs, 16 on GPUs]"),
+]

@@ -12,7 +12,14 @@ from typing import Annotated, Literal, cast
 import typer
 
 from vistool.cli.console import answer, progress, say
-from vistool.cli.options import Quiet
+from vistool.cli.options import (
+    ClipStride,
+    DeviceName,
+    FrameBatch,
+    InputSize,
+    PrecisionName,
+    Quiet,
+)
 from vistool.config import Extra, Precision, PredictConfig
 from vistool.errors import UsageError
 
@@ -48,29 +55,16 @@ def predict(
             "keeps the features of every frame in memory. [the model's]",
         ),
     ] = None,
-    clip_stride: Annotated[
-        int | None,
-        typer.Option(
-            help="Frames from one clip to the next, at most the clip length. [the model's]"
-        ),
-    ] = None,
+    clip_stride: ClipStride = None,
     frame_stride: Annotated[
         int, typer.Option(help="2: the model sees every other frame; the others get no masks.")
     ] = PredictConfig().frame_stride,
     start: Annotated[float | None, typer.Option(help="Begin here, in seconds.")] = None,
     end: Annotated[float | None, typer.Option(help="End here, in seconds.")] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(help="Short side of what the model sees, in pixels. [the model's]"),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    precision: Annotated[
-        str, typer.Option(help="auto, fp32, bf16 or fp16; auto is fp32 on CPUs.")
-    ] = "auto",
-    batch: Annotated[
-        int | None,
-        typer.Option(help="Frames that go through the network together. [1 on CPUs, 16 on GPUs]"),
-    ] = None,
+    size: InputSize = None,
+    device: DeviceName = "auto",
+    precision: PrecisionName = "auto",
+    batch: FrameBatch = None,
     overlay: Annotated[
         bool, typer.Option("--overlay/--no-overlay", help="Draw the tracks on the video.")
     ] = True,

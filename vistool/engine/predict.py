@@ -114,7 +114,7 @@ def stream_videos(
     job = PredictJob(model, config)
     failed: list[Path] = []
     for source in sources:
-        try:
+        with _or_note(source, len(sources), failed, on_failure):
             with (
                 open_video(source) as reader,
                 contextlib.closing(_iterate(job, reader)) as frames,
@@ -123,13 +123,6 @@ def stream_videos(
                     on_frame(source, frame)
             for warning in reader.warnings:
                 on_warning(warning)
-        except (UsageError, WeightsError):
-            raise
-        except VistoolError as error:
-            if len(sources) == 1:
-                raise
-            failed.append(source)
-            on_failure(source, error)
     _raise_if_any(failed, len(sources))
 
 
@@ -138,6 +131,26 @@ def _iterate(job: PredictJob, reader: VideoReader) -> Generator[FrameResult, Non
         for frame in frames:
             instances = tuple(_instances(job, frame))
             yield FrameResult(frame.index, frame.time, frame.tracks is not None, instances)
+
+
+@contextlib.contextmanager
+def _or_note(
+    source: Path,
+    total: int,
+    failed: list[Path],
+    on_failure: Callable[[Path, VistoolError], None] | None,
+) -> Iterator[None]:
+    """Let one of several sources fail without the others; what concerns all of them is raised."""
+    try:
+        yield
+    except (UsageError, WeightsError):
+        raise
+    except VistoolError as error:
+        if total == 1:
+            raise
+        failed.append(source)
+        if on_failure:
+            on_failure(source, error)
 
 
 def _raise_if_any(failed: Sequence[Path], total: int) -> None:
@@ -200,20 +213,11 @@ def predict_videos(
     names = [source.stem for source in sources]
     for number in processes.mine(range(len(sources))):
         source = sources[number]
-        try:
+        with _or_note(source, len(sources), failed, on_failure):
             with open_video(source) as reader:
                 reuse = exist_ok and names[number] not in names[:number]
                 folder = new_run_folder(parent, reader.name, exist_ok=reuse)
                 done.append(predict_opened(job, reader, folder, on_progress))
-        except (UsageError, WeightsError):
-            raise
-        except VistoolError as error:
-            if len(sources) == 1:
-                raise
-            failed.append(source)
-            if on_failure:
-                on_failure(source, error)
-        else:
             if on_done:
                 on_done(done[-1])
     # Not before all are done: whoever started the processes ends them when one fails.
