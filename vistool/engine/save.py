@@ -87,7 +87,9 @@ def save_extras(
     Returns: what could not be written, since a format has no room for so much, a line each.
     Raises: DataError if the source is not the video any more that was segmented.
     """
-    refused = []
+    refused: list[str] = []
+    if not kinds:
+        return refused
     with contextlib.ExitStack() as stack:
         writers: list[Write] = []
         for kind in kinds:
