@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from vistool.config import PredictConfig
     from vistool.engine.evaluate import evaluate_results
     from vistool.engine.predict import (
-        FrameInstance,
-        FrameResult,
         PredictedVideo,
         iterate_video,
         predict_video,
@@ -23,10 +21,11 @@ if TYPE_CHECKING:
     from vistool.formats.results import read_meta, read_results
     from vistool.formats.rle import decode_mask
     from vistool.models.weights import LoadedModel, load_model
+    from vistool.structures import FrameInstance, FrameResult
 
 _HOMES = {
-    "FrameInstance": "vistool.engine.predict",
-    "FrameResult": "vistool.engine.predict",
+    "FrameInstance": "vistool.structures",
+    "FrameResult": "vistool.structures",
     "LoadedModel": "vistool.models.weights",
     "PredictConfig": "vistool.config",
     "PredictedVideo": "vistool.engine.predict",

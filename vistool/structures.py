@@ -153,6 +153,26 @@ class FrameTracks:
     mask_logits: Tensor  # [N, h, w], the mean over the clips that saw the track on this frame
 
 
+@dataclass(frozen=True, slots=True)
+class FrameInstance:
+    """One track on one frame."""
+
+    track_id: int  # from 1, the same on all frames of a video
+    class_name: str  # the most likely one so far
+    score: float  # its mean probability over the track's clips so far
+    segmentation: RLE
+
+
+@dataclass(frozen=True, slots=True)
+class FrameResult:
+    """One frame of a video, final but for classes and scores, which later clips still refine."""
+
+    index: int  # position among the decoded frames of the source
+    time: float  # seconds from the first frame of the source
+    seen: bool  # False: left out by the frame stride, so nothing is known of it
+    instances: tuple[FrameInstance, ...]  # by increasing track id
+
+
 class TrackSegmentation(TypedDict):
     """One line of a YouTube-VIS results file: one track with one class."""
 

@@ -143,7 +143,8 @@ def stream(model: str, sources: Sequence[Path], config: PredictConfig, *, quiet:
     import msgspec
 
     from vistool.engine.distributed import joined
-    from vistool.engine.predict import FrameResult, stream_videos
+    from vistool.engine.predict import stream_videos
+    from vistool.structures import FrameResult
 
     with (
         terminated_like_interrupted(),

@@ -37,7 +37,7 @@ from vistool.formats.rle import encode_mask
 from vistool.formats.video import VideoReader, open_video
 from vistool.models.weights import LoadedModel
 from vistool.progress import OnProgress, silent
-from vistool.structures import RLE, TrackSegmentation
+from vistool.structures import FrameInstance, FrameResult, TrackSegmentation
 from vistool.tracking.postprocess import (
     TrackClass,
     masks_at,
@@ -45,26 +45,6 @@ from vistool.tracking.postprocess import (
 )
 
 VIDEO_ID = 1  # every video has a results file of its own
-
-
-@dataclass(frozen=True, slots=True)
-class FrameInstance:
-    """One track on one frame."""
-
-    track_id: int  # from 1, the same on all frames of a video
-    class_name: str  # the most likely one so far
-    score: float  # its mean probability over the track's clips so far
-    segmentation: RLE
-
-
-@dataclass(frozen=True, slots=True)
-class FrameResult:
-    """One frame of a video, final but for classes and scores, which later clips still refine."""
-
-    index: int  # position among the decoded frames of the source
-    time: float  # seconds from the first frame of the source
-    seen: bool  # False: left out by the frame stride, so nothing is known of it
-    instances: tuple[FrameInstance, ...]  # by increasing track id
 
 
 @dataclass(frozen=True, slots=True)

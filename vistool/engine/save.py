@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -20,11 +19,10 @@ from vistool.errors import DataError, VistoolError
 from vistool.formats.atomic import atomic_folder, atomic_path
 from vistool.formats.davis import MOST_OBJECTS, palette
 from vistool.formats.label_maps import masks_of, painted, write_label_map
-from vistool.formats.mots import PER_CLASS, mots_classes, mots_line
+from vistool.formats.mots import mots_classes, mots_ids, mots_line, write_mots_classes
 from vistool.formats.results import (
     META,
     RESULTS,
-    Category,
     SegmentationSpool,
     TrackMeta,
     VideoMeta,
@@ -33,7 +31,7 @@ from vistool.formats.results import (
 from vistool.formats.rle import area, bounding_box, decode_mask
 from vistool.formats.video import VideoReader
 from vistool.progress import OnProgress, silent
-from vistool.structures import RLE, Size
+from vistool.structures import RLE, FrameInstance, FrameResult, Size
 
 FILES: dict[Extra, tuple[str, ...]] = {
     "csv": ("tracks.csv",),
@@ -193,17 +191,12 @@ def _lines(folder: Path) -> Iterator[Write]:
     with atomic_path(folder / FILES["jsonl"][0]) as path, path.open("wb") as file:
 
         def write(frame: ShownFrame) -> None:
-            instances = [
-                {
-                    "track_id": item.track.track_id,
-                    "class_name": item.class_name,
-                    "score": item.track.score,
-                    "segmentation": item.rle,
-                }
+            instances = tuple(
+                FrameInstance(item.track.track_id, item.class_name, item.track.score, item.rle)
                 for item in frame.shown
-            ]
-            about = {"index": frame.index, "time": frame.time, "seen": frame.seen}
-            file.write(msgspec.json.encode({**about, "instances": instances}) + b"\n")
+            )
+            result = FrameResult(frame.index, frame.time, frame.seen, instances)
+            file.write(msgspec.json.encode(result) + b"\n")
 
         yield write
 
@@ -217,14 +210,8 @@ def _mots_text(folder: Path, meta: VideoMeta) -> Iterator[Write]:
     """
     names = {category.id: category.name for category in meta.categories}
     classes = mots_classes(names, {track.category_id for track in meta.tracks}, meta.source)
-    counted: Counter[int] = Counter()
-    ids: dict[int, int] = {}
-    for track in meta.tracks:
-        class_ = classes[track.category_id]
-        counted[class_] += 1
-        ids[track.track_id] = class_ * PER_CLASS + counted[class_]
-    if max(counted.values(), default=0) >= PER_CLASS:
-        raise DataError(f"{PER_CLASS} tracks of a class or more, which MOTS ids have no room for")
+    numbered = mots_ids((classes[track.category_id] for track in meta.tracks), meta.source)
+    ids = {track.track_id: id_ for track, id_ in zip(meta.tracks, numbered, strict=True)}
     text, categories = (folder / name for name in FILES["mots"])
     with atomic_path(text) as path, path.open("w", encoding="ascii") as file:
 
@@ -235,9 +222,7 @@ def _mots_text(folder: Path, meta: VideoMeta) -> Iterator[Write]:
                 file.write(mots_line(frame.number, id_, mask))
 
         yield write
-    named = [Category(id=classes[id_], name=name) for id_, name in names.items() if id_ in classes]
-    with atomic_path(categories) as path:
-        path.write_bytes(msgspec.json.encode(named) + b"\n")
+    write_mots_classes(categories, names, classes)
 
 
 @contextmanager
@@ -250,12 +235,13 @@ def _label_pictures(folder: Path, meta: VideoMeta) -> Iterator[Write]:
     if len(meta.tracks) > MOST_OBJECTS:
         raise DataError(f"{len(meta.tracks)} tracks, a DAVIS picture has room for {MOST_OBJECTS}")
     numbers = {track.track_id: n for n, track in enumerate(meta.tracks, start=1)}
+    colours = palette()
     with atomic_folder(folder / FOLDERS["davis"]) as place:
 
         def write(frame: ShownFrame) -> None:
             masks = [(numbers[item.track.track_id], item.rle) for item in frame.shown]
             labels, _ = painted(masks, Size(meta.height, meta.width))
-            write_label_map(place / f"{frame.number:05}.png", labels, palette())
+            write_label_map(place / f"{frame.number:05}.png", labels, colours)
 
         yield write
 

@@ -124,7 +124,7 @@ def write_davis(
     names = folder_names(dataset.videos)
     by_video = group_tracks(dataset.tracks)
     frames: dict[int, tuple[str, ...]] = {}
-    overlapping = 0
+    colours, overlapping = palette(), 0
     done, total = 0, sum(video.length for video in dataset.videos)
     for video in dataset.videos:
         objects = [track for track in by_video[video.id] if not track.is_crowd]
@@ -139,7 +139,7 @@ def write_davis(
             here = _here(objects, t)
             labels, both = painted(here, video.size)
             void, _ = painted([(VOID, mask) for _, mask in _here(groups, t)], video.size)
-            write_label_map(place / f"{t:05}.png", np.where(labels, labels, void), palette())
+            write_label_map(place / f"{t:05}.png", np.where(labels, labels, void), colours)
             overlapping += both
         where = f"{FRAMES}/{RESOLUTION}/{names[video.id]}"
         frames[video.id] = tuple(f"{where}/{t:05}{suffix_of(video)}" for t in range(video.length))

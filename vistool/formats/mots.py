@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
@@ -133,18 +133,19 @@ def write_mots(
         lay in several masks.
     Raises: DataError for more classes, or objects of a class, than the ids have room for.
     """
-    classes = mots_classes(
-        {category.id: category.name for category in dataset.categories},
-        {track.category_id for track in dataset.tracks},
-        str(dataset.path),
-    )
+    categories = {category.id: category.name for category in dataset.categories}
+    used = {track.category_id for track in dataset.tracks}
+    classes = mots_classes(categories, used, str(dataset.path))
     names = folder_names(dataset.videos)
     by_video = group_tracks(dataset.tracks)
     frames: dict[int, tuple[str, ...]] = {}
     overlapping = 0
     done, total = 0, sum(video.length for video in dataset.videos)
     for video in dataset.videos:
-        ids = _object_ids(dataset, by_video[video.id], classes)
+        tracks = by_video[video.id]
+        of_class = (IGNORED if track.is_crowd else classes[track.category_id] for track in tracks)
+        numbered = mots_ids(of_class, f"{dataset.path}: video {video.id}")
+        ids = list(zip(numbered, tracks, strict=True))
         lines: list[str] = []
         for t in range(video.length):
             here = [
@@ -164,9 +165,7 @@ def write_mots(
         frames[video.id] = tuple(f"{where}/{t:06}{suffix_of(video)}" for t in range(video.length))
         done += video.length
         on_progress("writing labels", done, total)
-    named = [Category(id=classes[c.id], name=c.name) for c in dataset.categories if c.id in classes]
-    with atomic_path(folder / CATEGORIES) as temporary:
-        temporary.write_bytes(msgspec.json.encode(named) + b"\n")
+    write_mots_classes(folder / CATEGORIES, categories, classes)
     return frames, overlapping
 
 
@@ -199,24 +198,30 @@ def mots_line(frame: int, object_id: int, mask: RLE) -> str:
     return f"{frame} {object_id} {object_id // PER_CLASS} {height} {width} {mask['counts']}\n"
 
 
-def _object_ids(
-    dataset: DataSet, tracks: Sequence[AnnotatedTrack], classes: Mapping[int, int]
-) -> list[tuple[int, AnnotatedTrack]]:
+def mots_ids(classes: Iterable[int], where: str) -> list[int]:
+    """An id for objects of these MOTS classes: from 1 within a class; regions to ignore share one.
+
+    Raises: DataError for more objects of a class than the ids have room for.
+    """
     numbers: Counter[int] = Counter()
-    ids: list[tuple[int, AnnotatedTrack]] = []
-    for track in tracks:
-        category = classes[track.category_id]
-        if track.is_crowd or category == IGNORED:
-            ids.append((_id(IGNORED, 0), track))
-            continue
-        numbers[category] += 1
-        if numbers[category] >= PER_CLASS:
+    ids: list[int] = []
+    for class_ in classes:
+        if class_ != IGNORED:
+            numbers[class_] += 1
+        if numbers[class_] >= PER_CLASS:
             raise DataError(
-                f"{dataset.path}: video {track.video_id} has {PER_CLASS} objects of a class or "
-                "more, which MOTS ids have no room for"
+                f"{where} has {PER_CLASS} objects of a class or more, which MOTS ids have no room "
+                "for"
             )
-        ids.append((_id(category, numbers[category]), track))
+        ids.append(_id(class_, numbers[class_]))
     return ids
+
+
+def write_mots_classes(path: Path, names: Mapping[int, str], classes: Mapping[int, int]) -> None:
+    """Say which MOTS class is which. names: by category id; classes: as `mots_classes` has them."""
+    named = [Category(id=classes[id_], name=name) for id_, name in names.items() if id_ in classes]
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(msgspec.json.encode(named) + b"\n")
 
 
 def _category_names(folder: Path) -> dict[int, str]:
