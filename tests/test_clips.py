@@ -49,7 +49,13 @@ PAINTS = [c for c in itertools.product((0, 85, 170, 255), repeat=3) if len(set(c
 PLAIN: dict[str, Any] = {"colour": 0.0, "blur_chance": 0.0, "motion_blur_chance": 0.0}
 PLAIN |= {"noise_chance": 0.0, "compression_chance": 0.0}
 LIVELY = AugmentConfig(
-    **PLAIN, motion=0.5, perspective=0.15, paste_chance=1.0, behind_chance=0.4, leave_chance=0.4
+    **PLAIN,
+    motion=0.5,
+    perspective=0.15,
+    paste_chance=1.0,
+    max_paste_shots=2,
+    behind_chance=0.4,
+    leave_chance=0.4,
 )
 
 seeds = st.integers(0, 2**32)
@@ -189,6 +195,19 @@ def test_what_passes_behind_hides_nothing(painted: ClipSampler) -> None:
         around = np.stack([grown(cover, 2) for cover in covers])
         hidden += int((both.masks[own:] & around).any())
     assert hidden > 5  # or nothing was behind anything
+
+
+def test_more_pictures_paste_more_instances(painted: ClipSampler) -> None:
+    found = [
+        sum(
+            len(
+                draw(painted, seed, 1, AugmentConfig(paste_chance=1.0, max_paste_shots=shots)).masks
+            )
+            for seed in range(30)
+        )
+        for shots in (1, 2, 4)
+    ]
+    assert found[0] < found[1] < found[2]
 
 
 def test_a_video_plays_forwards_or_backwards(tmp_path: Path) -> None:

@@ -174,13 +174,14 @@ class AugmentConfig(Settings, frozen=True):
     max_frame_distance: int = 5  # between the frames of a clip from a video
     colour: float = 0.7  # 0: none, 1: strong
     blur_chance: float = 0.15
-    paste_chance: float = 0.3  # of clips that get instances of another one
+    paste_chance: float = 0.3  # of clips that get instances of others
     paste_scale: tuple[float, float] = (0.4, 1.5)
-    max_pasted: int = 3
+    max_pasted: int = 3  # from one of them
+    max_paste_shots: int = 1  # the others of a clip, one pasted over the last
     # What is pasted shows one class, drawn by these weights (1 if not named), so that rare classes
     # are seen often; empty: what is pasted is drawn as pictures are.
     paste_classes: dict[str, float] = {}
-    behind_chance: float = 0.25  # of a pasted instance to be behind those of the picture
+    behind_chance: float = 0.25  # of a pasted instance to be behind what is already there
     noise_chance: float = 0.15  # of clips with a sensor's noise
     compression_chance: float = 0.3  # of clips that look as if a video codec had stored them
     # What follows is about clips of two frames and more.

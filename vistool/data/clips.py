@@ -58,13 +58,14 @@ class ClipMaker:
         shutter = self._shutter(rng)
         frames, masks, labels = shot.frames(shutter), shot.masks(), _labels(shot)
         if rng.random() < self.augment.paste_chance:
-            label = self._pasted_class(rng)
-            video = self.sampler.draw(rng, label)
-            other = self._shot(video, canvas, rng, self.augment.paste_scale, label)
-            instances = self._instances(other, rng, label)
-            if instances:
-                masks = paste(frames, masks, shot, other, instances, shutter)
-                labels = np.append(labels, _labels(other)[[i.track for i in instances]])
+            for _ in range(int(rng.integers(1, self.augment.max_paste_shots + 1))):
+                label = self._pasted_class(rng)
+                video = self.sampler.draw(rng, label)
+                other = self._shot(video, canvas, rng, self.augment.paste_scale, label)
+                instances = self._instances(other, rng, label)
+                if instances:
+                    masks = paste(frames, masks, shot, other, instances, shutter)
+                    labels = np.append(labels, _labels(other)[[i.track for i in instances]])
         visible = masks.sum(axis=(1, 2, 3)) >= MIN_VISIBLE
         return TrainingClip(
             frames=self._filmed(frames, rng),

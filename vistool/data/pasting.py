@@ -30,7 +30,7 @@ class Pasted:
 
     track: int
     path: ObjectPath
-    behind: bool  # of the instances of the picture below; else before them
+    behind: bool  # of all instances that are there already; else before them
 
 
 @dataclass(frozen=True, slots=True)
