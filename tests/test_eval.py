@@ -156,6 +156,7 @@ def test_predictions_on_an_object_without_a_category_count_neither_way(tmp_path:
     content = json.loads(path.read_text())
     content["categories"].append({"id": 1000, "name": "object"})
     content["annotations"][1]["category_id"] = 1000  # a dog becomes nobody knows what
+    content["videos"][2] |= {"exhaustive": False, "exhaustive_category_ids": [3, 7]}
     truth = write(path, content)
     results = truth_as_results(truth)
     results[1]["category_id"] = 3
@@ -164,10 +165,28 @@ def test_predictions_on_an_object_without_a_category_count_neither_way(tmp_path:
     assert found["labels"]["unnamed_objects_ignored"] == 1
     assert found["labels"]["predictions_not_judged"] == 1
     assert found["davis"]["J_mean"] == 1  # the object is followed, whatever it is
-    results[1]["category_id"] = 1000  # now somebody predicts such things
+    results[1]["category_id"] = 1000  # whoever predicts such things
     found = scored(truth, "-p", write(tmp_path / "p.json", results))
-    assert found["labels"]["unnamed_objects_ignored"] == 0
-    assert found["counts"]["categories"] == 3
+    assert found["labels"]["unnamed_objects_ignored"] == 1
+
+
+def test_a_category_object_counts_as_any_other_where_everything_is_labelled(
+    tmp_path: Path,
+) -> None:
+    path = make_set(tmp_path)
+    content = json.loads(path.read_text())
+    content["categories"].append({"id": 1000, "name": "object"})
+    content["annotations"][1]["category_id"] = 1000
+    truth = write(path, content)
+    every = truth_as_results(truth)
+    without = [result for result in every if result["category_id"] != 1000]
+    found, missed = (
+        scored(truth, "-p", write(tmp_path / f"{len(some)}.json", some))
+        for some in (every, without)
+    )
+    assert found["ytvis"]["AP"] == 1
+    assert found["counts"] | {"predicted_tracks": 5} == missed["counts"]
+    assert missed["ytvis"]["AP"] == pytest.approx(2 / 3)  # of three categories, one not at all
 
 
 # What is written and printed

@@ -73,6 +73,7 @@ def compare(
     _check_comparable(found[0], found[1])
     wanted = boundaries_wanted(dataset, config, boundaries)
     results = [evaluate(dataset, one, boundaries=wanted, on_progress=on_progress) for one in found]
+    _check_same_categories(results[0], results[1], a, b)
     ids = results[0].scored.video_ids
     measure_a, measure_b = (_measure(result) for result in results)
     differences = paired_bootstrap(
@@ -93,6 +94,16 @@ def _check_comparable(a: Predictions, b: Predictions) -> None:
             f"{a.path} and {b.path}: made for different classes, so their numbers are of "
             "different categories",
             hint="compare runs of models with the same classes, or results files without run.json",
+        )
+
+
+def _check_same_categories(a: Evaluation, b: Evaluation, *paths: Path) -> None:
+    """Raises: DataError, since means over other categories say nothing of each other."""
+    if a.scored.categories != b.scored.categories:
+        names = [", ".join(one.scored.categories.values()) for one in (a, b)]
+        raise DataError(
+            f"{paths[0]} is scored on {names[0]}; {paths[1]} on {names[1]}",
+            hint="compare two runs of models, or two results files without run.json",
         )
 
 

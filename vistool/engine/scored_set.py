@@ -88,7 +88,7 @@ def scored_set(
     videos = tuple(video for video in dataset.videos if video.id not in without)
     names = {category.id: category.name for category in dataset.categories}
     becomes, scored = _scored_categories(dataset, classes, names)
-    nameless, regions = _unnamed(dataset, predictions, names), _regions(dataset, names)
+    nameless, regions = _unnamed(dataset, classes, names), _regions(dataset, names)
     becomes = {old: new for old, new in becomes.items() if old not in nameless | regions}
     scored = {id_: name for id_, name in scored.items() if id_ in becomes.values()}
     truth: dict[int, list[TruthTrack]] = {video.id: [] for video in videos}
@@ -159,13 +159,19 @@ def _scored_categories(
 
 
 def _unnamed(
-    dataset: DataSet, predictions: Sequence[TrackSegmentation], names: Mapping[int, str]
+    dataset: DataSet, classes: Sequence[MatchedClass], names: Mapping[int, str]
 ) -> frozenset[int]:
-    """The category of nameless things, if it is one among others and nobody predicts it."""
+    """The category of things without a name, if it is one among others.
+
+    A set that is labelled in part has such a category, and so has one for a model that knows
+    nothing of the kind. Else `object` is a category as any other. Predictions have no say in it:
+    who finds fewer things would be asked for fewer.
+    """
     unnamed = {id_ for id_, name in names.items() if name == UNNAMED}
     others = any(track.category_id not in unnamed for track in dataset.tracks)
-    predicted = any(prediction["category_id"] in unnamed for prediction in predictions)
-    return frozenset(unnamed if others and not predicted else ())
+    in_part = not all(video.exhaustive for video in dataset.videos)
+    known = {id_ for match in classes for id_ in match.category_ids}
+    return frozenset(unnamed - known if others and (classes or in_part) else ())
 
 
 def _regions(dataset: DataSet, names: Mapping[int, str]) -> frozenset[int]:
