@@ -17,8 +17,11 @@ from typer.testing import CliRunner
 
 from tests.made_data import HEIGHT, WIDTH, make_pictures, make_video, square
 from vistool.cli.app import app
+from vistool.data.annotations import read_annotations
 from vistool.data.check import check_dataset
+from vistool.data.shots import read_image
 from vistool.errors import DataError
+from vistool.formats.label_maps import write_label_map
 from vistool.formats.rle import encode_mask
 
 runner = CliRunner()
@@ -88,13 +91,77 @@ def test_a_jpeg_that_ends_early_is_found_although_opencv_reads_it(tmp_path: Path
     assert kinds(path) == [("error", "unreadable-file")]
 
 
-def test_a_picture_that_exif_data_turn_is_a_warning(tmp_path: Path) -> None:
-    path = make_video(tmp_path, 2)
+def turned(path: Path, orientation: int, height: int, width: int) -> Content:
+    """A disc on noise, stored so that its EXIF orientation makes it upright; its COCO entries."""
+    rows, columns = np.mgrid[:height, :width]
+    disc = (rows - 40) ** 2 + (columns - 60) ** 2 < 20**2
+    picture = np.random.default_rng(2).integers(60, 110, (height, width), dtype=np.uint8)
+    picture[disc] += 90
+    # Each of these undoes what a viewer does for the orientation.
+    undo: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+        2: np.fliplr,
+        3: lambda p: np.rot90(p, 2),
+        4: np.flipud,
+        5: np.transpose,
+        6: lambda p: np.rot90(p, 1),
+        7: lambda p: np.rot90(p, 2).T,
+        8: lambda p: np.rot90(p, 3),
+    }
+    stored = np.ascontiguousarray(undo.get(orientation, np.asarray)(picture))
     exif = Image.Exif()
-    exif[0x0112] = 3
-    with Image.open(tmp_path / "v" / "1.png") as image:
-        image.save(tmp_path / "v" / "1.png", exif=exif)
-    assert kinds(path) == [("warning", "turned-picture")]
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(path.with_name("turned.png"), exif=exif)
+    size = {"width": width, "height": height}
+    mask = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": encode_mask(disc)}
+    return {
+        "images": [{"id": 1, "file_name": "turned.png", **size}],
+        "annotations": [mask],
+        "categories": [{"id": 1, "name": "disc"}],
+    }
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_picture_is_labelled_as_displayed_for_check_and_training(
+    tmp_path: Path, orientation: int
+) -> None:
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(turned(path, orientation, 90, 130)))
+    # Where height and width change places, the sizes say that the labels are of the right picture.
+    told = orientation in (1, 5, 6, 7, 8)
+    assert kinds(path) == ([] if told else [("warning", "turned-picture")])
+    (video,) = read_annotations(path, {"disc": ("disc",)})
+    mask = video.tracks[0].mask(0, video.size) == 1
+    grey = read_image(video, 0)[..., 0]
+    assert grey[mask].min() >= 150 > 110 > grey[~mask].max()
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_labels_of_a_sideways_picture_as_stored_are_refused_by_check_and_training(
+    tmp_path: Path, orientation: int
+) -> None:
+    path = tmp_path / "set.json"
+    content = turned(path, orientation, 90, 130)
+    content["images"][0] |= {"width": 90, "height": 130}
+    content["annotations"][0]["segmentation"] = [[10, 10, 50, 10, 50, 50]]
+    path.write_text(json.dumps(content))
+    (problem,) = check_dataset(path).problems
+    assert (problem.severity, problem.kind) == ("error", "picture-size")
+    assert "is 130x90, but its annotations say 90x130" in problem.what
+    (video,) = read_annotations(path, {"disc": ("disc",)})
+    with pytest.raises(DataError) as refused:
+        read_image(video, 0)
+    assert (str(refused.value), refused.value.hint) == (problem.what, problem.hint)
+    assert "read as displayed, turned by their EXIF orientation" in problem.hint
+
+
+def test_davis_frames_are_as_large_as_displayed(tmp_path: Path) -> None:
+    frames, labels = (tmp_path / name / "480p" / "a" for name in ("JPEGImages", "Annotations"))
+    for folder in (frames, labels):
+        folder.mkdir(parents=True)
+    turned(frames / "0.png", 6, 90, 130)
+    (frames / "turned.png").rename(frames / "0.png")
+    write_label_map(labels / "0.png", np.ones((90, 130), int), [0, 0, 0, 255, 0, 0])
+    assert [k for k in kinds(tmp_path) if k[0] == "error"] == []
 
 
 def test_pictures_that_are_all_elsewhere_are_one_error(tmp_path: Path) -> None:

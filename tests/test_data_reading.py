@@ -238,6 +238,10 @@ def test_links_may_not_lead_out_unless_the_folder_itself_is_one(tmp_path: Path) 
         ("annotations_train.json", "train"),
         ("instances.json", "JPEGImages"),
         ("annotations/instances_train.json", "train"),
+        ("annotations/instances_train.json", "images"),
+        ("annotations/instances_train.json", "images/train"),
+        ("annotations/instances_default.json", "images/default"),
+        ("train.json", "images/train"),
     ],
 )
 def test_frames_are_found_where_the_public_sets_have_them(
@@ -249,6 +253,36 @@ def test_frames_are_found_where_the_public_sets_have_them(
     path.rename(target)
     (picture,) = read_annotations(target, CLASSES)
     assert picture.files == (tmp_path / place / "0.png",)
+
+
+def test_frames_are_found_though_some_are_missing_or_have_a_namesake(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "images", 5).rename(tmp_path / "train.json")
+    for name in ("0.png", "3.png"):
+        (tmp_path / "images" / name).unlink()
+    make_pictures(tmp_path / "train", 1)  # has a 0.png as well
+    dataset = read_dataset(tmp_path / "train.json")
+    assert dataset.frames == tmp_path / "images"
+    problems = check_dataset(tmp_path / "train.json").problems
+    assert [(p.kind, p.place) for p in problems] == [
+        ("missing-file", (("image", 1),)),
+        ("missing-file", (("image", 4),)),
+    ]
+
+
+def test_masks_of_pictures_lie_on_the_picture_that_they_name_and_not_on_a_video(
+    tmp_path: Path,
+) -> None:
+    plain = read_dataset(make_pictures(tmp_path, 3)).tracks
+
+    def cut_from_videos(content: Content) -> None:
+        for image in content["images"]:
+            image["video_id"] = 1
+        for annotation in content["annotations"]:
+            annotation["video_id"] = 1
+
+    path = changed(tmp_path / "pictures.json", cut_from_videos)
+    assert read_dataset(path).tracks == plain
+    assert read_dataset(changed(path, lambda c: c.update(videos=[]))).tracks == plain
 
 
 def test_a_folder_means_the_annotation_file_in_it(tmp_path: Path) -> None:

@@ -95,6 +95,31 @@ def test_a_video_of_single_frame_entries_stays_whole(tmp_path: Path) -> None:
     assert sorted(lengths) == [1, 3]
 
 
+@pytest.mark.parametrize("form", ["coco", "coco-video"])
+def test_annotations_go_with_their_picture_though_they_name_a_video_too(
+    tmp_path: Path, form: str
+) -> None:
+    path = make_pictures(tmp_path, 6)
+    content = json.loads(path.read_text())
+    if form == "coco-video":
+        content["videos"] = [{"id": 40 + n, "name": str(n)} for n in range(3)]
+    for image in content["images"]:
+        image["video_id"] = 40 + image["id"] % 3
+    for annotation in content["annotations"]:
+        annotation["video_id"] = 40 + annotation["image_id"] % 3
+        annotation["track_id"] = annotation["id"]
+    path.write_text(json.dumps(content))
+    made = split_dataset(path, 0.4, 0)
+    parts = [json.loads(file.read_text()) for file in (made.kept, made.held_out)]
+    for part in parts:
+        ids = {image["id"] for image in part["images"]}
+        assert {annotation["image_id"] for annotation in part["annotations"]} == ids
+        assert len(part["annotations"]) == 2 * len(ids) > 0
+    written = [a for part in parts for a in part["annotations"]]
+    assert sorted(written, key=lambda a: a["id"]) == content["annotations"]
+    assert len(read_dataset(made.kept).tracks) == len(parts[0]["annotations"])
+
+
 def test_what_cannot_be_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="1 videos or pictures cannot be split"):
         split_dataset(make_video(tmp_path, 2), 0.5, 0)

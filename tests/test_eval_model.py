@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from tests.made_eval import make_set, truth_as_results, write
@@ -291,6 +293,24 @@ def test_a_merged_class_stands_for_the_categories_it_was_trained_on() -> None:
 def test_where_objects_have_no_category_every_class_stands_for_them() -> None:
     matched = matched_classes(header(("ox", "cat")), categories("object"), class_agnostic=True)
     assert [m.category_ids for m in matched] == [(10,), (10,)]
+
+
+@given(st.lists(st.sampled_from(["car", "Car", "CAR", "race car", "race_car"]), min_size=1))
+def test_a_model_of_a_sets_own_classes_is_scored_on_the_categories_it_was_trained_on(
+    names: list[str],
+) -> None:
+    """Those of one name, which training takes for one class; no others, however alike."""
+    classes = dict.fromkeys(names)
+    matched = matched_classes(
+        header(tuple(classes), {name: [name] for name in classes}), categories(*names)
+    )
+    trained = {name: tuple(10 + i for i, n in enumerate(names) if n == name) for name in classes}
+    assert {m.name: m.category_ids for m in matched} == trained
+
+
+def test_a_name_written_otherwise_is_met_where_its_own_is_not_there() -> None:
+    matched = matched_classes(header(("car", "Bus")), categories("Car", "car", "BUS", "bus"))
+    assert [m.category_ids for m in matched] == [(11,), (12, 13)]
 
 
 def test_classes_that_meet_nothing_or_the_same_are_refused() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
@@ -21,16 +22,16 @@ from vistool.formats.dataset import (
     DataSet,
     frame_file,
     group_tracks,
+    other_size,
 )
 from vistool.formats.detect import read_dataset
-from vistool.formats.label_maps import UNREADABLE
+from vistool.formats.label_maps import UNREADABLE, orientation
 from vistool.formats.problems import Place, Problem, errors_of
 from vistool.formats.rle import decode_mask
 from vistool.formats.threads import in_threads
 from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, Size
 
-EXIF_ORIENTATION = 0x0112
 COVERS_ALL = 0.98  # share of the frame from which a mask is taken for an inverted one
 # Enough to see whether masks lie on their objects: frames of a video, pictures of a set, and masks
 # of either.
@@ -269,25 +270,27 @@ def _look_at(dataset: DataSet, frame: _Frame) -> _Seen:
         return error("missing-file", f"{file}: no such file")
     try:
         with Image.open(file) as image:
-            turned = image.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1)
-            size = Size(image.height, image.width)
-            if size == frame.video.size:
-                image.load()
-                grey = np.asarray(image.convert("L")) if frame.masks else None
+            turn, stored = orientation(image), Size(image.height, image.width)
+            image.load()  # OpenCV, which training reads with, takes pictures that end early
+            grey = np.asarray(image.convert("L")) if frame.masks and turn == 1 else None
     except UNREADABLE as broken:
         return error("unreadable-file", f"{file}: not a readable picture: {broken}")
+    size = stored
+    if turn != 1:
+        grey = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)  # turns it as training and prediction do
+        if grey is None:
+            return error("unreadable-file", f"{file}: its EXIF orientation {turn} is not supported")
+        size = Size(*grey.shape)
     if size != frame.video.size:
-        return error(
-            "picture-size",
-            f"{file}: is {size.width}x{size.height}, but its annotations say "
-            f"{frame.video.size.width}x{frame.video.size.height}",
-        )
-    if turned:
-        what = f"{file}: its EXIF data turn it, and so its masks lie elsewhere for some readers"
-        return _Seen(Problem("warning", "turned-picture", str(dataset.path), place, what))
-    if grey is None:
-        return _Seen()
-    return _Seen(fits=outline_fits(grey, map(decode_mask, frame.masks)))
+        other = other_size(file, size, frame.video.size)
+        return error("picture-size", str(other), other.hint)
+    fits = () if grey is None else outline_fits(grey, map(decode_mask, frame.masks))
+    if turn == 1 or size != stored:
+        return _Seen(fits=fits)
+    what = f"{file}: is displayed and read turned (EXIF orientation {turn}), its masks have to be"
+    hint = "the sizes do not tell whether they are; `vistool visualize` shows it"
+    problem = Problem("warning", "turned-picture", str(dataset.path), place, what, hint)
+    return _Seen(problem, fits)
 
 
 def _place(video: AnnotatedVideo, frame: int | None = None) -> Place:

@@ -21,6 +21,7 @@ from vistool.data.warping import (
     window_of,
 )
 from vistool.errors import DataError
+from vistool.formats.dataset import other_size
 from vistool.formats.rle import decode_columns
 from vistool.structures import RLE, Size
 
@@ -130,15 +131,15 @@ def _mean(pictures: list[np.ndarray]) -> np.ndarray:
 
 
 def read_image(video: LabelledVideo, frame: int) -> np.ndarray:
-    """[H, W, 3] uint8, RGB. Raises: DataError for a missing file or one of another size."""
+    """[H, W, 3] uint8, RGB, as displayed.
+
+    Raises: DataError for a missing file or one of another size.
+    """
     path = video.files[frame]
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise DataError(f"{path}: missing, or not a readable picture")
-    if image.shape[:2] != video.size:
-        height, width = image.shape[:2]
-        raise DataError(
-            f"{path}: is {width}x{height}, but its annotations say "
-            f"{video.size.width}x{video.size.height}"
-        )
+    size = Size(*image.shape[:2])
+    if size != video.size:
+        raise other_size(path, size, video.size)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -14,7 +14,7 @@ import numpy as np
 from vistool.data.frames import bring_frames
 from vistool.errors import UsageError
 from vistool.formats.atomic import atomic_path
-from vistool.formats.coco_json import is_coco_video, read_coco_json
+from vistool.formats.coco_json import kind_of_parts, read_coco_json
 from vistool.formats.dataset import group_tracks
 from vistool.formats.detect import annotation_file
 from vistool.formats.json_bytes import decode_json, plain
@@ -74,9 +74,12 @@ def split_dataset(
     ids = [video.id for video in dataset.videos]
     held = {ids[position] for position in chosen}
     parts = {"train": frozenset(ids) - held, "val": frozenset(held)}
-    content = decode_json(source.read_bytes(), dict[str, msgspec.Raw], str(source))
-    for name, wanted in parts.items():
-        part = _part(content, wanted, renamed)
+    raw = decode_json(source.read_bytes(), dict[str, msgspec.Raw], str(source))
+    content = _with_plain_lists(raw)
+    files = {name: _part(content, wanted, renamed) for name, wanted in parts.items()}
+    written = sum(len(part["annotations"]) for part in files.values())
+    assert written == len(content["annotations"]), "every annotation is in one of the two"
+    for name, part in files.items():
         with atomic_path(folder / f"{source.stem}-{name}.json") as temporary:
             temporary.write_bytes(msgspec.json.encode(part) + b"\n")
     names = {category.id: category.name for category in dataset.categories}
@@ -198,34 +201,43 @@ class _Draw:
         self.have.update(self.members[video])
 
 
-def _part(
-    content: dict[str, Any], wanted: frozenset[int], renamed: dict[str, str]
-) -> dict[str, Any]:
-    """An annotation file with the wanted videos only."""
-    lists: dict[str, list[Any]] = {
+def _with_plain_lists(content: dict[str, Any]) -> dict[str, Any]:
+    """An annotation file whose lists of videos, images and annotations are plain values."""
+    lists: dict[str, Any] = {
         key: [plain(entry) for entry in plain(content[key]) or []]
         for key in ("videos", "images", "annotations")
         if key in content
     }
-    if is_coco_video(lists):
-        images = [image for image in lists["images"] if image["video_id"] in wanted]
-        lists["videos"] = [video for video in lists["videos"] if video["id"] in wanted]
-        annotated = {image["id"] for image in images}
+    return {**content, "annotations": [], **lists}
+
+
+def _part(
+    content: dict[str, Any], wanted: frozenset[int], renamed: dict[str, str]
+) -> dict[str, Any]:
+    """An annotation file with the wanted videos, or pictures, only."""
+    kind = kind_of_parts(content)
+    holder, key = ("videos", "video_id") if kind == "youtube-vis" else ("images", "image_id")
+    part = dict(content)
+    if kind == "coco-video":
+        part["videos"] = _of(content["videos"], "id", wanted)
+        part["images"] = _of(content["images"], "video_id", wanted)
     else:
-        kind = "videos" if "videos" in lists else "images"
-        images = [entry for entry in lists[kind] if entry["id"] in wanted]
-        annotated = set(wanted)
-        lists[kind] = images
-    if "images" in lists:
-        lists["images"] = images
-    for entry in images:
-        if "file_names" in entry:
-            entry["file_names"] = [renamed[name] for name in entry["file_names"]]
-        if "file_name" in entry:
-            entry["file_name"] = renamed[entry["file_name"]]
-    lists["annotations"] = [
-        annotation
-        for annotation in lists["annotations"]
-        if annotation.get("video_id", annotation.get("image_id")) in annotated
-    ]
-    return {**content, **lists}
+        part[holder] = _of(content[holder], "id", wanted)
+    ids = frozenset(entry["id"] for entry in part[holder])
+    part["annotations"] = _of(content["annotations"], key, ids)
+    part[holder] = [_renamed(entry, renamed) for entry in part[holder]]
+    return part
+
+
+def _of(entries: list[Any], key: str, ids: frozenset[int]) -> list[Any]:
+    return [entry for entry in entries if entry[key] in ids]
+
+
+def _renamed(entry: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    """An entry that names its files anew."""
+    new = dict(entry)
+    if "file_names" in entry:
+        new["file_names"] = [names[name] for name in entry["file_names"]]
+    if "file_name" in entry:
+        new["file_name"] = names[entry["file_name"]]
+    return new

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -18,19 +19,20 @@ def matched_classes(
 ) -> tuple[MatchedClass, ...]:
     """Which categories of a data set every class of a model stands for, by their names.
 
-    Upper case, underscores and hyphens make no difference. A model that was trained on merged
-    classes says in its header what each stands for. Where objects have no category, every class
-    stands for them.
+    Categories of one name are one class, as in training. Where no category has the very name of a
+    class, upper case, underscores and hyphens make no difference. A model that was trained on
+    merged classes says in its header what each stands for. Where objects have no category, every
+    class stands for them.
 
     Raises: DataError if no class has any, or two claim the same.
     """
-    ids = {_plain(category.name): category.id for category in categories}
     config = header.config
     members = _trained_classes(header)
+    named = {name: (name, *members.get(name, ())) for name in config.class_names}
+    ids_of = _ids_of_names({name for names in named.values() for name in names}, categories)
     matched = []
     for name, number in zip(config.class_names, config.ids_of_classes(), strict=True):
-        names = {_plain(n) for n in (name, *members.get(name, ()))}
-        found = {ids[n] for n in names if n in ids}
+        found = {id_ for n in named[name] for id_ in ids_of[n]}
         if class_agnostic:
             found = {category.id for category in categories}
         matched.append(MatchedClass(name, number, tuple(sorted(found))))
@@ -50,6 +52,19 @@ def matched_classes(
                 )
             claimed[category] = match.name
     return tuple(matched)
+
+
+def _ids_of_names(
+    names: Collection[str], categories: Sequence[Category]
+) -> Mapping[str, Collection[int]]:
+    """The categories that every name means: those so called, or else those written otherwise."""
+    exact: dict[str, list[int]] = defaultdict(list)
+    otherwise: dict[str, list[int]] = defaultdict(list)
+    for category in categories:
+        exact[category.name].append(category.id)
+        if category.name not in names:
+            otherwise[_plain(category.name)].append(category.id)
+    return {name: exact[name] or otherwise[_plain(name)] for name in names}
 
 
 def _plain(name: str) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -35,6 +36,8 @@ PARTS = ("videos", "images", "annotations", "categories")
 TRACK_KEYS = ("track_id", "instance_id")  # of an annotation of one frame, in COCO video
 FRAME_KEYS = ("frame_id", "frame_index")  # of an image of a video
 FrameOf = Mapping[int, tuple[int, int]]  # image id -> video id, frame
+FileKind = Literal["youtube-vis", "coco", "coco-video"]
+TRIED_NAMES = 20  # files by which a folder of frames is known
 
 
 def read_coco_json(
@@ -61,37 +64,42 @@ def read_coco_json(
     reader = _Reader(path, on_problem, on_progress)
     categories = reader.categories(content["categories"])
     annotations = content["annotations"] if masks else []
-    if is_coco_video(content):
-        videos, frame_of = reader.videos_of_images(content["videos"], content["images"])
-        tracks = reader.tracks_of_images(annotations, videos, frame_of, categories)
-    else:
-        kind = "video" if "videos" in content else "image"
-        videos = reader.videos(kind, content[f"{kind}s"])
-        tracks = reader.tracks(annotations, videos, categories)
-    names = next((video.file_names for video in videos.values() if video.file_names), ())
+    match kind_of_parts(content):
+        case "coco-video":
+            videos, frame_of = reader.videos_of_images(content["videos"], content["images"])
+            tracks = reader.tracks_of_images(annotations, videos, frame_of, categories)
+        case "youtube-vis":
+            videos = reader.videos("video", content["videos"])
+            tracks = reader.tracks("video", annotations, videos, categories)
+        case "coco":
+            videos = reader.videos("image", content["images"])
+            tracks = reader.tracks("image", annotations, videos, categories)
+    names = tuple(chain.from_iterable(video.file_names for video in videos.values()))
     return DataSet(
         path=path,
-        frames=frames or frames_folder(path, names[0] if names else ""),
+        frames=frames or frames_folder(path, names),
         categories=tuple(categories.values()),
         videos=tuple(videos.values()),
         tracks=tuple(tracks),
     )
 
 
-def frames_folder(path: Path, file_name: str) -> Path:
-    """Where the frames of an annotation file lie: the first place that has the one named.
+def frames_folder(path: Path, file_names: Sequence[str]) -> Path:
+    """Where the frames of an annotation file lie: the place that has most of the files named.
 
-    Tried are the file's folder, `JPEGImages` in it, and folders named as the file, as the public
-    sets have it: `train.json`, `instances_train.json` and `annotations_train.json` belong to
-    `train/` or `train/JPEGImages/`. For a file in `annotations/`, the same beside that folder.
+    Tried are the file's folder, `JPEGImages` and `images` in it, and folders named as the file, as
+    public sets and annotation tools have it: `train.json`, `instances_train.json` and
+    `annotations_train.json` belong to `train/`, `train/JPEGImages/` or `images/train/`. For a file
+    in `annotations/`, the same beside that folder. Of many files, some all over the set are tried.
     """
     base = path.parent.parent if path.parent.name == "annotations" else path.parent
     stem = path.stem.removeprefix("instances_").removeprefix("annotations_")
-    for folder in (path.parent, base, base / path.stem, base / stem):
-        for place in (folder, folder / "JPEGImages"):
-            if file_name and (place / file_name).is_file():
-                return place
-    return path.parent
+    folders = (path.parent, base, *(base / name for name in (path.stem, stem)))
+    images = (base / "images", *(base / "images" / name for name in (path.stem, stem)))
+    places = [place for folder in folders for place in (folder, folder / "JPEGImages")]
+    tried = file_names[:: max(1, len(file_names) // TRIED_NAMES)]
+    # The first of those that have as many.
+    return max((*places, *images), key=lambda place: sum((place / n).is_file() for n in tried))
 
 
 def load_parts(path: Path) -> dict[str, list[Any]]:
@@ -127,10 +135,16 @@ def load_parts(path: Path) -> dict[str, list[Any]]:
     return parts
 
 
-def is_coco_video(parts: Mapping[str, list[Any]]) -> bool:
-    """Does every frame have an entry of its own, which names its video?"""
+def kind_of_parts(parts: Mapping[str, list[Any]]) -> FileKind:
+    """Pictures, videos, or videos of which every frame has an entry that names its video.
+
+    Annotations of COCO pictures and of COCO video belong to an `image_id`, of YouTube-VIS to a
+    `video_id`, whatever else stands in them.
+    """
+    if not parts.get("videos") and "images" in parts:
+        return "coco"
     first = plain(parts["images"][0]) if parts.get("images") else None
-    return bool(parts.get("videos")) and isinstance(first, dict) and "video_id" in first
+    return "coco-video" if isinstance(first, dict) and "video_id" in first else "youtube-vis"
 
 
 class _Reader:
@@ -152,7 +166,8 @@ class _Reader:
                 self._error(place, fault)
                 continue
             if category.name in names:
-                self._warn(place, "duplicate-name", f"a second category named {category.name!r}")
+                what = f"a second category named {category.name!r}: both are one class of a model"
+                self._warn(place, "duplicate-name", what)
             names.add(category.name)
             found[category.id] = category
         return found
@@ -210,6 +225,7 @@ class _Reader:
 
     def tracks(
         self,
+        kind: Literal["video", "image"],
         annotations: Sequence[Any],
         videos: Mapping[int, AnnotatedVideo],
         categories: Mapping[int, Category],
@@ -218,11 +234,10 @@ class _Reader:
         found: list[AnnotatedTrack] = []
         ids: set[int] = set()
         for place, entry in self._entries("annotation", annotations):
-            key = "video_id" if "video_id" in entry else "image_id"
-            place += ((key.removesuffix("_id"), entry.get(key, "unknown")),)
+            place += ((kind, entry.get(f"{kind}_id", "unknown")),)
             try:
                 ids.add(new_id(entry, ids))
-                video = looked_up(number_of(entry, key), videos, key.removesuffix("_id"))
+                video = looked_up(number_of(entry, f"{kind}_id"), videos, kind)
                 category = looked_up(number_of(entry, "category_id"), categories, "category")
                 segmentations = of_every_frame(entry, "segmentation", video.length)
                 if segmentations is None:

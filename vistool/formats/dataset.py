@@ -1,5 +1,5 @@
 """Annotated pictures and videos in one form, whatever files they come from; a picture is a video
-of one frame."""
+of one frame. Sizes and masks are of pictures as displayed, turned by their EXIF orientation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from vistool.errors import DataError
 from vistool.formats.results import Category
 from vistool.structures import RLE, Size
 
-__all__ = ["AnnotatedTrack", "AnnotatedVideo", "Category", "DataSet", "frame_file", "group_tracks"]
+__all__ = [
+    "AnnotatedTrack",
+    "AnnotatedVideo",
+    "Category",
+    "DataSet",
+    "frame_file",
+    "group_tracks",
+    "other_size",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,19 @@ def frame_file(frames: Path, name: str) -> Path:
             "the folder that holds them",
         )
     return file
+
+
+def other_size(file: Path, displayed: Size, stated: Size) -> DataError:
+    """Of a picture that is not as large as its annotations say."""
+    hint = ""
+    if displayed == (stated.width, stated.height):
+        hint = "pictures are read as displayed, turned by their EXIF orientation: "
+        hint += "sizes and masks have to be of that"
+    return DataError(
+        f"{file}: is {displayed.width}x{displayed.height}, but its annotations say "
+        f"{stated.width}x{stated.height}",
+        hint=hint,
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from vistool.errors import DataError
-from vistool.formats.coco_json import is_coco_video, load_parts, read_coco_json
+from vistool.formats.coco_json import kind_of_parts, load_parts, read_coco_json
 from vistool.formats.dataset import DataSet
 from vistool.formats.davis import is_davis, read_davis
 from vistool.formats.mots import is_mots, read_mots
@@ -46,10 +46,7 @@ def kind_of(path: Path) -> Kind:
     folder = _folder_kind(path)
     if folder is not None:
         return folder
-    parts = load_parts(annotation_file(path))
-    if is_coco_video(parts):
-        return "coco-video"
-    return "youtube-vis" if "videos" in parts else "coco"
+    return kind_of_parts(load_parts(annotation_file(path)))
 
 
 def annotation_file(path: Path) -> Path:

@@ -15,6 +15,8 @@ from vistool.formats.dataset import AnnotatedVideo
 from vistool.formats.rle import area, decode_mask, encode_masks
 from vistool.structures import RLE, Size
 
+EXIF_ORIENTATION = 0x0112
+SIDEWAYS = range(5, 9)  # orientations by which height becomes width
 UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 
 
@@ -68,12 +70,19 @@ def painted(masks: Iterable[tuple[int, RLE]], size: Size) -> tuple[np.ndarray, i
 
 
 def picture_size(path: Path) -> Size:
-    """Of a picture file, from its head. Raises: DataError."""
+    """Of a picture file as displayed, from its head. Raises: DataError."""
     try:
         with Image.open(path) as image:
-            return Size(image.height, image.width)
+            sides = (image.height, image.width)
+            return Size(*reversed(sides)) if orientation(image) in SIDEWAYS else Size(*sides)
     except UNREADABLE as error:
         raise DataError(f"{path}: not a readable picture: {error}") from None
+
+
+def orientation(image: Image.Image) -> int:
+    """How EXIF data turn a picture: from 1, not at all, to 8."""
+    stated = image.getexif().get(EXIF_ORIENTATION, 1)
+    return stated if stated in range(1, 9) else 1
 
 
 def folder_names(videos: Sequence[AnnotatedVideo]) -> dict[int, str]:
