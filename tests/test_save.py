@@ -197,6 +197,44 @@ def test_what_a_format_has_no_room_for_costs_the_others_nothing(
     }
 
 
+def test_what_else_lies_in_a_folder_of_pictures_stays_there(tmp_path: Path, weights: Path) -> None:
+    video = make_video(tmp_path / "one.mp4", 2)
+    options = ("-m", weights, "-o", tmp_path, "--conf", "0", "--exist-ok", "--no-overlay")
+    kinds = ("--save", "csv,davis,cutouts")
+    assert vistool("predict", video, *options, *kinds).exit_code == 0
+    run = tmp_path / "one"
+    before = {path.relative_to(run) for path in run.rglob("*")}
+    (track, *_) = (run / "cutouts").iterdir()
+    own = [run / "davis" / ".DS_Store", track / "notes.txt", run / "cutouts" / "mine" / "a.txt"]
+    for path in own:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    done = vistool("predict", video, *options, *kinds)
+    assert done.exit_code == 0, done.stderr
+    assert [path.read_text() for path in own] == ["mine"] * 3
+    after = {path.relative_to(run) for path in run.rglob("*")}
+    assert after - before == {path.relative_to(run) for path in [*own, own[2].parent]}
+    assert before <= after
+
+
+def test_one_output_that_cannot_be_written_costs_the_others_nothing(
+    tmp_path: Path, weights: Path
+) -> None:
+    video = make_video(tmp_path / "one.mp4", 2)
+    run = tmp_path / "one"
+    (run / "tracks.csv").mkdir(parents=True)
+    (run / "davis").write_text("a file")
+    options = ("-m", weights, "-o", tmp_path, "--conf", "0", "--exist-ok")
+    done = vistool("predict", video, *options, "--save", "csv,davis,jsonl")
+    assert done.exit_code == 1
+    for kind, name in (("csv", "tracks.csv"), ("davis", "davis")):
+        assert f"--save {kind}: {run / name}: " in done.stderr
+    assert ".part" not in done.stderr
+    assert {path.name for path in run.iterdir()} == {
+        *("results.json", "meta.json", "overlay.mp4", "tracks.csv", "davis", "frames.jsonl"),
+    }
+
+
 def test_pictures_that_were_not_all_written_are_not_there(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

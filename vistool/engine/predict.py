@@ -227,11 +227,15 @@ def predict_opened(
         with SegmentationSpool(folder) as spool:
             record = _Record(job, reader, folder, spool)
             meta = _segment(job, reader, record, on_progress)
-            warnings = [*reader.warnings]
-            warnings += save_extras(job.config.save, folder, spool, meta, reader, on_progress)
+            refused, failure = save_extras(
+                job.config.save, folder, spool, meta, reader, on_progress
+            )
+            warnings = [*reader.warnings, *refused]
             overlay = folder / OVERLAY if job.config.overlay else None
             if overlay:
                 _draw(reader, spool, meta, overlay, on_progress)
+            if failure:
+                raise failure
     except BaseException:
         with contextlib.suppress(OSError):
             folder.rmdir()  # only if nothing was written

@@ -194,7 +194,6 @@ def draw_results(
 ) -> None:
     """Write the overlay. Raises: DataError if the source has fewer or more frames than results."""
     sound = reader.path if reader.has_audio else None
-    done = 0
     with (
         VideoWriter(
             output, reader.size, fps=reader.fps, audio_from=sound, audio_start=results.start
@@ -205,14 +204,16 @@ def draw_results(
             instances = results.instances(frame.index - results.first_frame)
             writer.write(draw_tracks(frame.image, instances, style), frame.time)
             on_progress("drawing", done, results.length or reader.frame_count_hint)
-        if results.length is not None and done < results.length:
-            raise _other_video(results, reader, f"only {done}")
 
 
 def result_frames(
     reader: VideoReader, results: SpooledResults
 ) -> Generator[VideoFrame, None, None]:
-    """The frames that the results are about."""
+    """The frames that the results are about.
+
+    Raises: DataError if the source has fewer or more, at its end.
+    """
+    done = 0
     # From a frame earlier, then by number: a copy of the source may round its time stamps.
     for frame in reader.frames(start=max(0.0, results.start - 1 / reader.fps)):
         position = frame.index - results.first_frame
@@ -221,7 +222,10 @@ def result_frames(
                 raise _other_video(results, reader, "more")
             return
         if position >= 0:
+            done += 1
             yield frame
+    if results.length is not None and done < results.length:
+        raise _other_video(results, reader, f"only {done}")
 
 
 def _other_video(results: SpooledResults, reader: VideoReader, found: str) -> DataError:

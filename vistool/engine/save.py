@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,10 +65,6 @@ class ShownFrame:
     image: np.ndarray  # [H, W, 3] uint8, RGB; empty where nobody needs pictures
 
 
-# Writes one kind of output, frame after frame.
-Write = Callable[[ShownFrame], None]
-
-
 def save_extras(
     kinds: Sequence[Extra],
     folder: Path,
@@ -77,29 +72,29 @@ def save_extras(
     meta: VideoMeta,
     reader: VideoReader,
     on_progress: OnProgress = silent,
-) -> list[str]:
+) -> tuple[list[str], VistoolError | None]:
     """Write the asked-for outputs of a video into its folder; memory does not grow with it.
 
-    Each appears whole or not at all.
+    Each appears whole or not at all, whatever becomes of the others.
 
-    Returns: what could not be written, since a format has no room for so much, a line each.
-    Raises: DataError if the source is not the video any more that was segmented.
+    Returns: which formats have no room for so much, a line each; and what else went wrong, such as
+        a full disk, or a source that is not the video any more that was segmented.
     """
     refused: list[str] = []
-    if not kinds:
-        return refused
-    with contextlib.ExitStack() as stack:
-        writers: list[Write] = []
-        for kind in kinds:
-            try:
-                writers.append(stack.enter_context(_writer(kind, folder, meta)))
-            except DataError as error:
-                refused.append(f"--save {kind}: {error}")
-        for frame in _shown_frames(folder, spool, meta, reader if "cutouts" in kinds else None):
-            for write in writers:
-                write(frame)
-            on_progress("saving", frame.number + 1, meta.length)
-    return refused
+    failed: list[str] = []
+    for kind in kinds:
+        pictures = reader if kind == "cutouts" else None
+        frames = _shown_frames(kind, folder, spool, meta, pictures, on_progress)
+        try:
+            with contextlib.closing(frames):
+                _save(kind, folder, meta, frames)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            failed.append(f"--save {kind}: {where}{error.strerror or error}")
+        except VistoolError as error:
+            told = refused if isinstance(error, DataError) and pictures is None else failed
+            told.append(f"--save {kind}: {error}")
+    return refused, VistoolError("; ".join(failed)) if failed else None
 
 
 def remove_extras(folder: Path) -> None:
@@ -121,42 +116,47 @@ def remove_extras(folder: Path) -> None:
                 emptied.rmdir()
 
 
-def _writer(kind: Extra, folder: Path, meta: VideoMeta) -> AbstractContextManager[Write]:
+def _save(kind: Extra, folder: Path, meta: VideoMeta, frames: Iterator[ShownFrame]) -> None:
     match kind:
         case "csv":
-            return _table(folder)
+            _save_table(folder, frames)
         case "jsonl":
-            return _lines(folder)
+            _save_lines(folder, frames)
         case "mots":
-            return _mots_text(folder, meta)
+            _save_mots_text(folder, meta, frames)
         case "davis":
-            return _label_pictures(folder, meta)
+            _save_label_pictures(folder, meta, frames)
         case "cutouts":
-            return _cutouts(folder)
+            _save_cutouts(folder, frames)
 
 
 def _shown_frames(
-    folder: Path, spool: SegmentationSpool, meta: VideoMeta, reader: VideoReader | None
-) -> Iterator[ShownFrame]:
+    kind: Extra,
+    folder: Path,
+    spool: SegmentationSpool,
+    meta: VideoMeta,
+    reader: VideoReader | None,
+    on_progress: OnProgress,
+) -> Generator[ShownFrame, None, None]:
     """All frames of the results; reader: where their pictures come from, if they are needed."""
     names = {category.id: category.name for category in meta.categories}
     tracks = {track.track_id: track for track in meta.tracks}
     number = -1
-    for number, image in enumerate(_pictures(folder, spool, meta, reader)):
-        shown = tuple(
-            Shown(tracks[track], names[tracks[track].category_id], rle)
-            for track, rle in spool.frame(number)
-            if track in tracks
-        )
-        index, seen = meta.first_frame + number, number % meta.frame_stride == 0
-        yield ShownFrame(number, index, meta.times[number], seen, shown, image)
-    if number + 1 < meta.length:
-        raise DataError(f"{meta.source}: has {number + 1} frames now, and had {meta.length}")
+    with contextlib.closing(_pictures(folder, spool, meta, reader)) as pictures:
+        for number, image in enumerate(pictures):
+            shown = tuple(
+                Shown(tracks[track], names[tracks[track].category_id], rle)
+                for track, rle in spool.frame(number)
+                if track in tracks
+            )
+            index, seen = meta.first_frame + number, number % meta.frame_stride == 0
+            yield ShownFrame(number, index, meta.times[number], seen, shown, image)
+            on_progress(f"saving {kind}", number + 1, meta.length)
 
 
 def _pictures(
     folder: Path, spool: SegmentationSpool, meta: VideoMeta, reader: VideoReader | None
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray, None, None]:
     if reader is None:
         yield from (np.zeros((0, 0, 3), np.uint8) for _ in range(meta.length))
         return
@@ -166,8 +166,7 @@ def _pictures(
             yield frame.image
 
 
-@contextmanager
-def _table(folder: Path) -> Iterator[Write]:
+def _save_table(folder: Path, frames: Iterator[ShownFrame]) -> None:
     """One row for every track on every frame, for spreadsheets and data frames."""
     with (
         atomic_path(folder / FILES["csv"][0]) as path,
@@ -175,22 +174,17 @@ def _table(folder: Path) -> Iterator[Write]:
     ):
         rows = csv.writer(file)
         rows.writerow(COLUMNS)
-
-        def write(frame: ShownFrame) -> None:
+        for frame in frames:
             for item in frame.shown:
                 about = (frame.index, f"{frame.time:.6f}", item.track.track_id, item.class_name)
                 score = f"{item.track.score:.4f}"
                 rows.writerow((*about, score, *bounding_box(item.rle), area(item.rle)))
 
-        yield write
 
-
-@contextmanager
-def _lines(folder: Path) -> Iterator[Write]:
+def _save_lines(folder: Path, frames: Iterator[ShownFrame]) -> None:
     """One JSON object a line, and a line for every frame, as `iterate_video` yields them."""
     with atomic_path(folder / FILES["jsonl"][0]) as path, path.open("wb") as file:
-
-        def write(frame: ShownFrame) -> None:
+        for frame in frames:
             instances = tuple(
                 FrameInstance(item.track.track_id, item.class_name, item.track.score, item.rle)
                 for item in frame.shown
@@ -198,11 +192,8 @@ def _lines(folder: Path) -> Iterator[Write]:
             result = FrameResult(frame.index, frame.time, frame.seen, instances)
             file.write(msgspec.json.encode(result) + b"\n")
 
-        yield write
 
-
-@contextmanager
-def _mots_text(folder: Path, meta: VideoMeta) -> Iterator[Write]:
+def _save_mots_text(folder: Path, meta: VideoMeta, frames: Iterator[ShownFrame]) -> None:
     """MOTS's text form, and which class is which: 10 means regions to ignore there.
 
     Objects are numbered from 1 within their class, the best first. Where masks overlap, the
@@ -214,19 +205,15 @@ def _mots_text(folder: Path, meta: VideoMeta) -> Iterator[Write]:
     ids = {track.track_id: id_ for track, id_ in zip(meta.tracks, numbered, strict=True)}
     text, categories = (folder / name for name in FILES["mots"])
     with atomic_path(text) as path, path.open("w", encoding="ascii") as file:
-
-        def write(frame: ShownFrame) -> None:
+        for frame in frames:
             masks = [(ids[item.track.track_id], item.rle) for item in frame.shown]
             labels, _ = painted(masks, Size(meta.height, meta.width))
             for id_, mask in masks_of(labels).items():
                 file.write(mots_line(frame.number, id_, mask))
-
-        yield write
     write_mots_classes(categories, names, classes)
 
 
-@contextmanager
-def _label_pictures(folder: Path, meta: VideoMeta) -> Iterator[Write]:
+def _save_label_pictures(folder: Path, meta: VideoMeta, frames: Iterator[ShownFrame]) -> None:
     """A picture of object numbers for every frame, as DAVIS has them.
 
     Objects are numbered from 1 in the order of results.json, the best first. Where masks overlap,
@@ -237,21 +224,16 @@ def _label_pictures(folder: Path, meta: VideoMeta) -> Iterator[Write]:
     numbers = {track.track_id: n for n, track in enumerate(meta.tracks, start=1)}
     colours = palette()
     with atomic_folder(folder / FOLDERS["davis"]) as place:
-
-        def write(frame: ShownFrame) -> None:
+        for frame in frames:
             masks = [(numbers[item.track.track_id], item.rle) for item in frame.shown]
             labels, _ = painted(masks, Size(meta.height, meta.width))
             write_label_map(place / f"{frame.number:05}.png", labels, colours)
 
-        yield write
 
-
-@contextmanager
-def _cutouts(folder: Path) -> Iterator[Write]:
+def _save_cutouts(folder: Path, frames: Iterator[ShownFrame]) -> None:
     """Every track on every frame as a picture of its box, transparent around the mask."""
     with atomic_folder(folder / FOLDERS["cutouts"]) as place:
-
-        def write(frame: ShownFrame) -> None:
+        for frame in frames:
             for item in frame.shown:
                 left, top, width, height = bounding_box(item.rle)
                 box = slice(top, top + height), slice(left, left + width)
@@ -261,5 +243,3 @@ def _cutouts(folder: Path) -> Iterator[Write]:
                 file = place / f"{item.track.track_id:03}" / f"{frame.index:05}.png"
                 file.parent.mkdir(exist_ok=True)
                 file.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
-
-        yield write

@@ -15,7 +15,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A free name beside `path`, with its suffix, whose file becomes `path` on a clean exit.
 
     Any exception, Ctrl-C included, removes it and leaves what stood at `path` as it was.
-    The folder is made if it is not there. An OSError names the file; that of a full disk would not.
+    The folder is made if it is not there. An OSError names `path`; that of a full disk would not.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
@@ -24,8 +24,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)
+        _name_place(error, path, temporary)
         raise
 
 
@@ -33,18 +32,51 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A new folder beside `path` that becomes `path` on a clean exit, and else is gone.
 
-    Raises: OSError if `path` is there by then with something in it.
+    Of a folder that is at `path` by then, what has another name stays. An OSError names `path`.
     """
     temporary = _temporary(path)
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         yield temporary
-        with contextlib.suppress(OSError):
-            path.rmdir()  # not every system renames to an empty folder
-        temporary.rename(path)
-    except BaseException:
+        _replace_folder(path, temporary)
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        _name_place(error, path, temporary)
         raise
+
+
+def _replace_folder(path: Path, new: Path) -> None:
+    """Let `new` become `path`, and take over what only the folder there has."""
+    if path.is_symlink() or not path.is_dir():
+        new.rename(path)  # fails if there is a file, or a link
+        return
+    old = _temporary(path)
+    path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    _move_missing(old, path)
+    shutil.rmtree(old)
+
+
+def _move_missing(source: Path, target: Path) -> None:
+    """Move what is in one folder and not in another from the one to the other."""
+    for item in list(source.iterdir()):
+        place = target / item.name
+        if not os.path.lexists(place):
+            item.rename(place)
+        elif item.is_dir() and not item.is_symlink() and place.is_dir():
+            _move_missing(item, place)
+
+
+def _name_place(error: BaseException, path: Path, temporary: Path) -> None:
+    """Let an OSError that names nothing, or what is temporary, name the place that it is about."""
+    if isinstance(error, OSError):
+        named = error.filename
+        if named is None or Path(os.fsdecode(named)).is_relative_to(temporary):
+            error.filename, error.filename2 = str(path), None
 
 
 def _temporary(path: Path) -> Path:
