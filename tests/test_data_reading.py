@@ -211,6 +211,15 @@ def test_names_that_lead_out_of_the_folder_are_refused(tmp_path: Path, name: str
         read_annotations(path, CLASSES)
 
 
+@pytest.mark.parametrize("name", [300 * "x", 3000 * "x/" + "x.png"])
+def test_names_that_no_disk_can_have_are_refused(tmp_path: Path, name: str) -> None:
+    path = make_video(tmp_path, 2)
+    changed(path, lambda c: c["videos"][0]["file_names"].__setitem__(1, name))
+    with pytest.raises(DataError, match=f"file name of {len(name)} characters: File name too long"):
+        read_annotations(path, CLASSES)
+    assert [p.place for p in check_dataset(path).problems] == [(("video", 1), ("frame", 1))]
+
+
 def test_links_may_not_lead_out_unless_the_folder_itself_is_one(tmp_path: Path) -> None:
     path = make_video(tmp_path / "set", 2)
     elsewhere = (tmp_path / "set" / "v").rename(tmp_path / "elsewhere")

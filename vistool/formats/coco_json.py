@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
@@ -25,7 +26,7 @@ from vistool.formats.coco_entries import (
     video_of,
     video_of_images,
 )
-from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, Category, DataSet
+from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, Category, DataSet, frame_file
 from vistool.formats.json_bytes import decode_json, plain
 from vistool.formats.problems import Place, Problem, ProblemCallback, refuse
 from vistool.formats.segmentation import MaskError, to_rle
@@ -99,7 +100,13 @@ def frames_folder(path: Path, file_names: Sequence[str]) -> Path:
     places = [place for folder in folders for place in (folder, folder / "JPEGImages")]
     tried = file_names[:: max(1, len(file_names) // TRIED_NAMES)]
     # The first of those that have as many.
-    return max((*places, *images), key=lambda place: sum((place / n).is_file() for n in tried))
+    return max((*places, *images), key=lambda place: sum(_is_there(place, n) for n in tried))
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    with contextlib.suppress(DataError):
+        return frame_file(folder, name).is_file()
+    return False
 
 
 def load_parts(path: Path) -> dict[str, list[Any]]:

@@ -75,14 +75,17 @@ def frame_file(frames: Path, name: str) -> Path:
     """The file of a frame.
 
     Neither `..` nor an absolute name nor a symbolic link may lead out of the folder; the folder
-    itself may be a link. Raises: DataError.
+    itself may be a link. Raises: DataError, also for a name that no disk can have.
     """
     if PurePosixPath(name).is_absolute() or "\0" in name:
         raise DataError(f"file name {name!r} leads out of the data set's folder {frames}")
     file = frames / name
-    inside = _resolved(file.parent).is_relative_to(_resolved(frames))
-    if inside and (file.name == ".." or file.is_symlink()):
-        inside = file.resolve().is_relative_to(_resolved(frames))
+    try:
+        inside = _resolved(file.parent).is_relative_to(_resolved(frames))
+        if inside and (file.name == ".." or file.is_symlink()):
+            inside = file.resolve().is_relative_to(_resolved(frames))
+    except OSError as error:
+        raise DataError(f"file name of {len(name)} characters: {error.strerror}") from None
     if not inside:
         raise DataError(
             f"file name {name!r} leads out of the data set's folder {frames}",
