@@ -17,6 +17,7 @@ from vistool.formats.dataset import (
     DataSet,
     frame_file,
     group_tracks,
+    other_size,
 )
 from vistool.formats.detect import read_dataset
 from vistool.formats.rle import decode_mask
@@ -149,10 +150,7 @@ def _read(file: Path, size: Size) -> np.ndarray:
     if image is None:
         raise DataError(f"{file}: missing, or not a readable picture")
     if image.shape[:2] != size:
-        height, width = image.shape[:2]
-        raise DataError(
-            f"{file}: is {width}x{height}, but its annotations say {size.width}x{size.height}"
-        )
+        raise other_size(file, Size(*image.shape[:2]), size)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
