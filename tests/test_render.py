@@ -309,6 +309,16 @@ def test_an_overlay_keeps_the_time_stamps_of_its_source(tmp_path: Path) -> None:
     assert read_frames(output)[0] == pytest.approx(TIMES, abs=1e-3)
 
 
+def test_an_overlay_has_the_shape_of_its_source(tmp_path: Path) -> None:
+    square, source = write_video(tmp_path / "square.mp4"), tmp_path / "wide.mp4"
+    command = [ffmpeg.program(), "-v", "error", "-i", str(square), "-c", "copy", "-aspect", "8:3"]
+    subprocess.run([*command, str(source)], check=True)
+    output = render_video(source, write_run(tmp_path / "run", [entry(1)]), tmp_path / "o.mp4")
+    with open_video(output) as reader:
+        assert reader.size == SIZE
+        assert reader.pixel_aspect == 2
+
+
 def test_results_without_meta_are_numbered_in_their_order(
     tmp_path: Path, render: Callable[..., list[np.ndarray]]
 ) -> None:

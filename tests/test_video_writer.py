@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,34 @@ def test_a_flat_colour_comes_back(height: int, colour: tuple[int, ...], tmp_path
     np.testing.assert_allclose(
         read(tmp_path / "out.mp4").astype(int), np.full((2, height, 64, 3), colour), atol=5
     )
+
+
+@pytest.mark.parametrize("sound", [0, 1])
+@pytest.mark.parametrize("aspect", [Fraction(2), Fraction(16, 15), Fraction(151, 144)])
+def test_players_show_a_copy_in_the_shape_of_its_source(
+    aspect: Fraction, sound: int, tmp_path: Path, make_video: MakeVideo, ffmpeg: Run
+) -> None:
+    plain = make_video("plain.mp4", draw_shapes(3, 48, 64)[0], sound=sound)
+    source, turned = tmp_path / "source.mkv", tmp_path / "turned.mp4"
+    shape = Fraction(64, 48) * aspect
+    # The container says so, and the stream in it that pixels are square.
+    ffmpeg("-i", plain, "-c", "copy", "-aspect", f"{shape.numerator}:{shape.denominator}", source)
+    ffmpeg("-display_rotation", 90, "-i", source, "-c", "copy", turned)
+    for path, size, expected in (
+        (source, Size(48, 64), aspect),
+        (turned, Size(64, 48), 1 / aspect),
+    ):
+        out = tmp_path / "out.mp4"
+        with open_video(path) as video:
+            assert (video.size, video.pixel_aspect) == (size, expected)
+            audio = path if video.has_audio else None
+            with VideoWriter(
+                *(out, video.size), fps=10, pixel_aspect=video.pixel_aspect, audio_from=audio
+            ) as writer:
+                for frame in video.frames():
+                    writer.write(frame.image, frame.time)
+        report = ffmpeg("-i", out, "-f", "null", "-").stderr.decode()
+        assert f"[SAR {expected.numerator}:{expected.denominator} DAR" in report
 
 
 # ---- sound ----------------------------------------------------------------------------------

@@ -196,7 +196,12 @@ def draw_results(
     sound = reader.path if reader.has_audio else None
     with (
         VideoWriter(
-            output, reader.size, fps=reader.fps, audio_from=sound, audio_start=results.start
+            output,
+            reader.size,
+            fps=reader.fps,
+            pixel_aspect=reader.pixel_aspect,
+            audio_from=sound,
+            audio_start=results.start,
         ) as writer,
         contextlib.closing(prefetch(result_frames(reader, results), FRAMES_AHEAD)) as frames,
     ):

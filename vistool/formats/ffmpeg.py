@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import IO, cast
@@ -68,6 +69,7 @@ class MediaInfo:
     fps: float | None  # nominal, None: not said
     duration: float | None  # seconds
     rotation: int  # degrees clockwise that turn the picture upright
+    pixel_aspect: Fraction  # of the upright picture: width of a pixel by its height
     sound: Sound | None
 
 
@@ -91,16 +93,25 @@ def media_info(path: Path) -> MediaInfo:
     begin = _number(r", start ([-\d.]+)", pictures[0]) or 0.0
     container_begin = _number(r"Duration: [^,]*, start: ([-\d.]+)", facts) or 0.0
     codec = re.search(r" Audio: (\w+)", sounds[0]) if sounds else None
+    rotation = round(-(_number(r"rotation of ([-\d.]+) degrees", facts) or 0.0)) % 360
     clock = re.search(r"Duration: (\d+):(\d+):([\d.]+)", facts)
     hours, minutes, seconds = (float(x) for x in clock.groups()) if clock else (0.0, 0.0, 0.0)
     return MediaInfo(
         fps=_number(r" ([\d.]+) fps", pictures[0]) or _number(r" ([\d.]+) tbr", pictures[0]),
         duration=(hours * 60 + minutes) * 60 + seconds if clock else None,
-        rotation=round(-(_number(r"rotation of ([-\d.]+) degrees", facts) or 0.0)) % 360,
+        rotation=rotation,
+        pixel_aspect=_pixel_aspect(pictures[0], sideways=rotation % 180 == 90),
         sound=Sound(codec.group(1), begin - container_begin)
         if codec and codec.group(1) != "none"
         else None,
     )
+
+
+def _pixel_aspect(stream: str, *, sideways: bool) -> Fraction:
+    """Square, where nothing is said. What the container says comes last, and counts more."""
+    stated = re.findall(r"\bSAR ([1-9]\d*):([1-9]\d*)", stream)
+    aspect = Fraction(int(stated[-1][0]), int(stated[-1][1])) if stated else Fraction(1)
+    return 1 / aspect if sideways else aspect
 
 
 def _number(pattern: str, text: str) -> float | None:

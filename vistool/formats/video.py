@@ -11,6 +11,7 @@ import threading
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -51,6 +52,7 @@ class VideoReader(ABC):
     fps: float  # nominal: what the container says; frames carry their own time
     frame_count_hint: int | None  # for progress only: containers lie
     rotation: int  # degrees clockwise, already applied to the frames
+    pixel_aspect: Fraction  # width of a pixel by its height, as players show the frames
     has_audio: bool
     warnings: list[str]  # what was odd, one line each; complete when the frames are exhausted
 
@@ -133,6 +135,7 @@ class _FileReader(VideoReader):
             raise DataError(f"{path}: the file is empty")
         info = ffmpeg.media_info(path)
         self.rotation, self.has_audio = info.rotation, info.sound is not None
+        self.pixel_aspect = info.pixel_aspect
         self.fps = info.fps or FALLBACK_FPS
         self.frame_count_hint = round(info.duration * self.fps) if info.duration else None
         self.size = self._first_size()
@@ -182,7 +185,7 @@ class _FileReader(VideoReader):
 class _FramesReader(VideoReader):
     def __init__(self, path: Path, files: Sequence[Path], fps: float) -> None:
         self.path, self.name, self.fps, self.warnings = path, path.resolve().name, fps, []
-        self.rotation, self.has_audio = 0, False
+        self.rotation, self.has_audio, self.pixel_aspect = 0, False, Fraction(1)
         self._files = files
         self.frame_count_hint = len(self._files)
         self.size = Size(*_read_image(self._files[0]).shape[:2])

@@ -6,6 +6,7 @@ import contextlib
 import struct
 import subprocess
 import tempfile
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
@@ -17,6 +18,8 @@ from vistool.formats.ffmpeg import Sound, file_name, first_complaint, media_info
 from vistool.structures import Size
 
 TIMESCALE = 90_000  # ticks a second in the file: exact for 24, 25, 30, 50, 60 fps
+SQUARE = Fraction(1)
+MOST = 65_535  # of either number of a pixel's aspect, in H.264
 MP4 = ["-video_track_timescale", str(TIMESCALE), "-movflags", "+faststart", "-f", "mp4"]
 # What players take in an mp4; all else becomes AAC.
 COPYABLE_SOUND = frozenset({"aac", "ac3", "alac", "eac3", "mp3", "opus"})
@@ -28,6 +31,7 @@ class VideoWriter:
     Args:
         size: of the images; an odd side grows by one repeated line, yuv420p needs even ones.
         fps: nominal rate, for the last frame's duration; every frame carries its own time.
+        pixel_aspect: width of a pixel by its height, by which players stretch the picture.
         audio_from: file whose first sound track goes along, from `audio_start` seconds after its
             first frame to the end of the video; nothing happens if it has none.
     """
@@ -38,10 +42,12 @@ class VideoWriter:
         size: Size,
         *,
         fps: float,
+        pixel_aspect: Fraction = SQUARE,
         audio_from: Path | None = None,
         audio_start: float = 0.0,
     ) -> None:
         self.path, self.size, self.fps = path, size, fps
+        self._pixel_aspect = pixel_aspect
         self._sound = media_info(audio_from).sound if audio_from else None
         self._sound_from, self._sound_start = audio_from, audio_start
         self._origin = 0.0
@@ -102,9 +108,10 @@ class VideoWriter:
         matrix, tag = ("bt709", "bt709") if self.size.height >= 720 else ("bt601", "smpte170m")
         convert = f"scale=out_color_matrix={matrix}:out_range=tv,format=yuv420p"
         label = f"setparams=colorspace={tag}:color_primaries={tag}:color_trc={tag}:range=tv"
+        shape = f"setsar={self._pixel_aspect}:max={MOST}"
         command = [program(), "-v", "error", "-nostdin", "-y", "-f", "matroska", "-i", "pipe:0"]
         command += ["-fps_mode", "passthrough", "-enc_time_base", f"1:{TIMESCALE}"]
-        command += ["-vf", f"{convert},{label}", "-c:v", "libx264"]
+        command += ["-vf", f"{convert},{label},{shape}", "-c:v", "libx264"]
         command += ["-preset", "veryfast", "-crf", "20", *MP4]
         # with sound, a first file without it: how long it may be is known at the end
         return [*command, file_name(self._picture if self._sound else self._finished)]
