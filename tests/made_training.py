@@ -64,7 +64,7 @@ def lines(run: Path) -> list[dict[str, Any]]:
 
 
 def losses(run: Path) -> list[tuple[int, float]]:
-    return [(line["step"], line["loss"]) for line in lines(run)]
+    return [(line["step"], line["loss"]) for line in lines(run) if "loss" in line]
 
 
 class KilledError(Exception):

@@ -220,6 +220,16 @@ def test_json_of_saved_predictions_writes_files_only_where_it_is_told_to(tmp_pat
     assert (tmp_path / "there" / "set-mine" / "metrics.json").exists()
 
 
+def test_numbers_need_no_frames_wherever_these_are_said_to_lie(tmp_path: Path) -> None:
+    path = make_set(tmp_path / "data", frames=True)
+    results = write(tmp_path / "mine.json", truth_as_results(path))
+    content = json.loads(path.read_text())
+    content["videos"][0]["file_names"][0] = "../../elsewhere.png"
+    done = vistool(write(path, content), "-p", results)
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "runs" / "eval" / "set-mine" / "report.html").exists()
+
+
 def test_a_name_from_a_file_cannot_drive_the_terminal(tmp_path: Path) -> None:
     path = make_set(tmp_path)
     content = json.loads(path.read_text())

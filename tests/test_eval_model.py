@@ -113,10 +113,27 @@ def test_one_video_that_fails_does_not_lose_the_others(tmp_path: Path, weights: 
     content = json.loads(done.stdout)
     assert content["counts"]["videos"] == 2
     assert list(content["inputs"]["failed_videos"]) == ["20"]
+    saved = vistool(truth, "-p", RUN, "--json")  # nor is it held against the saved predictions
+    assert saved.exit_code == 6
+    assert json.loads(saved.stdout)["ytvis"] == content["ytvis"]
+    compared = vistool(truth, "--compare", RUN, RUN / "results.json", "--json")
+    assert json.loads(compared.stdout)["videos"] == 2
     picture.write_bytes(whole)
     mended = vistool(truth, "-m", weights, "--json")
     assert mended.exit_code == 0, mended.stderr
     assert json.loads(mended.stdout)["counts"]["videos"] == 3
+
+
+def test_other_numbers_of_a_run_do_not_replace_its_own(tmp_path: Path, weights: Path) -> None:
+    truth = make_set(tmp_path / "data", frames=True)
+    assert vistool(truth, "-m", weights).exit_code == 0
+    before = {name: (RUN / name).read_bytes() for name in ("metrics.json", "report.html")}
+    assert vistool(truth, "-m", weights, "--conf", "0.4").exit_code == 0
+    assert vistool(truth, "-p", RUN, "--conf", "0.3", "-o", "other").exit_code == 0
+    assert {name: (RUN / name).read_bytes() for name in before} == before
+    for path, conf in ((RUN / "conf-0.4", 0.4), (Path("other/set-data-set-made"), 0.3)):
+        content = json.loads((path / "metrics.json").read_text())
+        assert content["inputs"]["predictions"]["conf"] == conf
 
 
 def test_frames_of_another_size_than_the_set_says_are_refused(

@@ -94,6 +94,18 @@ def test_the_folder_of_the_set_may_be_anywhere(
     assert str(tmp_path) not in json.dumps(training)
 
 
+def test_the_set_may_be_the_folder_one_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = saved(small_ifc("cat"), tmp_path / "start.safetensors")
+    (tmp_path / "own").mkdir()
+    make_pictures(tmp_path / "own", 2).rename(tmp_path / "own" / "train.json")
+    monkeypatch.chdir(tmp_path / "own")
+    few = ["steps=1", "workers=0", "batch=1"]
+    command(Path(), init=str(weights), overrides=few, quiet=True)
+    assert (tmp_path / "own" / "runs" / "train" / "own" / WEIGHTS).exists()
+
+
 @pytest.mark.parametrize("model", [small_ifc, small_vistr])
 def test_classes_of_both_keep_what_was_learnt_of_them(model, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     old, new = model("cat", "dog", "cow"), model("horse", "cow")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tests.recorded import formula_weights, published_shapes, recorded, recorded_json
 from vistool.config import IFCConfig, PixelConfig, ResNetConfig
+from vistool.errors import UsageError
 from vistool.models import build_model
 from vistool.models.ifc import IFC
 from vistool.models.published import IFC_LEFT_OUT, IFC_NAMES, rename
@@ -126,3 +127,11 @@ def test_full_ifc_gives_the_recorded_outputs(
         out = model.eval()(normalised(case["in.clip"], config)[None])
     assert_recorded(out.class_logits, case["out.pred_logits"], FULL[name])
     assert_recorded(out.mask_logits, case["out.pred_masks"], FULL[name])
+
+
+@pytest.mark.parametrize("width", [65, 0, 48])
+def test_a_width_that_does_not_divide_is_refused_with_the_rule(width: int) -> None:
+    config = IFCConfig(class_names=("cat",), hidden_dim=width)
+    with pytest.raises(UsageError, match=f"hidden_dim {width}") as error:
+        IFC.from_config(config)
+    assert "256" in error.value.hint

@@ -19,7 +19,11 @@ from tests.made_data import make_pictures
 from tests.made_training import lines, losses, settings
 from vistool.cli.train import train as command
 from vistool.config import (
+    AugmentConfig,
     PixelConfig,
+    SourceConfig,
+    ValidationConfig,
+    from_mapping,
 )
 from vistool.data.batches import Batch, collate
 from vistool.data.clips import TrainingClip
@@ -27,7 +31,7 @@ from vistool.engine.checkpoint import CHECKPOINT
 from vistool.engine.failures import failures_in_words
 from vistool.engine.interruption import stop_wish
 from vistool.engine.run_log import LOG, STARTS
-from vistool.engine.train import WEIGHTS, train
+from vistool.engine.train import BEST, WEIGHTS, train
 from vistool.errors import (
     DataError,
     OutOfMemoryError,
@@ -245,11 +249,139 @@ def test_tensorboard_is_asked_for_by_name_where_it_is_missing(
     ("changes", "message"),
     [
         ({"batch": 3}, "batch = 3 clips cannot be shared evenly by 2 processes"),
-        ({"accumulate": 0}, "accumulate = 0: must be at least 1"),
-        ({"ema_decay": 1.0}, "ema_decay = 1"),
+        ({"accumulate": 0}, r"the settings: Expected `int` >= 1 - at `\$.accumulate`"),
+        ({"ema_decay": 1.0}, r"Expected `float` < 1.0 - at `\$.ema_decay`"),
+        ({"sources": ()}, r"`\$.sources`"),
+        ({"canvases": ()}, r"`\$.canvases`"),
+        ({"canvases": ((0, 64),)}, r"Expected `int` >= 1 - at `\$.canvases"),
+        ({"workers": -1}, r"`\$.workers`"),
+        ({"seed": -1}, r"`\$.seed`"),
+        ({"learning_rate": -1.0}, r"`\$.learning_rate`"),
+        ({"sources": (SourceConfig(annotations="a.json", weight=0.0),)}, r"`\$.sources"),
+        ({"validation": ValidationConfig(annotations="a.json", every=0)}, r"validation.every"),
+        ({"augment": AugmentConfig(max_pasted=0)}, r"augment.max_pasted"),
+        ({"augment": AugmentConfig(scale=(0.0, 1.0))}, r"augment.scale"),
         ({"schedule": "step"}, "without milestones"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         settings(Path(), **changes).check(processes=2)
+
+
+def test_a_range_that_runs_backwards_is_refused() -> None:
+    with pytest.raises(UsageError, match="scale goes from 2 to 1"):
+        from_mapping({"scale": [2.0, 1.0]}, AugmentConfig, where="[augment]")
+
+
+def scores(run: Path) -> dict[int, float]:
+    return {line["step"]: line["val_AP50"] for line in lines(run) if "val_AP50" in line}
+
+
+VALIDATED = {"validation": ValidationConfig(annotations="pictures.json", every=2), "save_every": 50}
+
+
+def test_a_validation_that_fails_loses_no_step(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "train", 2)
+    make_pictures(tmp_path / "held", 2)
+    plan = ValidationConfig(annotations="../held/pictures.json", every=2)
+    config = settings(tmp_path / "train", steps=3, validation=plan, save_every=50)
+    run = tmp_path / "run"
+    picture = next((tmp_path / "held").glob("*.png"))
+    content = picture.read_bytes()
+    picture.write_bytes(b"torn")
+    with pytest.raises(DataError, match=picture.name):
+        train(config, run)
+    assert torch.load(run / CHECKPOINT, weights_only=True)["step"] == 2
+    assert (run / WEIGHTS).exists()
+    picture.write_bytes(content)
+    train(config, run)
+    assert [step for step, _ in losses(run)] == [1, 2, 3]
+    assert sorted(scores(run)) == [2, 3]
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_wish_to_stop_is_granted_between_the_videos_of_a_validation(
+    step: int, tmp_path: Path
+) -> None:
+    make_pictures(tmp_path, 4)
+    config = settings(tmp_path, steps=4, **VALIDATED)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(config, whole)
+    seen: list[int] = []
+
+    def interrupt(done: int, total: int) -> None:
+        seen.append(done)
+        if len(seen) == 2 * step - 3:  # the first video of the first validation, or of the second
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, broken, on_validation=interrupt)
+    assert len(seen) == 2 * step - 3
+    assert torch.load(broken / CHECKPOINT, weights_only=True)["step"] == step
+    assert step not in scores(broken)
+    train(config, broken)
+    assert (losses(broken), scores(broken)) == (losses(whole), scores(whole))
+    assert read_header(broken / BEST).metadata == read_header(whole / BEST).metadata
+    before = (broken / LOG).read_bytes()
+    train(config, broken)  # there is nothing left to do
+    assert (broken / LOG).read_bytes() == before
+
+
+def test_a_set_that_is_held_out_is_looked_at_before_anything_is_trained(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "train", 2)
+    make_pictures(tmp_path / "held", 2)
+    plan = ValidationConfig(annotations="../held/pictures.json")
+    next((tmp_path / "held").glob("*.png")).unlink()
+    with pytest.raises(DataError, match="1 frames are not there"):
+        train(settings(tmp_path / "train", validation=plan), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("what", ["source", "validation"])
+def test_where_there_are_no_masks_nothing_can_be_learnt(what: str, tmp_path: Path) -> None:
+    make_pictures(tmp_path, 2)
+    content = json.loads((tmp_path / "pictures.json").read_text())
+    for annotation in content["annotations"]:
+        annotation |= {"segmentation": [], "bbox": [1, 1, 5, 5]}
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    boxes: dict[str, Any] = {
+        "source": {"sources": (SourceConfig(annotations="boxes.json"),)},
+        "validation": {"validation": ValidationConfig(annotations="boxes.json")},
+    }[what]
+    with pytest.raises(DataError, match=r"boxes.json: 2 videos and pictures, and no mask"):
+        train(settings(tmp_path, **boxes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_source_without_pictures_is_named(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 2)
+    content = json.loads((tmp_path / "pictures.json").read_text())
+    (tmp_path / "none.json").write_text(json.dumps(content | {"images": [], "annotations": []}))
+    sources = (SourceConfig(annotations="pictures.json"), SourceConfig(annotations="none.json"))
+    with pytest.raises(DataError, match=r"none.json: no videos and no pictures"):
+        train(settings(tmp_path, sources=sources), tmp_path / "run")
+
+
+def test_a_folder_with_something_in_it_is_not_trained_into(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 2)
+    run = tmp_path / "run"
+    few = ["steps=1", "workers=0", "batch=1", "device=cpu"]
+    command(tmp_path / "pictures.json", output=run, overrides=few, quiet=True)
+    before = (run / WEIGHTS).read_bytes()
+    with pytest.raises(UsageError, match="has something in it") as error:
+        command(tmp_path / "pictures.json", output=run, overrides=few, quiet=True)
+    assert f"vistool train --resume {run}" in error.value.hint
+    assert (run / WEIGHTS).read_bytes() == before
+
+
+def test_what_a_kill_amid_saving_leaves_is_taken_away(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 2)
+    run = tmp_path / "run"
+    train(settings(tmp_path, steps=1), run)
+    torn = [run / ".checkpoint-77-0a1b2c3d.part.pt", run / ".best-77-0a.part.safetensors"]
+    for path in torn:
+        path.write_bytes(b"half")
+    train(settings(tmp_path, steps=1), run)
+    assert not any(path.exists() for path in torn)
+    assert (run / CHECKPOINT).exists()

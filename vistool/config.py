@@ -11,11 +11,18 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import msgspec
+from msgspec import Meta
 
 from vistool.errors import UsageError
+
+Count = Annotated[int, Meta(ge=1)]
+CountFrom0 = Annotated[int, Meta(ge=0)]
+Amount = Annotated[float, Meta(ge=0)]
+Chance = Annotated[float, Meta(ge=0, le=1)]
+Range = tuple[Annotated[float, Meta(gt=0)], Annotated[float, Meta(gt=0)]]  # from and to
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 # What of a clip becomes a track, and its score. "published": as the papers' code does it.
@@ -158,7 +165,7 @@ class SourceConfig(Settings, frozen=True):
     """One annotated set that training draws from."""
 
     annotations: str  # a JSON, DAVIS or MOTS folder, relative to the data folder
-    weight: float = 1.0  # share of the clips, relative to the other sources
+    weight: Annotated[float, Meta(gt=0)] = 1.0  # share of the clips, relative to the other sources
     frames: str | None = None  # folder of a JSON's file names, relative likewise; None: found
 
     def frames_folder(self, data: str) -> Path | None:
@@ -169,26 +176,34 @@ class SourceConfig(Settings, frozen=True):
 class AugmentConfig(Settings, frozen=True):
     """How pictures become clips."""
 
-    scale: tuple[float, float] = (0.6, 2.2)  # zoom; 1 covers the canvas with the picture
-    motion: float = 0.3  # camera path over a clip, at most about this share of the canvas
-    max_frame_distance: int = 5  # between the frames of a clip from a video
-    colour: float = 0.7  # 0: none, 1: strong
-    blur_chance: float = 0.15
-    paste_chance: float = 0.3  # of clips that get instances of others
-    paste_scale: tuple[float, float] = (0.4, 1.5)
-    max_pasted: int = 3  # from one of them
-    max_paste_shots: int = 1  # the others of a clip, one pasted over the last
+    scale: Range = (0.6, 2.2)  # zoom; 1 covers the canvas with the picture
+    motion: Amount = 0.3  # camera path over a clip, at most about this share of the canvas
+    max_frame_distance: CountFrom0 = 5  # between the frames of a clip from a video
+    colour: Chance = 0.7  # 0: none, 1: strong
+    blur_chance: Chance = 0.15
+    paste_chance: Chance = 0.3  # of clips that get instances of others
+    paste_scale: Range = (0.4, 1.5)
+    max_pasted: Count = 3  # from one of them
+    max_paste_shots: Count = 1  # the others of a clip, one pasted over the last
     # What is pasted shows one class, drawn by these weights (1 if not named), so that rare classes
     # are seen often; empty: what is pasted is drawn as pictures are.
-    paste_classes: dict[str, float] = {}
-    behind_chance: float = 0.25  # of a pasted instance to be behind what is already there
-    noise_chance: float = 0.15  # of clips with a sensor's noise
-    compression_chance: float = 0.3  # of clips that look as if a video codec had stored them
+    paste_classes: dict[str, Amount] = {}
+    behind_chance: Chance = 0.25  # of a pasted instance to be behind what is already there
+    noise_chance: Chance = 0.15  # of clips with a sensor's noise
+    compression_chance: Chance = 0.3  # of clips that look as if a video codec had stored them
     # What follows is about clips of two frames and more.
-    perspective: float = 0.08  # tilt of the camera: about how much nearer it comes to one edge
-    object_motion: float = 0.3  # a pasted instance's own path, in shares of the canvas; as `motion`
-    leave_chance: float = 0.25  # of a pasted instance to leave the frame, or to enter it
-    motion_blur_chance: float = 0.3  # of clips whose frames are exposed while things move
+    perspective: Amount = 0.08  # tilt of the camera: about how much nearer it comes to one edge
+    object_motion: Amount = (
+        0.3  # a pasted instance's own path, in shares of the canvas; as `motion`
+    )
+    leave_chance: Chance = 0.25  # of a pasted instance to leave the frame, or to enter it
+    motion_blur_chance: Chance = 0.3  # of clips whose frames are exposed while things move
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "paste_scale"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} goes from {low:g} to {high:g}")
 
 
 class VisTRPipeline(Settings, tag_field="paper", tag="vistr", frozen=True):
@@ -218,11 +233,11 @@ class IFCPipeline(Settings, tag_field="paper", tag="ifc", frozen=True):
 class LossConfig(Settings, frozen=True):
     """The terms' weights; None: the paper's of the model (IFC 1, 3, 3; VisTR 1, 1, 1, 5, 2)."""
 
-    class_weight: float | None = None
-    focal_weight: float | None = None
-    dice_weight: float | None = None
-    box_weight: float | None = None  # VisTR has boxes
-    giou_weight: float | None = None
+    class_weight: Amount | None = None
+    focal_weight: Amount | None = None
+    dice_weight: Amount | None = None
+    box_weight: Amount | None = None  # VisTR has boxes
+    giou_weight: Amount | None = None
     # VisTR's pairs are trained on the frames of their own instance. "published" repeats a fault of
     # the paper's code: on those of another one; and frames without the instance call for class 0.
     validity: Literal["own", "published"] | None = None
@@ -232,7 +247,7 @@ class ValidationConfig(Settings, frozen=True):
     """A set that is held out, and run by the averaged weights while they are trained."""
 
     annotations: str  # COCO or YouTube-VIS JSON, relative to the data folder
-    every: int = 1000  # steps
+    every: Count = 1000  # steps
     measure: Literal["AP", "AP50"] = "AP"  # of the best weights, kept as best.safetensors
 
 
@@ -242,43 +257,54 @@ class TrainConfig(Settings, kw_only=True, frozen=True):
     data: str = "."  # folder that the sources' paths are relative to
     # Class -> the category names in the data that it stands for. Empty: every category is a class.
     classes: dict[str, tuple[str, ...]] = {}
-    sources: tuple[SourceConfig, ...]
+    sources: Annotated[tuple[SourceConfig, ...], Meta(min_length=1)]
     model: dict[str, Any] = {}  # architecture ("ifc" or "vistr") and its settings
     augment: AugmentConfig = AugmentConfig()
     # Clips as one of the papers made them; [augment] and `canvases` then have no effect.
     pipeline: VisTRPipeline | IFCPipeline | None = None
     loss: LossConfig = LossConfig()
     init: str = "imagenet"  # "imagenet": the backbone; "random"; or a weight file's name or path
-    steps: int = 10000
-    batch: int = 8  # clips that go through the model together, in all processes
-    accumulate: int = 1  # batches a step: it is that of a batch so many times as large
-    clip_length: int = 1  # T; 1 trains on single pictures, as IFC's COCO stage does
-    canvases: tuple[tuple[int, int], ...] = ((192, 256),)  # (height, width), one drawn a batch
-    learning_rate: float = 4e-4
-    backbone_rate: float = 4e-5
-    weight_decay: float = 1e-4
-    max_norm: float = 0.1  # of the gradient of all parameters together; 0: as large as it is
-    warmup_steps: int = 300
-    warmup_factor: float = 0.0  # of the rates, from which they rise evenly
+    steps: Count = 10000
+    batch: Count = 8  # clips that go through the model together, in all processes
+    accumulate: Count = 1  # batches a step: it is that of a batch so many times as large
+    clip_length: Count = 1  # T; 1 trains on single pictures, as IFC's COCO stage does
+    # (height, width), one drawn a batch.
+    canvases: Annotated[tuple[tuple[Count, Count], ...], Meta(min_length=1)] = ((192, 256),)
+    learning_rate: Amount = 4e-4
+    backbone_rate: Amount = 4e-5
+    weight_decay: Amount = 1e-4
+    max_norm: Amount = 0.1  # of the gradient of all parameters together; 0: as large as it is
+    warmup_steps: CountFrom0 = 300
+    warmup_factor: Amount = 0.0  # of the rates, from which they rise evenly
     schedule: Literal["cosine", "step", "constant"] = "cosine"
-    milestones: tuple[int, ...] = ()  # steps after which "step" multiplies the rates by gamma
-    gamma: float = 0.1
+    milestones: tuple[
+        CountFrom0, ...
+    ] = ()  # steps after which "step" multiplies the rates by gamma
+    gamma: Amount = 0.1
     # Of the backbone, with its stem: stages of a ResNet, blocks of an EfficientNet. None: the
     # papers' one stage, or 3 blocks.
     frozen_blocks: int | None = None
-    query_groups: int = 1  # sets of queries that learn side by side, of which one is kept; IFC only
-    ema_decay: float = 0.999  # of the averaged weights that are saved, at most; 0: the last ones
+    query_groups: Count = (
+        1  # sets of queries that learn side by side, of which one is kept; IFC only
+    )
+    ema_decay: Annotated[float, Meta(ge=0, lt=1)] = (
+        0.999  # of the averaged weights that are saved, at most; 0: the last ones
+    )
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     recompute: bool = False  # activations in the backward pass, where storing them takes too much
     compile: bool = False  # the model, by torch.compile
-    max_skipped: int = 5  # steps in a row without usable gradients, after which the run stops
+    max_skipped: Count = 5  # steps in a row without usable gradients, after which the run stops
     device: str = "auto"
-    workers: int = 1
-    seed: int = 0
-    save_every: int = 200  # steps between checkpoints
+    workers: CountFrom0 = 1
+    seed: CountFrom0 = 0
+    save_every: Count = 200  # steps between checkpoints
     validation: ValidationConfig | None = None
     tensorboard: bool = False  # curves for TensorBoard, besides log.jsonl
     card: dict[str, str] = {}  # free text for the header of the weight file: license, ...
+
+    def named_sources(self) -> str:
+        """What the sources are called in messages."""
+        return ", ".join(source.annotations for source in self.sources)
 
     def model_config(self) -> ModelConfig:
         """The model to train. Raises: UsageError for a setting that the model does not have."""
@@ -293,17 +319,12 @@ class TrainConfig(Settings, kw_only=True, frozen=True):
 
     def check(self, processes: int) -> None:
         """Raises: UsageError for numbers that make no sense, or not together."""
-        counts = ("steps", "batch", "accumulate", "clip_length", "query_groups", "save_every")
-        for name in (*counts, "max_skipped"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} = {getattr(self, name)}: must be at least 1")
+        from_json(to_json(self), TrainConfig, where="the settings")  # each of them by itself
         if self.batch % processes:
             raise UsageError(
                 f"batch = {self.batch} clips cannot be shared evenly by {processes} processes",
                 hint=f"set batch to a multiple of {processes}",
             )
-        if not 0 <= self.ema_decay < 1:
-            raise UsageError(f"ema_decay = {self.ema_decay:g}: must be at least 0 and below 1")
         if self.schedule == "step" and not self.milestones:
             raise UsageError(
                 'schedule = "step" without milestones',

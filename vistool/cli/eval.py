@@ -19,7 +19,7 @@ from vistool.cli.options import (
     PrecisionName,
     Quiet,
 )
-from vistool.cli.predict import parse_clip_length, terminated_like_interrupted
+from vistool.cli.predict import parse_clip_length
 from vistool.config import EvalConfig, Precision, PredictConfig
 from vistool.errors import PartialFailureError, UsageError
 from vistool.formats.problems import visible
@@ -149,17 +149,16 @@ def evaluate(
         samples=samples,
         seed=seed,
     )
-    with terminated_like_interrupted():
-        if compare:
-            _compare(dataset, compare, config, davis, as_json=as_json, quiet=quiet)
-            return
-        wishes = _Wishes(output, submission, as_json, davis, report, exist_ok, quiet)
-        failed = _score(dataset, predictions, model, config, wishes)
+    if compare:
+        _compare(dataset, compare, config, davis, as_json=as_json, quiet=quiet)
+        return
+    wishes = _Wishes(output, submission, as_json, davis, report, exist_ok, quiet)
+    failed = _score(dataset, predictions, model, config, wishes)
     if failed:
         raise PartialFailureError(
             f"{len(failed)} videos could not be run and are not in the numbers: "
             f"{', '.join(failed[:20])}",
-            hint="the others are saved: the same command again runs only these",
+            hint="the others are saved: `vistool eval -m` with the same settings runs only these",
         )
 
 
@@ -186,7 +185,13 @@ def _score(
     """Make or read predictions, score them, write and print. Returns the videos that failed."""
     from vistool.engine import evaluate as engine
     from vistool.engine.evaluation_files import report_of, write_evaluation
-    from vistool.engine.predictions import folder_for, inputs_of, open_dataset, read_predictions
+    from vistool.engine.predictions import (
+        folder_of_run,
+        inputs_of,
+        new_folder,
+        open_dataset,
+        read_predictions,
+    )
     from vistool.engine.report_files import diagnosis_as_text
     from vistool.engine.submission import write_submission
 
@@ -218,7 +223,10 @@ def _score(
     content = result.as_json(inputs_of(dataset, key, predictions))
     report = report_of(dataset, result, content)
     if model is not None or wishes.output or not wishes.as_json:
-        folder = folder_for(predictions, dataset, parent, exist_ok=wishes.exist_ok)
+        if model is not None:
+            folder = folder_of_run(predictions)
+        else:
+            folder = new_folder(predictions, dataset, parent, exist_ok=wishes.exist_ok)
         write_evaluation(folder, result, content, report if wishes.report else None)
         say(f"saved in {folder}")
     if wishes.as_json:

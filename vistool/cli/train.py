@@ -81,6 +81,7 @@ def train(
                 processes=processes,
                 on_step=told.step,
                 on_validation=told.validation,
+                on_scores=told.scores,
                 on_warning=told.warning,
             )
         if speaks:
@@ -140,10 +141,18 @@ def _settings(
 
 
 def _folder(output: Path | None, config: Path | None) -> Path:
+    """Raises: UsageError for a folder with something in it, which would be mixed up."""
     from vistool.formats.results import new_run_folder
 
     assert config is not None
-    return output or new_run_folder(Path("runs/train"), config.stem, exist_ok=False)
+    if output is None:
+        return new_run_folder(Path("runs/train"), config.resolve().stem, exist_ok=False)
+    if output.is_dir() and any(output.iterdir()):
+        raise UsageError(
+            f"{output}: has something in it already",
+            hint=f"to go on with a run: vistool train --resume {output}; else choose another -o",
+        )
+    return output
 
 
 class _Told:
@@ -160,8 +169,6 @@ class _Told:
     def step(self, step: int, steps: int, line: Mapping[str, Any]) -> None:
         """A step is done."""
         self._done = step
-        if "val_AP" in line:
-            self._say(f"step {step}: AP {line['val_AP']:.3f}, AP50 {line['val_AP50']:.3f}")
         if "skipped" in line:
             self._say(f"warning: step {step} skipped: {line['skipped']}")
             return
@@ -177,6 +184,10 @@ class _Told:
     def validation(self, done: int, total: int) -> None:
         """Some of the videos that are held out are scored."""
         self._show(f"validating, video {done} of {total}", self._done, self._steps)
+
+    def scores(self, step: int, scores: Mapping[str, float]) -> None:
+        """The held-out set was scored."""
+        self._say(f"step {step}: AP {scores['val_AP']:.3f}, AP50 {scores['val_AP50']:.3f}")
 
     def warning(self, text: str) -> None:
         """Something is odd about the run."""

@@ -16,7 +16,8 @@ from vistool.data.published_annotations import read_with_stated
 from vistool.data.published_clips import Pipeline, PublishedClip, masks_on_canvas
 from vistool.data.published_ifc import IFCClips
 from vistool.data.published_vistr import VisTRClips
-from vistool.errors import DataError, UsageError
+from vistool.data.sampling import refuse_unlabelled
+from vistool.errors import UsageError
 from vistool.ops.pixels import normalise
 from vistool.structures import ClipTarget, Size
 
@@ -39,8 +40,7 @@ def published_batches(
             frames=source.frames_folder(config.data),
         )
     ]
-    if not videos:
-        raise DataError("the sources have no videos and no pictures")
+    refuse_unlabelled(videos, config.named_sources())
     match config.pipeline:
         case VisTRPipeline():
             pipeline: Pipeline = VisTRClips(videos, config.clip_length, config.pipeline)

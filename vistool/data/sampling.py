@@ -7,8 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from vistool.data.annotations import LabelledVideo
+from vistool.errors import DataError
 
 Frames = tuple[int, ...]
+
+
+def refuse_unlabelled(videos: Sequence[LabelledVideo], source: str) -> None:
+    """Raises: DataError if there is nothing to learn from, or to score by, in any frame."""
+    if not videos:
+        raise DataError(f"{source}: no videos and no pictures")
+    if not any(mask for video in videos for track in video.tracks for mask in track.segmentations):
+        raise DataError(
+            f"{source}: {len(videos)} videos and pictures, and no mask of any class in them",
+            hint="boxes alone are no masks; `vistool data check` tells what a set holds",
+        )
 
 
 class ClipSampler:

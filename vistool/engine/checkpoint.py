@@ -41,6 +41,7 @@ class TrainingState:
     skipped_in_a_row: int = 0
     best_score: float | None = None  # of the validations so far
     best_step: int = 0
+    validated: int = 0  # step after which the last of them was
 
     def as_dict(self) -> dict[str, Any]:
         """Tensors, numbers and texts, nested."""
@@ -56,7 +57,7 @@ class TrainingState:
 
 
 _PARTS = ("model", "averaged", "optimizer", "scaler")
-_NUMBERS = ("step", "skipped", "skipped_in_a_row", "best_score", "best_step")
+_NUMBERS = ("step", "skipped", "skipped_in_a_row", "best_score", "best_step", "validated")
 
 
 def save_checkpoint(run: Path, state: TrainingState) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,8 @@ def compare(
         for file in (a, b)
     ]
     _check_comparable(found[0], found[1])
+    failed = {id_: why for one in found for id_, why in one.failed.items()}
+    found = [replace(one, failed=failed) for one in found]  # both on the same videos
     wanted = boundaries_wanted(dataset, config, boundaries)
     results = [evaluate(dataset, one, boundaries=wanted, on_progress=on_progress) for one in found]
     _check_same_categories(results[0], results[1], a, b)

@@ -79,10 +79,10 @@ class Processes:
         return everyone
 
     def agree(self, choose: Callable[[], T]) -> T:
-        """What the first process chooses, in all of them."""
+        """What the first process chooses, in all of them; they end with it, as in `together`."""
         if self.count == 1:
             return choose()
-        chosen: list[Any] = [choose() if self.is_first else None]
+        chosen: list[Any] = [self.together(lambda: choose() if self.is_first else None)]
         distributed.broadcast_object_list(chosen)
         return cast("T", chosen[0])
 

@@ -12,6 +12,7 @@ import msgspec
 from vistool.engine.evaluate import Evaluation
 from vistool.engine.report import EvaluationReport, Scores, VideoFacts, write_report
 from vistool.engine.report_files import write_diagnosis, write_figures
+from vistool.errors import DataError
 from vistool.evaluation.curves import precision_recall_curves
 from vistool.formats.atomic import atomic_path
 from vistool.formats.dataset import AnnotatedVideo, Category, DataSet, frame_file
@@ -125,8 +126,9 @@ def _groups(content: Mapping[str, Any]) -> dict[str, Scores]:
 
 
 def _pictures(dataset: DataSet, video: AnnotatedVideo) -> tuple[Path, ...]:
-    """The frames of a video, if they are at hand."""
-    names = video.file_names
-    if not names or not frame_file(dataset.frames, names[0]).is_file():
+    """The frames of a video, if they are at hand, and where they belong."""
+    try:
+        files = tuple(frame_file(dataset.frames, name) for name in video.file_names)
+    except DataError:  # a name that leads out of the folder: numbers need no pictures
         return ()
-    return tuple(frame_file(dataset.frames, name) for name in names)
+    return files if files and files[0].is_file() else ()

@@ -44,14 +44,15 @@ def fine_tuning(dataset: Path, init: str, validation: Path | None = None) -> dic
     names = [category.name for category in found.categories]
     if not names or not found.videos:
         raise DataError(f"{dataset}: has no categories, or no videos and pictures, to learn from")
-    folder = dataset.absolute().parent
+    place = dataset.absolute()  # "." has no name
+    folder = place.parent
     model = _model_values(header.config)
     if len(set(names)) == len(names):
         model["category_ids"] = [category.id for category in found.categories]
     values = {
         "data": str(folder),
         "classes": {name: [name] for name in names},
-        "sources": [msgspec.to_builtins(SourceConfig(annotations=dataset.name))],
+        "sources": [msgspec.to_builtins(SourceConfig(annotations=place.name))],
         "model": model,
         "init": init,
         "steps": STEPS,

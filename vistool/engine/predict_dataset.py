@@ -26,7 +26,14 @@ from vistool.engine.class_matching import matched_classes
 from vistool.engine.distributed import joined
 from vistool.engine.predict import predict_opened
 from vistool.engine.predict_job import PredictJob
-from vistool.engine.run_record import PredictedSet, Run, run_folder
+from vistool.engine.run_record import (
+    FAILURE,
+    PredictedSet,
+    Run,
+    noted_failures,
+    run_folder,
+    video_folder,
+)
 from vistool.errors import DataError, UsageError, VistoolError, WeightsError
 from vistool.formats.atomic import atomic_path
 from vistool.formats.dataset import AnnotatedVideo, DataSet, frame_file
@@ -35,8 +42,6 @@ from vistool.formats.video import open_frames
 from vistool.models.weights import LoadedModel, load_model
 from vistool.progress import OnProgress, silent
 from vistool.structures import TrackSegmentation
-
-VIDEOS, FAILURE = "videos", "error.txt"  # in a run folder; of a video
 
 
 def predict_dataset(
@@ -125,12 +130,8 @@ def _stem(dataset: DataSet) -> str:
     return f"{path.parent.name}-{path.stem}" if path.is_file() else path.name
 
 
-def _video_folder(folder: Path, video: AnnotatedVideo) -> Path:
-    return folder / VIDEOS / str(video.id)
-
-
 def _is_complete(folder: Path, video: AnnotatedVideo) -> bool:
-    place = _video_folder(folder, video)
+    place = video_folder(folder, video.id)
     if not (place / META).exists() or (place / FAILURE).exists():
         return False
     meta = read_meta(place / META)
@@ -138,12 +139,8 @@ def _is_complete(folder: Path, video: AnnotatedVideo) -> bool:
 
 
 def _failures(folder: Path, videos: Iterable[AnnotatedVideo]) -> dict[int, str]:
-    failed = {}
-    for video in videos:
-        if not _is_complete(folder, video):
-            note = _video_folder(folder, video) / FAILURE
-            failed[video.id] = note.read_text().strip() if note.exists() else "was not run"
-    return failed
+    undone = [video.id for video in videos if not _is_complete(folder, video)]
+    return dict.fromkeys(undone, "was not run") | noted_failures(folder, undone)
 
 
 @dataclass(slots=True)
@@ -157,7 +154,7 @@ def _joined(
     """The results of all videos, with the data set's ids; a repetition is written once."""
     for video in videos:
         seen: set[int] = set()
-        for result in iterate_results(_video_folder(folder, video) / RESULTS):
+        for result in iterate_results(video_folder(folder, video.id) / RESULTS):
             if result["category_id"] not in targets:
                 left_out.count += 1
                 continue
@@ -228,7 +225,7 @@ def _run_video(
     job: PredictJob, task: _Task, video: AnnotatedVideo, on_frames: Callable[[int], None]
 ) -> None:
     """Leaves the video's folder with its results, or with a note of what went wrong."""
-    place = _video_folder(task.folder, video)
+    place = video_folder(task.folder, video.id)
     shutil.rmtree(place, ignore_errors=True)  # what an interrupted run left
     try:
         files = [frame_file(task.frames, name) for name in video.file_names]

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vistool.engine.run_record import PredictedSet, Run, file_key, read_run
+from vistool.engine.run_record import (
+    PredictedSet,
+    Run,
+    file_key,
+    noted_failures,
+    read_run,
+)
 from vistool.formats.dataset import DataSet
 from vistool.formats.detect import read_dataset
 from vistool.formats.predicted_masks import read_predicted_masks, with_predicted_lengths
@@ -55,7 +61,8 @@ def read_predictions(
     """Read and check predictions: a results file, a zip of one, or a folder.
 
     A folder holds results.json, as of an earlier run, or masks in the form of DAVIS or MOTS. Where
-    `vistool eval` made the predictions, what it knows of the model's classes comes along.
+    `vistool eval` made the predictions, what it knows of the model's classes comes along, and which
+    videos it could not run.
 
     Raises: DataError that lists all that is wrong.
     """
@@ -71,7 +78,8 @@ def read_predictions(
     if run is not None and run.data != data_key:
         warnings.append(f"{file}: made on another state of the data set; categories as they are")
         run = None
-    return Predictions(file, checked.results, run, tuple(warnings))
+    failed = noted_failures(file.parent, (video.id for video in dataset.videos)) if run else {}
+    return Predictions(file, checked.results, run, tuple(warnings), failed)
 
 
 def predictions_of_run(done: PredictedSet, dataset: DataSet) -> Predictions:
@@ -114,12 +122,16 @@ def inputs_of(dataset: DataSet, data_key: str, predictions: Predictions) -> dict
     return inputs
 
 
-def folder_for(
+def folder_of_run(predictions: Predictions) -> Path:
+    """Where the numbers of a run just made go; the run's own are those of all its tracks."""
+    run = predictions.path.parent
+    return run / f"conf-{predictions.conf:g}" if predictions.conf else run
+
+
+def new_folder(
     predictions: Predictions, dataset: DataSet, parent: Path, *, exist_ok: bool = False
 ) -> Path:
-    """Where the numbers go: to the run that the predictions are of, or into a new folder."""
-    if predictions.run is not None:
-        return predictions.path.parent
+    """A new folder for the numbers of saved predictions."""
     stem = predictions.path.stem
     if stem == Path(RESULTS).stem:  # all of them are called so
         stem = predictions.path.resolve().parent.name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -16,6 +16,7 @@ from vistool.errors import DataError
 from vistool.formats.atomic import atomic_path
 
 RUN = "run.json"
+VIDEOS, FAILURE = "videos", "error.txt"  # in a run folder; of a video
 
 
 class MatchedClass(msgspec.Struct, frozen=True):
@@ -62,6 +63,17 @@ def read_run(folder: Path) -> Run | None:
         return None
     except (OSError, msgspec.MsgspecError) as error:
         raise DataError(f"{path}: {error}") from None
+
+
+def video_folder(folder: Path, video_id: int) -> Path:
+    """Where a run keeps what `predict` leaves of one video."""
+    return folder / VIDEOS / str(video_id)
+
+
+def noted_failures(folder: Path, video_ids: Iterable[int]) -> dict[int, str]:
+    """The videos that could not be run, with the reason."""
+    notes = {id_: video_folder(folder, id_) / FAILURE for id_ in video_ids}
+    return {id_: note.read_text().strip() for id_, note in notes.items() if note.exists()}
 
 
 def run_folder(parent: Path, stem: str, run: Run) -> Path:

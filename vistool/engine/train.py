@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from vistool.engine.device import autocast, choose_device, choose_dtype
 from vistool.engine.distributed import Processes
 from vistool.engine.divergence import broken_clips, broken_terms, named
 from vistool.engine.failures import failures_in_words
-from vistool.engine.interruption import stop_wish
+from vistool.engine.interruption import StopWish, stop_wish
 from vistool.engine.recompute import recompute_activations
 from vistool.engine.run_log import RunLog, curve_writer, note_start
 from vistool.engine.schedule import parameter_groups, set_rates
@@ -61,6 +61,12 @@ BEST = "best.safetensors"
 StepCallback = Callable[[int, int, Mapping[str, Any]], None]
 
 
+class _Callbacks(NamedTuple):
+    step: StepCallback
+    validation: Callable[[int, int], None]
+    scores: Callable[[int, Mapping[str, float]], None]
+
+
 def train(
     config: TrainConfig,
     run: Path,
@@ -68,6 +74,7 @@ def train(
     processes: Processes | None = None,
     on_step: StepCallback = lambda step, steps, line: None,
     on_validation: Callable[[int, int], None] = lambda done, total: None,
+    on_scores: Callable[[int, Mapping[str, float]], None] = lambda step, scores: None,
     on_warning: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Train a model, or go on where `run` stopped; returns the weight file.
@@ -82,6 +89,7 @@ def train(
         run: the run folder; with a checkpoint in it, training resumes from there.
         processes: that train together, each calling this; None: this one alone.
         on_validation: told how many of this process's videos are scored, and how many there are.
+        on_scores: told what a validation gave, `val_AP`..., after which step.
 
     Raises: DataError for unusable annotations, UsageError for settings that do not fit the model,
         the processes or `run`; nothing is written by then. VistoolError if the loss is no longer a
@@ -94,55 +102,66 @@ def train(
         job = everyone.together(lambda: _Job(with_classes(config), run, everyone))
         everyone.together(lambda: job.take_up(on_warning))
         job.connect()
-        _loop(job, on_step, on_validation)
+        _loop(job, _Callbacks(on_step, on_validation, on_scores))
     return run / WEIGHTS
 
 
-def _loop(job: _Job, on_step: StepCallback, on_validation: Callable[[int, int], None]) -> None:
-    """The steps that are left."""
+def _loop(job: _Job, told: _Callbacks) -> None:
+    """The steps that are left, and the validations between them."""
+    with job.log() as log, stop_wish() as wish:
+        while True:
+            # Before the next step and not after the last: a run that is stopped in a validation has
+            # saved the step before it, and resumes with the validation.
+            if job.awaits_validation():
+                scores = job.validate(told.validation, wish)
+                if log is not None:
+                    log.write(job.state.step, scores)
+                told.scores(job.state.step, scores)
+            if job.state.step == job.config.steps:
+                return
+            _step(job, log, wish, told.step)
+
+
+def _step(job: _Job, log: RunLog | None, wish: StopWish, on_step: StepCallback) -> None:
     config, state = job.config, job.state
     optimizer, scaler = state.optimizer, state.scaler
-    with job.log() as log, stop_wish() as wish:
-        for step in range(state.step, config.steps):
-            begun = time.perf_counter()
-            parts = job.next_parts()
-            waited = time.perf_counter() - begun
-            torch.manual_seed(_seed(config.seed, step, job.processes.rank))  # of dropout
-            rate = set_rates(optimizer, config, step)
+    begun = time.perf_counter()
+    parts = job.next_parts()
+    waited = time.perf_counter() - begun
+    torch.manual_seed(_seed(config.seed, state.step, job.processes.rank))  # of dropout
+    rate = set_rates(optimizer, config, state.step)
 
-            optimizer.zero_grad()
-            terms = job.gradients(parts, job.counts(parts))
-            scaler.unscale_(optimizer)
-            norm = nn.utils.clip_grad_norm_(job.model.parameters(), config.max_norm or math.inf)
-            values, stop = job.shared({**terms, "gradient_norm": norm}, wish.expressed)
+    optimizer.zero_grad()
+    terms = job.gradients(parts, job.counts(parts))
+    scaler.unscale_(optimizer)
+    norm = nn.utils.clip_grad_norm_(job.model.parameters(), config.max_norm or math.inf)
+    values, stop = job.shared({**terms, "gradient_norm": norm}, wish.expressed)
 
-            # All processes see the same numbers, and decide the same.
-            broken = broken_terms(values)
-            if broken is None:
-                scaler.step(optimizer)
-                state.averaged.update_parameters(job.model)
-            line: dict[str, Any] = {name: _written(value) for name, value in values.items()}
-            if broken is not None:
-                line["skipped"] = job.note_skipped(broken, parts)
-            else:
-                state.skipped_in_a_row = 0
-            scaler.update()
-            state.step += 1
+    # All processes see the same numbers, and decide the same.
+    broken = broken_terms(values)
+    if broken is None:
+        scaler.step(optimizer)
+        state.averaged.update_parameters(job.model)
+    line: dict[str, Any] = {name: _written(value) for name, value in values.items()}
+    if broken is not None:
+        line["skipped"] = job.note_skipped(broken, parts)
+    else:
+        state.skipped_in_a_row = 0
+    scaler.update()
+    state.step += 1
 
-            seconds = time.perf_counter() - begun
-            line |= {"learning_rate": rate, "seconds": seconds, "data_seconds": waited}
-            if job.is_due(config.validation.every if config.validation else None):
-                line |= job.validate(on_validation)
-            if log is not None:
-                log.write(state.step, line)
-            job.stop_if_hopeless(line.get("skipped"))
-            # On the way, weights that may be at fault do not replace good ones.
-            last = stop or state.step == config.steps
-            if last or (job.is_due(config.save_every) and not state.skipped_in_a_row):
-                job.save()
-            on_step(state.step, config.steps, line)
-            if stop and state.step < config.steps:
-                raise KeyboardInterrupt
+    seconds = time.perf_counter() - begun
+    line |= {"learning_rate": rate, "seconds": seconds, "data_seconds": waited}
+    if log is not None:
+        log.write(state.step, line)
+    job.stop_if_hopeless(line.get("skipped"))
+    # On the way, weights that may be at fault do not replace good ones.
+    due = state.step % config.save_every == 0 or job.awaits_validation()
+    if stop or state.step == config.steps or (due and not state.skipped_in_a_row):
+        job.save()
+    on_step(state.step, config.steps, line)
+    if stop and (state.step < config.steps or job.awaits_validation()):
+        raise KeyboardInterrupt
 
 
 class _Job:
@@ -173,6 +192,8 @@ class _Job:
         """Make the run folder, or go on from the checkpoint in it."""
         if self.processes.is_first:
             self.run.mkdir(parents=True, exist_ok=True)
+            for torn in self.run.glob(".*.part.*"):  # of a run that was killed amid saving
+                torn.unlink(missing_ok=True)
             settle(self.run / SETTINGS, self.config)
         for problem in load_checkpoint(self.run, self.state):
             on_warning(f"{problem}; going on from the one before it, of step {self.state.step}")
@@ -270,25 +291,35 @@ class _Job:
             'with precision = "fp32"; if the clips are always the same, look at them',
         )
 
-    def is_due(self, every: int | None) -> bool:
-        """Whether something that is done every so many steps, and in the end, is to be done now."""
-        return every is not None and (
-            self.state.step % every == 0 or self.state.step == self.config.steps
-        )
+    def awaits_validation(self) -> bool:
+        """Whether the averaged weights are to be scored as they are now, and have not been yet."""
+        plan, state = self.config.validation, self.state
+        due = plan is not None and (state.step % plan.every == 0 or state.step == self.config.steps)
+        return due and state.validated < state.step
 
-    def validate(self, on_video: Callable[[int, int], None]) -> dict[str, float]:
-        """Score the averaged weights on the set that is held out, and keep the best."""
+    def validate(self, on_video: Callable[[int, int], None], wish: StopWish) -> dict[str, float]:
+        """Score the averaged weights on the set that is held out, and keep the best.
+
+        Raises: KeyboardInterrupt as soon as a video is done, if any process wishes to stop.
+        """
         state, plan = self.state, self.config.validation
         assert plan is not None
         begun = time.perf_counter()
         model = _averaged(state)
-        scores = validate(model, self.held_out, self.processes, on_video=on_video)
+        scores = validate(
+            model, self.held_out, self.processes, on_video=on_video, stopped=lambda: wish.expressed
+        )
+        if scores is None:
+            raise KeyboardInterrupt
         if state.best_score is None or scores[plan.measure] > state.best_score:
             state.best_score, state.best_step = scores[plan.measure], state.step
             if self.processes.is_first:
                 told = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
                 about = {"validation": f"{told} on {Path(plan.annotations).name}"}
                 self._write_weights(BEST, about)
+        state.validated = state.step
+        if not state.skipped_in_a_row:
+            self.save()
         seconds = time.perf_counter() - begun
         return {f"val_{name}": x for name, x in scores.items()} | {"val_seconds": seconds}
 

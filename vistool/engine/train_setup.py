@@ -29,8 +29,8 @@ from vistool.data.annotations import LabelledVideo, own_classes, read_annotation
 from vistool.data.batches import BatchSource, Share, TrainingBatches
 from vistool.data.clips import ClipMaker
 from vistool.data.published_batches import published_batches
-from vistool.data.sampling import ClipSampler
-from vistool.errors import UsageError
+from vistool.data.sampling import ClipSampler, refuse_unlabelled
+from vistool.errors import DataError, UsageError
 from vistool.formats.atomic import atomic_path
 from vistool.models import build_model
 from vistool.models.ifc import IFC
@@ -153,17 +153,19 @@ def training_batches(
     if config.pipeline is not None:
         return published_batches(config, pixels, share)
     sources = [
-        (
-            read_annotations(
-                Path(config.data) / source.annotations,
-                config.classes,
-                frames=source.frames_folder(config.data),
-            ),
-            source.weight,
+        read_annotations(
+            Path(config.data) / source.annotations,
+            config.classes,
+            frames=source.frames_folder(config.data),
         )
         for source in config.sources
     ]
-    sampler = ClipSampler(sources, len(config.classes))
+    for source, videos in zip(config.sources, sources, strict=True):
+        if not videos:
+            raise DataError(f"{source.annotations}: no videos and no pictures")
+    refuse_unlabelled([video for videos in sources for video in videos], config.named_sources())
+    weights = [source.weight for source in config.sources]
+    sampler = ClipSampler(list(zip(sources, weights, strict=True)), len(config.classes))
     return TrainingBatches(
         ClipMaker(sampler, config.clip_length, config.augment, tuple(config.classes)),
         pixels,
@@ -176,9 +178,20 @@ def training_batches(
 
 
 def held_out(config: TrainConfig) -> list[LabelledVideo]:
+    """The videos and pictures that weights are scored on while they are trained.
+
+    Raises: DataError if there are no labels to score by, or a frame is not there: better now than
+        after an hour.
+    """
     if config.validation is None:
         return []
-    return read_annotations(Path(config.data) / config.validation.annotations, config.classes)
+    path = Path(config.data) / config.validation.annotations
+    videos = read_annotations(path, config.classes)
+    refuse_unlabelled(videos, str(path))
+    missing = [file for video in videos for file in video.files if not file.is_file()]
+    if missing:
+        raise DataError(f"{path}: {len(missing)} frames are not there, as {missing[0]}")
+    return videos
 
 
 def averaging(decay: float) -> Callable[..., None]:

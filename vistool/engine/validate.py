@@ -30,19 +30,33 @@ def validate(
     processes: Processes,
     *,
     on_video: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, float]:
+    stopped: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
     """AP and AP50 of a model, in evaluation mode, over labelled videos that the processes share.
 
     A picture is a video of one frame. What a model says of a class that is not labelled completely
     in a video counts where it lies on a labelled object of the class, and nowhere else.
 
-    Args: on_video: told how many videos of this process are done, and how many there are.
+    Args:
+        on_video: told how many videos of this process are done, and how many there are.
+        stopped: asked before every video; where any process is told so, there is no result: None.
+
+    Raises: DataError where a frame cannot be read, in whatever process, as `Processes.together`.
     """
     mine = processes.mine(range(len(videos)))
-    found = []
-    for done, index in enumerate(mine):
-        found.append((index, tracks_of(model, videos[index], index, processes.device)))
-        on_video(done + 1, len(mine))
+
+    def run() -> list[tuple[int, list[TrackSegmentation]]]:
+        found = []
+        for done, index in enumerate(mine):
+            if stopped():
+                break
+            found.append((index, tracks_of(model, videos[index], index, processes.device)))
+            on_video(done + 1, len(mine))
+        return found
+
+    found = processes.together(run)
+    if processes.any(stopped()):
+        return None
     tracks = dict(pair for part in processes.gather(found) for pair in part)
     return processes.agree(lambda: _score(videos, tracks, len(model.config.class_names)))
 

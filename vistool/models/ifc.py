@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -10,6 +11,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from vistool.config import IFCConfig
+from vistool.errors import UsageError
 from vistool.models.backbone import Backbone, build_backbone
 from vistool.nn.mlp import MLP
 from vistool.nn.positional import sine_position
@@ -19,6 +21,7 @@ from vistool.structures import ClipOutput, FrameFeatures
 
 # Of the spare queries' distance from the trained ones, in standard deviations of those.
 SPARE_NOISE = 0.5
+NORM_GROUPS = 32  # of channels, in the mask head
 
 
 class Encoder(nn.Module):
@@ -73,11 +76,11 @@ class MaskHead(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(dim, dim, 3, padding=1)
-        self.norm1 = nn.GroupNorm(32, dim)
+        self.norm1 = nn.GroupNorm(NORM_GROUPS, dim)
         self.conv2 = nn.Conv2d(dim, dim, 3, padding=1)
-        self.norm2 = nn.GroupNorm(32, dim)
+        self.norm2 = nn.GroupNorm(NORM_GROUPS, dim)
         self.conv3 = nn.Conv2d(dim, dim, 3, padding=1)
-        self.norm3 = nn.GroupNorm(32, dim)
+        self.norm3 = nn.GroupNorm(NORM_GROUPS, dim)
         self.depthwise = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
         self.pointwise = nn.Conv2d(dim, dim, 1)
 
@@ -137,13 +140,20 @@ class IFC(nn.Module):
 
     @classmethod
     def from_config(cls, config: IFCConfig) -> IFC:
-        """Build the model that a configuration describes."""
+        """Build the model that a configuration describes. Raises: UsageError for an unfit width."""
+        dim, heads = config.hidden_dim, config.num_heads
+        if dim < 1 or dim % NORM_GROUPS or dim % heads:
+            raise UsageError(
+                f"hidden_dim {dim}: IFC's width is a multiple of {NORM_GROUPS} (groups that are "
+                f"normalised together) and of its {heads} heads",
+                hint=f"choose a multiple of {math.lcm(NORM_GROUPS, heads)}; the paper's is 256",
+            )
         return cls(
             config,
             build_backbone(config.backbone),
             num_classes=len(config.class_names),
-            dim=config.hidden_dim,
-            num_heads=config.num_heads,
+            dim=dim,
+            num_heads=heads,
             feedforward_dim=config.feedforward_dim,
             encoder_layers=config.encoder_layers,
             decoder_layers=config.decoder_layers,
