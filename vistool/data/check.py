@@ -287,8 +287,8 @@ def _look_at(dataset: DataSet, frame: _Frame) -> _Seen:
     fits = () if grey is None else outline_fits(grey, map(decode_mask, frame.masks))
     if turn == 1 or size != stored:
         return _Seen(fits=fits)
-    what = f"{file}: is displayed and read turned (EXIF orientation {turn}), its masks have to be"
-    hint = "the sizes do not tell whether they are; `vistool visualize` shows it"
+    what = f"{file}: is read as displayed, turned by its EXIF orientation ({turn})"
+    hint = "masks have to be of the turned picture; `vistool visualize` shows whether they are"
     problem = Problem("warning", "turned-picture", str(dataset.path), place, what, hint)
     return _Seen(problem, fits)
 
