@@ -148,6 +148,17 @@ def test_frames_of_another_size_than_the_set_says_are_refused(
     assert "64x48 pixels, the data set says 40x30" in done.stderr
 
 
+def test_frames_may_lie_anywhere(tmp_path: Path, weights: Path) -> None:
+    truth = make_set(tmp_path / "data", lengths=(2,), frames=True)
+    (tmp_path / "labels").mkdir()
+    away = truth.rename(tmp_path / "labels" / "set.json")
+    lost = vistool(away, "-m", weights)
+    assert lost.exit_code == 3
+    assert "--frames" in lost.stderr
+    found = vistool(away, "-m", weights, "--frames", tmp_path / "data")
+    assert found.exit_code == 0, found.stderr
+
+
 def test_a_set_that_names_no_frames_cannot_be_run(tmp_path: Path, weights: Path) -> None:
     truth = make_set(tmp_path / "data")
     content = json.loads(truth.read_text())

@@ -106,6 +106,26 @@ def test_the_set_may_be_the_folder_one_is_in(
     assert (tmp_path / "own" / "runs" / "train" / "own" / WEIGHTS).exists()
 
 
+def test_frames_may_lie_anywhere(tmp_path: Path) -> None:
+    weights = saved(small_ifc("cat"), tmp_path / "start.safetensors")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "labels").mkdir()
+    labels = make_pictures(tmp_path / "pictures", 2).rename(tmp_path / "labels" / "train.json")
+    few = ["steps=1", "workers=0", "batch=1"]
+    run = tmp_path / "run"
+    command(
+        labels,
+        init=str(weights),
+        validation=labels,
+        frames=tmp_path / "pictures",
+        output=run,
+        overrides=few,
+        quiet=True,
+    )
+    assert (run / BEST).exists()
+    assert started_with(run).sources[0].frames == str(Path("..", "pictures"))
+
+
 @pytest.mark.parametrize("model", [small_ifc, small_vistr])
 def test_classes_of_both_keep_what_was_learnt_of_them(model, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     old, new = model("cat", "dog", "cow"), model("horse", "cow")

@@ -345,12 +345,12 @@ def test_where_there_are_no_masks_nothing_can_be_learnt(what: str, tmp_path: Pat
     for annotation in content["annotations"]:
         annotation |= {"segmentation": [], "bbox": [1, 1, 5, 5]}
     (tmp_path / "boxes.json").write_text(json.dumps(content))
-    boxes: dict[str, Any] = {
+    boxes: dict[str, dict[str, Any]] = {
         "source": {"sources": (SourceConfig(annotations="boxes.json"),)},
         "validation": {"validation": ValidationConfig(annotations="boxes.json")},
-    }[what]
+    }
     with pytest.raises(DataError, match=r"boxes.json: 2 videos and pictures, and no mask"):
-        train(settings(tmp_path, **boxes), tmp_path / "run")
+        train(settings(tmp_path, **boxes[what]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

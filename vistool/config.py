@@ -161,16 +161,21 @@ class EvalConfig(Settings, frozen=True):
     davis_masks: int = 5000  # labelled masks up to which J and F are measured unasked
 
 
-class SourceConfig(Settings, frozen=True):
-    """One annotated set that training draws from."""
+class AnnotatedConfig(Settings, frozen=True):
+    """An annotated set."""
 
     annotations: str  # a JSON, DAVIS or MOTS folder, relative to the data folder
-    weight: Annotated[float, Meta(gt=0)] = 1.0  # share of the clips, relative to the other sources
     frames: str | None = None  # folder of a JSON's file names, relative likewise; None: found
 
     def frames_folder(self, data: str) -> Path | None:
         """The folder that `frames` means."""
         return None if self.frames is None else Path(data) / self.frames
+
+
+class SourceConfig(AnnotatedConfig, frozen=True):
+    """One annotated set that training draws from."""
+
+    weight: Annotated[float, Meta(gt=0)] = 1.0  # share of the clips, relative to other sources
 
 
 class AugmentConfig(Settings, frozen=True):
@@ -243,10 +248,9 @@ class LossConfig(Settings, frozen=True):
     validity: Literal["own", "published"] | None = None
 
 
-class ValidationConfig(Settings, frozen=True):
+class ValidationConfig(AnnotatedConfig, frozen=True):
     """A set that is held out, and run by the averaged weights while they are trained."""
 
-    annotations: str  # COCO or YouTube-VIS JSON, relative to the data folder
     every: Count = 1000  # steps
     measure: Literal["AP", "AP50"] = "AP"  # of the best weights, kept as best.safetensors
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vistool.cli.console import progress, say
-from vistool.cli.options import Quiet
+from vistool.cli.options import Frames, Quiet
 from vistool.errors import DataError, UsageError
 from vistool.formats.problems import visible
 
@@ -23,10 +23,6 @@ data = typer.Typer(help="Check, split and convert annotated sets.")
 
 SET_HELP = "YouTube-VIS or COCO JSON, a folder with one, a DAVIS or a MOTS folder."
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, with every problem in it.")]
-Frames = Annotated[
-    Path | None,
-    typer.Option(help="Folder that the file names in the JSON are relative to [found by itself]."),
-]
 
 
 class SourceKind(StrEnum):

@@ -15,6 +15,7 @@ from vistool.cli.options import (
     ClipStride,
     DeviceName,
     FrameBatch,
+    Frames,
     InputSize,
     PrecisionName,
     Quiet,
@@ -77,6 +78,7 @@ def evaluate(
             help="Print one JSON object; saved predictions then get a folder with -o only.",
         ),
     ] = False,
+    frames: Frames = None,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes that run the model, each on its own videos.")
     ] = 1,
@@ -152,7 +154,7 @@ def evaluate(
     if compare:
         _compare(dataset, compare, config, davis, as_json=as_json, quiet=quiet)
         return
-    wishes = _Wishes(output, submission, as_json, davis, report, exist_ok, quiet)
+    wishes = _Wishes(frames, output, submission, as_json, davis, report, exist_ok, quiet)
     failed = _score(dataset, predictions, model, config, wishes)
     if failed:
         raise PartialFailureError(
@@ -164,8 +166,9 @@ def evaluate(
 
 @dataclass(frozen=True, slots=True)
 class _Wishes:
-    """What is to be written, and where."""
+    """What is to be written, and where; and where the frames are."""
 
+    frames: Path | None
     output: Path | None
     submission: Path | None
     as_json: bool
@@ -195,7 +198,7 @@ def _score(
     from vistool.engine.report_files import diagnosis_as_text
     from vistool.engine.submission import write_submission
 
-    dataset, key = open_dataset(path, *([saved] if saved else []))
+    dataset, key = open_dataset(path, *([saved] if saved else []), frames=wishes.frames)
     parent = wishes.output or Path("runs/eval")
     if model is not None:
         with progress(quiet=wishes.quiet) as show:

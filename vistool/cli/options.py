@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+Frames = Annotated[
+    Path | None,
+    typer.Option(help="Folder that the file names in the JSON are relative to. [found by itself]"),
+]
 
 # How a model is run.
 ClipStride = Annotated[

@@ -32,6 +32,10 @@ def train(
     validation: Annotated[
         Path | None, typer.Option(help="With a DATASET: a held-out set, scored five times.")
     ] = None,
+    frames: Annotated[
+        Path | None,
+        typer.Option(help="With a DATASET: folder of its file names. [found by itself]"),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="With a CONFIG: the folder that its paths are relative to.")
     ] = None,
@@ -51,12 +55,12 @@ def train(
 
     Example: vistool train own/train.json --init ifc-lite --validation own/valid.json
     """
-    if resume is not None and (config or output or init or validation):
+    if resume is not None and (config or output or init or validation or frames):
         raise UsageError(
             "--resume goes on with a run's own settings, in its own folder",
             hint=f"vistool train --resume {resume}, or a configuration for a new run",
         )
-    values, where = _settings(config, resume, init, validation, data)
+    values, where = _settings(config, resume, init, validation, frames, data)
     values = apply_overrides(values, overrides or [])
     if data is not None:
         values["data"] = str(data)
@@ -108,6 +112,7 @@ def _settings(
     resume: Path | None,
     init: str | None,
     validation: Path | None,
+    frames: Path | None,
     data: Path | None,
 ) -> tuple[dict[str, Any], str]:
     """The settings as plain values, and where they come from."""
@@ -125,18 +130,18 @@ def _settings(
     if config.suffix != ".toml":
         if data is not None:
             raise UsageError(
-                f"{config}: --data goes with a configuration; a data set's frames are looked for "
-                "beside it",
-                hint="leave --data out; `vistool data convert` makes a set of frames elsewhere",
+                f"{config}: --data goes with a configuration, not with a data set",
+                hint="where its frames are not found by themselves, name their folder: --frames",
             )
         from vistool.engine.fine_tune import DEFAULT_INIT, fine_tuning
 
-        return fine_tuning(config, init or DEFAULT_INIT, validation), str(config)
-    if validation is not None:
-        raise UsageError(
-            f"{config}: --validation goes with a data set, not with a configuration",
-            hint="name the set there, as [validation] annotations",
-        )
+        return fine_tuning(config, init or DEFAULT_INIT, validation, frames), str(config)
+    for name, value in {"validation": validation, "frames": frames}.items():
+        if value is not None:
+            raise UsageError(
+                f"{config}: --{name} goes with a data set, not with a configuration",
+                hint="name it there: [validation] annotations, or frames of one of the [[sources]]",
+            )
     return load_toml(config) | ({"init": init} if init else {}), str(config)
 
 

@@ -25,7 +25,9 @@ CLIP_LENGTH = 2  # where a model takes any: the least that shows it motion
 OF_CLASSES = {"class_names", "category_ids"}
 
 
-def fine_tuning(dataset: Path, init: str, validation: Path | None = None) -> dict[str, Any]:
+def fine_tuning(
+    dataset: Path, init: str, validation: Path | None = None, frames: Path | None = None
+) -> dict[str, Any]:
     """Plain values of the `TrainConfig` that turns a model into one for a data set.
 
     The model is the one in the weight file, but for its classes: they are the set's categories,
@@ -36,23 +38,25 @@ def fine_tuning(dataset: Path, init: str, validation: Path | None = None) -> dic
     Args:
         init: name or path of a weight file.
         validation: a set of the same categories, scored five times on the way.
+        frames: folder of both sets' file names; None: found.
 
     Raises: DataError if the set cannot be read or has no category, WeightsError.
     """
     header = read_header(find_weights(init))
-    found = read_dataset(dataset, masks=False)
+    found = read_dataset(dataset, frames=frames, masks=False)
     names = [category.name for category in found.categories]
     if not names or not found.videos:
         raise DataError(f"{dataset}: has no categories, or no videos and pictures, to learn from")
     place = dataset.absolute()  # "." has no name
     folder = place.parent
+    below = None if frames is None else os.path.relpath(frames.absolute(), folder)
     model = _model_values(header.config)
     if len(set(names)) == len(names):
         model["category_ids"] = [category.id for category in found.categories]
     values = {
         "data": str(folder),
         "classes": {name: [name] for name in names},
-        "sources": [msgspec.to_builtins(SourceConfig(annotations=place.name))],
+        "sources": [msgspec.to_builtins(SourceConfig(annotations=place.name, frames=below))],
         "model": model,
         "init": init,
         "steps": STEPS,
@@ -67,7 +71,7 @@ def fine_tuning(dataset: Path, init: str, validation: Path | None = None) -> dic
     }
     if validation is not None:
         relative = os.path.relpath(validation.absolute(), folder)
-        plan = ValidationConfig(annotations=relative, every=STEPS // 5)
+        plan = ValidationConfig(annotations=relative, frames=below, every=STEPS // 5)
         values["validation"] = msgspec.to_builtins(plan)
     return values
 

@@ -100,7 +100,8 @@ def predict_dataset(
     if not done:
         first = dataset.videos[0]
         raise DataError(
-            f"none of the {len(failed)} videos could be run; {first.name}: {failed[first.id]}"
+            f"none of the {len(failed)} videos could be run; {first.name}: {failed[first.id]}",
+            hint="where the frames lie elsewhere, name their folder: --frames",
         )
     targets = {c.id: c.target for c in run.classes if c.category_ids}
     left_out = _LeftOut()

@@ -42,13 +42,16 @@ class Predictions:
         return replace(self, results=[r for r in self.results if r["score"] >= conf], conf=conf)
 
 
-def open_dataset(path: Path, *predictions: Path) -> tuple[DataSet, str]:
+def open_dataset(path: Path, *predictions: Path, frames: Path | None = None) -> tuple[DataSet, str]:
     """A data set with its labels, and a key that tells this state of it from another.
 
-    Args: predictions: that will be scored; they tell how long a video is where nothing else does.
+    Args:
+        predictions: that will be scored; they tell how long a video is where nothing else does.
+        frames: as `read_dataset` takes them.
+
     Raises: DataError.
     """
-    dataset = read_dataset(path)
+    dataset = read_dataset(path, frames=frames)
     key = file_key(dataset.path)
     for file in predictions:
         dataset = with_predicted_lengths(dataset, file)

@@ -186,7 +186,8 @@ def held_out(config: TrainConfig) -> list[LabelledVideo]:
     if config.validation is None:
         return []
     path = Path(config.data) / config.validation.annotations
-    videos = read_annotations(path, config.classes)
+    frames = config.validation.frames_folder(config.data)
+    videos = read_annotations(path, config.classes, frames=frames)
     refuse_unlabelled(videos, str(path))
     missing = [file for video in videos for file in video.files if not file.is_file()]
     if missing:
