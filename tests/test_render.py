@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from vistool.cli.app import app
 from vistool.engine.render import render_video
 from vistool.errors import DataError, UsageError
 from vistool.formats import ffmpeg
@@ -435,10 +438,86 @@ def test_results_and_meta_of_two_runs_are_refused(tmp_path: Path) -> None:
             render_video(source, run, tmp_path / "o.mp4")
 
 
-def test_results_of_several_videos_are_refused(tmp_path: Path) -> None:
-    write_results(tmp_path / "all.json", [entry(1), entry(2, video_id=5)])
-    with pytest.raises(DataError, match="several videos, 1 and 5"):
-        render_video(write_video(tmp_path / "v.mp4"), tmp_path / "all.json", tmp_path / "o.mp4")
+def test_of_results_of_another_size_nothing_is_drawn_even_without_a_mask(tmp_path: Path) -> None:
+    source = write_video(tmp_path / "other.mp4", LENGTH, Size(48, 64))
+    with pytest.raises(DataError, match=r"128x96.*64x48"):
+        render_video(source, write_run(tmp_path / "run", []), tmp_path / "o.mp4")
+
+
+# One of several videos
+
+
+@pytest.fixture
+def of_several(tmp_path: Path) -> Path:
+    """Results of two videos; the first one's are longer."""
+    long = entry(1)
+    long["segmentations"] = long["segmentations"] * 2
+    results = tmp_path / "all" / "results.json"
+    write_results(results, [long, entry(2, video_id=5), entry(1, video_id=5)])
+    return results
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    """What a data set says of the second one."""
+    names = [f"deer/{t}.jpg" for t in range(LENGTH)]
+    about = {"width": SIZE.width, "height": SIZE.height, "length": LENGTH}
+    content = {
+        "videos": [{"id": 5, "name": "deer", "file_names": names, **about}],
+        "categories": [{"id": 3, "name": "red deer"}],
+    }
+    path = tmp_path / "valid.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_which_of_several_videos_is_meant_must_be_said(tmp_path: Path, of_several: Path) -> None:
+    source = write_video(tmp_path / "v.mp4")
+    with pytest.raises(DataError, match="several videos, 1, 5") as refused:
+        render_video(source, of_several, tmp_path / "o.mp4")
+    assert "--video 1" in refused.value.hint
+    for wrong in (7, "deer"):
+        with pytest.raises(UsageError, match=f"no results of video '{wrong}'") as unknown:
+            render_video(source, of_several, tmp_path / "o.mp4", video=wrong)
+        assert "1, 5" in unknown.value.hint
+
+
+def test_the_results_of_the_chosen_video_are_drawn(
+    of_several: Path, labels: Path, render: Callable[..., list[np.ndarray]]
+) -> None:
+    for options in ({"video": 5}, {"video": "5"}, {"video": "deer", "annotations": labels}):
+        frames = render(of_several, **options)
+        assert len(frames) == LENGTH
+        for t, image in enumerate(frames):
+            assert shows(image, CENTRES[2][t], 1)
+            assert shows(image, CENTRES[1][t], 2)
+
+
+def test_classes_have_the_names_of_the_data_set(
+    tmp_path: Path, of_several: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+
+    def note(image: np.ndarray, instances: Sequence[DrawnInstance], _: object) -> np.ndarray:
+        shown.append({instance.label for instance in instances})
+        return image
+
+    monkeypatch.setattr("vistool.engine.render.draw_tracks", note)
+    source = write_video(tmp_path / "v.mp4")
+    render_video(source, of_several, tmp_path / "o.mp4", video=5)
+    assert shown == [{"class 3"}] * LENGTH
+    shown.clear()
+    render_video(source, of_several, tmp_path / "o.mp4", video=5, annotations=labels)
+    assert shown == [{"red deer"}] * LENGTH
+
+
+def test_each_of_several_videos_has_a_file_of_its_own(of_several: Path, labels: Path) -> None:
+    source = write_video(of_several.with_name("deer.mp4"))
+    command = ["render", source, of_several.parent, "--video", "deer", "--annotations", labels]
+    done = CliRunner().invoke(app, [str(word) for word in command])
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.strip() == str(of_several.with_name("overlay-deer.mp4"))
+    assert len(read_frames(of_several.with_name("overlay-deer.mp4"))[1]) == LENGTH
 
 
 def test_the_source_is_never_replaced(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -167,10 +168,10 @@ def test_videos_are_chosen_by_name_or_number_or_at_random(tmp_path: Path) -> Non
     assert "no video 'nothing' in it" in failed.stderr
 
 
-def make_video(path: Path, length: int) -> Path:
+def make_video(path: Path, length: int, grey: int = 90) -> Path:
     with VideoWriter(path, Size(64, 96), fps=10.0) as writer:
         for frame in range(length):
-            image = np.full((64, 96, 3), 90, np.uint8)
+            image = np.full((64, 96, 3), grey, np.uint8)
             image[20:50, 2 * frame : 2 * frame + 30] = (220, 40, 40)
             writer.write(image, frame / 10)
     return path
@@ -238,7 +239,107 @@ def test_results_of_a_longer_video_are_refused(results: Path, tmp_path: Path) ->
     short = make_video(tmp_path / "short.mp4", 5)
     failed = vistool("visualize", results, "--source", short, "-o", tmp_path / "tracks.png")
     assert failed.exit_code == 3
-    assert "ends before frame" in failed.stderr
+    assert "12 frames" in failed.stderr
+    assert "only 5" in failed.stderr
+
+
+def test_results_of_a_shorter_video_are_refused(results: Path, tmp_path: Path) -> None:
+    long = make_video(tmp_path / "long.mp4", 13)
+    command = ("--source", long, "--count", "1", "-o", tmp_path / "tracks.png")
+    failed = vistool("visualize", results, *command)
+    assert failed.exit_code == 3
+    assert "12 frames" in failed.stderr
+    assert "more" in failed.stderr
+    assert not (tmp_path / "tracks.png").exists()
+
+
+def test_results_are_drawn_on_their_video_from_any_working_directory(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder, grey in ((here, 90), (there, 30)):
+        folder.mkdir()
+        make_video(folder / "clip.mp4", 4, grey)
+    weights = results.parent.parent / "random.safetensors"
+    options = ("-m", weights, "-o", "runs", "--conf", "0", "--no-overlay")
+    monkeypatch.chdir(here)
+    assert vistool("predict", "clip.mp4", *options).exit_code == 0
+    run = here / "runs" / "clip"
+    for folder in (there, tmp_path):
+        monkeypatch.chdir(folder)
+        done = vistool("visualize", run, "--conf", "1", "-o", "tracks.png")
+        assert done.exit_code == 0, done.stderr
+        assert has_colour(read(folder / "tracks.png"), (90, 90, 90), 2)
+        assert not has_colour(read(folder / "tracks.png"), (30, 30, 30), 0)
+
+    # A relative place, as others may write it, is not looked for where it would be by chance.
+    meta = msgspec.json.decode((run / "meta.json").read_bytes())
+    (run / "meta.json").write_bytes(msgspec.json.encode({**meta, "source": "clip.mp4"}))
+    monkeypatch.chdir(there)
+    failed = vistool("visualize", run, "-o", "other.png")
+    assert failed.exit_code == 3
+    assert "--source" in failed.stderr
+    shutil.copy(here / "clip.mp4", run)  # beside the results
+    assert vistool("visualize", run, "-o", "other.png").exit_code == 0
+
+
+def test_a_results_file_means_its_run(results: Path, tmp_path: Path) -> None:
+    for name, what in (("folder.png", results), ("file.png", results / "results.json")):
+        done = vistool("visualize", what, "-o", tmp_path / name)
+        assert done.exit_code == 0, done.stderr
+    np.testing.assert_array_equal(read(tmp_path / "folder.png"), read(tmp_path / "file.png"))
+
+
+def test_results_that_nothing_is_known_about_are_refused(results: Path, tmp_path: Path) -> None:
+    shutil.copy(results / "results.json", tmp_path / "others.json")
+    failed = vistool("visualize", tmp_path / "others.json")
+    assert failed.exit_code == 3
+    assert "no meta.json beside it" in failed.stderr
+    assert "vistool render" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--seed", "0"), "--seed: does not apply to results"),
+        (("--videos", "one"), "--videos: does not apply to results"),
+        (("--data", "."), "--data: does not apply to results"),
+        (("--html", "-o", "x.png"), "x.png: such figures are written as .html"),
+        (("-o", "folder"), "folder: such figures are written as .png or .html"),
+    ],
+)
+def test_what_does_not_apply_to_results_is_refused_before_they_are_read(
+    results: Path, options: tuple[str, ...], told: str
+) -> None:
+    # The missing video would be found out by reading.
+    failed = vistool("visualize", results, "--source", "missing.mp4", *options)
+    assert failed.exit_code == 2
+    assert told in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--html",), "--html: does not apply to labelled sets"),
+        (("--conf", "0"), "--conf: does not apply to labelled sets"),
+        (("other.toml",), "CONFIG: does not apply to labelled sets"),
+        (("--videos", "1", "--seed", "0"), "--videos says which ones"),
+        (("-o", "sheet.gif"), "sheet.gif: such figures are written as .png or a folder"),
+    ],
+)
+def test_what_does_not_apply_to_labels_is_refused_before_they_are_read(
+    tmp_path: Path, options: tuple[str, ...], told: str
+) -> None:
+    failed = vistool("visualize", tmp_path / "missing.json", *options)
+    assert failed.exit_code == 2
+    assert told in failed.stderr
+
+
+def test_what_does_not_apply_to_a_training_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    for options in (("--html",), ("--videos", "1"), ("-o", "sheet.gif")):
+        failed = vistool("visualize", "train", tmp_path / "missing.toml", *options)
+        assert failed.exit_code == 2
+        assert options[-1] in failed.stderr or "--videos" in failed.stderr
 
 
 def test_nothing_to_look_at_is_said(tmp_path: Path) -> None:

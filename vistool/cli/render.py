@@ -17,11 +17,27 @@ def render(
     ],
     results: Annotated[
         Path,
-        typer.Argument(metavar="RESULTS", help="results.json, or the folder that `predict` wrote."),
+        typer.Argument(metavar="RESULTS", help="results.json, or the folder that holds it."),
     ],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="The mp4 to write. [overlay.mp4 beside the results]"),
+        typer.Option(
+            "-o",
+            "--output",
+            help="The mp4 to write. [overlay.mp4 beside the results; "
+            "with --video, overlay-SOURCE.mp4]",
+        ),
+    ] = None,
+    video: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Which video's results to draw, if there are those of several; its name does, "
+            "too, with --annotations.",
+        ),
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="Data set whose names the classes and videos have.")
     ] = None,
     conf: Annotated[
         float, typer.Option(min=0, max=1, help="Draw tracks with at least this score.")
@@ -41,6 +57,9 @@ def render(
     """Draw saved results on their video.
 
     Example: vistool render street.mp4 runs/predict/street --alpha 0.3 --no-scores
+
+    Of several videos: vistool render JPEGImages/deer results.json --video deer --annotations
+    valid.json
     """
     from vistool.engine.render import render_video
     from vistool.formats.results import OVERLAY
@@ -48,7 +67,15 @@ def render(
 
     style = OverlayStyle(alpha=alpha, labels=labels, scores=scores)
     if output is None:
-        output = (results if results.is_dir() else results.parent) / OVERLAY
+        name = OVERLAY if video is None else f"overlay-{source.resolve().stem}.mp4"
+        output = (results if results.is_dir() else results.parent) / name
     with progress(quiet=quiet) as show:
-        render_video(source, results, output, style=style, conf=conf, on_progress=show)
+        render_video(
+            *(source, results, output),
+            video=video,
+            annotations=annotations,
+            style=style,
+            conf=conf,
+            on_progress=show,
+        )
     typer.echo(output)

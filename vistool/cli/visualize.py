@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,13 +16,21 @@ from vistool.errors import UsageError
 FIGURES = Path("runs/visualize")
 
 
+# What there is to look at, and what says how.
+OPTIONS = {
+    "training clips": {"CONFIG", "--count", "--data", "--set", "--seed"},
+    "labelled sets": {"--count", "--videos", "--seed"},
+    "results": {"--count", "--source", "--conf", "--html"},
+}
+
+
 def visualize(
     what: Annotated[
         str,
         typer.Argument(
             metavar="WHAT",
             help="`train` with a configuration; an annotation file or its folder; or the folder "
-            "that `predict` wrote.",
+            "that `predict` wrote, or its results.json.",
         ),
     ],
     config: Annotated[
@@ -41,7 +50,8 @@ def visualize(
         int | None, typer.Option(min=1, help="Clips, videos, or frames of results. [8, or 12]")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder that the sources' paths are relative to.")
+        Path | None,
+        typer.Option(help="Of a training: folder that the sources' paths are relative to."),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting of the training.")
@@ -51,14 +61,15 @@ def visualize(
         typer.Option(help="Names or ids of the labelled videos; may be repeated. [the first]"),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Other clips of the training, or random videos.")
+        int | None, typer.Option(help="Other clips of the training, or random labelled videos.")
     ] = None,
     source: Annotated[
         Path | None, typer.Option(help="The video of the results, if it has been moved.")
     ] = None,
     conf: Annotated[
-        float, typer.Option(min=0, max=1, help="Of results: tracks with at least this score.")
-    ] = 0.0,
+        float | None,
+        typer.Option(min=0, max=1, help="Of results: tracks with at least this score. [all]"),
+    ] = None,
     html: Annotated[
         bool, typer.Option("--html", help="Of results: a page that needs no other file.")
     ] = False,
@@ -69,31 +80,56 @@ def visualize(
     Example: vistool visualize train configs/ifc-lite.toml --data data/ -o clips.png
     """
     from vistool.engine import visualize as job
+    from vistool.engine import visualize_results as of_results
 
+    values = {
+        "CONFIG": config, "--count": count, "--data": data, "--set": overrides,
+        "--videos": videos, "--seed": seed, "--source": source, "--conf": conf,
+        "--html": html or None,
+    }  # fmt: skip
+    given = [name for name, value in values.items() if value not in (None, [])]
     with progress(quiet=quiet) as show:
         if what == "train":
+            require_options("training clips", given)
             if config is None:
                 raise UsageError("train: which one?", hint="name a configuration or a run's folder")
+            output = output or FIGURES / f"{config.stem}.png"
+            job.require_suffix(output, *job.SHEET_SUFFIXES)
             from vistool.engine.visualize_training import training_sheet
 
             settings = training_settings(config, data, overrides or [], seed)
-            sheet = training_sheet(settings, count or 8)
-            written = job.save_sheet(sheet, output or FIGURES / f"{config.stem}.png")
-        elif (Path(what) / "results.json").exists():
-            from vistool.engine.visualize_results import save_results, view_results
-
-            folder = Path(what)
-            view = view_results(
-                folder, source=source, count=count or 12, conf=conf, on_progress=show
+            written = job.save_sheet(training_sheet(settings, count or 8), output)
+        elif results := of_results.results_file(Path(what)):
+            require_options("results", given)
+            output = output or results.with_name("tracks.html" if html else "tracks.png")
+            suffixes = (".html",) if html else of_results.RESULTS_SUFFIXES
+            job.require_suffix(output, *suffixes)
+            view = of_results.view_results(
+                results, source=source, count=count or 12, conf=conf or 0.0, on_progress=show
             )
-            usual = folder / ("tracks.html" if html else "tracks.png")
-            written = [save_results(view, output or usual)]
+            written = [of_results.save_results(view, output)]
         else:
+            require_options("labelled sets", given)
+            if videos and (count or seed is not None):
+                raise UsageError("--videos says which ones; --count and --seed choose from all")
             path = Path(what)
+            output = output or FIGURES / f"{path.stem}.png"
+            job.require_suffix(output, *job.SHEET_SUFFIXES)
             sheet = job.dataset_sheet(path, videos=videos or (), count=count or 8, seed=seed)
-            written = job.save_sheet(sheet, output or FIGURES / f"{path.stem}.png")
+            written = job.save_sheet(sheet, output)
     for path in written:
         answer(str(path))
+
+
+def require_options(subject: str, given: Sequence[str]) -> None:
+    """Raises: UsageError for an option that is not for what is to be looked at."""
+    for option in given:
+        if option not in OPTIONS[subject]:
+            others = [name for name, known in OPTIONS.items() if option in known]
+            raise UsageError(
+                f"{option}: does not apply to {subject}",
+                hint=f"it is for {' and '.join(others)}",
+            )
 
 
 def training_settings(

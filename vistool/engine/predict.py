@@ -363,7 +363,7 @@ class _Record:
             "precision": str(segmenter.dtype).removeprefix("torch."),
         }
         return VideoMeta(
-            source=str(self._reader.path),
+            source=str(self._reader.path.absolute()),
             video_id=VIDEO_ID,
             width=self._reader.size.width,
             height=self._reader.size.height,

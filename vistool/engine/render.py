@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vistool.errors import DataError, UsageError
+from vistool.formats.dataset import DataSet
+from vistool.formats.detect import read_dataset
 from vistool.formats.results import (
     META,
     RESULTS,
@@ -15,6 +17,7 @@ from vistool.formats.results import (
     VideoMeta,
     iterate_results,
     read_meta,
+    video_ids,
 )
 from vistool.formats.rle import decode_mask
 from vistool.formats.video import VideoReader, open_video, prefetch
@@ -42,6 +45,8 @@ def render_video(
     output: Path,
     *,
     meta: Path | None = None,
+    video: int | str | None = None,
+    annotations: Path | None = None,
     style: OverlayStyle = DEFAULT_STYLE,
     conf: float = 0.0,
     on_progress: OnProgress | None = None,
@@ -54,9 +59,12 @@ def render_video(
 
     Args:
         source: video file or folder of frames.
-        results: results.json in the YouTube-VIS format, or the run folder that holds it.
+        results: results.json in the YouTube-VIS format, or the folder that holds it.
         output: the mp4 to write; one that exists is replaced.
         meta: meta.json; by default the one beside the results, if there is one.
+        video: which one's results to draw, if there are those of several: its id, or its name
+            in `annotations`.
+        annotations: data set whose names classes and videos have.
         conf: tracks with a lower score are not drawn.
 
     Returns: `output`.
@@ -69,15 +77,41 @@ def render_video(
     if meta is None and results.with_name(META).exists():
         meta = results.with_name(META)
     details = read_meta(meta) if meta else None
+    dataset = read_dataset(annotations, masks=False) if annotations else None
+    video_id = _video_id(results, video, dataset)
+    named = dataset or details
+    names = {category.id: category.name for category in named.categories} if named else {}
     with open_video(source) as reader:
         if output.exists() and output.samefile(source):
             raise UsageError(f"{output}: would replace the source", hint="choose another --output")
         output.parent.mkdir(parents=True, exist_ok=True)
         with SegmentationSpool(output.parent) as spool:
             spooled = SpooledResults(results, spool, details)
-            spooled.read(details, reader.size, conf)
+            spooled.read(details, reader.size, conf, names=names, video_id=video_id)
             draw_results(reader, spooled, output, style=style, on_progress=on_progress or silent)
     return output
+
+
+def _video_id(results: Path, wanted: int | str | None, dataset: DataSet | None) -> int | None:
+    """The video to draw; None if the file has no results. Raises: DataError, UsageError."""
+    there = video_ids(results)
+    some = ", ".join(map(str, there[:10])) + (", ..." if len(there) > 10 else "")
+    if wanted is None:
+        if len(there) > 1:
+            raise DataError(
+                f"{results}: holds results of several videos, {some}",
+                hint=f"say which one is the source's: --video {there[0]}",
+            )
+        return there[0] if there else None
+    ids = {video.name: video.id for video in dataset.videos} if dataset else {}
+    ids |= {str(video_id): video_id for video_id in there}
+    video_id = ids.get(str(wanted))
+    if video_id not in there:
+        raise UsageError(
+            f"{results}: no results of video {str(wanted)!r} in it",
+            hint=f"it has those of {some or 'none'}; names are known by --annotations",
+        )
+    return video_id
 
 
 class SpooledResults:
@@ -94,20 +128,32 @@ class SpooledResults:
         self.length = meta.length if meta else None  # None: no entry says it
         # Predicted up to the end of the source, so the source must not go on after that.
         self.to_the_end = meta is None or (meta.complete and meta.settings.get("end") is None)
-        self._video_id: int | None = None
         self._stride = meta.frame_stride if meta else 1
         self._spool = spool
         self._held: tuple[int, list[DrawnInstance]] = (-1, [])  # frame, and what is on it
 
-    def read(self, meta: VideoMeta | None, size: Size, conf: float) -> None:
-        """Fill the spool and `tracks` from the file, numbered by position.
+    def read(
+        self,
+        meta: VideoMeta | None,
+        size: Size,
+        conf: float,
+        *,
+        names: Mapping[int, str],
+        video_id: int | None,
+    ) -> None:
+        """Fill the spool and `tracks` from the file, numbered by position in the video's results.
 
+        Args: names: of categories, by id; video_id: of the video; None: there are no results.
         Raises: DataError if the file does not fit `meta` or the video's size.
         """
+        if meta:
+            self._check_size((meta.height, meta.width), size)
         count = 0
-        for count, entry in enumerate(iterate_results(self.path), start=1):
+        for count, entry in enumerate(iterate_results(self.path, video_id=video_id), start=1):
             self._check(count - 1, entry, size)
-            self._add(count - 1, entry, _described(self.path, count - 1, entry, meta), conf)
+            track_id = _track_id(self.path, count - 1, meta)
+            label = names.get(entry["category_id"], f"class {entry['category_id']}")
+            self._add(count - 1, entry, Track(track_id, label, entry["score"]), conf)
         if meta and count != len(meta.tracks):
             raise _not_of_one_run(self.path, f"{count}", meta)
 
@@ -139,23 +185,19 @@ class SpooledResults:
     def _check(self, position: int, entry: TrackSegmentation, size: Size) -> None:
         """Raises: DataError if an entry does not fit the source or the others."""
         masks = entry["segmentations"]
-        if self._video_id is None:
-            self._video_id = entry["video_id"]
         if self.length is None:
             self.length = len(masks)
-        if entry["video_id"] != self._video_id:
-            raise DataError(
-                f"{self.path}: holds results of several videos, {self._video_id} and "
-                f"{entry['video_id']}",
-                hint="keep those of one video in the file",
-            )
         if len(masks) != self.length:
             raise DataError(
                 f"{self.path}: result {position} has {len(masks)} segmentations, "
                 f"expected {self.length}"
             )
         height, width = next((mask["size"] for mask in masks if mask), size)
-        if (height, width) != size:
+        self._check_size((height, width), size)
+
+    def _check_size(self, stated: tuple[int, int], size: Size) -> None:
+        if stated != size:
+            height, width = stated
             raise DataError(
                 f"{self.path}: its masks are {width}x{height}, "
                 f"the source is {size.width}x{size.height}",
@@ -163,18 +205,13 @@ class SpooledResults:
             )
 
 
-def _described(
-    path: Path, position: int, entry: TrackSegmentation, meta: VideoMeta | None
-) -> Track:
-    """Id and name of an entry. Raises: DataError if meta.json does not know it."""
-    category = entry["category_id"]
+def _track_id(path: Path, position: int, meta: VideoMeta | None) -> int:
+    """Raises: DataError if meta.json does not know the entry."""
     if meta is None:
-        return Track(position + 1, f"class {category}", entry["score"])
+        return position + 1
     if position >= len(meta.tracks):
         raise _not_of_one_run(path, "more", meta)
-    names = {known.id: known.name for known in meta.categories}
-    name = names.get(category, f"class {category}")
-    return Track(meta.tracks[position].track_id, name, entry["score"])
+    return meta.tracks[position].track_id
 
 
 def _not_of_one_run(path: Path, found: str, meta: VideoMeta) -> DataError:

@@ -27,6 +27,7 @@ from vistool.structures import Size
 
 STYLE = OverlayStyle(alpha=0.4, scores=False)
 COLUMNS = 6  # frames of a labelled video, and pictures in a row of results
+SHEET_SUFFIXES = (".png", "")  # without one it is a folder
 NAMED = 4  # classes in a title, at most
 
 
@@ -165,8 +166,19 @@ def regular_frames(length: int, count: int) -> list[int]:
     return sorted({round(step) for step in np.linspace(0, length - 1, min(count, length))})
 
 
+def require_suffix(output: Path, *suffixes: str) -> None:
+    """Raises: UsageError if a figure is to be written in another form."""
+    if output.suffix.lower() not in suffixes:
+        forms = " or ".join(suffix or "a folder" for suffix in suffixes)
+        raise UsageError(f"{output}: such figures are written as {forms}")
+
+
 def save_sheet(sheet: Sheet, output: Path) -> list[Path]:
-    """Write one PNG; where `output` has no suffix, a PNG a row into that folder."""
+    """Write one PNG; where `output` has no suffix, a PNG a row into that folder.
+
+    Raises: UsageError for another suffix.
+    """
+    require_suffix(output, *SHEET_SUFFIXES)
     if output.suffix:
         return [save_picture(contact_sheet(sheet.rows, sheet.heading), output)]
     return [
@@ -176,9 +188,7 @@ def save_sheet(sheet: Sheet, output: Path) -> list[Path]:
 
 
 def save_picture(picture: np.ndarray, output: Path) -> Path:
-    """Write [H, W, 3] uint8 RGB as PNG. Raises: UsageError for another suffix."""
-    if output.suffix.lower() != ".png":
-        raise UsageError(f"{output}: such figures are written as .png")
+    """Write [H, W, 3] uint8 RGB as PNG."""
     with atomic_path(output) as temporary:
         temporary.write_bytes(as_png(picture))
     return output

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from vistool.engine.render import SpooledResults
+from vistool.engine.render import SpooledResults, result_frames
 from vistool.engine.visualize import (
     COLUMNS,
     as_png,
     counted,
     drawn_small,
     regular_frames,
+    require_suffix,
     save_picture,
 )
 from vistool.errors import DataError
@@ -28,12 +29,13 @@ from vistool.formats.results import (
     read_meta,
 )
 from vistool.formats.rle import area
-from vistool.formats.video import VideoReader, open_video
+from vistool.formats.video import open_video
 from vistool.progress import OnProgress, silent
 from vistool.rendering.contact_sheet import SheetRow, contact_sheet, framed, stacked
 from vistool.rendering.page import Facts, Page, Picture, Section, Table, write_page
 from vistool.rendering.timeline import Lane, timeline
 
+RESULTS_SUFFIXES = (".png", ".html")
 LANES = 60  # tracks of a timeline, at most: the likeliest
 TIMELINE_WIDTH = 1940  # pixels
 
@@ -59,8 +61,22 @@ class ResultsView:
         return framed(timeline(shown, *_span(self.meta), TIMELINE_WIDTH))
 
 
+def results_file(path: Path) -> Path | None:
+    """The results file that a path means: itself, or the one in that folder; None: none is meant.
+
+    Annotation files are JSON objects, results are lists.
+    """
+    if path.is_dir():
+        return path / RESULTS if (path / RESULTS).exists() else None
+    try:
+        with path.open("rb") as file:
+            return path if file.read(64).lstrip().startswith(b"[") else None
+    except OSError:
+        return None
+
+
 def view_results(
-    folder: Path,
+    results: Path,
     *,
     source: Path | None = None,
     count: int = 12,
@@ -70,28 +86,34 @@ def view_results(
     """Overlaid frames at regular times, and a lane for every track.
 
     Args:
-        folder: with results.json and meta.json.
-        source: the video; by default where meta.json says that it was.
+        results: results.json, or the folder that holds it; meta.json is beside it.
+        source: the video; by default where meta.json says that it was, or beside the results.
         count: frames.
         conf: tracks with a lower score are left out.
 
     Raises: DataError if the files or the video are not there, or do not belong together.
     """
-    meta = read_meta(folder / META)
+    if results.is_dir():
+        results = results / RESULTS
+    meta = _meta_of(results)
+    names = {category.id: category.name for category in meta.categories}
+    wanted = set(regular_frames(meta.length, count))
     with (
-        open_video(source or _source_of(folder, meta)) as reader,
+        open_video(source or _source_of(results, meta)) as reader,
         tempfile.TemporaryDirectory() as place,
         SegmentationSpool(Path(place)) as spool,
     ):
-        results = SpooledResults(folder / RESULTS, spool, meta)
-        results.read(meta, reader.size, conf)
+        spooled = SpooledResults(results, spool, meta)
+        spooled.read(meta, reader.size, conf, names=names, video_id=meta.video_id)
         frames, captions = [], []
-        for position, image in _frames_at(
-            reader, meta, regular_frames(meta.length, count), on_progress
-        ):
-            frames.append(drawn_small(image, results.instances(position)))
-            captions.append(f"{meta.times[position]:.2f} s")
-        lanes = _lanes(folder / RESULTS, results, meta)
+        with contextlib.closing(result_frames(reader, spooled)) as decoded:
+            for frame in decoded:
+                position = frame.index - meta.first_frame
+                if position in wanted:
+                    frames.append(drawn_small(frame.image, spooled.instances(position)))
+                    captions.append(f"{meta.times[position]:.2f} s")
+                on_progress("reading", position + 1, meta.length)
+        lanes = _lanes(spooled, meta)
     rows = tuple(
         SheetRow("", "", frames[i : i + COLUMNS], captions[i : i + COLUMNS])
         for i in range(0, len(frames), COLUMNS)
@@ -104,6 +126,7 @@ def save_results(view: ResultsView, output: Path) -> Path:
 
     Raises: UsageError for another suffix.
     """
+    require_suffix(output, *RESULTS_SUFFIXES)
     if output.suffix.lower() == ".html":
         return write_page(output, _page(view))
     frames = contact_sheet(view.frames, view.heading)
@@ -144,41 +167,34 @@ def _page(view: ResultsView) -> Page:
     )
 
 
-def _source_of(folder: Path, meta: VideoMeta) -> Path:
+def _meta_of(results: Path) -> VideoMeta:
+    """Raises: DataError if it is not there, or not readable."""
+    if not results.with_name(META).exists():
+        raise DataError(
+            f"{results}: no {META} beside it, which says what video and classes they are of",
+            hint="`vistool render` draws results without it",
+        )
+    return read_meta(results.with_name(META))
+
+
+def _source_of(results: Path, meta: VideoMeta) -> Path:
     """The video of some results. Raises: DataError if it is not where it was."""
-    for place in (Path(meta.source), folder / Path(meta.source).name):
+    stated = Path(meta.source)
+    beside = results.with_name(stated.name)
+    # A relative place would be another one in every working directory.
+    for place in (stated, beside) if stated.is_absolute() else (beside,):
         if place.exists():
             return place
     raise DataError(
-        f"{meta.source}: the video of {folder} is not there",
+        f"{meta.source}: the video of {results} is not there",
         hint="say where it is: --source VIDEO",
     )
 
 
-def _frames_at(
-    reader: VideoReader, meta: VideoMeta, wanted: Sequence[int], on_progress: OnProgress
-) -> Iterator[tuple[int, np.ndarray]]:
-    """The frames at some positions of the results. Raises: DataError if the video ends before."""
-    left = set(wanted)
-    begin = meta.times[0] if meta.times else 0.0
-    for frame in reader.frames(start=max(0.0, begin - 1 / reader.fps)):
-        position = frame.index - meta.first_frame
-        on_progress("reading", max(0, position), wanted[-1])
-        if position in left:
-            left.remove(position)
-            yield position, frame.image
-        if not left:
-            return
-    raise DataError(
-        f"{reader.path}: ends before frame {min(left)} of the results",
-        hint="are these the results of this video?",
-    )
-
-
-def _lanes(path: Path, results: SpooledResults, meta: VideoMeta) -> list[Lane]:
+def _lanes(results: SpooledResults, meta: VideoMeta) -> list[Lane]:
     """The tracks that are drawn."""
     lanes = []
-    for position, entry in enumerate(iterate_results(path)):
+    for position, entry in enumerate(iterate_results(results.path, video_id=meta.video_id)):
         track = results.tracks.get(position)
         if track is None:
             continue

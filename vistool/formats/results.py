@@ -127,18 +127,39 @@ def read_results(path: Path) -> list[TrackSegmentation]:
     return list(iterate_results(path))
 
 
-def iterate_results(path: Path) -> Iterator[TrackSegmentation]:
-    """`read_results`, one entry at a time: in memory are the file's bytes and that entry."""
+def iterate_results(path: Path, *, video_id: int | None = None) -> Iterator[TrackSegmentation]:
+    """`read_results`, one entry at a time: in memory are the file's bytes and that entry.
+
+    Args: video_id: the others' entries are passed over, their masks unseen; None: there are none.
+    """
     for index, raw in enumerate(_decode(path, list[msgspec.Raw])):
         where = f"{path}: result {index}"
-        try:
-            result = msgspec.json.decode(raw, type=TrackSegmentation)
-        except msgspec.MsgspecError as error:
-            raise DataError(f"{where}: {error}") from None
+        if video_id is not None and _decode_entry(raw, _OfVideo, where).video_id != video_id:
+            continue
+        result = _decode_entry(raw, TrackSegmentation, where)
         if not math.isfinite(result["score"]):
             raise DataError(f"{where}: its score is {result['score']}")
         _check_masks(result["segmentations"], where)
         yield result
+
+
+class _OfVideo(msgspec.Struct):
+    video_id: int
+
+
+def video_ids(path: Path) -> list[int]:
+    """The videos that a results file has entries of, in increasing order. Raises: DataError."""
+    entries = enumerate(_decode(path, list[msgspec.Raw]))
+    return sorted(
+        {_decode_entry(raw, _OfVideo, f"{path}: result {n}").video_id for n, raw in entries}
+    )
+
+
+def _decode_entry(raw: msgspec.Raw, kind: type[T], where: str) -> T:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.MsgspecError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def _check_masks(masks: list[RLE | None], where: str) -> None:
