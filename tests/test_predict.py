@@ -28,11 +28,18 @@ from vistool.errors import (
     UsageError,
     VistoolError,
 )
-from vistool.formats.results import VideoMeta, read_meta, read_results
+from vistool.formats.results import (
+    SegmentationSpool,
+    VideoMeta,
+    read_meta,
+    read_results,
+    write_meta,
+)
 from vistool.formats.rle import decode_mask
 from vistool.formats.video import open_video
+from vistool.formats.video_writer import VideoWriter
 from vistool.models.weights import LoadedModel, WeightsHeader
-from vistool.structures import ClipOutput, FrameFeatures, Size, TrackSegmentation, VideoFrame
+from vistool.structures import RLE, ClipOutput, FrameFeatures, Size, TrackSegmentation, VideoFrame
 from vistool.tracking.postprocess import masks_at, results_multi_class, results_single_class
 
 CPU = torch.device("cpu")
@@ -396,6 +403,192 @@ def test_sources_of_one_name_do_not_overwrite_each_other(tmp_path: Path, source:
     assert outcome(tmp_path / "runs" / "squares")[1].length == LENGTH
 
 
+def test_sources_of_one_name_have_the_same_folders_again(tmp_path: Path) -> None:
+    """Whatever their suffix is, and whether they are files or folders."""
+    sources = [
+        save_frames(tmp_path / name, SCENE, length)
+        for length, name in enumerate(("seq.01", "seq.02", "more/seq.01", "seq.01-2"), start=1)
+    ]
+    video = tmp_path / "seq.01.mp4"
+    with VideoWriter(video, SIZE, fps=10.0) as writer:
+        for n, image in enumerate(pictures(SCENE, 5)):
+            writer.write(image, n / 10)
+    for _ in range(2):
+        done = predict_videos(loaded(), [*sources, video], tmp_path / "runs", QUIET, exist_ok=True)
+        assert [v.folder.name for v in done] == [
+            *("seq.01", "seq.02", "seq.01-2", "seq.01-2-2", "seq.01-3"),
+        ]
+        assert [outcome(v.folder)[1].length for v in done] == [1, 2, 3, 4, 5]
+    assert len(list((tmp_path / "runs").iterdir())) == 5
+
+
+@pytest.mark.parametrize("name", ["overlay.mp4", "davis", "cutouts/001", "."])
+def test_a_source_that_results_would_replace_is_refused_before_anything_is_done(
+    tmp_path: Path, name: str
+) -> None:
+    run = tmp_path / "overlay"
+    source = run / name
+    if source.suffix:
+        run.mkdir()
+        with VideoWriter(source, SIZE, fps=10.0) as writer:
+            writer.write(next(pictures(SCENE, 1)), 0.0)
+    else:
+        save_frames(source, SCENE, 2)
+    before = sorted(tmp_path.rglob("*"))
+    model = SquareFinder()
+    with pytest.raises(UsageError, match="where results would be written"):
+        predict_video(loaded(model), source, run)
+    link = tmp_path / f"link{source.suffix}"
+    link.symlink_to(source)
+    with pytest.raises(UsageError, match="where results would be written"):
+        predict_video(loaded(model), link, run)
+    link.unlink()
+    assert model.encoded == 0
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_source_that_another_ones_results_would_replace_is_refused(
+    tmp_path: Path, source: Path
+) -> None:
+    runs = tmp_path / "runs"
+    predict_videos(loaded(), [source], runs, PredictConfig())
+    overlay = runs / "squares" / "overlay.mp4"
+    with pytest.raises(UsageError, match="where results would be written"):
+        predict_videos(loaded(), [source, overlay], runs, QUIET, exist_ok=True)
+    assert overlay.exists()
+    predict_videos(loaded(), [source, overlay], runs, QUIET)  # folders of their own
+    assert overlay.exists()
+    assert {path.name for path in runs.iterdir()} == {"squares", "squares-2", "overlay"}
+
+
+def test_a_source_may_lie_beside_its_results(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    source = save_frames(folder / "frames", SCENE, 2)
+    assert predict_video(loaded(), source, folder, QUIET).frames == 2
+    assert len(list(source.iterdir())) == 2
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_part_does_not_replace_the_results_of_a_whole_video(
+    tmp_path: Path, source: Path, damaged: bool
+) -> None:
+    folder = tmp_path / "run"
+    config = PredictConfig(save=("csv",))
+    predict_video(loaded(), source, folder, config)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    if damaged:
+        (source / "009.png").write_bytes(b"no picture")
+    for number in ("", "-2"):
+        stop = None if damaged else stop_at(6, KeyboardInterrupt())
+        with pytest.raises((KeyboardInterrupt, DataError)) as caught:
+            predict_video(loaded(), source, folder, config, on_progress=stop)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        part = tmp_path / f"run-partial{number}"
+        _, meta = outcome(part)
+        assert not meta.complete
+        assert (part / "tracks.csv").exists()
+        assert caught.value.__notes__ == [
+            f"the {meta.length} frames that were done are in {part}; {folder} keeps the results of "
+            "an earlier run"
+        ]
+
+
+def test_a_part_replaces_another_part(tmp_path: Path, source: Path) -> None:
+    for length in (6, 4):
+        with pytest.raises(KeyboardInterrupt) as caught:
+            predict_video(
+                loaded(), source, tmp_path / "run", on_progress=stop_at(length, KeyboardInterrupt())
+            )
+        assert outcome(tmp_path / "run")[1].length == length
+        assert caught.value.__notes__ == [
+            f"the {length} frames that were done are in {tmp_path / 'run'}"
+        ]
+
+
+def test_an_earlier_result_is_whole_until_the_new_one_is_on_disk(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    predict_video(loaded(), source, folder, PredictConfig(save=("csv",)))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vistool.engine.predict.write_meta", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        predict_video(loaded(), source, folder, QUIET)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (note,) = caught.value.__notes__
+    assert note.startswith(f"the {LENGTH} frames that were done could not be saved: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "squares"]
+
+
+def test_an_interrupt_while_results_are_written_loses_nothing(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def interrupted(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        write_meta(*arguments)
+
+    monkeypatch.setattr("vistool.engine.predict.write_meta", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict_video(loaded(), source, tmp_path / "run", QUIET)
+    results, meta = outcome(tmp_path / "run")
+    assert meta.length == LENGTH
+    assert_tracks_follow_the_squares(results, range(LENGTH))
+
+
+def test_an_interrupt_while_drawing_says_where_the_results_are(
+    tmp_path: Path, source: Path
+) -> None:
+    def stop(stage: str, *_: object) -> None:
+        if stage == "drawing":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        predict_video(loaded(), source, tmp_path / "run", on_progress=stop)
+    assert caught.value.__notes__ == [
+        f"the results of all {LENGTH} frames are in {tmp_path / 'run'}"
+    ]
+    assert outcome(tmp_path / "run")[1].complete
+
+
+@pytest.mark.parametrize("by_sqlite", [True, False])
+def test_a_disk_that_refuses_one_source_does_not_stop_the_others(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, by_sqlite: bool
+) -> None:
+    class Refusing(SegmentationSpool):
+        BATCH = 1
+
+        def add(self, frame: int, track: int, rle: RLE) -> None:
+            if self._folder.name == "squares":
+                if not by_sqlite:
+                    raise OSError(28, "No space left on device")
+                self._db.execute("PRAGMA query_only = ON")
+            super().add(frame, track, rle)
+
+    monkeypatch.setattr("vistool.engine.predict.SegmentationSpool", Refusing)
+    other = save_frames(tmp_path / "other", SCENE, 3)
+    failures: list[VistoolError] = []
+    with pytest.raises(PartialFailureError, match="1 of 2 sources failed"):
+        predict_videos(
+            loaded(),
+            [source, other],
+            tmp_path / "runs",
+            QUIET,
+            on_failure=lambda _, failure: failures.append(failure),
+        )
+    assert [type(failure) for failure in failures] == [VistoolError]
+    told = "attempt to write a readonly database" if by_sqlite else "No space left on device"
+    assert told in str(failures[0])
+    assert outcome(tmp_path / "runs" / "other")[1].length == 3
+
+
 def test_too_little_memory_names_a_clip_length_that_was_tried(tmp_path: Path, source: Path) -> None:
     config = PredictConfig(clip_length=9, overlay=False)
     with pytest.raises(OutOfMemoryError, match="a clip of 9 frames") as caught:
@@ -422,6 +615,8 @@ def test_too_little_memory_names_a_clip_length_that_was_tried(tmp_path: Path, so
         (PredictConfig(device="cuda:99"), "cuda:99 is not available", "--device cpu"),
         (PredictConfig(device="tpu"), "unknown device 'tpu'", "cuda:0"),
         (PredictConfig(start=2.0, end=1.0), "no time lies between", ""),
+        (PredictConfig(end=float("inf")), "end inf: not a number of seconds", ""),
+        (PredictConfig(start=float("nan")), "start nan: not a number of seconds", ""),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_before_anything_is_written(

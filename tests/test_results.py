@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from vistool.errors import DataError
+from vistool.errors import DataError, VistoolError
 from vistool.formats.atomic import atomic_path
 from vistool.formats.results import (
     Category,
@@ -90,6 +93,48 @@ def test_the_spool_leaves_no_file_after_an_interruption(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_spool_is_sound_after_an_interruption_amid_writing(tmp_path: Path) -> None:
+    class Interrupted(sqlite3.Connection):
+        commits = 0
+
+        def __exit__(self, *error: Any) -> Any:
+            self.commits += 1
+            if self.commits == 2:
+                super().__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+                raise KeyboardInterrupt
+            return super().__exit__(*error)
+
+    connect = functools.partial(sqlite3.connect, factory=Interrupted)
+    large = {track: RLE(size=[5, 6], counts=str(track) * 20_000) for track in range(1, 4)}
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        patch.setattr("vistool.formats.results.sqlite3.connect", connect)
+        spool = stack.enter_context(SegmentationSpool(tmp_path))
+        spool.BATCH = 300  # more than SQLite keeps in memory
+        with pytest.raises(KeyboardInterrupt):
+            add_frames(spool, range(200), large)
+        assert spool._db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert spool.tracks() == list(large)
+        assert all(spool.frame(frame) == list(large.items()) for frame in range(200))
+
+
+def add_frames(spool: SegmentationSpool, frames: range, masks: dict[int, RLE]) -> None:
+    for frame in frames:
+        for track, mask in masks.items():
+            spool.add(frame, track, mask)
+
+
+def test_a_disk_that_takes_no_more_masks_is_told_in_words(tmp_path: Path) -> None:
+    with SegmentationSpool(tmp_path) as spool:
+        spool._db.execute("PRAGMA max_page_count = 4")
+        for frame in range(spool.BATCH - 1):
+            spool.add(frame, 1, mask_of(frame))
+        with pytest.raises(VistoolError, match="database or disk is full") as caught:
+            spool.add(spool.BATCH, 1, mask_of(0))
+        assert str(caught.value).startswith(f"{tmp_path}: masks ")
+        assert caught.value.hint
     assert list(tmp_path.iterdir()) == []
 
 

@@ -190,11 +190,26 @@ def test_what_a_format_has_no_room_for_costs_the_others_nothing(
     video = make_video(tmp_path / "one.mp4", 2)
     options = ("-m", weights, "-o", tmp_path, "--conf", "0", "--save", "davis,csv")
     done = vistool("predict", video, *options)
-    assert done.exit_code == 0
-    assert "warning: --save davis: " in done.stderr
+    assert done.exit_code == 1
+    assert f"error: {video}: --save davis: " in done.stderr
+    assert f"the results of all 2 frames are in {tmp_path / 'one'}\n" in done.stderr
     assert {path.name for path in (tmp_path / "one").iterdir()} == {
         *("results.json", "meta.json", "overlay.mp4", "tracks.csv"),
     }
+
+
+def test_a_source_of_several_that_a_format_has_no_room_for_has_failed(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vistool.engine.save.MOST_OBJECTS", 1)
+    make_video(tmp_path / "one.mp4", 1)
+    make_video(tmp_path / "two.mp4", 1)
+    options = ("-m", weights, "-o", tmp_path, "--conf", "0", "--save", "davis", "--no-overlay")
+    done = vistool("predict", tmp_path / "*.mp4", *options)
+    assert done.exit_code == 6
+    assert "error: 2 of 2 sources failed: " in done.stderr
+    for name in ("one", "two"):
+        assert (tmp_path / name / "results.json").exists()
 
 
 def test_what_else_lies_in_a_folder_of_pictures_stays_there(tmp_path: Path, weights: Path) -> None:

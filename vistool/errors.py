@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 
 class VistoolError(Exception):
     """A failure the user can do something about; printed as an `error:` and a `hint:` line.
@@ -16,6 +18,15 @@ class VistoolError(Exception):
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+
+    @staticmethod
+    def of_system(error: OSError) -> VistoolError:
+        """What the system refused, and its notes: the file comes first, if it is known."""
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        failure = VistoolError(f"{where}{error.strerror or error}")
+        for note in getattr(error, "__notes__", ()):
+            failure.add_note(note)
+        return failure
 
 
 class UsageError(VistoolError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated, Any
 
@@ -9,11 +10,12 @@ import typer
 from typer.core import TyperGroup
 
 from vistool.cli.bench import bench
-from vistool.cli.console import INTERRUPTED, friendly_errors, report_interrupt
+from vistool.cli.console import friendly_errors, report_interrupt
 from vistool.cli.data import data
 from vistool.cli.eval import evaluate
 from vistool.cli.predict import predict
 from vistool.cli.render import render
+from vistool.cli.signals import ended_by_signals
 from vistool.cli.train import train
 from vistool.cli.visualize import visualize
 from vistool.cli.weights import weights
@@ -30,11 +32,18 @@ class Commands(TyperGroup):
         options = words[: words.index("--")] if "--" in words else words
         # People add --debug at the end of the line that just failed, so it counts anywhere.
         words = [word for word in options if word != DEBUG] + words[len(options) :]
+        if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr does: names may be any bytes
+            sys.stdout.reconfigure(errors="backslashreplace")
         with friendly_errors(debug=DEBUG in options):
             code = super().main(words, *rest, **{**extra, "standalone_mode": False})
-        if code == INTERRUPTED:  # newer typer turns Ctrl-C into an exit code by itself
-            report_interrupt()
         raise SystemExit(code)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; here typer has not made a bare exit code of an interruption yet."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            report_interrupt(interrupt)
 
 
 EXAMPLES = """\b
@@ -96,4 +105,5 @@ app.add_typer(weights, name="weights")
 
 def main() -> None:
     """The entry point of the `vistool` command."""
-    app()
+    with ended_by_signals():
+        app()

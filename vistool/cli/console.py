@@ -12,10 +12,10 @@ from typing import NoReturn
 
 import typer
 
+from vistool.cli.signals import INTERRUPTED
 from vistool.errors import OutOfMemoryError, UsageError, VistoolError
 from vistool.progress import OnProgress, silent
 
-INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
 SECONDS_BETWEEN_LINES = 5.0  # of progress where stderr is no terminal
 
 # The option parser's own error; typer has kept it in more than one package.
@@ -35,25 +35,30 @@ def friendly_errors(*, debug: bool = False) -> Iterator[None]:
     try:
         yield
     except VistoolError as error:
-        _fail(str(error), error.hint, error.exit_code, debug)
+        _fail(error, debug)
     except ParserError as error:
-        _fail(*_parser_message(error), UsageError.exit_code, debug)
+        message, hint = _parser_message(error)
+        _fail(UsageError(message, hint=hint), debug)
     except MemoryError:
-        _fail(
-            "this computer's memory is full",
-            "a smaller --size or --clip-length needs less",
-            OutOfMemoryError.exit_code,
-            debug,
-        )
+        hint = "a smaller --size or --clip-length needs less"
+        _fail(OutOfMemoryError("this computer's memory is full", hint=hint), debug)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}", "", VistoolError.exit_code, debug)
-    except (KeyboardInterrupt, typer.Abort):
-        report_interrupt()
+        _fail(VistoolError.of_system(error), debug)
+    except (KeyboardInterrupt, typer.Abort) as interrupt:
+        report_interrupt(interrupt)
 
 
-def report_interrupt() -> NoReturn:
-    """Say that Ctrl-C ended the command, and exit as shells expect."""
+def report_failure(error: VistoolError) -> None:
+    """Say what went wrong, what there is nevertheless, and the way out."""
+    say(f"error: {error}")
+    _say_notes(error)
+    if error.hint:
+        say(f"hint: {error.hint}")
+
+
+def report_interrupt(interrupt: BaseException) -> NoReturn:
+    """Say what there is nevertheless, and that the command was ended; exit as shells expect."""
+    _say_notes(interrupt)
     say("interrupted")
     raise SystemExit(INTERRUPTED)
 
@@ -98,7 +103,7 @@ def _bar(unit: str) -> Iterator[OnProgress]:
     pace = _Pace()
     with Progress(
         *columns,
-        console=Console(stderr=True),
+        console=Console(stderr=True, soft_wrap=True),  # a long answer stays one line
         transient=True,
         redirect_stdout=sys.stdout.isatty(),  # else answers would go where the bar is: to stderr
     ) as display:
@@ -178,10 +183,13 @@ def _parser_message(error: Exception) -> tuple[str, str]:
     return message.rstrip("."), f"{command} --help shows what there is"
 
 
-def _fail(message: str, hint: str, code: int, debug: bool) -> NoReturn:
+def _say_notes(error: BaseException) -> None:
+    for note in getattr(error, "__notes__", ()):
+        say(note)
+
+
+def _fail(error: VistoolError, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exc()
-    say(f"error: {message}")
-    if hint:
-        say(f"hint: {hint}")
-    raise SystemExit(code)
+    report_failure(error)
+    raise SystemExit(error.exit_code)

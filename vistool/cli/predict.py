@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
 import typer
 
-from vistool.cli.console import answer, progress, say
+from vistool.cli.console import answer, progress, report_failure, say
 from vistool.cli.options import (
     ClipStride,
     DeviceName,
@@ -27,7 +25,10 @@ from vistool.errors import UsageError
 def predict(
     sources: Annotated[
         list[str],
-        typer.Argument(help="Video files, folders of frames, folders of videos, or globs."),
+        typer.Argument(
+            help="Video files, folders of frames (taken as 10 a second), folders of videos, or "
+            "globs."
+        ),
     ],
     output: Annotated[
         Path,
@@ -121,7 +122,6 @@ def predict(
         answer(str(video.folder))
 
     with (
-        terminated_like_interrupted(),
         joined(device) as processes,
         progress(quiet=quiet or not processes.is_first) as show,
     ):
@@ -134,7 +134,7 @@ def predict(
             processes=processes,
             on_progress=show,
             on_done=on_done,
-            on_failure=lambda _, error: say(f"error: {error}"),
+            on_failure=lambda _, error: report_failure(error),
         )
 
 
@@ -144,10 +144,10 @@ def stream(model: str, sources: Sequence[Path], config: PredictConfig, *, quiet:
 
     from vistool.engine.distributed import joined
     from vistool.engine.predict import stream_videos
+    from vistool.formats.results import path_as_text
     from vistool.structures import FrameResult
 
     with (
-        terminated_like_interrupted(),
         joined(config.device) as processes,
         progress(quiet=quiet) as show,
     ):
@@ -156,7 +156,7 @@ def stream(model: str, sources: Sequence[Path], config: PredictConfig, *, quiet:
         done = count(1)
 
         def on_frame(source: Path, frame: FrameResult) -> None:
-            line = {"source": str(source), **msgspec.to_builtins(frame)}
+            line = {"source": path_as_text(source), **msgspec.to_builtins(frame)}
             answer(msgspec.json.encode(line).decode())
             show("segmenting", next(done), None)
 
@@ -166,7 +166,7 @@ def stream(model: str, sources: Sequence[Path], config: PredictConfig, *, quiet:
             config,
             on_frame=on_frame,
             on_warning=lambda warning: say(f"warning: {warning}"),
-            on_failure=lambda _, error: say(f"error: {error}"),
+            on_failure=lambda _, error: report_failure(error),
         )
 
 
@@ -183,17 +183,3 @@ def parse_clip_length(text: str | None) -> int | Literal["all"] | None:
         return int(text)
     except ValueError:
         raise UsageError(f"--clip-length {text}: neither a number of frames nor `all`") from None
-
-
-@contextmanager
-def terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM ends the command as Ctrl-C does, so that what is done gets written."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

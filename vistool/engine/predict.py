@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import platform
 from array import array
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +19,10 @@ from vistool.engine.device import choose_device
 from vistool.engine.distributed import Processes
 from vistool.engine.predict_job import PredictJob
 from vistool.engine.render import SpooledResults, Track, draw_results
-from vistool.engine.save import remove_extras, save_extras
+from vistool.engine.save import FILES, FOLDERS, remove_extras, save_extras
 from vistool.engine.segment import SegmentedFrame, Segmenter
 from vistool.errors import PartialFailureError, UsageError, VistoolError, WeightsError
+from vistool.formats.atomic import atomic_path
 from vistool.formats.results import (
     META,
     OVERLAY,
@@ -30,11 +32,13 @@ from vistool.formats.results import (
     TrackMeta,
     VideoMeta,
     new_run_folder,
+    path_as_text,
+    read_meta,
     write_meta,
     write_results,
 )
 from vistool.formats.rle import encode_mask
-from vistool.formats.video import VideoReader, open_video
+from vistool.formats.video import VideoReader, open_video, source_name
 from vistool.models.weights import LoadedModel
 from vistool.progress import OnProgress, silent
 from vistool.structures import FrameInstance, FrameResult, TrackSegmentation
@@ -45,6 +49,8 @@ from vistool.tracking.postprocess import (
 )
 
 VIDEO_ID = 1  # every video has a results file of its own
+# What a run may write into its folder, or take away there.
+OUTPUTS = {RESULTS, META, OVERLAY, *itertools.chain(*FILES.values()), *FOLDERS.values()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +129,15 @@ def _or_note(
     """Let one of several sources fail without the others; what concerns all of them is raised."""
     try:
         yield
-    except (UsageError, WeightsError):
+    except (UsageError, WeightsError, BrokenPipeError):
         raise
-    except VistoolError as error:
+    except (VistoolError, OSError) as error:
         if total == 1:
             raise
         failed.append(source)
         if on_failure:
-            on_failure(source, error)
+            failure = VistoolError.of_system(error) if isinstance(error, OSError) else error
+            on_failure(source, failure)
 
 
 def _raise_if_any(failed: Sequence[Path], total: int) -> None:
@@ -150,15 +157,18 @@ def predict_video(
 ) -> PredictedVideo:
     """Segment and track a video; writes results.json, meta.json and overlay.mp4 into `folder`.
 
-    What `config.save` asks for is written beside them.
+    What `config.save` asks for is written beside them, and what an earlier run left is replaced.
 
     Files appear complete or not at all. If the source turns out to be damaged half-way, or on
     Ctrl-C, the frames that are final by then are written (meta.json says `complete: false`), and
-    the exception goes on.
+    the exception goes on, with a note of where they are: in `folder`, or beside it if it holds
+    the results of a whole video.
 
     Args: model: loaded, or the name or path of weights; source: a video file or folder of frames.
-    Raises: UsageError, DataError, WeightsError, OutOfMemoryError.
+    Raises: UsageError, also for a source that lies where results go; DataError, WeightsError,
+        OutOfMemoryError; VistoolError if something could not be written, after all that could.
     """
+    _refuse_to_replace([Path(source)], [Path(folder)])
     job = PredictJob(model, config or PredictConfig())
     with open_video(Path(source)) as reader:
         return predict_opened(job, reader, Path(folder), on_progress or silent)
@@ -180,29 +190,55 @@ def predict_videos(
 
     Args:
         exist_ok: write into a folder that is there already; else its name gets "-2", "-3"...
+            Either way, every source has its own.
         processes: that share the sources, each calling this with all of them.
         on_done, on_failure: called after each source, in the process that had it.
 
     Raises: the error of a single source; PartialFailureError if some of several failed; and at
         once what concerns all of them (UsageError, WeightsError).
     """
+    names = [source_name(source) for source in sources]
+    if exist_ok:
+        names = _numbered(names)
+        _refuse_to_replace(sources, [parent / name for name in names])
     processes = processes or Processes(choose_device(config.device))
     job = PredictJob(model, msgspec.structs.replace(config, device=str(processes.device)))
     done: list[PredictedVideo] = []
     failed: list[Path] = []
-    names = [source.stem for source in sources]
     for number in processes.mine(range(len(sources))):
         source = sources[number]
         with _or_note(source, len(sources), failed, on_failure):
             with open_video(source) as reader:
-                reuse = exist_ok and names[number] not in names[:number]
-                folder = new_run_folder(parent, reader.name, exist_ok=reuse)
+                folder = new_run_folder(parent, names[number], exist_ok=exist_ok)
                 done.append(predict_opened(job, reader, folder, on_progress))
             if on_done:
                 on_done(done[-1])
     # Not before all are done: whoever started the processes ends them when one fails.
     _raise_if_any([source for some in processes.gather(failed) for source in some], len(sources))
     return done
+
+
+def _numbered(names: Iterable[str]) -> list[str]:
+    """The names, with "-2", "-3"... where one is there already."""
+    taken: dict[str, None] = {}
+    for name in names:
+        others = (f"{name}-{number}" for number in itertools.count(2))
+        taken[next(free for free in itertools.chain([name], others) if free not in taken)] = None
+    return list(taken)
+
+
+def _refuse_to_replace(sources: Iterable[Path], folders: Iterable[Path]) -> None:
+    """Raises: UsageError if a source is one of the folders, or lies where results go in one."""
+    places = {folder.resolve() for folder in folders}
+    for source in sources:
+        # as it is named, too: it may be a link, which would go
+        for path in {source.resolve(), source.parent.resolve() / source.name}:
+            for place in places.intersection([path, *path.parents]):
+                if path == place or path.relative_to(place).parts[0] in OUTPUTS:
+                    raise UsageError(
+                        f"{source}: lies where results would be written, in {place}",
+                        hint="choose another --output",
+                    )
 
 
 def _instances(job: PredictJob, frame: SegmentedFrame) -> Iterator[FrameInstance]:
@@ -225,28 +261,23 @@ def predict_opened(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with SegmentationSpool(folder) as spool:
-            record = _Record(job, reader, folder, spool)
-            meta = _segment(job, reader, record, on_progress)
-            refused, failure = save_extras(
-                job.config.save, folder, spool, meta, reader, on_progress
-            )
-            warnings = [*reader.warnings, *refused]
-            overlay = folder / OVERLAY if job.config.overlay else None
-            if overlay:
-                _draw(reader, spool, meta, overlay, on_progress)
-            if failure:
-                raise failure
+            meta = _segment(job, reader, _Record(job, reader, spool), folder, on_progress)
+            try:
+                overlay = _draw_and_save(job, reader, spool, meta, folder, on_progress)
+            except (KeyboardInterrupt, VistoolError, OSError) as error:
+                error.add_note(f"the results of all {meta.length} frames are in {folder}")
+                raise
     except BaseException:
         with contextlib.suppress(OSError):
             folder.rmdir()  # only if nothing was written
         raise
     return PredictedVideo(
-        reader.path, folder, meta.length, len(meta.tracks), overlay, tuple(warnings)
+        reader.path, folder, meta.length, len(meta.tracks), overlay, tuple(reader.warnings)
     )
 
 
 def _segment(
-    job: PredictJob, reader: VideoReader, record: _Record, on_progress: OnProgress
+    job: PredictJob, reader: VideoReader, record: _Record, folder: Path, on_progress: OnProgress
 ) -> VideoMeta:
     """Fill the record and write its files; also where only a part of the video could be done."""
     segmenter = job.segmenter()
@@ -256,11 +287,56 @@ def _segment(
             for frame in frames:
                 record.add(frame)
                 on_progress("segmenting", record.length, total)
-    except (KeyboardInterrupt, VistoolError):
+        return record.write(folder, segmenter, complete=True)
+    except (KeyboardInterrupt, VistoolError, OSError) as error:
         if record.length:
-            record.write_partial(segmenter)
+            error.add_note(_save_part(record, folder, segmenter))
         raise
-    return record.write(segmenter, complete=True)
+
+
+def _save_part(record: _Record, folder: Path, segmenter: Segmenter) -> str:
+    """Write what is done of a video, but not over the results of a whole one; says where it is."""
+    done = f"the {record.length} frames that were done"
+    place = folder
+    try:
+        if _may_be_whole(folder):
+            place = new_run_folder(folder.parent, f"{folder.name}-partial", exist_ok=False)
+        record.write_partial(place, segmenter)
+    except (VistoolError, OSError) as error:
+        with contextlib.suppress(OSError):
+            place.rmdir()  # only if nothing was written
+        return f"{done} could not be saved: {error}"
+    kept = f"; {folder} keeps the results of an earlier run" if place != folder else ""
+    return f"{done} are in {place}{kept}"
+
+
+def _may_be_whole(folder: Path) -> bool:
+    """False if there are no results in the folder, or they say that they are a part."""
+    try:
+        return (folder / RESULTS).exists() and read_meta(folder / META).complete
+    except VistoolError:
+        return True
+
+
+def _draw_and_save(
+    job: PredictJob,
+    reader: VideoReader,
+    spool: SegmentationSpool,
+    meta: VideoMeta,
+    folder: Path,
+    on_progress: OnProgress,
+) -> Path | None:
+    """What is made of the results: returns the overlay, None if it is not wanted.
+
+    Raises: VistoolError if something could not be written, when all else is.
+    """
+    failures = save_extras(job.config.save, folder, spool, meta, reader, on_progress)
+    overlay = folder / OVERLAY if job.config.overlay else None
+    if overlay:
+        _draw(reader, spool, meta, overlay, on_progress)
+    if failures:
+        raise VistoolError(f"{reader.path}: {'; '.join(failures)}")
+    return overlay
 
 
 def _draw(
@@ -283,10 +359,8 @@ def _draw(
 class _Record:
     """The final frames of a video: masks on disk, time stamps in memory, 8 bytes each."""
 
-    def __init__(
-        self, job: PredictJob, reader: VideoReader, folder: Path, spool: SegmentationSpool
-    ) -> None:
-        self._job, self._reader, self._folder, self._spool = job, reader, folder, spool
+    def __init__(self, job: PredictJob, reader: VideoReader, spool: SegmentationSpool) -> None:
+        self._job, self._reader, self._spool = job, reader, spool
         self._first_frame = 0
         self._times = array("d")
 
@@ -303,13 +377,13 @@ class _Record:
                 self._spool.add(self.length, track_id, encode_mask(mask))
         self._times.append(frame.time)
 
-    def write_partial(self, segmenter: Segmenter) -> None:
+    def write_partial(self, folder: Path, segmenter: Segmenter) -> None:
         """Write what there is, but for what takes long: pictures."""
-        meta = self.write(segmenter, complete=False)
+        meta = self.write(folder, segmenter, complete=False)
         quick = [kind for kind in self._job.config.save if kind != "cutouts"]
-        save_extras(quick, self._folder, self._spool, meta, self._reader)
+        save_extras(quick, folder, self._spool, meta, self._reader)
 
-    def write(self, segmenter: Segmenter, *, complete: bool) -> VideoMeta:
+    def write(self, folder: Path, segmenter: Segmenter, *, complete: bool) -> VideoMeta:
         """Write results.json and meta.json; returns the latter."""
         visible = set(self._spool.tracks())
         results = [
@@ -318,13 +392,17 @@ class _Record:
             if result.track_id in visible
         ]
         tracks: list[TrackMeta] = []
-        # What an earlier run left must not stand beside new results, whatever happens now.
-        remove_extras(self._folder)
-        for name in (OVERLAY, META):
-            (self._folder / name).unlink(missing_ok=True)
-        write_results(self._folder / RESULTS, self._entries(results, tracks))
-        meta = self._meta(segmenter, tracks, complete)
-        write_meta(self._folder / META, meta)
+        with (
+            atomic_path(folder / META) as new_meta,
+            atomic_path(folder / RESULTS) as new_results,
+        ):
+            write_results(new_results, self._entries(results, tracks))
+            meta = self._meta(segmenter, tracks, complete)
+            write_meta(new_meta, meta)
+            # All is on disk. What an earlier run left must not stand beside it.
+            remove_extras(folder)
+            for name in (OVERLAY, META):
+                (folder / name).unlink(missing_ok=True)
         return meta
 
     def _entries(
@@ -363,7 +441,7 @@ class _Record:
             "precision": str(segmenter.dtype).removeprefix("torch."),
         }
         return VideoMeta(
-            source=str(self._reader.path.absolute()),
+            source=path_as_text(self._reader.path.absolute()),
             video_id=VIDEO_ID,
             width=self._reader.size.width,
             height=self._reader.size.height,
@@ -380,7 +458,7 @@ class _Record:
             ],
             model={
                 "name": header.name,
-                "path": str(header.path),
+                "path": path_as_text(header.path),
                 "sha256": self._job.loaded.sha256,
             },
             settings={**msgspec.to_builtins(config), **used},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import get_args
 
@@ -52,6 +53,10 @@ def check_settings(config: PredictConfig) -> None:
     """Raises: UsageError for numbers that make no sense."""
     if not 0 <= config.conf <= 1:
         raise UsageError(f"conf {config.conf:g}: a score lies between 0 and 1")
+    for name in ("start", "end"):
+        seconds = getattr(config, name)
+        if seconds is not None and not math.isfinite(seconds):
+            raise UsageError(f"{name} {seconds}: not a number of seconds")
     for name in ("frame_stride", "batch", "size", "clip_length", "clip_stride"):
         value = getattr(config, name)
         if isinstance(value, int) and value < 1:

@@ -72,16 +72,15 @@ def save_extras(
     meta: VideoMeta,
     reader: VideoReader,
     on_progress: OnProgress = silent,
-) -> tuple[list[str], VistoolError | None]:
+) -> list[str]:
     """Write the asked-for outputs of a video into its folder; memory does not grow with it.
 
     Each appears whole or not at all, whatever becomes of the others.
 
-    Returns: which formats have no room for so much, a line each; and what else went wrong, such as
-        a full disk, or a source that is not the video any more that was segmented.
+    Returns: what could not be written and why, a line each: a format that has no room for so much,
+        a full disk, a source that is not the video any more that was segmented.
     """
-    refused: list[str] = []
-    failed: list[str] = []
+    failures: list[str] = []
     for kind in kinds:
         pictures = reader if kind == "cutouts" else None
         frames = _shown_frames(kind, folder, spool, meta, pictures, on_progress)
@@ -89,12 +88,10 @@ def save_extras(
             with contextlib.closing(frames):
                 _save(kind, folder, meta, frames)
         except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            failed.append(f"--save {kind}: {where}{error.strerror or error}")
+            failures.append(f"--save {kind}: {VistoolError.of_system(error)}")
         except VistoolError as error:
-            told = refused if isinstance(error, DataError) and pictures is None else failed
-            told.append(f"--save {kind}: {error}")
-    return refused, VistoolError("; ".join(failed)) if failed else None
+            failures.append(f"--save {kind}: {error}")
+    return failures
 
 
 def remove_extras(folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from vistool.errors import DataError
+from vistool.errors import DataError, VistoolError
 from vistool.formats.atomic import atomic_path
 from vistool.formats.rle import validate_rle
 from vistool.structures import RLE, Size, TrackSegmentation
@@ -27,7 +27,8 @@ T = TypeVar("T")
 class SegmentationSpool:
     """Masks by frame and track in a throw-away database, so memory does not grow with the video.
 
-    A context manager: the file is made in `folder` on entry and removed on exit.
+    A context manager: the file is made in `folder` on entry and removed on exit. All its methods
+    raise VistoolError where the disk takes no more.
     """
 
     BATCH = 500  # rows kept in memory before they are written
@@ -37,14 +38,15 @@ class SegmentationSpool:
         self._pending: list[tuple[int, int, int, int, str]] = []
 
     def __enter__(self) -> SegmentationSpool:
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack, self._failing_in_words():
             place = tempfile.TemporaryDirectory(dir=self._folder, prefix=".masks-")
             path = Path(stack.enter_context(place)) / "masks.sqlite3"
             self._db = sqlite3.connect(path, check_same_thread=False)
             stack.callback(self._db.close)
+            # The journal is for an interrupted _flush: without one, rolling back is undefined.
             self._db.executescript(
                 """
-                PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -4000;
+                PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA cache_size = -4000;
                 CREATE TABLE masks (
                     track INTEGER, frame INTEGER, height INTEGER, width INTEGER, counts TEXT,
                     PRIMARY KEY (track, frame)
@@ -72,13 +74,11 @@ class SegmentationSpool:
 
     def tracks(self) -> list[int]:
         """The tracks that have a mask, in increasing order."""
-        self._flush()
-        return [row[0] for row in self._db.execute("SELECT DISTINCT track FROM masks ORDER BY 1")]
+        return [row[0] for row in self._rows("SELECT DISTINCT track FROM masks ORDER BY 1")]
 
     def segmentations(self, track: int, length: int) -> list[RLE | None]:
         """The masks of a track on frames 0 to length - 1, None where it has none."""
-        self._flush()
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT frame, height, width, counts FROM masks "
             "WHERE track = ? AND frame BETWEEN 0 AND ?",
             (track, length - 1),
@@ -90,20 +90,34 @@ class SegmentationSpool:
 
     def frame(self, frame: int) -> list[tuple[int, RLE]]:
         """The tracks on a frame with their masks, by increasing track."""
-        self._flush()
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT track, height, width, counts FROM masks WHERE frame = ? ORDER BY track",
             (frame,),
         )
         return [(track, RLE(size=[h, w], counts=counts)) for track, h, w, counts in rows]
 
+    def _rows(self, query: str, values: tuple[int, ...] = ()) -> list[tuple[Any, ...]]:
+        self._flush()
+        with self._failing_in_words():
+            return self._db.execute(query, values).fetchall()
+
     def _flush(self) -> None:
         if self._pending:
-            with self._db:
+            with self._failing_in_words(), self._db:
                 self._db.executemany(
                     "INSERT OR REPLACE INTO masks VALUES (?, ?, ?, ?, ?)", self._pending
                 )
             self._pending.clear()
+
+    @contextlib.contextmanager
+    def _failing_in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise VistoolError(
+                f"{self._folder}: masks cannot be kept there until the video is done: {error}",
+                hint="if its disk is full, make room, or choose a folder on another disk",
+            ) from None
 
 
 def write_results(path: Path, results: Iterable[TrackSegmentation]) -> int:
@@ -195,7 +209,7 @@ class TrackMeta(msgspec.Struct, frozen=True, kw_only=True):
 class VideoMeta(msgspec.Struct, frozen=True, kw_only=True):
     """meta.json: all that `render` and `visualize` need besides results.json and the source."""
 
-    source: str
+    source: str  # `path_as_text`
     video_id: int
     width: int
     height: int
@@ -211,6 +225,11 @@ class VideoMeta(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, Any]
     versions: dict[str, str]
     tracks: list[TrackMeta]  # in the order of results.json
+
+
+def path_as_text(path: Path) -> str:
+    """A path as JSON can hold it: every byte of its name that is no UTF-8 becomes \\udcXX."""
+    return str(path).encode(errors="backslashreplace").decode()
 
 
 def write_meta(path: Path, meta: VideoMeta) -> None:

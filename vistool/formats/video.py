@@ -47,7 +47,7 @@ class VideoReader(ABC):
     """A video to be read, as often as wanted; close it, or use it as a context manager."""
 
     path: Path
-    name: str  # stem of the file, name of the folder
+    name: str  # `source_name`
     size: Size
     fps: float  # nominal: what the container says; frames carry their own time
     frame_count_hint: int | None  # for progress only: containers lie
@@ -127,9 +127,14 @@ def open_frames(files: Sequence[Path], *, folder_fps: float = FOLDER_FPS) -> Vid
     return _FramesReader(files[0].parent, files, folder_fps)
 
 
+def source_name(path: Path) -> str:
+    """What a source's results are named after: the stem of a file, the name of a folder."""
+    return path.resolve().name if path.is_dir() else path.stem
+
+
 class _FileReader(VideoReader):
     def __init__(self, path: Path) -> None:
-        self.path, self.name, self.warnings = path, path.stem, []
+        self.path, self.name, self.warnings = path, source_name(path), []
         self._decoders: list[ffmpeg.Decoder] = []
         if path.stat().st_size == 0:
             raise DataError(f"{path}: the file is empty")
@@ -184,7 +189,7 @@ class _FileReader(VideoReader):
 
 class _FramesReader(VideoReader):
     def __init__(self, path: Path, files: Sequence[Path], fps: float) -> None:
-        self.path, self.name, self.fps, self.warnings = path, path.resolve().name, fps, []
+        self.path, self.name, self.fps, self.warnings = path, source_name(path), fps, []
         self.rotation, self.has_audio, self.pixel_aspect = 0, False, Fraction(1)
         self._files = files
         self.frame_count_hint = len(self._files)
@@ -334,8 +339,8 @@ def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
 
     # daemon: a consumer that dies with its traceback kept must not hold up the end of the program
     thread = threading.Thread(target=produce, name="prefetch", daemon=True)
-    thread.start()
     try:
+        thread.start()
         while (item := waiting.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
