@@ -520,6 +520,15 @@ def test_each_of_several_videos_has_a_file_of_its_own(of_several: Path, labels: 
     assert len(read_frames(of_several.with_name("overlay-deer.mp4"))[1]) == LENGTH
 
 
+def test_masks_that_are_not_compressed_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    mask = {"size": list(SIZE), "counts": [SIZE.height * SIZE.width]}
+    track = {"video_id": 1, "category_id": 3, "score": 0.9, "segmentations": [mask] * LENGTH}
+    (tmp_path / "lists.json").write_text(json.dumps([track]))
+    with pytest.raises(DataError, match="result 0") as refused:
+        render_video(write_video(tmp_path / "v.mp4"), tmp_path / "lists.json", tmp_path / "o.mp4")
+    assert "vistool data check --results" in refused.value.hint
+
+
 def test_the_source_is_never_replaced(tmp_path: Path) -> None:
     source = write_video(tmp_path / "v.mp4")
     before = source.read_bytes()

@@ -173,7 +173,8 @@ def _decode_entry(raw: msgspec.Raw, kind: type[T], where: str) -> T:
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.MsgspecError as error:
-        raise DataError(f"{where}: {error}") from None
+        hint = "`vistool data check --results FILE` lists all that is wrong with it"
+        raise DataError(f"{where}: {error}", hint=hint) from None
 
 
 def _check_masks(masks: list[RLE | None], where: str) -> None:
@@ -209,7 +210,7 @@ class TrackMeta(msgspec.Struct, frozen=True, kw_only=True):
 class VideoMeta(msgspec.Struct, frozen=True, kw_only=True):
     """meta.json: all that `render` and `visualize` need besides results.json and the source."""
 
-    source: str  # `path_as_text`
+    source: str  # absolute, by `path_as_text`
     video_id: int
     width: int
     height: int
