@@ -137,6 +137,13 @@ def test_what_the_system_refuses_names_the_file() -> None:
     assert result.stderr == "error: /disk/overlay.mp4: No space left on device\n"
 
 
+def test_a_failure_tells_what_there_is_nevertheless() -> None:
+    for error in (VistoolError("it failed", hint="do that"), OSError(28, "it failed")):
+        error.add_note("3 frames are in here")
+        lines = runner.invoke(raising(error), ["act"]).stderr.splitlines()
+        assert lines[:2] == ["error: it failed", "3 frames are in here"]
+
+
 def test_a_bug_keeps_its_traceback() -> None:
     result = runner.invoke(raising(ZeroDivisionError("a bug")), ["act"])
     assert isinstance(result.exception, ZeroDivisionError)
@@ -308,6 +315,23 @@ def test_a_bar_is_shown_on_a_terminal_and_leaves_nothing_behind(
     assert "\r\x1b[2Ka note\n" in captured.err  # on a line of its own
     assert captured.err.endswith("\x1b[2K")  # the line is erased
     assert "\x1b[3" not in captured.err  # no colours
+
+
+def test_a_long_answer_is_not_broken_by_the_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    texts = ["runs/predict/" + "a long name " * 20, '{"a": [bold], "b": "\\u00e9"}' * 9]
+    with console.progress() as show:
+        show("segmenting", 1, 10)
+        for text in texts:
+            console.answer(text)
+            console.say(text)
+    written = capsys.readouterr().err  # the bar's console; both are one terminal
+    assert [written.count(f"{text}\n") for text in texts] == [2, 2]
 
 
 def test_speed_counts_from_where_a_resumed_job_begins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
@@ -157,7 +158,7 @@ def stream(model: str, sources: Sequence[Path], config: PredictConfig, *, quiet:
 
         def on_frame(source: Path, frame: FrameResult) -> None:
             line = {"source": path_as_text(source), **msgspec.to_builtins(frame)}
-            answer(msgspec.json.encode(line).decode())
+            answer(json.dumps(line, separators=(",", ":")))  # ASCII, as any stdout can take
             show("segmenting", next(done), None)
 
         stream_videos(
