@@ -47,7 +47,6 @@ class VideoReader(ABC):
     """A video to be read, as often as wanted; close it, or use it as a context manager."""
 
     path: Path
-    name: str  # `source_name`
     size: Size
     fps: float  # nominal: what the container says; frames carry their own time
     frame_count_hint: int | None  # for progress only: containers lie
@@ -120,7 +119,7 @@ def open_video(path: Path, *, folder_fps: float = FOLDER_FPS) -> VideoReader:
 
 
 def open_frames(files: Sequence[Path], *, folder_fps: float = FOLDER_FPS) -> VideoReader:
-    """Open a list of images, in this order, as one video named after the folder of the first.
+    """Open a list of images, in this order, as one video.
 
     Raises: DataError if the first cannot be decoded.
     """
@@ -134,7 +133,7 @@ def source_name(path: Path) -> str:
 
 class _FileReader(VideoReader):
     def __init__(self, path: Path) -> None:
-        self.path, self.name, self.warnings = path, source_name(path), []
+        self.path, self.warnings = path, []
         self._decoders: list[ffmpeg.Decoder] = []
         if path.stat().st_size == 0:
             raise DataError(f"{path}: the file is empty")
@@ -189,7 +188,7 @@ class _FileReader(VideoReader):
 
 class _FramesReader(VideoReader):
     def __init__(self, path: Path, files: Sequence[Path], fps: float) -> None:
-        self.path, self.name, self.fps, self.warnings = path, source_name(path), fps, []
+        self.path, self.fps, self.warnings = path, fps, []
         self.rotation, self.has_audio, self.pixel_aspect = 0, False, Fraction(1)
         self._files = files
         self.frame_count_hint = len(self._files)
