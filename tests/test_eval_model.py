@@ -221,8 +221,9 @@ def test_processes_under_torchrun_share_the_videos(tmp_path: Path, weights: Path
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_the_midst_of_processes_leaves_what_is_done(
-    tmp_path: Path, weights: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_midst_of_processes_leaves_what_is_done_and_nothing_else(
+    tmp_path: Path, weights: Path, number: signal.Signals
 ) -> None:
     truth = make_set(tmp_path / "data", lengths=(3, *(30,) * 5), frames=True)
     command = [sys.executable, "-m", "vistool", "eval", truth, "-m", weights, "--workers", "2"]
@@ -237,13 +238,14 @@ def test_ctrl_c_in_the_midst_of_processes_leaves_what_is_done(
     done = tmp_path / RUN / "videos"
     while not list(done.glob("*/meta.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130
     assert complaint.splitlines()[-1] == "interrupted"
     assert "Traceback" not in complaint
     finished = {path.parent.name for path in done.glob("*/meta.json")}
     assert finished
+    assert {path.name for path in done.iterdir()} == finished
     again = vistool(truth, "-m", weights, "--json")
     assert again.exit_code == 0, again.stderr
     assert json.loads(again.stdout)["counts"]["videos"] == 6

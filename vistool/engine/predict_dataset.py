@@ -249,14 +249,15 @@ def _run_in_processes(
     task: _Task, videos: Sequence[AnnotatedVideo], workers: int, progress: _Frames
 ) -> None:
     """The longest first, so that no process has much left when the others are done."""
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),  # forked, torch's threads may hang
-        initializer=_begin_worker,
-        initargs=(task, max(1, (os.cpu_count() or 1) // workers)),
-    )
+    with _deaf_to_the_terminal():  # so are all processes that start here: the parent ends them
+        pool = ProcessPoolExecutor(
+            workers,
+            mp_context=multiprocessing.get_context("spawn"),  # forked, torch's threads may hang
+            initializer=_begin_worker,
+            initargs=(task, max(1, (os.cpu_count() or 1) // workers)),
+        )
     try:
-        with _deaf_to_ctrl_c():  # so are the processes that start here: the parent ends them
+        with _deaf_to_the_terminal():
             running: dict[Future[None], AnnotatedVideo] = {
                 pool.submit(_run_in_worker, video): video
                 for video in sorted(videos, key=lambda video: -video.length)
@@ -269,6 +270,7 @@ def _run_in_processes(
         for child in multiprocessing.active_children():  # in the midst of a video, perhaps
             child.terminate()
             child.join()
+        _remove_begun(task.folder, videos)
         if isinstance(error, BrokenProcessPool):
             raise VistoolError(
                 "a process that ran the model has died",
@@ -279,16 +281,28 @@ def _run_in_processes(
     pool.shutdown()
 
 
+def _remove_begun(folder: Path, videos: Iterable[AnnotatedVideo]) -> None:
+    """Take away what processes that were ended have left of the videos they were at."""
+    for video in videos:
+        place = video_folder(folder, video.id)
+        if place.exists() and not (place / META).exists() and not (place / FAILURE).exists():
+            shutil.rmtree(place, ignore_errors=True)
+
+
 @contextlib.contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
+def _deaf_to_the_terminal() -> Iterator[None]:
+    """Ignore Ctrl-C, and that the terminal closes."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may deal with signals
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {
+        number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 _worker: tuple[PredictJob, _Task] | None = None  # of this process, made once
