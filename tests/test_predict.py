@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 import vistool
 from tests.recorded import recorded, recorded_json
 from tests.test_ifc import small_ifc
-from vistool.config import IFCConfig, PixelConfig, PredictConfig
+from vistool.config import IFCConfig, PixelConfig, PredictConfig, Scoring
 from vistool.engine.device import choose_device, choose_dtype
 from vistool.engine.predict import iterate_video, predict_video, predict_videos
 from vistool.engine.segment import AHEAD, SegmentedFrame, Segmenter
@@ -108,7 +109,8 @@ def score_of(name: str) -> float:
 
 def loaded(model: nn.Module | None = None) -> LoadedModel:
     model = model or SquareFinder()
-    header = WeightsHeader(Path("squares.safetensors"), SquareFinder.config, {})
+    config: Any = model.config
+    header = WeightsHeader(Path("squares.safetensors"), config, {})
     return LoadedModel(model, header, "0" * 64)  # type: ignore[arg-type]
 
 
@@ -167,6 +169,52 @@ def assert_tracks_follow_the_squares(
             if mask is not None and expected is not None:
                 # A mask's outline is only known to a cell of 8 pixels; a square has 40.
                 assert overlap(decode_mask(mask), expected) > 0.8
+
+
+class DoubleFinder(SquareFinder):
+    """Finds the red square twice: once more as a green one, a little smaller and less sure."""
+
+    def __init__(self, scoring: Scoring) -> None:
+        super().__init__()
+        self.config = msgspec.structs.replace(SquareFinder.config, scoring=scoring)
+
+    def decode_clips(self, features: FrameFeatures, num_frames: int) -> ClipOutput:
+        found = super().decode_clips(features, num_frames)
+        red = found.class_logits[..., 0].argmax(1)
+        masks = found.mask_logits[torch.arange(len(red)), red][:, None] - 0.5
+        logits = torch.tensor([0.0, 2.5, 0, 0]).expand(len(red), 1, -1)
+        return ClipOutput(
+            torch.cat([found.class_logits, logits], 1), torch.cat([found.mask_logits, masks], 1)
+        )
+
+
+@pytest.mark.parametrize(
+    ("scoring", "max_overlap", "times"),
+    [
+        ("mask-aware", None, 1),
+        ("mask-aware", 1.0, 2),
+        ("published", None, 2),
+        ("published", 0.5, 1),
+    ],
+)
+def test_of_two_tracks_on_one_instance_the_surer_is_reported(
+    tmp_path: Path, source: Path, scoring: Scoring, max_overlap: float | None, times: int
+) -> None:
+    model = loaded(DoubleFinder(scoring))
+    config = PredictConfig(conf=0.2, max_overlap=max_overlap, overlay=False)
+    predict_video(model, source, tmp_path / "run", config)
+    results, _ = outcome(tmp_path / "run")
+    assert sorted(r["category_id"] for r in results) == sorted([7, 5, 3, *[5] * (times - 1)])
+    for frame in iterate_video(model, source, config):
+        names = [instance.class_name for instance in frame.instances]
+        assert names.count("red") == 1
+        assert names.count("green") == (4 <= frame.index < 14) + (times - 1)
+
+
+@pytest.mark.parametrize("overlap", [-0.1, 1.1])
+def test_an_overlap_is_a_share(tmp_path: Path, source: Path, overlap: float) -> None:
+    with pytest.raises(UsageError, match="an IoU lies between 0 and 1"):
+        predict_video(loaded(), source, tmp_path / "run", PredictConfig(max_overlap=overlap))
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_every_option_reaches_the_run(tmp_path: Path, weights: Path) -> None:
     options = (
         "--conf 0.01 --classes person,car --clip-length 4 --clip-stride 2 --frame-stride 2 "
         "--start 0.2 --end 1.1 --size 40 --device cpu --precision bf16 --batch 3 --no-overlay "
-        "--save csv"
+        "--save csv --max-overlap 0.7"
     )
     done = vistool("predict", video, "-m", weights, "-o", tmp_path, *options.split())
     assert done.exit_code == 0, done.stderr
@@ -89,6 +89,7 @@ def test_every_option_reaches_the_run(tmp_path: Path, weights: Path) -> None:
     assert meta.settings == {
         "conf": 0.01,
         "classes": ["person", "car"],
+        "max_overlap": 0.7,
         "clip_length": 4,
         "clip_stride": 2,
         "frame_stride": 2,

@@ -136,6 +136,9 @@ class PredictConfig(Settings, frozen=True):
 
     conf: float = 0.6  # tracks with a lower score are not reported
     classes: tuple[str, ...] = ()  # names; empty: all
+    # IoU over the video above which the less sure of two tracks is taken for a second one of the
+    # same instance, and not reported; 1: report both. None: 0.5 where scoring is "mask-aware".
+    max_overlap: float | None = None
     clip_length: int | Literal["all"] | None = None  # frames the model sees at once, T
     clip_stride: int | None = None  # frames the window moves; T: clips do not overlap
     frame_stride: int = 1  # 2: the model sees every other frame
@@ -154,7 +157,7 @@ class EvalConfig(Settings, frozen=True):
 
     conf: float = 0.0  # tracks with a lower score are not scored
     # Every track is kept: AP weighs them by their score.
-    predict: PredictConfig = PredictConfig(conf=0.0, overlay=False)
+    predict: PredictConfig = PredictConfig(conf=0.0, max_overlap=1.0, overlay=False)
     workers: int = 1  # processes that run the model, each on videos of its own
     samples: int = 2000  # of the videos, to tell a difference from noise
     seed: int = 0  # of the samples

@@ -139,6 +139,7 @@ def evaluate(
         conf=conf,
         predict=PredictConfig(
             conf=0.0,
+            max_overlap=1.0,
             clip_length=parse_clip_length(clip_length),
             clip_stride=clip_stride,
             size=size,

@@ -50,6 +50,13 @@ def predict(
         list[str] | None,
         typer.Option(help="Report these classes only: --classes person,car; may be repeated."),
     ] = None,
+    max_overlap: Annotated[
+        float | None,
+        typer.Option(
+            help="Report one of two tracks whose masks overlap by more than this IoU over the "
+            "video; 1: both. [0.5 for shipped weights, 1 for imported ones]",
+        ),
+    ] = None,
     clip_length: Annotated[
         str | None,
         typer.Option(
@@ -96,6 +103,7 @@ def predict(
     config = PredictConfig(
         conf=conf,
         classes=_listed(classes),
+        max_overlap=max_overlap,
         clip_length=parse_clip_length(clip_length),
         clip_stride=clip_stride,
         frame_stride=frame_stride,

@@ -42,6 +42,7 @@ from vistool.formats.video import VideoReader, open_video, source_name
 from vistool.models.weights import LoadedModel
 from vistool.progress import OnProgress, silent
 from vistool.structures import FrameInstance, FrameResult, TrackSegmentation
+from vistool.tracking.duplicates import TrackOverlaps
 from vistool.tracking.postprocess import (
     TrackClass,
     masks_at,
@@ -71,7 +72,7 @@ def iterate_video(
     """Segment and track a video; yields every frame as soon as no later clip can change it.
 
     A track comes with the class that is most likely so far, and is left out while that class is
-    not asked for or its score lies below `config.conf`.
+    not asked for, its score lies below `config.conf`, or it overlaps a surer one too much.
 
     Args: model: loaded, or the name or path of weights; source: a video file or folder of frames.
     Raises: UsageError, DataError, WeightsError, OutOfMemoryError.
@@ -113,9 +114,10 @@ def stream_videos(
 
 
 def _iterate(job: PredictJob, reader: VideoReader) -> Generator[FrameResult, None, None]:
+    overlaps = job.overlaps()
     with contextlib.closing(job.segmenter().frames(job.decoded(reader))) as frames:
         for frame in frames:
-            instances = tuple(_instances(job, frame))
+            instances = tuple(_instances(job, frame, overlaps))
             yield FrameResult(frame.index, frame.time, frame.tracks is not None, instances)
 
 
@@ -241,12 +243,16 @@ def _refuse_to_replace(sources: Iterable[Path], folders: Iterable[Path]) -> None
                     )
 
 
-def _instances(job: PredictJob, frame: SegmentedFrame) -> Iterator[FrameInstance]:
-    """What is on a frame, as far as it is to be reported with the classes so far."""
+def _instances(
+    job: PredictJob, frame: SegmentedFrame, overlaps: TrackOverlaps | None
+) -> Iterator[FrameInstance]:
+    """What is on a frame, as far as it is to be reported by classes and overlaps so far."""
     if frame.tracks is None:
         return
+    if overlaps is not None:
+        overlaps.add(frame.tracks)
     so_far = results_single_class(frame.class_probs, frame.tracks.track_ids)
-    likely = {result.track_id: result for result in job.reported(so_far)}
+    likely = {result.track_id: result for result in job.reported(so_far, overlaps)}
     for track_id, mask in masks_at(frame.tracks, frame.size):
         if track_id in likely:
             result = likely[track_id]
@@ -363,6 +369,7 @@ class _Record:
         self._job, self._reader, self._spool = job, reader, spool
         self._first_frame = 0
         self._times = array("d")
+        self._overlaps = job.overlaps()
 
     @property
     def length(self) -> int:
@@ -373,6 +380,8 @@ class _Record:
         if not self._times:
             self._first_frame = frame.index
         if frame.tracks is not None:
+            if self._overlaps is not None:
+                self._overlaps.add(frame.tracks)
             for track_id, mask in masks_at(frame.tracks, frame.size):
                 self._spool.add(self.length, track_id, encode_mask(mask))
         self._times.append(frame.time)
@@ -386,11 +395,8 @@ class _Record:
     def write(self, folder: Path, segmenter: Segmenter, *, complete: bool) -> VideoMeta:
         """Write results.json and meta.json; returns the latter."""
         visible = set(self._spool.tracks())
-        results = [
-            result
-            for result in self._job.reported(self._job.results(segmenter.class_probs()))
-            if result.track_id in visible
-        ]
+        found = self._job.results(segmenter.class_probs())
+        results = [r for r in self._job.reported(found, self._overlaps) if r.track_id in visible]
         tracks: list[TrackMeta] = []
         with (
             atomic_path(folder / META) as new_meta,
@@ -433,6 +439,7 @@ class _Record:
         header = self._job.loaded.header
         config = self._job.config
         used = {
+            "max_overlap": self._job.max_overlap,
             "clip_length": segmenter.clip_length or "all",
             "clip_stride": segmenter.clip_stride,
             "size": segmenter.short_side,

@@ -13,7 +13,10 @@ from vistool.errors import UsageError
 from vistool.formats.video import VideoReader
 from vistool.models.weights import LoadedModel, load_model
 from vistool.structures import VideoFrame
+from vistool.tracking.duplicates import TrackOverlaps
 from vistool.tracking.postprocess import TrackClass, results_multi_class, results_single_class
+
+MAX_OVERLAP = 0.5  # of two tracks, unless told otherwise or scoring is as published
 
 
 class PredictJob:
@@ -33,6 +36,8 @@ class PredictJob:
         self.config = config
         self.names = self.loaded.header.config.class_names
         self.labels = wanted_labels(config.classes, self.names)
+        usual = 1.0 if self.loaded.header.config.scoring == "published" else MAX_OVERLAP
+        self.max_overlap = usual if config.max_overlap is None else config.max_overlap
         self.results = results_multi_class if multi_class else results_single_class
         self._model = self.loaded.model.to(device).eval()
         self._device = device
@@ -43,16 +48,29 @@ class PredictJob:
     def decoded(self, reader: VideoReader) -> Iterator[VideoFrame]:
         return reader.frames(start=self.config.start, end=self.config.end)
 
-    def reported(self, results: Sequence[TrackClass]) -> list[TrackClass]:
-        """Those of a wanted class and a sufficient score, the best first."""
+    def overlaps(self) -> TrackOverlaps | None:
+        """What has to be counted of a video's tracks; None if nothing."""
+        return TrackOverlaps() if self.max_overlap < 1 else None
+
+    def reported(
+        self, results: Sequence[TrackClass], overlaps: TrackOverlaps | None
+    ) -> list[TrackClass]:
+        """Those of a wanted class and a sufficient score, the best first, each instance once."""
         wanted = [r for r in results if r.label in self.labels and r.score >= self.config.conf]
-        return sorted(wanted, key=lambda r: -r.score)
+        wanted.sort(key=lambda r: -r.score)
+        if overlaps is None:
+            return wanted
+        tracks = dict.fromkeys(r.track_id for r in wanted)
+        left_out = overlaps.duplicates(tracks, self.max_overlap)
+        return [r for r in wanted if r.track_id not in left_out]
 
 
 def check_settings(config: PredictConfig) -> None:
     """Raises: UsageError for numbers that make no sense."""
     if not 0 <= config.conf <= 1:
         raise UsageError(f"conf {config.conf:g}: a score lies between 0 and 1")
+    if not 0 <= (config.max_overlap or 0) <= 1:
+        raise UsageError(f"max overlap {config.max_overlap:g}: an IoU lies between 0 and 1")
     for name in ("start", "end"):
         seconds = getattr(config, name)
         if seconds is not None and not math.isfinite(seconds):

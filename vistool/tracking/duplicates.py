@@ -1,0 +1,48 @@
+"""Which tracks of a video show what a surer one shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import torch
+
+from vistool.structures import FrameTracks
+
+
+class TrackOverlaps:
+    """How much of their masks tracks share over a video, of which frames are added one by one.
+
+    What is kept grows with the pairs of tracks that touch each other, and not with the frames.
+    """
+
+    def __init__(self) -> None:
+        self._areas: Counter[int] = Counter()  # by track id, mask cells over all frames
+        self._shared: Counter[tuple[int, int]] = Counter()  # by track ids, the lower one first
+
+    def add(self, frame: FrameTracks) -> None:
+        """Count the masks of a frame, at the size that the model draws them."""
+        inside = (frame.mask_logits > 0).flatten(1).float()
+        shared = torch.triu(inside @ inside.T).cpu()
+        for row, column in shared.nonzero().tolist():
+            cells, pair = int(shared[row, column]), (frame.track_ids[row], frame.track_ids[column])
+            if row == column:
+                self._areas[pair[0]] += cells
+            else:
+                self._shared[pair] += cells
+
+    def iou(self, one: int, other: int) -> float:
+        """Of two tracks' masks over all frames so far; 0 for tracks without any."""
+        shared = self._shared[min(one, other), max(one, other)]
+        return shared / max(1, self._areas[one] + self._areas[other] - shared)
+
+    def duplicates(self, by_score: Iterable[int], max_overlap: float) -> set[int]:
+        """Of tracks, the surest first, those that overlap one that is kept by more than that."""
+        kept: list[int] = []
+        left_out: set[int] = set()
+        for track in by_score:
+            if any(self.iou(track, surer) > max_overlap for surer in kept):
+                left_out.add(track)
+            else:
+                kept.append(track)
+        return left_out
