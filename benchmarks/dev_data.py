@@ -184,7 +184,7 @@ def likeliest(case: Case) -> Case:
 
 
 def predict_frames(loaded: LoadedModel, folder: Path, *, quick: bool) -> list[TrackSegmentation]:
-    """Tracks of a folder of frames, the best first, as `vistool predict` finds them."""
+    """Tracks of a folder of frames, the best first, as `vistool eval` finds them."""
     end = QUICK_FRAMES / FOLDER_FPS if quick else None
     config = PredictConfig(conf=MIN_SCORE, max_overlap=1.0, overlay=False, end=end, device="cpu")
     label_of = {id_: label for label, id_ in enumerate(loaded.header.config.ids_of_classes())}

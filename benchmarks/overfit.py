@@ -102,20 +102,26 @@ def overfit(name: str, folder: Path, steps: int, every: int) -> bool:
     config = settings(name, folder, steps, every)
     begun, begun_cpu = time.perf_counter(), time.process_time()
 
-    def told(step: int, _steps: int, line: Mapping[str, Any]) -> None:
-        if "val_AP" in line:
-            terms = ", ".join(f"{term} {line[term]:.3f}" for term in ("loss", "class", "dice"))
-            print(
-                f"{name:6} step {step:5}: {terms}; AP {line['val_AP']:.3f}, "
-                f"AP50 {line['val_AP50']:.3f}; {time.perf_counter() - begun:4.0f} s, "
-                f"{time.process_time() - begun_cpu:4.0f} s of CPU",
-                flush=True,
-            )
-            if line["val_AP"] >= GOAL:
-                raise ReachedError
+    last: dict[str, Any] = {}
+
+    def told(step: int, scores: Mapping[str, float]) -> None:
+        terms = ", ".join(f"{term} {last[term]:.3f}" for term in ("loss", "class", "dice"))
+        print(
+            f"{name:6} step {step:5}: {terms}; AP {scores['val_AP']:.3f}, "
+            f"AP50 {scores['val_AP50']:.3f}; {time.perf_counter() - begun:4.0f} s, "
+            f"{time.process_time() - begun_cpu:4.0f} s of CPU",
+            flush=True,
+        )
+        if scores["val_AP"] >= GOAL:
+            raise ReachedError
 
     try:
-        train(config, folder / "run", on_step=told)
+        train(
+            config,
+            folder / "run",
+            on_step=lambda step, steps, line: last.update(line),
+            on_scores=told,
+        )
     except ReachedError:
         return True
     return False

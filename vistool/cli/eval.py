@@ -86,6 +86,13 @@ def evaluate(
         float,
         typer.Option(min=0, max=1, help="Leave out tracks that score less: HOTA depends on it."),
     ] = EvalConfig().conf,
+    max_overlap: Annotated[
+        float,
+        typer.Option(
+            help="A model's tracks: of two whose masks overlap by more than this IoU over the "
+            "video, score the surer one; 1: both."
+        ),
+    ] = 1.0,
     clip_length: Annotated[
         str | None, typer.Option(help="Frames that the model sees at once, or `all`.")
     ] = None,
@@ -139,7 +146,7 @@ def evaluate(
         conf=conf,
         predict=PredictConfig(
             conf=0.0,
-            max_overlap=1.0,
+            max_overlap=max_overlap,
             clip_length=parse_clip_length(clip_length),
             clip_stride=clip_stride,
             size=size,

@@ -63,11 +63,12 @@ def render(
     """
     from vistool.engine.render import render_video
     from vistool.formats.results import OVERLAY
+    from vistool.formats.video import source_name
     from vistool.rendering.overlay import OverlayStyle
 
     style = OverlayStyle(alpha=alpha, labels=labels, scores=scores)
     if output is None:
-        name = OVERLAY if video is None else f"overlay-{source.resolve().stem}.mp4"
+        name = OVERLAY if video is None else f"overlay-{source_name(source)}.mp4"
         output = (results if results.is_dir() else results.parent) / name
     with progress(quiet=quiet) as show:
         render_video(

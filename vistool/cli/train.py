@@ -34,7 +34,7 @@ def train(
     ] = None,
     frames: Annotated[
         Path | None,
-        typer.Option(help="With a DATASET: folder of its file names. [found by itself]"),
+        typer.Option(help="With a DATASET: folder of the file names in it. [found by itself]"),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="With a CONFIG: the folder that its paths are relative to.")

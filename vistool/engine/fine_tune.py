@@ -49,7 +49,7 @@ def fine_tuning(
         raise DataError(f"{dataset}: has no categories, or no videos and pictures, to learn from")
     place = dataset.absolute()  # "." has no name
     folder = place.parent
-    below = None if frames is None else os.path.relpath(frames.absolute(), folder)
+    below = None if frames is None else _relative(frames, folder)
     model = _model_values(header.config)
     if len(set(names)) == len(names):
         model["category_ids"] = [category.id for category in found.categories]
@@ -70,10 +70,15 @@ def fine_tuning(
         "augment": {"scale": [1.0, 1.8], "colour": 0.4},
     }
     if validation is not None:
-        relative = os.path.relpath(validation.absolute(), folder)
+        relative = _relative(validation, folder)
         plan = ValidationConfig(annotations=relative, frames=below, every=STEPS // 5)
         values["validation"] = msgspec.to_builtins(plan)
     return values
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """A path from a folder on; `..` leads out of where a link leads to."""
+    return os.path.relpath(path.resolve(), folder.resolve())
 
 
 def _model_values(config: ModelConfig) -> dict[str, Any]:

@@ -80,6 +80,8 @@ def predict_dataset(
         undone = processes.agree(
             lambda: {v.id for v in dataset.videos if not _is_complete(folder, v)}
         )
+        if undone and processes.is_first:  # until it is whole again
+            (folder / RESULTS).unlink(missing_ok=True)
         mine = processes.mine([video for video in dataset.videos if video.id in undone])
         on_device = msgspec.structs.replace(config, device=str(processes.device))
         _run_videos(

@@ -27,7 +27,7 @@ Line = Mapping[str, float | int | str | None]
 
 
 class RunLog:
-    """`log.jsonl`, one line a step, and if wanted the same numbers as curves for TensorBoard.
+    """`log.jsonl`, one line a step and one a validation; if wanted, TensorBoard's curves of them.
 
     Args: step: steps done; lines of later ones, which a killed run has left, are taken out.
     Raises: UsageError if TensorBoard is wanted, but not installed.

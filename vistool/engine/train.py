@@ -80,10 +80,11 @@ def train(
     """Train a model, or go on where `run` stopped; returns the weight file.
 
     The run folder gets `config.json`, `starts.jsonl` (with what code and on what it was started),
-    `log.jsonl` (one line a step), and every `save_every` steps `checkpoint.pt`, with the one before
-    it, and the averaged weights so far as `weights.safetensors`; with a validation,
-    `best.safetensors`. Killed at any moment, a run that is started again has the losses of one
-    that was not: a step depends on the seed, its number and the weights alone.
+    `log.jsonl` (one line a step, and one a validation), and every `save_every` steps
+    `checkpoint.pt`, with the one before it, and the averaged weights so far as
+    `weights.safetensors`; with a validation, `best.safetensors`. Killed at any moment, a run that
+    is started again has the losses of one that was not: a step depends on the seed, its number and
+    the weights alone.
 
     Args:
         run: the run folder; with a checkpoint in it, training resumes from there.
@@ -116,6 +117,8 @@ def _loop(job: _Job, told: _Callbacks) -> None:
                 scores = job.validate(told.validation, wish)
                 if log is not None:
                     log.write(job.state.step, scores)
+                if not job.state.skipped_in_a_row:
+                    job.save()
                 told.scores(job.state.step, scores)
             if job.state.step == job.config.steps:
                 return
@@ -200,7 +203,8 @@ class _Job:
 
     def connect(self) -> None:
         """Bind the processes together, and start to load data."""
-        _check_agreement(self.processes.gather(self.state.step), self.run)
+        state = self.state
+        _check_agreement(self.processes.gather((state.step, state.validated)), self.run)
         if self.config.recompute:
             recompute_activations(self.model)
         self.network = self.processes.share(self.model)
@@ -310,6 +314,7 @@ class _Job:
             model, self.held_out, self.processes, on_video=on_video, stopped=lambda: wish.expressed
         )
         if scores is None:
+            self.save()
             raise KeyboardInterrupt
         if state.best_score is None or scores[plan.measure] > state.best_score:
             state.best_score, state.best_step = scores[plan.measure], state.step
@@ -318,8 +323,6 @@ class _Job:
                 about = {"validation": f"{told} on {Path(plan.annotations).name}"}
                 self._write_weights(BEST, about)
         state.validated = state.step
-        if not state.skipped_in_a_row:
-            self.save()
         seconds = time.perf_counter() - begun
         return {f"val_{name}": x for name, x in scores.items()} | {"val_seconds": seconds}
 
@@ -348,11 +351,15 @@ def _averaged(state: TrainingState) -> IFC | VisTR:
     return state.averaged.module
 
 
-def _check_agreement(steps: list[int], run: Path) -> None:
-    """Raises: UsageError if the processes have not resumed from the same step."""
-    if len(set(steps)) > 1:
+def _check_agreement(found: list[tuple[int, int]], run: Path) -> None:
+    """Raises: UsageError if the processes have not resumed from the same checkpoint.
+
+    Args: found: steps done, and the step of the last validation.
+    """
+    if len(set(found)) > 1:
+        steps = ", ".join(f"{step} (validated: {validated})" for step, validated in found)
         raise UsageError(
-            f"{run}: the processes found checkpoints of steps {', '.join(map(str, steps))}",
+            f"{run}: the processes found checkpoints of steps {steps}",
             hint="the run folder must be on storage that all machines share",
         )
 

@@ -51,24 +51,31 @@ def _replace_folder(path: Path, new: Path) -> None:
         new.rename(path)  # fails if there is a file, or a link
         return
     old = _temporary(path)
-    path.rename(old)
+    moved: list[tuple[Path, Path]] = []
     try:
+        _move_missing(path, new, moved)
+        path.rename(old)
         new.rename(path)
     except BaseException:
-        old.rename(path)
+        if old.exists() and not path.exists():
+            old.rename(path)
+        if new.exists():
+            for item, place in reversed(moved):
+                with contextlib.suppress(FileNotFoundError):  # the last one, perhaps
+                    place.rename(item)
         raise
-    _move_missing(old, path)
     shutil.rmtree(old)
 
 
-def _move_missing(source: Path, target: Path) -> None:
-    """Move what is in one folder and not in another from the one to the other."""
+def _move_missing(source: Path, target: Path, moved: list[tuple[Path, Path]]) -> None:
+    """Move what is in one folder and not in another from the one to the other; notes each."""
     for item in list(source.iterdir()):
         place = target / item.name
         if not os.path.lexists(place):
+            moved.append((item, place))
             item.rename(place)
         elif item.is_dir() and not item.is_symlink() and place.is_dir():
-            _move_missing(item, place)
+            _move_missing(item, place, moved)
 
 
 def _name_place(error: BaseException, path: Path, temporary: Path) -> None:

@@ -6,7 +6,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import msgspec
@@ -26,7 +26,7 @@ from vistool.formats.coco_entries import (
     video_of,
     video_of_images,
 )
-from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, Category, DataSet, frame_file
+from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, Category, DataSet
 from vistool.formats.json_bytes import decode_json, plain
 from vistool.formats.problems import Place, Problem, ProblemCallback, refuse
 from vistool.formats.segmentation import MaskError, to_rle
@@ -104,8 +104,11 @@ def frames_folder(path: Path, file_names: Sequence[str]) -> Path:
 
 
 def _is_there(folder: Path, name: str) -> bool:
-    with contextlib.suppress(DataError):
-        return frame_file(folder, name).is_file()
+    """Whether a place has a file; whether that may be read, `frame_file` says."""
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        return False
+    with contextlib.suppress(OSError, ValueError):  # a name that no disk can have
+        return (folder / name).is_file()
     return False
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 import torch
@@ -38,11 +38,14 @@ class TrackOverlaps:
 
     def duplicates(self, by_score: Iterable[int], max_overlap: float) -> set[int]:
         """Of tracks, the surest first, those that overlap one that is kept by more than that."""
-        kept: list[int] = []
+        neighbours: dict[int, list[int]] = defaultdict(list)
+        for one, other in self._shared:
+            neighbours[one].append(other)
+            neighbours[other].append(one)
+        kept: set[int] = set()
         left_out: set[int] = set()
         for track in by_score:
-            if any(self.iou(track, surer) > max_overlap for surer in kept):
-                left_out.add(track)
-            else:
-                kept.append(track)
+            surer = kept.intersection(neighbours[track])
+            fits = all(self.iou(track, other) <= max_overlap for other in surer)
+            (kept if fits else left_out).add(track)
         return left_out
