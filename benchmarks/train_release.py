@@ -41,6 +41,12 @@ LARGER = (
     "augment.scale=[0.6,2.0]",
 )
 DOGS = 'augment.paste_classes={cat=1.5, dog=4.0, "hoofed animal"=1.2}'
+CROWDED = (
+    "augment.max_paste_shots=3",
+    "augment.paste_chance=0.75",
+    "augment.max_pasted=3",
+    "loss.focal_weight=15",
+)
 IFC = (
     Stage("pictures", "ifc-lite.toml", None, ("steps=6000",)),
     Stage("clips", "ifc-lite-clips.toml", "pictures"),
@@ -94,12 +100,35 @@ IFC = (
         ),
     ),
     Stage("groups-clips", "ifc-lite-groups.toml", "groups-pictures", keep=(1400, 1800)),
+    Stage(
+        "crowded-clips",
+        "ifc-lite-groups.toml",
+        "groups-clips",
+        (*CROWDED, "steps=1100", "schedule=constant", "warmup_steps=40", "seed=112"),
+    ),
+    Stage(
+        "longer-clips",
+        "ifc-lite-groups.toml",
+        "crowded-clips",
+        (
+            *CROWDED,
+            "steps=4600",
+            "clip_length=4",
+            "batch=2",
+            "learning_rate=2.5e-4",
+            "backbone_rate=4e-5",
+            "warmup_steps=40",
+            "seed=113",
+        ),
+    ),
 )
+# What the weights of some stages count in the mean of them all.
+MEAN = {"groups-clips": 5, "longer-clips": 3}
 VISTR = (
     Stage("vistr-pictures", "vistr-lite.toml", "vistr-start"),
     Stage("vistr-clips", "vistr-lite-clips.toml", "vistr-pictures"),
 )
-SHORT_SIDES = {"ifc-lite": 288, "vistr-lite": 224}  # of what the released models see, pixels
+SHORT_SIDES = {"ifc-lite": 320, "vistr-lite": 224}  # of what the released models see, pixels
 
 
 def main() -> None:
@@ -114,8 +143,9 @@ def main() -> None:
     if args.model == "ifc-lite":
         for stage in IFC:
             train(stage, args.runs, args.data)
-        last = args.runs / IFC[-1].name
-        averaged = [last / WEIGHTS, *(last / kept_as(step) for step in IFC[-1].keep)]
+        averaged = [
+            path for stage in IFC for path in MEAN.get(stage.name, 0) * files_of(stage, args.runs)
+        ]
     else:
         start = weights_of(args.runs, "vistr-start")
         if not start.exists():
@@ -160,6 +190,12 @@ def is_done(weights: Path) -> bool:
 
 def kept_as(step: int) -> str:
     return f"step-{step}.safetensors"
+
+
+def files_of(stage: Stage, runs: Path) -> list[Path]:
+    """The weights that a stage leaves, at its end and on the way."""
+    folder = runs / stage.name
+    return [folder / WEIGHTS, *(folder / kept_as(step) for step in stage.keep)]
 
 
 def weights_of(runs: Path, stage: str) -> Path:
