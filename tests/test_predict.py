@@ -563,7 +563,7 @@ def test_an_earlier_result_is_whole_until_the_new_one_is_on_disk(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vistool.engine.predict.write_meta", full)
+    monkeypatch.setattr("vistool.engine.predict_record.write_meta", full)
     with pytest.raises(OSError, match="No space left") as caught:
         predict_video(loaded(), source, folder, QUIET)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -583,7 +583,7 @@ def test_an_interrupt_while_results_are_written_loses_nothing(
             raise KeyboardInterrupt
         write_meta(*arguments)
 
-    monkeypatch.setattr("vistool.engine.predict.write_meta", interrupted)
+    monkeypatch.setattr("vistool.engine.predict_record.write_meta", interrupted)
     with pytest.raises(KeyboardInterrupt):
         predict_video(loaded(), source, tmp_path / "run", QUIET)
     results, meta = outcome(tmp_path / "run")

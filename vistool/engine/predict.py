@@ -4,52 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import platform
-from array import array
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
-import torch
 
 from vistool.config import PredictConfig
 from vistool.engine.device import choose_device
 from vistool.engine.distributed import Processes
 from vistool.engine.predict_job import PredictJob
+from vistool.engine.predict_record import VideoRecord
 from vistool.engine.render import SpooledResults, Track, draw_results
-from vistool.engine.save import FILES, FOLDERS, remove_extras, save_extras
+from vistool.engine.save import FILES, FOLDERS, save_extras
 from vistool.engine.segment import SegmentedFrame, Segmenter
 from vistool.errors import PartialFailureError, UsageError, VistoolError, WeightsError
-from vistool.formats.atomic import atomic_path
 from vistool.formats.results import (
     META,
     OVERLAY,
     RESULTS,
-    Category,
     SegmentationSpool,
-    TrackMeta,
     VideoMeta,
     new_run_folder,
-    path_as_text,
     read_meta,
-    write_meta,
-    write_results,
 )
 from vistool.formats.rle import encode_mask
 from vistool.formats.video import VideoReader, open_video, source_name
 from vistool.models.weights import LoadedModel
 from vistool.progress import OnProgress, silent
-from vistool.structures import FrameInstance, FrameResult, TrackSegmentation
+from vistool.structures import FrameInstance, FrameResult
 from vistool.tracking.duplicates import TrackOverlaps
 from vistool.tracking.postprocess import (
-    TrackClass,
     masks_at,
     results_single_class,
 )
 
-VIDEO_ID = 1  # every video has a results file of its own
 # What a run may write into its folder, or take away there.
 OUTPUTS = {RESULTS, META, OVERLAY, *itertools.chain(*FILES.values()), *FOLDERS.values()}
 
@@ -267,7 +256,7 @@ def predict_opened(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with SegmentationSpool(folder) as spool:
-            meta = _segment(job, reader, _Record(job, reader, spool), folder, on_progress)
+            meta = _segment(job, reader, VideoRecord(job, reader, spool), folder, on_progress)
             try:
                 overlay = _draw_and_save(job, reader, spool, meta, folder, on_progress)
             except (KeyboardInterrupt, VistoolError, OSError) as error:
@@ -283,7 +272,7 @@ def predict_opened(
 
 
 def _segment(
-    job: PredictJob, reader: VideoReader, record: _Record, folder: Path, on_progress: OnProgress
+    job: PredictJob, reader: VideoReader, record: VideoRecord, folder: Path, on_progress: OnProgress
 ) -> VideoMeta:
     """Fill the record and write its files; also where only a part of the video could be done."""
     segmenter = job.segmenter()
@@ -300,7 +289,7 @@ def _segment(
         raise
 
 
-def _save_part(record: _Record, folder: Path, segmenter: Segmenter) -> str:
+def _save_part(record: VideoRecord, folder: Path, segmenter: Segmenter) -> str:
     """Write what is done of a video, but not over the results of a whole one; says where it is."""
     done = f"the {record.length} frames that were done"
     place = folder
@@ -360,122 +349,6 @@ def _draw(
             track.track_id, names[track.category_id], track.score
         )
     draw_results(reader, results, overlay, on_progress=on_progress)
-
-
-class _Record:
-    """The final frames of a video: masks on disk, time stamps in memory, 8 bytes each."""
-
-    def __init__(self, job: PredictJob, reader: VideoReader, spool: SegmentationSpool) -> None:
-        self._job, self._reader, self._spool = job, reader, spool
-        self._first_frame = 0
-        self._times = array("d")
-        self._overlaps = job.overlaps()
-
-    @property
-    def length(self) -> int:
-        """The number of frames that are complete."""
-        return len(self._times)
-
-    def add(self, frame: SegmentedFrame) -> None:
-        if not self._times:
-            self._first_frame = frame.index
-        if frame.tracks is not None:
-            if self._overlaps is not None:
-                self._overlaps.add(frame.tracks)
-            for track_id, mask in masks_at(frame.tracks, frame.size):
-                self._spool.add(self.length, track_id, encode_mask(mask))
-        self._times.append(frame.time)
-
-    def write_partial(self, folder: Path, segmenter: Segmenter) -> None:
-        """Write what there is, but for what takes long: pictures."""
-        meta = self.write(folder, segmenter, complete=False)
-        quick = [kind for kind in self._job.config.save if kind != "cutouts"]
-        save_extras(quick, folder, self._spool, meta, self._reader)
-
-    def write(self, folder: Path, segmenter: Segmenter, *, complete: bool) -> VideoMeta:
-        """Write results.json and meta.json; returns the latter."""
-        visible = set(self._spool.tracks())
-        found = self._job.results(segmenter.class_probs())
-        results = [r for r in self._job.reported(found, self._overlaps) if r.track_id in visible]
-        tracks: list[TrackMeta] = []
-        with (
-            atomic_path(folder / META) as new_meta,
-            atomic_path(folder / RESULTS) as new_results,
-        ):
-            write_results(new_results, self._entries(results, tracks))
-            meta = self._meta(segmenter, tracks, complete)
-            write_meta(new_meta, meta)
-            # All is on disk. What an earlier run left must not stand beside it.
-            remove_extras(folder)
-            for name in (OVERLAY, META):
-                (folder / name).unlink(missing_ok=True)
-        return meta
-
-    def _entries(
-        self, results: Sequence[TrackClass], tracks: list[TrackMeta]
-    ) -> Iterator[TrackSegmentation]:
-        """One entry at a time; adds what the format has no field for to `tracks`."""
-        ids = self._job.loaded.header.config.ids_of_classes()
-        for result in results:
-            masks = self._spool.segmentations(result.track_id, self.length)
-            visible = [i for i, mask in enumerate(masks) if mask is not None]
-            if not visible:
-                continue
-            category = ids[result.label]
-            tracks.append(
-                TrackMeta(
-                    track_id=result.track_id,
-                    category_id=category,
-                    score=result.score,
-                    first_frame=visible[0],
-                    last_frame=visible[-1],
-                )
-            )
-            yield TrackSegmentation(
-                video_id=VIDEO_ID, category_id=category, score=result.score, segmentations=masks
-            )
-
-    def _meta(self, segmenter: Segmenter, tracks: list[TrackMeta], complete: bool) -> VideoMeta:
-        header = self._job.loaded.header
-        config = self._job.config
-        used = {
-            "max_overlap": self._job.max_overlap,
-            "clip_length": segmenter.clip_length or "all",
-            "clip_stride": segmenter.clip_stride,
-            "size": segmenter.short_side,
-            "batch": segmenter.batch,
-            "device": str(segmenter.device),
-            "precision": str(segmenter.dtype).removeprefix("torch."),
-        }
-        return VideoMeta(
-            source=path_as_text(self._reader.path.absolute()),
-            video_id=VIDEO_ID,
-            width=self._reader.size.width,
-            height=self._reader.size.height,
-            length=self.length,
-            complete=complete,
-            first_frame=self._first_frame,
-            times=self._times.tolist(),
-            frame_stride=config.frame_stride,
-            rotation=self._reader.rotation,
-            fps=self._reader.fps,
-            categories=[
-                Category(id=i, name=name)
-                for i, name in zip(header.config.ids_of_classes(), self._job.names, strict=True)
-            ],
-            model={
-                "name": header.name,
-                "path": path_as_text(header.path),
-                "sha256": self._job.loaded.sha256,
-            },
-            settings={**msgspec.to_builtins(config), **used},
-            versions={
-                "vistool": version("vistool"),
-                "torch": str(torch.__version__),
-                "python": platform.python_version(),
-            },
-            tracks=tracks,
-        )
 
 
 def _expected_frames(reader: VideoReader, config: PredictConfig) -> int | None:
