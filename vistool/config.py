@@ -201,9 +201,7 @@ class AugmentConfig(Settings, frozen=True):
     compression_chance: Chance = 0.3  # of clips that look as if a video codec had stored them
     # What follows is about clips of two frames and more.
     perspective: Amount = 0.08  # tilt of the camera: about how much nearer it comes to one edge
-    object_motion: Amount = (
-        0.3  # a pasted instance's own path, in shares of the canvas; as `motion`
-    )
+    object_motion: Amount = 0.3  # a pasted instance's own path; as `motion`
     leave_chance: Chance = 0.25  # of a pasted instance to leave the frame, or to enter it
     motion_blur_chance: Chance = 0.3  # of clips whose frames are exposed while things move
 
@@ -284,19 +282,15 @@ class TrainConfig(Settings, kw_only=True, frozen=True):
     warmup_steps: CountFrom0 = 300
     warmup_factor: Amount = 0.0  # of the rates, from which they rise evenly
     schedule: Literal["cosine", "step", "constant"] = "cosine"
-    milestones: tuple[
-        CountFrom0, ...
-    ] = ()  # steps after which "step" multiplies the rates by gamma
+    milestones: tuple[CountFrom0, ...] = ()  # steps after which "step" multiplies by gamma
     gamma: Amount = 0.1
     # Of the backbone, with its stem: stages of a ResNet, blocks of an EfficientNet. None: the
     # papers' one stage, or 3 blocks.
     frozen_blocks: int | None = None
-    query_groups: Count = (
-        1  # sets of queries that learn side by side, of which one is kept; IFC only
-    )
-    ema_decay: Annotated[float, Meta(ge=0, lt=1)] = (
-        0.999  # of the averaged weights that are saved, at most; 0: the last ones
-    )
+    # Sets of queries that learn side by side, of which one is kept; IFC only.
+    query_groups: Count = 1
+    # Of the averaged weights that are saved, at most; 0: the last ones.
+    ema_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.999
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     recompute: bool = False  # activations in the backward pass, where storing them takes too much
     compile: bool = False  # the model, by torch.compile

@@ -7,13 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vistool.engine.run_record import (
-    PredictedSet,
-    Run,
-    file_key,
-    noted_failures,
-    read_run,
-)
+from vistool.engine.run_record import PredictedSet, Run, file_key, noted_failures, read_run
 from vistool.formats.dataset import DataSet
 from vistool.formats.detect import read_dataset
 from vistool.formats.predicted_masks import read_predicted_masks, with_predicted_lengths

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import vistool
 from vistool.config import (
+    AnnotatedConfig,
     IFCConfig,
     LossConfig,
     ModelConfig,
@@ -152,20 +153,12 @@ def training_batches(
     """
     if config.pipeline is not None:
         return published_batches(config, pixels, share)
-    sources = [
-        read_annotations(
-            Path(config.data) / source.annotations,
-            config.classes,
-            frames=source.frames_folder(config.data),
-        )
-        for source in config.sources
-    ]
-    for source, videos in zip(config.sources, sources, strict=True):
+    sources = [(_labelled(config, source), source.weight) for source in config.sources]
+    for source, (videos, _) in zip(config.sources, sources, strict=True):
         if not videos:
             raise DataError(f"{source.annotations}: no videos and no pictures")
-    refuse_unlabelled([video for videos in sources for video in videos], config.named_sources())
-    weights = [source.weight for source in config.sources]
-    sampler = ClipSampler(list(zip(sources, weights, strict=True)), len(config.classes))
+    refuse_unlabelled([video for videos, _ in sources for video in videos], config.named_sources())
+    sampler = ClipSampler(sources, len(config.classes))
     return TrainingBatches(
         ClipMaker(sampler, config.clip_length, config.augment, tuple(config.classes)),
         pixels,
@@ -174,6 +167,14 @@ def training_batches(
         steps=config.steps,
         seed=config.seed,
         share=share,
+    )
+
+
+def _labelled(config: TrainConfig, part: AnnotatedConfig) -> list[LabelledVideo]:
+    return read_annotations(
+        Path(config.data) / part.annotations,
+        config.classes,
+        frames=part.frames_folder(config.data),
     )
 
 
@@ -186,8 +187,7 @@ def held_out(config: TrainConfig) -> list[LabelledVideo]:
     if config.validation is None:
         return []
     path = Path(config.data) / config.validation.annotations
-    frames = config.validation.frames_folder(config.data)
-    videos = read_annotations(path, config.classes, frames=frames)
+    videos = _labelled(config, config.validation)
     refuse_unlabelled(videos, str(path))
     missing = [file for video in videos for file in video.files if not file.is_file()]
     if missing:
