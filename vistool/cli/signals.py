@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from vistool.stop_signals import STOP_SIGNALS
+
 INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
 PATIENCE = 10.0  # seconds in which an interrupted command is left to save what is done
 
@@ -21,8 +23,7 @@ def ended_by_signals() -> Iterator[None]:
     done. One after that ends the process as soon as its files are in order, without waiting for
     threads. What the process was started to ignore, as `nohup` does, stays ignored.
     """
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in map(signal.Signals.__getitem__, names)}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     raised: list[float] = []  # when
 
     def interrupt(*_: object) -> None:

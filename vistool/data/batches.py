@@ -19,10 +19,8 @@ from vistool.config import PixelConfig
 from vistool.data.clips import ClipMaker, TrainingClip
 from vistool.errors import VistoolError
 from vistool.ops.pixels import normalise
+from vistool.stop_signals import STOP_SIGNALS
 from vistool.structures import ClipTarget, Size
-
-# What schedulers, terminals and `torchrun` send to all processes of a job that is to stop.
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Batch(NamedTuple):

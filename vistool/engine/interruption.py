@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from vistool.data.batches import STOP_SIGNALS
+from vistool.stop_signals import STOP_SIGNALS
 
 
 @dataclass(slots=True)
