@@ -26,8 +26,9 @@ Range = tuple[Annotated[float, Meta(gt=0)], Annotated[float, Meta(gt=0)]]  # fro
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 # What of a clip becomes a track, and its score. "published": as the papers' code does it.
-# "mask-aware": the class probability times the mean mask probability, averaged as if a few clips
-# had not seen the track, so that neither a vague mask nor a glimpse ranks first.
+# "mask-aware": the class probability times the mean mask probability, less for what is small, and
+# averaged as if a few clips had not seen the track, so that neither a vague mask nor a glimpse
+# ranks first; pieces of a mask that are other instances are taken from it.
 Scoring = Literal["published", "mask-aware"]
 
 

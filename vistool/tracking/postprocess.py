@@ -20,9 +20,13 @@ from vistool.structures import (
     FrameTracks,
     Size,
 )
+from vistool.tracking.pieces import without_foreign_pieces
 
 ABSENT_BELOW = 0.001  # the most likely class's probability on a frame (VisTR)
-LIKELY = 0.1  # the most likely class's probability that makes a query an instance ("mask-aware")
+# "mask-aware" scoring:
+LIKELY = 0.1  # the most likely class's probability that makes a query an instance
+LARGE = 0.1  # share of the picture from which a mask's size does not lower its score
+SIZE_EXPONENT = 0.15  # a mask of a hundredth of the picture keeps 0.7 of its score
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,9 @@ def clip_prediction(
             prediction = _by_query(class_logits, mask_logits, frame_ids)
         case FrameClipOutput():
             prediction = _by_vote(class_logits, mask_logits, frame_ids)
-    return _weighted_by_masks(prediction) if scoring == "mask-aware" else prediction
+    if scoring == "published":
+        return prediction
+    return _weighted_by_size(_without_foreign_pieces(_weighted_by_certainty(prediction)))
 
 
 def _by_query(
@@ -98,12 +104,31 @@ def likely(heads: FrameHeads, num_frames: int) -> Tensor:
     return best.mean(2) > LIKELY
 
 
-def _weighted_by_masks(clip: ClipPrediction) -> ClipPrediction:
+def _weighted_by_certainty(clip: ClipPrediction) -> ClipPrediction:
     """Class probabilities times the mean probability inside the mask, over the clip's frames."""
     masks = clip.mask_logits.flatten(1)
     inside = masks > 0
     certainty = (masks.sigmoid() * inside).sum(1) / inside.sum(1).clamp(min=1)
     return replace(clip, class_probs=clip.class_probs * certainty[:, None])
+
+
+def _without_foreign_pieces(clip: ClipPrediction) -> ClipPrediction:
+    masks = clip.mask_logits
+    if clip.present is not None:  # what is drawn where an instance is not connects nothing
+        masks = masks.where(clip.present[..., None, None], -masks.abs())
+    scores = clip.class_probs.amax(-1)
+    return replace(clip, mask_logits=without_foreign_pieces(masks, scores))
+
+
+def _weighted_by_size(clip: ClipPrediction) -> ClipPrediction:
+    """Class probabilities times a factor that falls with the mask's share of the frames it is on.
+
+    What is small in the picture is found less reliably, and is less often what it is about.
+    """
+    shares = (clip.mask_logits > 0).flatten(2).float().mean(-1)
+    share = shares.sum(1) / (shares > 0).sum(1).clamp(min=1)
+    factor = (share / LARGE).clamp(max=1) ** SIZE_EXPONENT
+    return replace(clip, class_probs=clip.class_probs * factor[:, None])
 
 
 def _by_vote(class_logits: Tensor, mask_logits: Tensor, frame_ids: Sequence[int]) -> ClipPrediction:
