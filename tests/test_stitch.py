@@ -279,6 +279,17 @@ def test_mask_aware_scoring_keeps_what_may_be_an_object_and_ranks_it_by_its_mask
     torch.testing.assert_close(clip.mask_logits, masks[0, [0, 3]])
 
 
+def test_a_small_mask_scores_less() -> None:
+    """On two of three frames a hundredth of the picture, and on the other not seen."""
+    logits = torch.log(torch.tensor([[[0.8, 0.1, 0.1], [0.8, 0.1, 0.1]]]))
+    masks = torch.full((1, 2, 3, 10, 10), -20.0)
+    masks[0, 0, :2, 4, 4] = 20.0
+    masks[0, 1, :, 6:, 3:] = 20.0  # more than a tenth
+    clip = clip_prediction(ClipOutput(logits, masks), (0, 1, 2), scoring="mask-aware")
+    expected = torch.tensor([[0.8, 0.1], [0.8, 0.1]]) * torch.tensor([[0.1**0.15], [1.0]])
+    torch.testing.assert_close(clip.class_probs, expected)
+
+
 def test_clips_without_a_track_speak_against_a_glimpse_of_it() -> None:
     stitcher = TrackStitcher(2, prior_clips=2)
     for start in range(4):
