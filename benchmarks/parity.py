@@ -16,8 +16,8 @@ from torch import Tensor
 from tests.recorded import formula_weights, published_shapes, recorded, recorded_json
 from tests.test_criterion import TERMS, recorded_output, recorded_targets
 from tests.test_ifc import normalised, padded_batch, small_ifc, small_training_batch
-from tests.test_predict import CASES as VIDEOS
-from tests.test_predict import recorded_frames, segmented
+from tests.test_ifc_runs import CASES as VIDEOS
+from tests.test_ifc_runs import recorded_frames, segmented
 from tests.test_published_ifc import recorded_clip
 from tests.test_published_vistr import as_recorded, chained, recorded_rows
 from tests.test_stitch import CASES as STITCHED

@@ -17,6 +17,8 @@ import pytest
 # A slow machine is not a failure.
 hypothesis.settings.register_profile("vistool", deadline=None)
 hypothesis.settings.load_profile("vistool")
+# Where the asserts of a helper fail, they shall say why, as those of tests do.
+pytest.register_assert_rewrite("tests.made_squares")
 
 
 @dataclass(frozen=True)

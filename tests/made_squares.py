@@ -1,0 +1,146 @@
+"""Videos of coloured squares, and a model that sees them: for tests of the whole of predict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vistool.config import IFCConfig, PixelConfig, PredictConfig
+from vistool.formats.results import VideoMeta, read_meta, read_results
+from vistool.formats.rle import decode_mask
+from vistool.models.weights import LoadedModel, WeightsHeader
+from vistool.structures import ClipOutput, FrameFeatures, Size, TrackSegmentation
+
+SIZE = Size(96, 160)
+COLOURS = {"red": (220, 0, 0), "green": (0, 220, 0), "blue": (0, 0, 220)}
+QUIET = PredictConfig(overlay=False)
+
+# Of every object: name, the frames it is on, row, column on frame 0, columns a frame. A side is 40.
+Scene = list[tuple[str, range, int, int, int]]
+LENGTH = 14
+SCENE: Scene = [
+    ("red", range(14), 8, 8, 4),
+    ("green", range(4, 14), 52, 100, -4),
+    ("blue", range(9), 8, 112, 0),
+]
+
+
+class SquareFinder(nn.Module):
+    """A model with a known answer: a query for every colour, "no object" where it is not seen.
+
+    The order of its queries changes from clip to clip, as nothing ties a query to an object.
+    """
+
+    config = IFCConfig(
+        class_names=tuple(COLOURS),
+        category_ids=(7, 5, 3),
+        pixels=PixelConfig(mean=(0, 0, 0), std=(255, 255, 255)),
+        clip_length=4,
+        clip_stride=2,
+        test_short_side=96,
+    )
+
+    def __init__(self, longest_clip: int = 10**6) -> None:
+        super().__init__()
+        self.longest_clip = longest_clip
+        self.encoded = 0
+        self.clips: list[tuple[int, int]] = []  # B, T
+
+    def encode_frames(self, pixels: Tensor) -> FrameFeatures:
+        self.encoded += len(pixels)
+        cells = [F.avg_pool2d(pixels, stride, ceil_mode=True) for stride in (32, 16, 8)]
+        return FrameFeatures(cells[0], tuple(cells[1:]), None)
+
+    def decode_clips(self, features: FrameFeatures, num_frames: int) -> ClipOutput:
+        if num_frames > self.longest_clip:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        frames = features.laterals[-1].unflatten(0, (-1, num_frames))  # [B, T, 3, h, w]
+        colours = torch.tensor(list(COLOURS.values())) / 255
+        distance = (frames[:, None] - colours[:, None, :, None, None]).norm(dim=3)
+        masks = 20 * (0.4 - distance)  # [B, 3, T, h, w]
+        seen = (masks > 0).flatten(2).any(2)
+        logits = torch.where(
+            seen[..., None],
+            torch.tensor([[4.0, 0, 0, 0], [0, 3, 0, 0], [0, 0, 2, 0]]),
+            torch.tensor([0.0, 0, 0, 3]),
+        )
+        order = torch.arange(3).roll(len(self.clips))
+        self.clips.append((len(frames), num_frames))
+        return ClipOutput(logits[:, order], masks[:, order])
+
+
+def score_of(name: str) -> float:
+    strength = {"red": 4.0, "green": 3.0, "blue": 2.0}[name]
+    return float(np.exp(strength) / (np.exp(strength) + 3))
+
+
+def loaded(model: nn.Module | None = None) -> LoadedModel:
+    model = model or SquareFinder()
+    config: Any = model.config
+    header = WeightsHeader(Path("squares.safetensors"), config, {})
+    return LoadedModel(model, header, "0" * 64)  # type: ignore[arg-type]
+
+
+def truth(scene: Scene, name: str, frame: int) -> np.ndarray | None:
+    """The mask of an object, None where it is absent."""
+    for other, frames, row, column, speed in scene:
+        if other == name and frame in frames:
+            left = column + speed * frame
+            mask = np.zeros(SIZE, dtype=bool)
+            mask[row : row + 40, left : left + 40] = True
+            return mask
+    return None
+
+
+def pictures(scene: Scene, length: int) -> Iterator[np.ndarray]:
+    for frame in range(length):
+        image = np.full((*SIZE, 3), 110, np.uint8)
+        for name, *_ in scene:
+            mask = truth(scene, name, frame)
+            if mask is not None:
+                image[mask] = COLOURS[name]
+        yield image
+
+
+def save_frames(folder: Path, scene: Scene = SCENE, length: int = LENGTH) -> Path:
+    """A folder of frames, which vistool shows at 10 a second."""
+    folder.mkdir(parents=True)
+    for i, image in enumerate(pictures(scene, length)):
+        cv2.imwrite(str(folder / f"{i:03}.png"), image[..., ::-1])
+    return folder
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return save_frames(tmp_path / "squares")
+
+
+def outcome(folder: Path) -> tuple[list[TrackSegmentation], VideoMeta]:
+    return read_results(folder / "results.json"), read_meta(folder / "meta.json")
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a & b).sum() / (a | b).sum())
+
+
+def assert_tracks_follow_the_squares(
+    results: list[TrackSegmentation], seen: range, names: tuple[str, ...] = ("red", "green", "blue")
+) -> None:
+    """One track an object, on exactly the frames it is on; `seen`: frames the model saw."""
+    name_of = dict(zip((7, 5, 3), COLOURS, strict=True))
+    assert [name_of[r["category_id"]] for r in results] == list(names)
+    for result, name in zip(results, names, strict=True):
+        for frame, mask in enumerate(result["segmentations"]):
+            expected = truth(SCENE, name, frame) if frame in seen else None
+            assert (mask is None) == (expected is None), (name, frame)
+            if mask is not None and expected is not None:
+                # A mask's outline is only known to a cell of 8 pixels; a square has 40.
+                assert overlap(decode_mask(mask), expected) > 0.8
