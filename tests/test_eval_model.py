@@ -99,6 +99,9 @@ def test_videos_that_are_done_are_not_run_again(
     vistool(truth, "-m", weights, "--size", "48")  # another run gets another folder
     assert len(ran) == 7
     assert (tmp_path / "runs" / "eval" / "data-set-made-2").is_dir()
+    monkeypatch.setattr(predict_dataset, "version", lambda name: "another")  # so does another tool
+    assert vistool(truth, "-m", weights).exit_code == 0
+    assert len(ran) == 10
 
 
 def test_one_video_that_fails_does_not_lose_the_others(tmp_path: Path, weights: Path) -> None:

@@ -54,9 +54,10 @@ def test_an_object_behind_a_post_keeps_both_its_pieces() -> None:
     assert cleaned([0.9, 0.8], behind, elsewhere) == [shown(behind), shown(elsewhere)]
 
 
-def test_a_piece_that_another_instance_only_touches_stays() -> None:
-    two, other = drawn("###.####"), drawn(".......#")  # a quarter of the piece, no more
-    assert cleaned([0.9, 0.8], two, other)[0] == shown(two)
+def test_more_than_a_quarter_of_a_piece_has_to_be_the_other_instance() -> None:
+    two, quarter, half = drawn("#####.####"), drawn(".........#"), drawn("........##")
+    assert cleaned([0.9, 0.8], two, quarter)[0] == shown(two)
+    assert cleaned([0.9, 0.8], two, half)[0] == ["#####....."]
 
 
 def test_pieces_that_meet_on_another_frame_are_one() -> None:
@@ -74,8 +75,26 @@ def test_where_a_surer_instance_has_the_heaviest_piece_the_next_one_is_meant() -
     assert cleaned([0.8, 0.9], first, both) == [shown(first), shown(both)]
 
 
+def test_bodies_are_the_same_that_share_more_than_half_of_their_union() -> None:
+    both = drawn("########.######")
+    assert cleaned([0.9, 0.8], drawn("####..........."), both)[1] == shown(both)
+    assert cleaned([0.9, 0.8], drawn("#####.........."), both)[1] == [".........######"]
+
+
+def test_of_two_pieces_the_surer_one_is_the_body_though_it_is_smaller() -> None:
+    mask = drawn("#####.####")
+    mask[..., :5] = 0.1  # five times 0.52, and four times 0.98
+    assert cleaned([0.9, 0.8], mask, drawn("###......."))[0] == ["......####"]
+
+
+def test_what_any_surer_instance_has_is_not_free() -> None:
+    first, second = drawn("####........."), drawn(".....####....")
+    third = drawn("####.####.###")
+    assert cleaned([0.9, 0.8, 0.7], first, second, third)[2] == ["..........###"]
+
+
 def test_a_crumb_makes_no_instance_of_its_own_of_a_duplicate() -> None:
-    first, duplicate = drawn("####...."), drawn("####..#.")
+    first, duplicate = drawn("#####..."), drawn("#####.##")
     assert cleaned([0.9, 0.8], first, duplicate) == [shown(first), shown(duplicate)]
 
 
@@ -118,7 +137,7 @@ def test_cleaning_only_takes_whole_pieces_and_leaves_something_of_every_mask(
 @pytest.mark.parametrize("bridged", [True, False])
 def test_what_vistr_draws_where_an_instance_is_absent_connects_nothing(bridged: bool) -> None:
     """A query draws two places on a frame, and what joins them on another."""
-    masks = torch.stack([drawn("##.##", "#####"), drawn("...##", "...##")])[None]
+    masks = torch.stack([drawn("##.##", "####."), drawn("...##", "....#")])[None]
     probs = torch.full((1, 2, 2, 2), 0.5)
     if not bridged:
         probs[0, 0, 1] = torch.tensor([1e-5, 1 - 1e-5])

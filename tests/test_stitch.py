@@ -290,6 +290,19 @@ def test_a_small_mask_scores_less() -> None:
     torch.testing.assert_close(clip.class_probs, expected)
 
 
+def test_scores_are_those_of_masks_without_what_is_another_instance() -> None:
+    """Query 0 draws three cells of its own, and vaguely two that are the body of query 1."""
+    logits = torch.log(torch.tensor([[[0.1, 0.8, 0.1], [0.7, 0.2, 0.1]]]))
+    masks = torch.full((1, 2, 1, 10, 10), -20.0)
+    masks[0, 0, 0, 0, :3] = 20.0
+    masks[0, 0, 0, 9, :2] = 0.5
+    masks[0, 1, 0, 9, :2] = 20.0
+    clip = clip_prediction(ClipOutput(logits, masks), (0,), scoring="mask-aware")
+    factors = torch.tensor([[0.3**0.15], [0.2**0.15]])
+    torch.testing.assert_close(clip.class_probs, logits[0].exp()[:, :2] * factors)
+    assert (clip.mask_logits[0] > 0).sum() == 3
+
+
 def test_clips_without_a_track_speak_against_a_glimpse_of_it() -> None:
     stitcher = TrackStitcher(2, prior_clips=2)
     for start in range(4):

@@ -16,6 +16,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -125,6 +126,7 @@ def _run(dataset: DataSet, data_key: str, loaded: LoadedModel, config: PredictCo
         classes=matched_classes(
             loaded.header, dataset.categories, class_agnostic=dataset.class_agnostic
         ),
+        version=version("vistool"),
     )
 
 

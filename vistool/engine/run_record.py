@@ -41,6 +41,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, Any]
     multi_class: bool
     classes: tuple[MatchedClass, ...]
+    version: str = ""  # of vistool: another one may predict otherwise
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """Which pieces of its mask are an instance, and which lie on another one.
 
-A query that draws one object often spills over to others that look alike: their pieces are apart
-from it in space and time. Where such a piece is the body of another instance, it is no part of
-this one; a piece that nobody else has stays, since an object behind a post is in pieces, too.
+A query that draws one object often spills over to others that look alike: there its mask has
+pieces of its own, apart in space and time. What of them is mostly the body of another instance
+goes to that one; a piece that nobody else has stays, since an object behind a post is in pieces,
+too.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-SAME = 0.5  # IoU from which two instances have the same body
-NEXT_BEST = 0.5  # of the largest piece's mass; a smaller one is no body
-TAKEN = 0.25  # of a piece; so much inside the body of another instance makes it that one's
+SAME = 0.5  # instances whose bodies have a higher IoU are the same
+NEXT_BEST = 0.5  # of the heaviest piece; a lighter one is no body
+COVERED = 0.25  # of a piece; with more of it inside the body of another instance, it is that one's
 TOUCHING = np.ones((3, 3, 3))  # frame to frame, and edge or corner within one
 
 
@@ -24,37 +25,42 @@ class _Instance:
     """The pieces of one mask over a clip: what is connected through space and time."""
 
     def __init__(self, mask_logits: np.ndarray) -> None:
-        """mask_logits: [T, h, w]."""
+        """mask_logits: [T, h, w], some above 0."""
         labels, self.count = ndimage.label(mask_logits > 0, TOUCHING)
         self.labels = labels.ravel()  # [T * h * w]: 0 outside, piece i has i + 1
         self.cells = np.flatnonzero(self.labels)
         inside = self.labels[self.cells]
         probs = 1 / (1 + np.exp(-mask_logits.ravel()[self.cells]))
-        self.mass = np.bincount(inside, weights=probs, minlength=self.count + 1)[1:]
-        self.sizes = np.bincount(inside, minlength=self.count + 1)[1:]
-        self.body = np.empty(0, np.int64)  # the cells of the piece that the instance is
+        self.mass = np.bincount(inside, weights=probs)[1:]
+        self.sizes = np.bincount(inside)[1:]
+        self.body = self.cells  # the cells of the piece that the instance is
 
-    def shared(self, cells: np.ndarray) -> np.ndarray:
-        """How many of some cells every piece has: [count]."""
-        return np.bincount(self.labels[cells], minlength=self.count + 1)[1:]
-
-    def choose_body(self, bodies: Sequence[np.ndarray]) -> None:
-        """The heaviest piece; if others have it, the next that is not much lighter."""
-        free = np.ones(self.count, bool)
-        for body in bodies:
-            shared = self.shared(body)
-            free &= shared <= SAME * (self.sizes + len(body) - shared)
+    def choose_body(self, surer: Sequence[_Instance]) -> None:
+        """The heaviest piece; if surer ones have it, the next that is not much lighter."""
+        if self.count == 1:
+            return
+        shared = self._shared(surer)
+        lengths = np.array([len(other.body) for other in surer])[:, None]
+        free = (shared <= SAME * (self.sizes + lengths - shared)).all(0)
         possible = free & (self.mass >= NEXT_BEST * self.mass.max())
-        chosen = np.where(possible, self.mass, 0).argmax() if possible.any() else self.mass.argmax()
-        self.body = np.flatnonzero(self.labels == chosen + 1)
+        mass = np.where(possible, self.mass, 0) if possible.any() else self.mass
+        self.body = np.flatnonzero(self.labels == mass.argmax() + 1)
 
-    def foreign(self, bodies: Sequence[np.ndarray]) -> np.ndarray:
-        """The cells of pieces that are the bodies of other instances."""
+    def foreign(self, others: Sequence[_Instance]) -> np.ndarray:
+        """The cells of pieces that belong to others, however unsure these are."""
         taken = np.zeros(self.count + 1, bool)
-        for body in bodies:
-            taken[1:] |= self.shared(body) > TAKEN * self.sizes
+        taken[1:] = (self._shared(others) > COVERED * self.sizes).any(0)
         taken[self.labels[self.body[0]]] = False
         return self.cells[taken[self.labels[self.cells]]]
+
+    def _shared(self, others: Sequence[_Instance]) -> np.ndarray:
+        """How many cells of every piece are in the bodies of others: [others, count]."""
+        bodies = [other.body for other in others]
+        row = np.repeat(np.arange(len(bodies)), [len(body) for body in bodies])
+        labels = self.labels[np.concatenate([np.empty(0, np.int64), *bodies])]
+        width = self.count + 1
+        cells = np.bincount(row * width + labels, minlength=len(bodies) * width)
+        return cells.reshape(-1, width)[:, 1:]
 
 
 def without_foreign_pieces(mask_logits: Tensor, scores: Tensor) -> Tensor:
@@ -66,16 +72,15 @@ def without_foreign_pieces(mask_logits: Tensor, scores: Tensor) -> Tensor:
     Args: mask_logits: [N, T, h, w], > 0 is inside; scores: [N].
     Returns: [N, T, h, w].
     """
-    logits = mask_logits.float().cpu().numpy()
+    logits = mask_logits.detach().float().cpu().numpy()
     order = scores.argsort(descending=True, stable=True).tolist()
-    instances = {n: _Instance(logits[n]) for n in order}
-    drawn = {n: instance for n, instance in instances.items() if instance.count}
-    bodies: list[np.ndarray] = []
-    for instance in drawn.values():
-        instance.choose_body(bodies)
-        bodies.append(instance.body)
+    instances = {n: _Instance(logits[n]) for n in order if (logits[n] > 0).any()}
+    surer: list[_Instance] = []
+    for instance in instances.values():
+        instance.choose_body(surer)
+        surer.append(instance)
     cleaned = logits.copy()
-    for n, instance in drawn.items():
-        others = [body for body in bodies if body is not instance.body]
-        cleaned[n].ravel()[instance.foreign(others)] *= -1
+    for n, instance in instances.items():
+        if instance.count > 1:
+            cleaned[n].ravel()[instance.foreign(surer)] *= -1
     return torch.from_numpy(cleaned).to(mask_logits)

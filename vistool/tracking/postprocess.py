@@ -25,8 +25,8 @@ from vistool.tracking.pieces import without_foreign_pieces
 ABSENT_BELOW = 0.001  # the most likely class's probability on a frame (VisTR)
 # "mask-aware" scoring:
 LIKELY = 0.1  # the most likely class's probability that makes a query an instance
-LARGE = 0.1  # share of the picture from which a mask's size does not lower its score
-SIZE_EXPONENT = 0.15  # a mask of a hundredth of the picture keeps 0.7 of its score
+SMALL, LARGE = 0.01, 0.1  # shares of the picture between which a mask's size affects its score
+SIZE_EXPONENT = 0.15  # the smallest keep 0.7 of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,7 @@ def clip_prediction(
             prediction = _by_query(class_logits, mask_logits, frame_ids)
         case FrameClipOutput():
             prediction = _by_vote(class_logits, mask_logits, frame_ids)
-    if scoring == "published":
-        return prediction
-    return _weighted_by_size(_without_foreign_pieces(_weighted_by_certainty(prediction)))
+    return prediction if scoring == "published" else _mask_aware(prediction)
 
 
 def _by_query(
@@ -104,31 +102,33 @@ def likely(heads: FrameHeads, num_frames: int) -> Tensor:
     return best.mean(2) > LIKELY
 
 
-def _weighted_by_certainty(clip: ClipPrediction) -> ClipPrediction:
-    """Class probabilities times the mean probability inside the mask, over the clip's frames."""
-    masks = clip.mask_logits.flatten(1)
-    inside = masks > 0
-    certainty = (masks.sigmoid() * inside).sum(1) / inside.sum(1).clamp(min=1)
-    return replace(clip, class_probs=clip.class_probs * certainty[:, None])
+def _mask_aware(clip: ClipPrediction) -> ClipPrediction:
+    """Every instance with the mask that is its own, and a score in which the mask has a say.
 
-
-def _without_foreign_pieces(clip: ClipPrediction) -> ClipPrediction:
+    Class probabilities are multiplied by the mean probability inside the mask over the clip's
+    frames, and by a factor that falls with its share of the frames it is on: what is small is found
+    less reliably, and is less often what a picture is about.
+    """
     masks = clip.mask_logits
     if clip.present is not None:  # what is drawn where an instance is not connects nothing
         masks = masks.where(clip.present[..., None, None], -masks.abs())
-    scores = clip.class_probs.amax(-1)
-    return replace(clip, mask_logits=without_foreign_pieces(masks, scores))
+    masks = without_foreign_pieces(masks, clip.class_probs.amax(-1) * _certainty(masks))
+    weight = _certainty(masks) * _size_factor(masks)
+    return replace(clip, class_probs=clip.class_probs * weight[:, None], mask_logits=masks)
 
 
-def _weighted_by_size(clip: ClipPrediction) -> ClipPrediction:
-    """Class probabilities times a factor that falls with the mask's share of the frames it is on.
+def _certainty(mask_logits: Tensor) -> Tensor:
+    """The mean probability inside masks [N, T, h, w]: [N], 0 for empty ones."""
+    masks = mask_logits.flatten(1)
+    inside = masks > 0
+    return (masks.sigmoid() * inside).sum(1) / inside.sum(1).clamp(min=1)
 
-    What is small in the picture is found less reliably, and is less often what it is about.
-    """
-    shares = (clip.mask_logits > 0).flatten(2).float().mean(-1)
+
+def _size_factor(mask_logits: Tensor) -> Tensor:
+    """What the size of masks [N, T, h, w] leaves of their scores: [N]."""
+    shares = (mask_logits > 0).flatten(2).float().mean(-1)
     share = shares.sum(1) / (shares > 0).sum(1).clamp(min=1)
-    factor = (share / LARGE).clamp(max=1) ** SIZE_EXPONENT
-    return replace(clip, class_probs=clip.class_probs * factor[:, None])
+    return (share.clamp(SMALL, LARGE) / LARGE) ** SIZE_EXPONENT
 
 
 def _by_vote(class_logits: Tensor, mask_logits: Tensor, frame_ids: Sequence[int]) -> ClipPrediction:
