@@ -39,16 +39,33 @@ def test_the_overlap_is_that_of_all_frames_together() -> None:
     assert overlaps.iou(1, 3) == 0
 
 
+def classes(*tracks: int) -> dict[int, int]:
+    """Of tracks, the surest first: each of its own."""
+    return {track: track for track in tracks}
+
+
 def test_the_less_sure_of_two_is_left_out() -> None:
     overlaps = made({1: box(0, 4), 2: box(0, 3), 3: box(5, 2)})
-    assert overlaps.duplicates([2, 1, 3], 0.5) == {1}
-    assert overlaps.duplicates([1, 2, 3], 0.5) == {2}
-    assert overlaps.duplicates([1, 2, 3], 0.75) == set()  # 3 of 4 columns is not more than that
+    assert overlaps.duplicates(classes(2, 1, 3), 0.5) == {1}
+    assert overlaps.duplicates(classes(1, 2, 3), 0.5) == {2}
+    assert overlaps.duplicates(classes(1, 2, 3), 0.75) == set()  # 3 of 4 columns is not more
+
+
+def test_what_lies_inside_a_surer_one_of_its_class_is_a_part_of_it() -> None:
+    overlaps = made({1: box(0, 6), 2: box(0, 1)}, {1: box(0, 6), 2: box(4, 4)})
+    assert (overlaps.inside(2, 1), overlaps.inside(1, 2)) == (3 / 5, 3 / 12)
+    dog, cat = 7, 8
+    assert overlaps.duplicates({1: dog, 2: dog}, 0.5) == set()  # three fifths are not enough
+    head = made({1: box(0, 6), 2: box(0, 2)}, {1: box(0, 6), 2: box(3, 4)})
+    head.add(frame(2, {1: box(0, 6), 2: box(0, 3)}))  # eight of nine columns
+    assert head.duplicates({1: dog, 2: dog}, 0.5) == {2}
+    assert head.duplicates({1: dog, 2: cat}, 0.5) == set()  # a cat on a sofa
+    assert head.duplicates({2: dog, 1: dog}, 0.5) == set()  # the whole is no part
 
 
 def test_what_is_left_out_hides_nothing_else() -> None:
     chain = made({1: box(0, 4), 2: box(1, 4), 3: box(2, 4)})  # 2 overlaps both, 1 and 3 by a third
-    assert chain.duplicates([1, 2, 3], 0.5) == {2}
+    assert chain.duplicates(classes(1, 2, 3), 0.5) == {2}
 
 
 @given(
@@ -73,7 +90,7 @@ def test_those_that_are_kept_overlap_by_no_more(
         union = np.logical_or(stacks[a], stacks[b]).sum()
         return float(np.logical_and(stacks[a], stacks[b]).sum() / max(1, union))
 
-    left_out = overlaps.duplicates(order, most)
+    left_out = overlaps.duplicates(classes(*order), most)
     kept = [i for i in order if i not in left_out]
     for place, a in enumerate(kept):
         assert all(iou(a, b) <= most for b in kept[:place])

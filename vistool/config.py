@@ -138,7 +138,8 @@ class PredictConfig(Settings, frozen=True):
     conf: float = 0.6  # tracks with a lower score are not reported
     classes: tuple[str, ...] = ()  # names; empty: all
     # IoU over the video above which the less sure of two tracks is taken for a second one of the
-    # same instance, and not reported; 1: report both. None: 0.5 where scoring is "mask-aware".
+    # same instance, and not reported, nor is a part of one; 1: report all. None: 0.5 where scoring
+    # is "mask-aware".
     max_overlap: float | None = None
     clip_length: int | Literal["all"] | None = None  # frames the model sees at once, T
     clip_stride: int | None = None  # frames the window moves; T: clips do not overlap

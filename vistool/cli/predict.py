@@ -54,7 +54,7 @@ def predict(
         float | None,
         typer.Option(
             help="Report one of two tracks whose masks overlap by more than this IoU over the "
-            "video; 1: both. [0.5 for shipped weights, 1 for imported ones]",
+            "video, and no part of one; 1: all. [0.5 for shipped weights, 1 for imported ones]",
         ),
     ] = None,
     clip_length: Annotated[

@@ -60,8 +60,10 @@ class PredictJob:
         wanted.sort(key=lambda r: -r.score)
         if overlaps is None:
             return wanted
-        tracks = dict.fromkeys(r.track_id for r in wanted)
-        left_out = overlaps.duplicates(tracks, self.max_overlap)
+        labels: dict[int, int] = {}
+        for result in wanted:  # a track's likeliest class comes first
+            labels.setdefault(result.track_id, result.label)
+        left_out = overlaps.duplicates(labels, self.max_overlap)
         return [r for r in wanted if r.track_id not in left_out]
 
 

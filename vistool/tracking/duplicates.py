@@ -1,13 +1,15 @@
-"""Which tracks of a video show what a surer one shows."""
+"""Which tracks of a video show what a surer one shows, or a part of it."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import torch
 
 from vistool.structures import FrameTracks
+
+INSIDE = 0.8  # of a track; with more of it inside a surer one of its class, it is a part of that
 
 
 class TrackOverlaps:
@@ -36,16 +38,28 @@ class TrackOverlaps:
         shared = self._shared[min(one, other), max(one, other)]
         return shared / max(1, self._areas[one] + self._areas[other] - shared)
 
-    def duplicates(self, by_score: Iterable[int], max_overlap: float) -> set[int]:
-        """Of tracks, the surest first, those that overlap one that is kept by more than that."""
+    def inside(self, one: int, other: int) -> float:
+        """How much of one track's masks lies inside another's, over all frames so far."""
+        return self._shared[min(one, other), max(one, other)] / max(1, self._areas[one])
+
+    def duplicates(self, labels: Mapping[int, int], max_overlap: float) -> set[int]:
+        """The tracks that overlap one that is kept by more than `max_overlap`.
+
+        And those that lie inside one of their class: a head is no second dog.
+
+        Args: labels: the classes of the tracks, by id, the surest first.
+        """
         neighbours: dict[int, list[int]] = defaultdict(list)
         for one, other in self._shared:
             neighbours[one].append(other)
             neighbours[other].append(one)
         kept: set[int] = set()
-        left_out: set[int] = set()
-        for track in by_score:
+        for track, label in labels.items():
             surer = kept.intersection(neighbours[track])
-            fits = all(self.iou(track, other) <= max_overlap for other in surer)
-            (kept if fits else left_out).add(track)
-        return left_out
+            if not any(
+                self.iou(track, other) > max_overlap
+                or (label == labels[other] and self.inside(track, other) > INSIDE)
+                for other in surer
+            ):
+                kept.add(track)
+        return labels.keys() - kept
