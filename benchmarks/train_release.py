@@ -121,9 +121,26 @@ IFC = (
             "seed=113",
         ),
     ),
+    Stage(
+        "largest-clips",
+        "ifc-lite-groups.toml",
+        "longer-clips",
+        (
+            *CROWDED,
+            "augment.paste_chance=0.65",
+            "canvases=[[320,448],[320,416],[416,320],[352,352],[288,512],[256,352]]",
+            "steps=5000",
+            "clip_length=4",
+            "batch=2",
+            "learning_rate=2.5e-4",
+            "backbone_rate=4e-5",
+            "warmup_steps=60",
+            "seed=121",
+        ),
+    ),
 )
 # What the weights of some stages count in the mean of them all.
-MEAN = {"groups-clips": 5, "longer-clips": 3}
+MEAN = {"groups-clips": 4, "longer-clips": 9, "largest-clips": 9}
 VISTR = (
     Stage("vistr-pictures", "vistr-lite.toml", "vistr-start"),
     Stage("vistr-clips", "vistr-lite-clips.toml", "vistr-pictures"),

@@ -286,7 +286,7 @@ def test_a_small_mask_scores_less() -> None:
     masks[0, 0, :2, 4, 4] = 20.0
     masks[0, 1, :, 6:, 3:] = 20.0  # more than a tenth
     clip = clip_prediction(ClipOutput(logits, masks), (0, 1, 2), scoring="mask-aware")
-    expected = torch.tensor([[0.8, 0.1], [0.8, 0.1]]) * torch.tensor([[0.1**0.15], [1.0]])
+    expected = torch.tensor([[0.8, 0.1], [0.8, 0.1]]) * torch.tensor([[0.1**0.2], [1.0]])
     torch.testing.assert_close(clip.class_probs, expected)
 
 
@@ -298,7 +298,7 @@ def test_scores_are_those_of_masks_without_what_is_another_instance() -> None:
     masks[0, 0, 0, 9, :2] = 0.5
     masks[0, 1, 0, 9, :2] = 20.0
     clip = clip_prediction(ClipOutput(logits, masks), (0,), scoring="mask-aware")
-    factors = torch.tensor([[0.3**0.15], [0.2**0.15]])
+    factors = torch.tensor([[0.3**0.2], [0.2**0.2]])
     torch.testing.assert_close(clip.class_probs, logits[0].exp()[:, :2] * factors)
     assert (clip.mask_logits[0] > 0).sum() == 3
 
