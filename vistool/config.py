@@ -135,7 +135,7 @@ Extra = Literal["csv", "jsonl", "mots", "davis", "cutouts"]
 class PredictConfig(Settings, frozen=True):
     """`vistool predict`; None: what the weight file says."""
 
-    conf: float = 0.6  # tracks with a lower score are not reported
+    conf: float = 0.5  # tracks with a lower score are not reported
     classes: tuple[str, ...] = ()  # names; empty: all
     # IoU over the video above which the less sure of two tracks is taken for a second one of the
     # same instance, and not reported, nor is a part of one; 1: report all. None: 0.5 where scoring

@@ -26,7 +26,7 @@ ABSENT_BELOW = 0.001  # the most likely class's probability on a frame (VisTR)
 # "mask-aware" scoring:
 LIKELY = 0.1  # the most likely class's probability that makes a query an instance
 SMALL, LARGE = 0.01, 0.1  # shares of the picture between which a mask's size affects its score
-SIZE_EXPONENT = 0.2  # the smallest keep 0.63 of it: a sure one is still shown at 0.6
+SIZE_EXPONENT = 0.2  # the smallest keep 0.63 of it: sure ones are shown by default
 
 
 @dataclass(frozen=True, slots=True)
