@@ -75,12 +75,12 @@ def without_foreign_pieces(mask_logits: Tensor, scores: Tensor) -> Tensor:
     logits = mask_logits.detach().float().cpu().numpy()
     order = scores.argsort(descending=True, stable=True).tolist()
     instances = {n: _Instance(logits[n]) for n in order if (logits[n] > 0).any()}
-    surer: list[_Instance] = []
+    drawn: list[_Instance] = []
     for instance in instances.values():
-        instance.choose_body(surer)
-        surer.append(instance)
+        instance.choose_body(drawn)
+        drawn.append(instance)
     cleaned = logits.copy()
     for n, instance in instances.items():
         if instance.count > 1:
-            cleaned[n].ravel()[instance.foreign(surer)] *= -1
+            cleaned[n].ravel()[instance.foreign(drawn)] *= -1
     return torch.from_numpy(cleaned).to(mask_logits)
