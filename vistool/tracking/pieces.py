@@ -1,9 +1,9 @@
 """Which pieces of its mask are an instance, and which lie on another one.
 
 A query that draws one object often spills over to others that look alike: there its mask has
-pieces of its own, apart in space and time. What of them is mostly the body of another instance
-goes to that one; a piece that nobody else has stays, since an object behind a post is in pieces,
-too.
+pieces of its own, apart in space and time. One that another instance's body covers, if only by
+more than a quarter, goes to that one; a piece that nobody else has stays, since an object behind
+a post is in pieces, too.
 """
 
 from __future__ import annotations
