@@ -56,7 +56,7 @@ def test_a_file_that_would_run_a_command_is_refused_by_name(
     write(content, tmp_path / "bad.pth")
     result = run(tmp_path / "bad.pth")
     assert result.exit_code == 4
-    assert f"refused, since it asks for {os.system.__module__}.system" in result.stderr
+    assert f"refused because of {os.system.__module__}.system" in result.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["bad.pth"]
 
 
@@ -74,7 +74,7 @@ def test_whatever_is_neither_numbers_nor_a_container_is_refused(
     write: Callable[[object, Path], None], value: object, name: str, tmp_path: Path
 ) -> None:
     write({"model": {"w": value}}, tmp_path / "bad.pth")
-    with pytest.raises(WeightsError, match=f"refused, since it asks for {name}"):
+    with pytest.raises(WeightsError, match=f"refused because of {name}"):
         read_checkpoint(tmp_path / "bad.pth")
 
 
@@ -109,9 +109,9 @@ def test_settings_of_the_training_are_read_as_plain_values(tmp_path: Path) -> No
         (b"a letter, not a checkpoint", "neither a torch checkpoint nor a pickle"),
         (b"<html>404</html>", "neither a torch checkpoint nor a pickle"),
         (b"PK\x03\x04" + b"\0" * 60, "neither a torch checkpoint nor a pickle"),
-        (pickle.dumps([1, 2]), "no named weights but a list"),
-        (pickle.dumps({"epoch": 3}), "no weights; there is: epoch"),
-        (pickle.dumps({"w": np.zeros(2)}), "of no model that vistool knows: w"),
+        (pickle.dumps([1, 2]), "contains a list, not named weights"),
+        (pickle.dumps({"epoch": 3}), "no weights, only: epoch"),
+        (pickle.dumps({"w": np.zeros(2)}), "of an unknown model: w"),
     ],
 )
 def test_a_file_of_something_else_is_reported(content: bytes, message: str, tmp_path: Path) -> None:

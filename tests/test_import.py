@@ -316,7 +316,7 @@ def test_a_key_of_no_known_meaning_is_pointed_out(tmp_path: Path) -> None:
     as_pth({**recorded("ifc/small_weights"), "detr.surprise": torch.zeros(3)}, tmp_path / "m.pth")
     result = run(tmp_path / "m.pth")
     assert result.exit_code == 0
-    assert "detr.surprise: no part of the model" in result.stderr
+    assert "detr.surprise: not part of the model" in result.stderr
 
 
 # ---- what is missing or misfits
@@ -458,7 +458,7 @@ def test_a_backbone_alone_is_no_model(tmp_path: Path) -> None:
 
 def test_ifc_is_no_start_for_vistr(tmp_path: Path) -> None:
     as_pth(recorded("ifc/small_weights"), tmp_path / "m.pth")
-    with pytest.raises(WeightsError, match="no start for vistr-r50"):
+    with pytest.raises(WeightsError, match="cannot initialise vistr-r50"):
         import_checkpoint(tmp_path / "m.pth", init_of="vistr-r50")
 
 

@@ -1,6 +1,6 @@
 """Weight files: safetensors with the model's whole configuration in the header.
 
-Only `load_model` and `save_model` need torch; the rest reads headers.
+Only loading and saving models needs torch; reading headers does not.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from vistool.models.vistr import VisTR
 
 SUFFIX = ".safetensors"
-# In the metadata of a file that holds a part of a model: the published model it is a start for.
+# Metadata key of files that hold part of a model: the published model that they initialise.
 START = "start"
 TRAINING_ONLY = "spare_queries"
 PACKAGE = Path(__file__).resolve().parent.parent
-# Inside an installed wheel, and at the top of a checkout.
+# In an installed wheel, and at the top of a checkout.
 FOLDERS = (PACKAGE / "weights", PACKAGE.parent / "weights")
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsHeader:
-    """What a weight file says about itself."""
+    """The header of a weight file: its model's configuration and free text."""
 
     path: Path
     config: ModelConfig
@@ -40,13 +40,13 @@ class WeightsHeader:
 
     @property
     def name(self) -> str:
-        """The name that `--model` takes for a shipped file."""
+        """The name by which `--model` finds a shipped file."""
         return self.path.stem
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in evaluation mode and where it came from."""
+    """A model in evaluation mode, with its file's header and checksum."""
 
     model: IFC | VisTR
     header: WeightsHeader
@@ -60,9 +60,9 @@ def available_weights() -> list[Path]:
 
 
 def find_weights(name_or_path: str) -> Path:
-    """The file that `--model` means: a path, or the name of a shipped file.
+    """The weight file for `--model`: a path, or the name of a shipped file.
 
-    Raises: WeightsError that lists the names there are.
+    Raises: WeightsError that lists the shipped names.
     """
     path = Path(name_or_path)
     if path.is_file():
@@ -105,7 +105,9 @@ def sha256_of(path: Path) -> str:
 
 
 def load_model(name_or_path: str) -> LoadedModel:
-    """Build the model a weight file describes and fill it, in float32 and evaluation mode.
+    """Load a model from a weight file, in float32 and evaluation mode.
+
+    Args: name_or_path: the name of a shipped file, or a path.
 
     Raises: WeightsError if the file is missing, damaged, or does not fit its own configuration.
     """
@@ -117,7 +119,7 @@ def load_model(name_or_path: str) -> LoadedModel:
     header = read_header(path)
     if START in header.metadata:
         raise WeightsError(
-            f"{path}: a start for training {header.metadata[START]}, not a whole model",
+            f"{path}: weights to start training {header.metadata[START]} from, not a whole model",
             hint=f"train with --set init={path}",
         )
     model = build_model(header.config)
@@ -126,9 +128,9 @@ def load_model(name_or_path: str) -> LoadedModel:
 
 
 def load_exactly(model: nn.Module, state: Mapping[str, object], *, where: str) -> None:
-    """Fill a model; every key there must be one the model has, in its shape, and none may lack.
+    """Fill a model from tensors whose keys and shapes must equal the model's.
 
-    Raises: WeightsError that counts and names what does not fit.
+    Raises: WeightsError with the number of missing, unknown and misshapen keys.
     """
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     given = {key: tuple(getattr(value, "shape", ())) for key, value in state.items()}
@@ -150,11 +152,11 @@ def load_exactly(model: nn.Module, state: Mapping[str, object], *, where: str) -
 def save_model(
     model: IFC | VisTR, path: Path, metadata: Mapping[str, str], *, half: bool = False
 ) -> None:
-    """Write a weight file, complete or not at all, of what the model predicts with.
+    """Write a model's weight file atomically, without tensors that only training needs.
 
     Args:
         metadata: free text for the header.
-        half: store float16, half the size; loading gives float32 again.
+        half: store float16; loading converts to float32.
     """
     import torch
 
@@ -168,10 +170,10 @@ def save_model(
 def save_state(
     state: Mapping[str, Tensor], config: ModelConfig, path: Path, metadata: Mapping[str, str]
 ) -> None:
-    """Write a weight file from its tensors, complete or not at all."""
+    """Write a weight file from its tensors, atomically."""
     from safetensors.torch import save
 
     tensors = {key: value.contiguous() for key, value in state.items()}
     with atomic_path(path) as temporary:
-        # As bytes: safetensors' own writing makes files that no other user may read.
+        # As bytes: files that safetensors writes itself are readable only by their owner.
         temporary.write_bytes(save(tensors, {**metadata, "config": to_json(config)}))
