@@ -32,7 +32,6 @@ from vistool.data.batches import Batch, collate
 from vistool.data.clips import TrainingClip
 from vistool.engine.checkpoint import CHECKPOINT, TrainingState
 from vistool.engine.failures import failures_in_words
-from vistool.engine.interruption import stop_wish
 from vistool.engine.run_log import LOG, STARTS
 from vistool.engine.train import BEST, WEIGHTS, train
 from vistool.errors import (
@@ -43,6 +42,7 @@ from vistool.errors import (
 )
 from vistool.models import build_model
 from vistool.models.weights import load_model, read_header
+from vistool.signals import stop_wish
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -57,3 +57,8 @@ class PartialFailureError(VistoolError):
     """Some of several sources failed; the others are done and on disk."""
 
     exit_code = 6
+
+
+def visible(text: str) -> str:
+    """One line of text from a file, without what could command the terminal that shows it."""
+    return "".join(c if c.isprintable() else "?" for c in text)

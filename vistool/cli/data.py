@@ -10,8 +10,7 @@ import typer
 
 from vistool.cli.console import progress, say
 from vistool.cli.options import Frames, Quiet
-from vistool.errors import DataError, UsageError
-from vistool.formats.problems import visible
+from vistool.errors import DataError, UsageError, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

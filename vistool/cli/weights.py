@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vistool.cli.console import say
-from vistool.errors import UsageError
-from vistool.formats.problems import visible
+from vistool.errors import UsageError, visible
 
 if TYPE_CHECKING:
     from vistool.models.importing import ImportedModel, ImportReport

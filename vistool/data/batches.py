@@ -19,7 +19,7 @@ from vistool.config import PixelConfig
 from vistool.data.clips import ClipMaker, TrainingClip
 from vistool.errors import VistoolError
 from vistool.ops.pixels import normalise
-from vistool.stop_signals import STOP_SIGNALS
+from vistool.signals import STOP_SIGNALS
 from vistool.structures import ClipTarget, Size
 
 

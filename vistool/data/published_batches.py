@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from vistool.config import IFCPipeline, PixelConfig, TrainConfig, VisTRPipeline
+from vistool.data.annotations import read_annotations
 from vistool.data.batches import Batch, BatchSource, Share
-from vistool.data.published_annotations import read_with_stated
 from vistool.data.published_clips import Pipeline, PublishedClip, masks_on_canvas
 from vistool.data.published_ifc import IFCClips
 from vistool.data.published_vistr import VisTRClips
@@ -34,10 +34,11 @@ def published_batches(
     videos = [
         video
         for source in config.sources
-        for video in read_with_stated(
+        for video in read_annotations(
             Path(config.data) / source.annotations,
             config.classes,
             frames=source.frames_folder(config.data),
+            stated=True,
         )
     ]
     refuse_unlabelled(videos, config.named_sources())

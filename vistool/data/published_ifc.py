@@ -13,8 +13,14 @@ from torch import Tensor
 
 from vistool.config import IFCPipeline
 from vistool.data.annotations import LabelledTrack, LabelledVideo
-from vistool.data.published_clips import PublishedClip, Region, draw_region, masks_on_canvas
-from vistool.data.published_sampling import Frames, ifc_frames
+from vistool.data.published_clips import (
+    PublishedClip,
+    Region,
+    draw_region,
+    ifc_frames,
+    masks_on_canvas,
+)
+from vistool.data.sampling import Frames
 from vistool.data.shots import read_image
 from vistool.ops.boxes import boxes_of_masks, cxcywh_of, xyxy_of
 from vistool.ops.pixels import input_size, resize
@@ -43,7 +49,7 @@ class View:
         Run-length codes are resized as pixels, by nearest neighbour; outlines as outlines, and
         filled at the size that the model sees.
         """
-        outlines = track.stated.outlines[frame] if track.stated else None
+        outlines = track.outlines[frame] if track.outlines else None
         if outlines is not None:
             return self._filled(outlines)
         mask = Image.fromarray(np.ascontiguousarray(self._cut(track.mask(frame, picture))))

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from vistool.data.frames import bring_frames
+from vistool.data.convert import bring_frames
 from vistool.errors import UsageError
 from vistool.formats.atomic import atomic_path
 from vistool.formats.coco_json import kind_of_parts, read_coco_json

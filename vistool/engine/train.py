@@ -33,7 +33,6 @@ from vistool.engine.device import autocast, choose_device, choose_dtype
 from vistool.engine.distributed import Processes
 from vistool.engine.divergence import broken_clips, broken_terms, named
 from vistool.engine.failures import failures_in_words
-from vistool.engine.interruption import StopWish, stop_wish
 from vistool.engine.recompute import recompute_activations
 from vistool.engine.run_log import RunLog, curve_writer, note_start
 from vistool.engine.schedule import parameter_groups, set_rates
@@ -53,6 +52,7 @@ from vistool.errors import UsageError, VistoolError
 from vistool.models.ifc import IFC
 from vistool.models.vistr import VisTR
 from vistool.models.weights import save_model
+from vistool.signals import StopWish, stop_wish
 from vistool.structures import ClipTarget
 
 WEIGHTS = "weights.safetensors"

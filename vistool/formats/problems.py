@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vistool.errors import DataError
+from vistool.errors import DataError, visible
 
 SHOWN = 20  # problems that are spelt out; of the rest, the number
 
@@ -28,11 +28,6 @@ class Problem:
         where = ", ".join(f"{name} {value}" for name, value in self.place)
         text = ": ".join(part for part in (self.file, where, self.what) if part)
         return visible(text)
-
-
-def visible(text: str) -> str:
-    """One line of text from a file, without what could command the terminal that shows it."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 ProblemCallback = Callable[[Problem], None]
