@@ -30,7 +30,7 @@ from vistool.models import build_model
 from vistool.models.presets import preset
 from vistool.models.published import IFC_LEFT_OUT, IFC_NAMES, rename, rename_key
 from vistool.models.weights import load_exactly
-from vistool.ops.masks import resize_masks
+from vistool.ops.boxes import resize_masks
 from vistool.ops.pixels import normalise
 from vistool.structures import FrameTracks, Size
 from vistool.tracking.postprocess import masks_at, results_multi_class, results_single_class

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 
 class VistoolError(Exception):
@@ -62,3 +63,14 @@ class PartialFailureError(VistoolError):
 def visible(text: str) -> str:
     """One line of text from a file, without what could command the terminal that shows it."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def first_few(items: Iterable[object], most: int, note: str = "") -> list[str]:
+    """Some of many things in words: the first `most`, and then the number of the others.
+
+    >>> ", ".join(first_few(["cat", "dog", "horse", "cow"], 2))
+    'cat, dog, ... and 2 more'
+    """
+    words = [str(item) for item in items]
+    more = [f"... and {len(words) - most} more{note}"] if len(words) > most else []
+    return words[:most] + more

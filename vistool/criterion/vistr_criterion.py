@@ -30,8 +30,7 @@ from vistool.criterion.matcher import (
     hungarian,
     paired_frames,
 )
-from vistool.ops.boxes import box_coverage, boxes_of_masks
-from vistool.ops.masks import resize_masks
+from vistool.ops.boxes import box_coverage, boxes_of_masks, resize_masks
 from vistool.structures import ClipTarget, FrameClipOutput, FrameHeads, FrameTarget
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from vistool.data.alignment import FitSum, outline_fits, step_of
-from vistool.errors import DataError
+from vistool.errors import DataError, first_few
 from vistool.formats.dataset import (
     AnnotatedTrack,
     AnnotatedVideo,
@@ -317,4 +317,4 @@ def _share(ids: list[int], dataset: DataSet) -> str:
 
 
 def _some(ids: list[int]) -> str:
-    return ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
+    return ", ".join(first_few(ids, 10))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from vistool.errors import DataError, UsageError
+from vistool.formats.atomic import atomic_folder, atomic_path
 from vistool.formats.dataset import DataSet, frame_file
 from vistool.formats.davis import write_davis
 from vistool.formats.detect import Kind, kind_of, read_dataset
@@ -112,16 +112,8 @@ def _new_folder(path: Path) -> Iterator[Path]:
     """A folder that gets its name when everything is in it. Raises: UsageError if it exists."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UsageError(f"{path}: exists already", hint="-o names another folder")
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}.part")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        if path.exists():
-            path.rmdir()
-        temporary.rename(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with atomic_folder(path) as folder:
+        yield folder
 
 
 def bring_frames(
@@ -156,14 +148,8 @@ def link_or_copy(source: Path, target: Path) -> None:
     """Give a file a second name, or copy it to another disk; what stood at `target` is replaced."""
     if target.exists() and target.samefile(source):
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{secrets.token_hex(8)}.part{target.suffix}")
-    try:
+    with atomic_path(target) as temporary:
         try:
             os.link(source.resolve(), temporary)
         except OSError:
             shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -13,11 +13,10 @@ import numpy as np
 
 from vistool.data.convert import bring_frames
 from vistool.errors import UsageError
-from vistool.formats.atomic import atomic_path
+from vistool.formats.atomic import atomic_path, decode_json, plain
 from vistool.formats.coco_json import kind_of_parts, read_coco_json
 from vistool.formats.dataset import group_tracks
 from vistool.formats.detect import annotation_file
-from vistool.formats.json_bytes import decode_json, plain
 from vistool.progress import OnProgress, silent
 
 ATTEMPTS = 50  # draws, where one leaves a category on one side only

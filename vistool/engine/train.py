@@ -31,9 +31,7 @@ from vistool.engine.checkpoint import (
 )
 from vistool.engine.device import autocast, choose_device, choose_dtype
 from vistool.engine.distributed import Processes
-from vistool.engine.divergence import broken_clips, broken_terms, named
-from vistool.engine.failures import failures_in_words
-from vistool.engine.recompute import recompute_activations
+from vistool.engine.failures import MOST_NAMED, broken_clips, broken_terms, failures_in_words
 from vistool.engine.run_log import RunLog, curve_writer, note_start
 from vistool.engine.schedule import parameter_groups, set_rates
 from vistool.engine.train_setup import (
@@ -42,13 +40,14 @@ from vistool.engine.train_setup import (
     card,
     fresh_model,
     held_out,
+    recompute_activations,
     settle,
     training_batches,
     training_criterion,
     with_classes,
 )
 from vistool.engine.validate import validate
-from vistool.errors import UsageError, VistoolError
+from vistool.errors import UsageError, VistoolError, first_few
 from vistool.models.ifc import IFC
 from vistool.models.vistr import VisTR
 from vistool.models.weights import save_model
@@ -281,8 +280,9 @@ class _Job:
         found = [
             origin for part in parts for origin in broken_clips(part, self._predict, self.criterion)
         ]
-        clips = named([origin for some in self.processes.gather(found) for origin in some])
-        return f"not finite: {broken}; in {clips}"
+        clips = [origin for some in self.processes.gather(found) for origin in some]
+        where = ", ".join(first_few(clips, MOST_NAMED)) or "no single clip"  # but the whole step
+        return f"not finite: {broken}; in {where}"
 
     def stop_if_hopeless(self, skipped: str | None) -> None:
         """Raises: VistoolError after several steps in a row that had to be skipped."""

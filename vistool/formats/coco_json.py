@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from vistool.errors import DataError
+from vistool.formats.atomic import decode_json, plain
 from vistool.formats.coco_entries import (
     EntryError,
     areas_of,
@@ -27,7 +28,6 @@ from vistool.formats.coco_entries import (
     video_of_images,
 )
 from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, Category, DataSet
-from vistool.formats.json_bytes import decode_json, plain
 from vistool.formats.problems import Place, Problem, ProblemCallback, refuse
 from vistool.formats.segmentation import MaskError, outlines_of, to_rle
 from vistool.progress import OnProgress, silent

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vistool.ops.boxes import boxes_of_masks, xyxy_of
-from vistool.ops.masks import resize_masks
+from vistool.ops.boxes import boxes_of_masks, resize_masks, xyxy_of
 from vistool.structures import ClipOutput, Size
 
 
