@@ -272,7 +272,6 @@ class _Job:
     def note_skipped(self, broken: str, parts: Sequence[Batch]) -> str:
         """Count a step without usable gradients; says what was no number, and in which clips."""
         state, scale = self.state, self.state.scaler.get_scale()
-        state.skipped += 1
         if broken == "gradient_norm" and state.scaler.is_enabled() and scale > 1:
             # As float16 goes: the scale of the losses is too large, and will be halved.
             return f"gradients beyond float16 at scale {scale:g}"
@@ -317,7 +316,7 @@ class _Job:
             self.save()
             raise KeyboardInterrupt
         if state.best_score is None or scores[plan.measure] > state.best_score:
-            state.best_score, state.best_step = scores[plan.measure], state.step
+            state.best_score = scores[plan.measure]
             if self.processes.is_first:
                 told = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
                 about = {"validation": f"{told} on {Path(plan.annotations).name}"}
