@@ -256,7 +256,7 @@ def cells(row: Row) -> tuple[str, ...]:
         return (row.recording, row.quantity, "", f"{unlike} of {count} differ", "")
     sizes = [b.abs().max().item() for _, b in pairs]
     apart = [(a - b).abs().max().item() for a, b in pairs]
-    relative = max(d / s for d, s in zip(apart, sizes, strict=True))
+    relative = max((d / s for d, s in zip(apart, sizes, strict=True) if s), default=0.0)
     numbers = (f"{max(sizes):.3g}", f"{max(apart):.1e}", f"{relative:.1e}")
     return (row.recording, row.quantity, *numbers)
 
