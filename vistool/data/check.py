@@ -272,19 +272,19 @@ def _look_at(dataset: DataSet, frame: _Frame) -> _Seen:
         with Image.open(file) as image:
             turn, stored = orientation(image), Size(image.height, image.width)
             image.load()  # OpenCV, which training reads with, takes pictures that end early
-            grey = np.asarray(image.convert("L")) if frame.masks and turn == 1 else None
+            picture = np.asarray(image.convert("RGB")) if frame.masks and turn == 1 else None
     except UNREADABLE as broken:
         return error("unreadable-file", f"{file}: not a readable picture: {broken}")
     size = stored
     if turn != 1:
-        grey = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)  # turns it as training and prediction do
-        if grey is None:
+        picture = cv2.imread(str(file), cv2.IMREAD_COLOR)  # turns it as training and prediction do
+        if picture is None:
             return error("unreadable-file", f"{file}: its EXIF orientation {turn} is not supported")
-        size = Size(*grey.shape)
+        size = Size(*picture.shape[:2])
     if size != frame.video.size:
         other = other_size(file, size, frame.video.size)
         return error("picture-size", str(other), other.hint)
-    fits = () if grey is None else outline_fits(grey, map(decode_mask, frame.masks))
+    fits = () if picture is None else outline_fits(picture, map(decode_mask, frame.masks))
     if turn == 1 or size != stored:
         return _Seen(fits=fits)
     what = f"{file}: is read as displayed, turned by its EXIF orientation ({turn})"

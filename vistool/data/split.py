@@ -103,7 +103,7 @@ def hold_out(members: Sequence[frozenset[int]], fraction: float, seed: int) -> f
     wanted = min(max(round(fraction * len(members)), 1), len(members) - 1)
     named = [categories or frozenset([NOTHING]) for categories in members]
     count = Counter(category for categories in named for category in categories)
-    held: Counter[int] = Counter({category: 0 for category in count})
+    held: Counter[int] = Counter(dict.fromkeys(count, 0))
     chosen: set[int] = set()
 
     def shared(video: int) -> list[int]:
@@ -111,20 +111,17 @@ def hold_out(members: Sequence[frozenset[int]], fraction: float, seed: int) -> f
         return [c for c in named[video] if count[c] > 1 and c != NOTHING]
 
     def may_go(video: int) -> bool:
-        last = len(chosen) == len(members) - 1 or any(
-            count[c] - held[c] == 1 for c in shared(video)
-        )
-        return video not in chosen and not last
+        last = any(count[c] - held[c] == 1 for c in shared(video))
+        return not last and video not in chosen and len(chosen) < len(members) - 1
 
     def take(video: int) -> None:
         chosen.add(video)
         held.update(named[video])
 
-    videos: dict[int, deque[int]] = defaultdict(deque)
     order = np.random.default_rng(seed).permutation(len(members)).tolist()
-    for video in sorted(order, key=lambda v: any(count[c] == 1 for c in named[v])):
-        for category in named[video]:
-            videos[category].append(video)
+    # Those with a category that no other video has come last: it would not be trained on.
+    order.sort(key=lambda v: any(count[c] == 1 for c in named[v]))
+    videos = _by_category(order, named)
     for category in sorted(count, key=lambda c: (count[c], c)):
         allowed = [v for v in videos[category] if category in shared(v) and may_go(v)]
         if allowed and not held[category]:
@@ -137,6 +134,15 @@ def hold_out(members: Sequence[frozenset[int]], fraction: float, seed: int) -> f
         if not videos[category]:
             del videos[category]
     return frozenset(chosen)
+
+
+def _by_category(order: Sequence[int], named: Sequence[frozenset[int]]) -> dict[int, deque[int]]:
+    """The videos of every category, in this order."""
+    videos: dict[int, deque[int]] = defaultdict(deque)
+    for video in order:
+        for category in named[video]:
+            videos[category].append(video)
+    return videos
 
 
 def one_sided(members: Sequence[frozenset[int]], chosen: frozenset[int]) -> set[int]:
