@@ -225,8 +225,8 @@ def video_of(folder: Path, pictures: list[np.ndarray], masks: list[np.ndarray]) 
         cv2.imwrite(str(folder / f"{t}.png"), picture)
     names = [f"{t}.png" for t in range(len(pictures))]
     video = {"id": 5, "file_names": names, "width": width, "height": height}
-    track = {"id": 1, "video_id": 5, "category_id": 1}
-    track["segmentations"] = [encode_mask(mask) for mask in masks]
+    codes = [encode_mask(mask) for mask in masks]
+    track = {"id": 1, "video_id": 5, "category_id": 1, "segmentations": codes}
     content = {"videos": [video], "annotations": [track], "categories": [{"id": 1, "name": "disc"}]}
     path = folder / "disc.json"
     path.write_text(json.dumps(content))

@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from vistool.config import (
     ValidationConfig,
     from_mapping,
 )
-from vistool.data.batches import Batch, collate
+from vistool.data.batches import Batch, padded_batch
 from vistool.data.clips import TrainingClip
 from vistool.engine.checkpoint import CHECKPOINT, TrainingState
 from vistool.engine.failures import failures_in_words
@@ -206,14 +206,14 @@ def test_a_step_with_a_broken_clip_is_skipped_and_says_which(
 ) -> None:
     make_pictures(tmp_path, 3)
 
-    def poisoned(clips: list[TrainingClip], pixels: PixelConfig) -> Batch:
-        batch = collate(clips, pixels)
+    def poisoned(clips: Sequence[TrainingClip], pixels: PixelConfig) -> Batch:
+        batch = padded_batch(clips, pixels)
         for number, clip in enumerate(clips):
             if clip.origin.endswith("1.png"):
                 batch.pixels[number] = torch.nan
         return batch
 
-    monkeypatch.setattr("vistool.data.batches.collate", poisoned)
+    monkeypatch.setattr("vistool.data.batches.padded_batch", poisoned)
     run = tmp_path / "run"
     train(settings(tmp_path, steps=12, max_skipped=12), run)
     skipped = [line["skipped"] for line in lines(run) if "skipped" in line]

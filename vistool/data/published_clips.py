@@ -1,17 +1,15 @@
-"""What the papers' pipelines share: a clip, its frames and crops, and how clips are asked for."""
+"""What the papers' pipelines share: the frames and crops of clips, and how clips are asked for."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch.nn.functional as F
-from torch import Tensor
 
+from vistool.data.clips import TrainingClip
 from vistool.data.sampling import Frames
-from vistool.structures import ClipTarget, Size
+from vistool.structures import Size
 
 
 def vistr_frames(last: int, length: int, clip_length: int) -> Frames:
@@ -66,26 +64,11 @@ def draw_region(picture: Size, sides: tuple[int, int], rng: np.random.Generator)
     return Region(top, left, Size(height, width))
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedClip:
-    """T frames, whose sizes may differ, and the truth on a canvas that holds the largest."""
-
-    frames: tuple[np.ndarray, ...]  # [H, W, 3] uint8, RGB
-    target: ClipTarget
-    origin: str  # for messages
-
-
 class Pipeline(Protocol):
     """Makes the clips of one of the papers; an epoch has `len(groups)`."""
 
     groups: np.ndarray  # [number of clips] int: only clips of one group come into one batch
 
     @abstractmethod
-    def draw(self, number: int, rng: np.random.Generator) -> PublishedClip:
+    def draw(self, number: int, rng: np.random.Generator) -> TrainingClip:
         """Clip `number` of an epoch; the same generator state gives the same clip."""
-
-
-def masks_on_canvas(masks: Tensor, canvas: Size) -> Tensor:
-    """[..., h, w] bool -> [..., H, W]: nothing below and to the right."""
-    height, width = masks.shape[-2:]
-    return F.pad(masks, (0, canvas.width - width, 0, canvas.height - height))

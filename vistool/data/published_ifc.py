@@ -13,12 +13,11 @@ from torch import Tensor
 
 from vistool.config import IFCPipeline
 from vistool.data.annotations import LabelledTrack, LabelledVideo
+from vistool.data.clips import TrainingClip, masks_on_canvas
 from vistool.data.published_clips import (
-    PublishedClip,
     Region,
     draw_region,
     ifc_frames,
-    masks_on_canvas,
 )
 from vistool.data.sampling import Frames
 from vistool.data.shots import read_image
@@ -176,7 +175,7 @@ class IFCClips:
         self.config = config
         self.groups = np.array([video.size.width > video.size.height for video in videos], np.int64)
 
-    def draw(self, number: int, rng: np.random.Generator) -> PublishedClip:
+    def draw(self, number: int, rng: np.random.Generator) -> TrainingClip:
         """Clip `number` of an epoch: a video in one view, a picture in one for every frame."""
         video = self.videos[number]
         if len(video.files) == 1:  # of which the published code makes no longer clip of a video
@@ -192,7 +191,7 @@ class IFCClips:
             frame_truth(tracks, frame, video.size, view, len(video.exhaustive))
             for frame, view in zip(frames, views, strict=True)
         ]
-        return PublishedClip(
+        return TrainingClip(
             frames=tuple(
                 view.picture(read_image(video, frame))
                 for frame, view in zip(frames, views, strict=True)

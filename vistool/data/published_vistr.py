@@ -14,7 +14,8 @@ from torch import Tensor
 
 from vistool.config import PixelConfig, VisTRPipeline
 from vistool.data.annotations import LabelledTrack, LabelledVideo
-from vistool.data.published_clips import PublishedClip, Region, draw_region, vistr_frames
+from vistool.data.clips import TrainingClip
+from vistool.data.published_clips import Region, draw_region, vistr_frames
 from vistool.data.sampling import Frames
 from vistool.data.shots import read_image
 from vistool.ops.boxes import boxes_of_masks, cxcywh_of, xyxy_of
@@ -190,13 +191,13 @@ class VisTRClips:
         ]
         self.groups = np.zeros(len(self.last_frames), np.int64)
 
-    def draw(self, number: int, rng: np.random.Generator) -> PublishedClip:
+    def draw(self, number: int, rng: np.random.Generator) -> TrainingClip:
         """Clip `number` of an epoch, augmented as in training."""
         v, last = self.last_frames[number]
         video = self.videos[v]
         rows = read_rows(video, vistr_frames(last, len(video.files), self.clip_length))
         rows = self.augmented(rows, rng)
-        return PublishedClip(
+        return TrainingClip(
             frames=tuple(rows.frames),
             target=clip_target(rows, video.exhaustive, self.config.validity),
             origin=f"{video.files[last]}",
