@@ -14,6 +14,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vistool.models.published import Rules, rename_key
+
+LOSS_WEIGHTS = "criterion.empty_weight"
 FIXTURES = Path(__file__).parent / "fixtures"
 SHARED = Path(__file__).parents[2] / "shared" / "reference"
 
@@ -21,6 +24,11 @@ SHARED = Path(__file__).parents[2] / "shared" / "reference"
 def recorded(name: str) -> dict[str, Tensor]:
     """Tensors of a recording; skips the test where a large one is not at hand."""
     return load_file(_file(f"{name}.safetensors"))
+
+
+def in_our_names(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
+    """Published weights under our names, without IFC's weights of the loss."""
+    return {rename_key(key, rules): state[key] for key in state.keys() - {LOSS_WEIGHTS}}
 
 
 def recorded_json(name: str) -> Any:
@@ -57,7 +65,7 @@ def formula_weights(
     return {
         key: torch.from_numpy(_formula_weight(key, shape, seed, stem_scale).astype(np.float32))
         for key, shape in shapes.items()
-        if key != "criterion.empty_weight"
+        if key != LOSS_WEIGHTS
     }
 
 

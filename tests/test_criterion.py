@@ -16,7 +16,7 @@ from vistool.criterion.losses import LAYER, absence_loss, class_loss
 from vistool.criterion.matcher import hungarian, match_scores
 from vistool.criterion.set_criterion import SetCriterion
 from vistool.models.published import IFC_NAMES, rename_key
-from vistool.ops.masks import resize_masks
+from vistool.ops.boxes import resize_masks
 from vistool.structures import ClipOutput, ClipTarget
 
 TERMS = {

@@ -104,10 +104,10 @@ def test_masks_move_with_the_pixels_under_them(tmp_path: Path) -> None:
     seen = 0
     for _ in range(10):
         clip = maker.draw(Size(96, 128), rng)
-        for label, mask in zip(clip.labels, clip.masks, strict=True):
+        for label, mask in zip(clip.target.labels.numpy(), clip.target.masks.numpy(), strict=True):
             if mask.sum() < 600:
                 continue
-            inside = clip.frames[mask].astype(int)
+            inside = np.stack(clip.frames)[mask].astype(int)
             right = (np.abs(inside - colours[label]).max(-1) < 40).mean()
             # Edges are blended, and small squares are mostly edge.
             assert right > 0.75
@@ -120,8 +120,8 @@ def test_pasted_instances_cover_what_lies_below(tmp_path: Path) -> None:
     maker = clip_maker(make_pictures(tmp_path, 4), 2, augment)
     rng = np.random.default_rng(0)
     clips = [maker.draw(Size(64, 96), rng) for _ in range(20)]
-    assert max(len(clip.labels) for clip in clips) > 2
-    assert all(clip.masks.sum(0).max(initial=0) <= 1 for clip in clips)
+    assert max(len(clip.target.labels.numpy()) for clip in clips) > 2
+    assert all(clip.target.masks.numpy().sum(0).max(initial=0) <= 1 for clip in clips)
 
 
 @given(st.integers(1, 50), st.integers(1, 9), st.integers(0, 20), st.integers(0, 2**31))

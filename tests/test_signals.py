@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from tests.test_cli import program
 from tests.test_predict_command import make_video, weights
-from vistool.cli import signals
-from vistool.cli.signals import ended_by_signals
+from vistool import signals
 from vistool.formats.results import RESULTS, read_meta, read_results, write_results
+from vistool.signals import ended_by_signals
 
 __all__ = ["weights"]  # a fixture
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -90,7 +90,7 @@ def test_whoever_insists_after_a_while_does_not_wait_for_threads(tmp_path: Path)
         "import os, signal, sys, threading, time, torch\n"
         "from pathlib import Path\n"
         "from tests.test_cli import program\n"
-        "from vistool.cli import signals\n"
+        "from vistool import signals\n"
         "from vistool.formats.atomic import atomic_path\n"
         "signals.PATIENCE = 0.2\n"
         "def work():\n"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tests.recorded import (
     SHARED,
     formula_weights,
+    in_our_names,
     published_shapes,
     recorded,
     recorded_json,
@@ -19,7 +20,7 @@ from tests.recorded import (
 from vistool.config import EfficientNetLiteConfig, ResNetConfig, VisTRConfig
 from vistool.errors import UsageError
 from vistool.models import build_model
-from vistool.models.published import VISTR_NAMES, rename
+from vistool.models.published import VISTR_NAMES
 from vistool.models.vistr import VisTR, by_instance
 from vistool.models.weights import load_exactly
 from vistool.nn.transformer import EncoderLayer
@@ -76,7 +77,7 @@ def small_weights() -> dict[str, Tensor]:
 def small_vistr() -> VisTR:
     """The recorded small model with its weights."""
     model = VisTR.from_config(small_config())
-    load_exactly(model, rename(small_weights(), VISTR_NAMES), where="small_weights")
+    load_exactly(model, in_our_names(small_weights(), VISTR_NAMES), where="small_weights")
     return model.eval()
 
 
@@ -165,7 +166,7 @@ def test_full_vistr_gives_the_recorded_outputs(name: str, section: str) -> None:
     shapes = published_shapes(section, "vistr")
     shapes["vistr.query_embed.weight"] = (meta["config"]["num_queries"], 384)
     weights = formula_weights(shapes, meta["config"]["seed"])
-    load_exactly(model, rename(weights, VISTR_NAMES), where=name)
+    load_exactly(model, in_our_names(weights, VISTR_NAMES), where=name)
     with torch.no_grad():
         out = model.eval()(case["in.clip"].float()[None], auxiliary=True)
     layers = {"out": out, **{f"out.aux_{i}": aux for i, aux in enumerate(out.auxiliary)}}

@@ -99,27 +99,11 @@ class ClipTarget:
     masks: Tensor  # [N, T, H, W] bool, on the padded canvas of the batch
     exhaustive: Tensor  # [K] bool
     present: Tensor | None = None  # [N, T] bool; None: where masks are not empty
-    boxes: Tensor | None = None  # [N, T, 4] as in FrameTarget; None: around the masks
+    boxes: Tensor | None = None  # [N, T, 4] as in FrameHeads, or zeros; None: around the masks
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.masks):
             raise ValueError(f"{len(self.labels)} labels but {len(self.masks)} masks")
-
-
-@dataclass(frozen=True, slots=True)
-class FrameTarget:
-    """The truth of one clip, frame by frame, as VisTR is trained."""
-
-    labels: Tensor  # [N, T] int64 in [0, K]; on frames without the instance, only matching uses it
-    present: Tensor  # [N, T] bool
-    boxes: Tensor  # [N, T, 4] centre x, centre y, width, height, fractions of the frame; or zeros
-    masks: Tensor  # [N, T, H, W] bool
-    exhaustive: Tensor  # [K] bool
-
-    def __post_init__(self) -> None:
-        shapes = [x.shape[:2] for x in (self.labels, self.present, self.boxes, self.masks)]
-        if len(set(shapes)) > 1:
-            raise ValueError(f"{shapes}: not the same instances and frames")
 
 
 @dataclass(frozen=True, slots=True)

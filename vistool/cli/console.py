@@ -12,9 +12,9 @@ from typing import NoReturn
 
 import typer
 
-from vistool.cli.signals import INTERRUPTED
 from vistool.errors import OutOfMemoryError, UsageError, VistoolError
 from vistool.progress import OnProgress, silent
+from vistool.signals import INTERRUPTED
 
 SECONDS_BETWEEN_LINES = 5.0  # of progress where stderr is no terminal
 

@@ -22,8 +22,7 @@ from vistool.cli.options import (
 )
 from vistool.cli.predict import parse_clip_length
 from vistool.config import EvalConfig, Precision, PredictConfig
-from vistool.errors import PartialFailureError, UsageError
-from vistool.formats.problems import visible
+from vistool.errors import PartialFailureError, UsageError, visible
 from vistool.progress import OnProgress
 
 if TYPE_CHECKING:

@@ -98,7 +98,7 @@ def predict(
     """
     from vistool.engine.distributed import joined
     from vistool.engine.predict import PredictedVideo, predict_videos
-    from vistool.formats.video import expand_sources
+    from vistool.formats.video_sources import expand_sources
 
     config = PredictConfig(
         conf=conf,

@@ -63,7 +63,7 @@ def render(
     """
     from vistool.engine.render import render_video
     from vistool.formats.results import OVERLAY
-    from vistool.formats.video import source_name
+    from vistool.formats.video_sources import source_name
     from vistool.rendering.overlay import OverlayStyle
 
     style = OverlayStyle(alpha=alpha, labels=labels, scores=scores)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vistool.cli.console import say
-from vistool.errors import UsageError
-from vistool.formats.problems import visible
+from vistool.errors import UsageError, first_few, visible
 
 if TYPE_CHECKING:
     from vistool.models.importing import ImportedModel, ImportReport
@@ -63,7 +62,8 @@ def show_weights(
     """
     import msgspec
 
-    from vistool.models.weights import find_weights, read_header, sha256_of
+    from vistool.formats.atomic import sha256_of
+    from vistool.models.weights import find_weights, read_header
 
     header = read_header(find_weights(name))
     facts = {
@@ -142,14 +142,15 @@ def _say_report(report: ImportReport, *, verbose: bool) -> None:
     say(_printable(f"{report.source}: {report.recognised}"))
     for outcome, number in report.count().items():
         say(f"  {number} {outcome}")
-        keys = report.of(outcome)
-        if not verbose:
-            keys = [] if outcome in ("taken", "renamed") else keys[:FIRST_FEW]
-        for key in keys:
-            names = " -> ".join(name for name in (key.published, key.ours) if name)
-            say(_printable(f"    {names}{': ' if key.note else ''}{key.note}"))
-        if keys and len(keys) < number:
-            say(f"    ... and {number - len(keys)} more (--verbose)")
+        if outcome in ("taken", "renamed") and not verbose:
+            continue
+        texts = [
+            " -> ".join(name for name in (key.published, key.ours) if name)
+            + (f": {key.note}" if key.note else "")
+            for key in report.of(outcome)
+        ]
+        for text in first_few(texts, number if verbose else FIRST_FEW, " (--verbose)"):
+            say(_printable(f"    {text}"))
 
 
 def _report_as_json(imported: ImportedModel) -> str:

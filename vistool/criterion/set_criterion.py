@@ -18,7 +18,7 @@ from vistool.criterion.class_term import (
 )
 from vistool.criterion.losses import dice_loss, focal_loss, weighted_total
 from vistool.criterion.matcher import hungarian, match_scores
-from vistool.ops.masks import resize_masks
+from vistool.ops.boxes import resize_masks
 from vistool.structures import ClipOutput, ClipTarget
 
 TARGET_STRIDE = 4  # masks are compared at a quarter of the picture (IFC)

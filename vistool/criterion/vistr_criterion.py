@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -30,9 +31,19 @@ from vistool.criterion.matcher import (
     hungarian,
     paired_frames,
 )
-from vistool.ops.boxes import box_coverage, boxes_of_masks
-from vistool.ops.masks import resize_masks
-from vistool.structures import ClipTarget, FrameClipOutput, FrameHeads, FrameTarget
+from vistool.ops.boxes import box_coverage, boxes_of_masks, resize_masks
+from vistool.structures import ClipTarget, FrameClipOutput, FrameHeads
+
+
+@dataclass(frozen=True, slots=True)
+class FrameTarget:
+    """The truth of one clip, frame by frame."""
+
+    labels: Tensor  # [N, T] int64 in [0, K]; where the instance is absent, only matching reads it
+    present: Tensor  # [N, T] bool
+    boxes: Tensor  # [N, T, 4] centre x, centre y, width, height, fractions of the frame; or zeros
+    masks: Tensor  # [N, T, H, W] bool
+    exhaustive: Tensor  # [K] bool
 
 
 def frame_target(target: ClipTarget, validity: Validity = "own") -> FrameTarget:
@@ -106,7 +117,17 @@ class VisTRCriterion:
 
         Instances count on all frames, whether present or not (as published).
         """
-        return self._counts([_present(target) for target in targets], num_queries)
+        present = [_present(target) for target in targets]
+        weight = all_matched = 0.0
+        for frames in present:
+            matched: float = int(frames[:num_queries].sum())
+            if len(frames) > num_queries and self.validity == "own":
+                # Which instances are matched is not known yet: on the average.
+                matched = int(frames.sum()) * num_queries / len(frames)
+            weight += class_weight(num_queries * frames.shape[1], matched)
+            all_matched += matched
+        rows = sum(frames.numel() for frames in present)
+        return Counts(rows, weight, all_matched, len(present))
 
     def __call__(
         self, output: FrameClipOutput, targets: Sequence[ClipTarget], counts: Counts | None = None
@@ -122,24 +143,19 @@ class VisTRCriterion:
 
         Args: counts: of the whole step that the targets are a part of; None: they are all of it.
         """
-        return self.terms(output, [frame_target(t, self.validity) for t in targets], counts)
-
-    def terms(
-        self, output: FrameClipOutput, targets: Sequence[FrameTarget], counts: Counts | None = None
-    ) -> dict[str, Tensor]:
-        """The same for targets that bring boxes and presence of their own."""
-        counts = counts or self._counts([t.present for t in targets], output.class_logits.shape[1])
-        frames = {output.mask_logits.shape[2], *(target.present.shape[1] for target in targets)}
+        counts = counts or self.counts(targets, output.class_logits.shape[1])
+        by_frame = [frame_target(target, self.validity) for target in targets]
+        frames = {output.mask_logits.shape[2], *(target.present.shape[1] for target in by_frame)}
         if len(frames) > 1:
             raise ValueError(f"clips of {sorted(frames)} frames")
         exhaustive = [
-            _exhaustive(boxes, target) for boxes, target in zip(output.boxes, targets, strict=True)
+            _exhaustive(boxes, target) for boxes, target in zip(output.boxes, by_frame, strict=True)
         ]
         last = FrameHeads(output.class_logits, output.boxes)
-        terms, pairs = self._heads(last, targets, exhaustive, counts)
-        terms |= _mask_terms(output.mask_logits, targets, pairs, counts.instances or 1)
+        terms, pairs = self._heads(last, by_frame, exhaustive, counts)
+        terms |= _mask_terms(output.mask_logits, by_frame, pairs, counts.instances or 1)
         for layer, heads in enumerate(output.auxiliary):
-            for name, value in self._heads(heads, targets, exhaustive, counts)[0].items():
+            for name, value in self._heads(heads, by_frame, exhaustive, counts)[0].items():
                 if name != "class_error":
                     terms[f"{name}_{layer}"] = value
         return terms
@@ -147,18 +163,6 @@ class VisTRCriterion:
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """The weighted sum that is minimised."""
         return weighted_total(terms, self.weights)
-
-    def _counts(self, present: Sequence[Tensor], num_queries: int) -> Counts:
-        weight = all_matched = 0.0
-        for frames in present:
-            matched: float = int(frames[:num_queries].sum())
-            if len(frames) > num_queries and self.validity == "own":
-                # Which instances are matched is not known yet: on the average.
-                matched = int(frames.sum()) * num_queries / len(frames)
-            weight += class_weight(num_queries * frames.shape[1], matched)
-            all_matched += matched
-        rows = sum(frames.numel() for frames in present)
-        return Counts(rows, weight, all_matched, len(present))
 
     @torch.no_grad()
     def _pairs(self, heads: FrameHeads, clip: int, target: FrameTarget) -> tuple[Tensor, Tensor]:

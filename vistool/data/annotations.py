@@ -14,6 +14,8 @@ from vistool.formats.dataset import (
     AnnotatedVideo,
     Category,
     DataSet,
+    Outlines,
+    StatedBoxes,
     frame_file,
     group_tracks,
 )
@@ -23,22 +25,15 @@ from vistool.structures import RLE, Size
 
 
 @dataclass(frozen=True, slots=True)
-class Stated:
-    """What a file says of an instance beside its masks, frame by frame; None: nothing."""
-
-    boxes_xywh: tuple[tuple[float, ...] | None, ...]  # left, top, width, height in pixels
-    areas: tuple[float | None, ...]
-    outlines: tuple[tuple[np.ndarray, ...] | None, ...]  # polygons, [P, 2] x, y each
-
-
-@dataclass(frozen=True, slots=True)
 class LabelledTrack:
     """One instance over the frames of its video."""
 
     label: int  # class index of the model
     segmentations: tuple[RLE | None, ...]  # one a frame; None: not visible
     id: int = 0  # of the annotation
-    stated: Stated | None = None  # read by the papers' pipelines only
+    # As the file states them on every frame, where that was asked for; None: not.
+    boxes_xywh: StatedBoxes | None = None
+    outlines: Outlines | None = None
 
     def mask(self, frame: int, size: Size) -> np.ndarray:
         """[H, W] uint8, 1 on the instance."""
@@ -59,7 +54,11 @@ class LabelledVideo:
 
 
 def read_annotations(
-    path: Path, classes: Mapping[str, Sequence[str]], *, frames: Path | None = None
+    path: Path,
+    classes: Mapping[str, Sequence[str]],
+    *,
+    frames: Path | None = None,
+    stated: bool = False,
 ) -> list[LabelledVideo]:
     """Read any data set that `read_dataset` knows; its frames never leave their folder.
 
@@ -70,16 +69,17 @@ def read_annotations(
     Args:
         classes: the model's class names, in order, each with the category names it stands for.
         frames: the folder that file names are relative to; None: the one they are found in.
+        stated: keep the boxes and outlines of the file too, which the papers' pipelines use.
 
     Raises: DataError that names the file and the entry.
     """
-    dataset = read_dataset(path, frames=frames)
+    dataset = read_dataset(path, frames=frames, outlines=stated)
     members = _category_ids(dataset, classes)
     # Of a class that stands for nothing, as the published VisTR has one, nothing is unlabelled.
     judged = [bool(ids) or not names for ids, names in zip(members, classes.values(), strict=True)]
     tracks = group_tracks(dataset.tracks)
     return [
-        _labelled_video(dataset, video, tracks[video.id], members, judged)
+        _labelled_video(dataset, video, tracks[video.id], members, judged, stated)
         for video in dataset.videos
     ]
 
@@ -117,6 +117,7 @@ def _labelled_video(
     tracks: Sequence[AnnotatedTrack],
     members: Sequence[frozenset[int]],
     judged: Sequence[bool],
+    stated: bool,
 ) -> LabelledVideo:
     if not video.file_names:
         raise DataError(f"{dataset.path}: video {video.id} has no file_names to train on")
@@ -130,7 +131,13 @@ def _labelled_video(
         files=files,
         size=video.size,
         tracks=tuple(
-            LabelledTrack(label_of[track.category_id], track.segmentations, track.id)
+            LabelledTrack(
+                label=label_of[track.category_id],
+                segmentations=track.segmentations,
+                id=track.id,
+                boxes_xywh=track.boxes if stated else None,
+                outlines=track.outlines,
+            )
             for track in tracks
             if track.category_id in label_of and not track.is_crowd
         ),

@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from vistool.data.alignment import FitSum, outline_fits, step_of
-from vistool.errors import DataError
+from vistool.errors import DataError, first_few
 from vistool.formats.dataset import (
     AnnotatedTrack,
     AnnotatedVideo,
@@ -166,7 +166,7 @@ def _track_faults(track: AnnotatedTrack, size: Size) -> Iterator[tuple[str, str]
     boxes = coco.toBbox([mask for _, mask in visible])
     for (t, _), area, box in zip(visible, areas, boxes, strict=True):
         stated = track.boxes[t] if track.boxes else None
-        if area and stated is not None and len(stated) == 4 and _box_iou(box, stated) < BOX_IOU:
+        if area and stated is not None and _box_iou(box, stated) < BOX_IOU:
             yield (
                 "box-elsewhere",
                 f"frame {t}: its mask lies at {_rounded(box)}, its box says {_rounded(stated)} "
@@ -272,19 +272,19 @@ def _look_at(dataset: DataSet, frame: _Frame) -> _Seen:
         with Image.open(file) as image:
             turn, stored = orientation(image), Size(image.height, image.width)
             image.load()  # OpenCV, which training reads with, takes pictures that end early
-            grey = np.asarray(image.convert("L")) if frame.masks and turn == 1 else None
+            picture = np.asarray(image.convert("RGB")) if frame.masks and turn == 1 else None
     except UNREADABLE as broken:
         return error("unreadable-file", f"{file}: not a readable picture: {broken}")
     size = stored
     if turn != 1:
-        grey = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)  # turns it as training and prediction do
-        if grey is None:
+        picture = cv2.imread(str(file), cv2.IMREAD_COLOR)  # turns it as training and prediction do
+        if picture is None:
             return error("unreadable-file", f"{file}: its EXIF orientation {turn} is not supported")
-        size = Size(*grey.shape)
+        size = Size(*picture.shape[:2])
     if size != frame.video.size:
         other = other_size(file, size, frame.video.size)
         return error("picture-size", str(other), other.hint)
-    fits = () if grey is None else outline_fits(grey, map(decode_mask, frame.masks))
+    fits = () if picture is None else outline_fits(picture, map(decode_mask, frame.masks))
     if turn == 1 or size != stored:
         return _Seen(fits=fits)
     what = f"{file}: is read as displayed, turned by its EXIF orientation ({turn})"
@@ -317,4 +317,4 @@ def _share(ids: list[int], dataset: DataSet) -> str:
 
 
 def _some(ids: list[int]) -> str:
-    return ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
+    return ", ".join(first_few(ids, 10))

@@ -19,6 +19,7 @@ from vistool.engine.render import SpooledResults, Track, draw_results
 from vistool.engine.save import FILES, FOLDERS, save_extras
 from vistool.engine.segment import SegmentedFrame, Segmenter
 from vistool.errors import PartialFailureError, UsageError, VistoolError, WeightsError
+from vistool.formats.atomic import numbered
 from vistool.formats.results import (
     META,
     OVERLAY,
@@ -29,7 +30,8 @@ from vistool.formats.results import (
     read_meta,
 )
 from vistool.formats.rle import encode_mask
-from vistool.formats.video import VideoReader, open_video, source_name
+from vistool.formats.video import VideoReader, open_video
+from vistool.formats.video_sources import source_name
 from vistool.models.weights import LoadedModel
 from vistool.progress import OnProgress, silent
 from vistool.structures import FrameInstance, FrameResult
@@ -213,8 +215,7 @@ def _numbered(names: Iterable[str]) -> list[str]:
     """The names, with "-2", "-3"... where one is there already."""
     taken: dict[str, None] = {}
     for name in names:
-        others = (f"{name}-{number}" for number in itertools.count(2))
-        taken[next(free for free in itertools.chain([name], others) if free not in taken)] = None
+        taken[next(free for free in numbered(name) if free not in taken)] = None
     return list(taken)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from array import array
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
-import torch
 
+from vistool.engine.device import versions
 from vistool.engine.predict_job import PredictJob
 from vistool.engine.save import remove_extras, save_extras
 from vistool.engine.segment import SegmentedFrame, Segmenter
@@ -142,10 +140,6 @@ class VideoRecord:
                 "sha256": self._job.loaded.sha256,
             },
             settings={**msgspec.to_builtins(config), **used},
-            versions={
-                "vistool": version("vistool"),
-                "torch": str(torch.__version__),
-                "python": platform.python_version(),
-            },
+            versions=versions(),
             tracks=tracks,
         )

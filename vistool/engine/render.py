@@ -20,7 +20,8 @@ from vistool.formats.results import (
     video_ids,
 )
 from vistool.formats.rle import decode_mask
-from vistool.formats.video import VideoReader, open_video, prefetch
+from vistool.formats.threads import prefetch
+from vistool.formats.video import VideoReader, open_video
 from vistool.formats.video_writer import VideoWriter
 from vistool.progress import OnProgress, silent
 from vistool.rendering.overlay import DEFAULT_STYLE, DrawnInstance, OverlayStyle, draw_tracks

@@ -11,9 +11,9 @@ import msgspec
 
 from vistool.engine.report import EvaluationReport
 from vistool.engine.report_charts import charts_of
+from vistool.errors import visible
 from vistool.evaluation.video_ap import NOT_MEASURED
 from vistool.formats.atomic import atomic_path
-from vistool.formats.problems import visible
 
 DIAGNOSIS = "diagnosis.json"
 WORST_VIDEOS = 5  # on the terminal

@@ -14,14 +14,14 @@ from typing import Any
 import msgspec
 import torch
 
-import vistool
+from vistool.engine.device import versions
 from vistool.errors import UsageError
 from vistool.formats.atomic import atomic_path
+from vistool.models.weights import PACKAGE
 
 LOG = "log.jsonl"
 STARTS = "starts.jsonl"
 CURVES = "tensorboard"
-PACKAGE = Path(vistool.__file__).resolve().parent
 
 Line = Mapping[str, float | int | str | None]
 
@@ -62,9 +62,7 @@ class RunLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with contextlib.suppress(
-            OSError
-        ):  # `write` has told it, and there is nothing else to write
+        with contextlib.suppress(OSError):  # `write` has told it; there is nothing else to write
             self._file.close()
         if self._curves is not None:
             self._curves.close()
@@ -75,10 +73,8 @@ def note_start(run: Path, step: int, **facts: str | int) -> None:
     line = {
         "step": step,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "vistool": vistool.__version__,
         "revision": code_revision(PACKAGE),
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
+        **versions(),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         **facts,

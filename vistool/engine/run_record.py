@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from vistool.errors import DataError
-from vistool.formats.atomic import atomic_path
+from vistool.formats.atomic import atomic_path, numbered, sha256_of
 
 RUN = "run.json"
 VIDEOS, FAILURE = "videos", "error.txt"  # in a run folder; of a video
@@ -79,8 +77,8 @@ def noted_failures(folder: Path, video_ids: Iterable[int]) -> dict[int, str]:
 
 def run_folder(parent: Path, stem: str, run: Run) -> Path:
     """The folder that holds this run already, or the first free one of stem, stem-2..."""
-    for number in count(1):
-        folder = parent / (stem if number == 1 else f"{stem}-{number}")
+    for name in numbered(stem):
+        folder = parent / name
         if folder.is_dir() and read_run(folder) == run:
             return folder
         with contextlib.suppress(FileExistsError):
@@ -93,7 +91,4 @@ def run_folder(parent: Path, stem: str, run: Run) -> Path:
 
 def file_key(path: Path) -> str:
     """SHA-256 of a file; of a folder, its path."""
-    if not path.is_file():
-        return str(path.resolve())
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path) if path.is_file() else str(path.resolve())

@@ -1,13 +1,21 @@
-"""Files and folders that appear whole or not at all: written under a temporary name, renamed."""
+"""Files and folders: written whole or not at all, named, read as JSON, and known by a checksum."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import itertools
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vistool.errors import DataError
 
 
 @contextlib.contextmanager
@@ -89,3 +97,45 @@ def _name_place(error: BaseException, path: Path, temporary: Path) -> None:
 def _temporary(path: Path) -> Path:
     unique = f"{os.getpid()}-{secrets.token_hex(4)}"
     return path.with_name(f".{path.stem}-{unique}.part{path.suffix}")
+
+
+def numbered(name: str) -> Iterator[str]:
+    """Names to choose the first free one of.
+
+    >>> list(itertools.islice(numbered("street"), 3))
+    ['street', 'street-2', 'street-3']
+    """
+    yield name
+    yield from (f"{name}-{number}" for number in itertools.count(2))
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def decode_json(data: bytes, kind: Any, where: str) -> Any:
+    """JSON text as `kind`, whose inner `msgspec.Raw` stay undecoded: `plain` gives their values.
+
+    Text with NaN or Infinity in it comes back whole, as plain values. Its type may be another than
+    `kind`, so look at it. Raises: DataError that begins with `where`.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise DataError(f"{where}: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        reason = str(error)
+    try:
+        return json.loads(data)
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg}, line {error.lineno}, column {error.colno}"
+    except (ValueError, RecursionError):
+        pass
+    raise DataError(f"{where}: not a readable JSON file: {reason}")
+
+
+def plain(value: Any) -> Any:
+    """The Python value of what may still be JSON text."""
+    return msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from vistool.errors import DataError
 from vistool.formats.results import Category
 from vistool.structures import RLE, Size
@@ -18,10 +20,17 @@ __all__ = [
     "AnnotatedVideo",
     "Category",
     "DataSet",
+    "Outlines",
+    "StatedBoxes",
     "frame_file",
     "group_tracks",
     "other_size",
 ]
+
+
+# One value a frame; None: the file has none there.
+StatedBoxes = tuple[tuple[float, ...] | None, ...]  # left, top, width, height in pixels
+Outlines = tuple[tuple[np.ndarray, ...] | None, ...]  # polygons, [P, 2] x, y each
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +56,9 @@ class AnnotatedTrack:
     segmentations: tuple[RLE | None, ...]  # one a frame; None: not visible
     is_crowd: bool = False  # a group that nobody took apart
     areas: tuple[float | None, ...] | None = None  # pixels, as the file states them
-    boxes: tuple[tuple[float, ...] | None, ...] | None = None  # left, top, width, height; likewise
+    boxes: StatedBoxes | None = None  # likewise
     occlusion: tuple[str | None, ...] | None = None  # OVIS: no_, slight_ or severe_occlusion
+    outlines: Outlines | None = None  # where the file has polygons, and they were asked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from vistool.formats.label_maps import (
 )
 from vistool.formats.problems import Problem, ProblemCallback, refuse
 from vistool.formats.threads import in_threads
-from vistool.formats.video import IMAGE_SUFFIXES
+from vistool.formats.video_sources import IMAGE_SUFFIXES
 from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, Size
 

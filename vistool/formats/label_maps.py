@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from vistool.errors import DataError
-from vistool.formats.atomic import atomic_path
+from vistool.formats.atomic import atomic_path, numbered
 from vistool.formats.dataset import AnnotatedVideo
 from vistool.formats.rle import area, decode_mask, encode_masks
 from vistool.structures import RLE, Size
@@ -90,11 +90,8 @@ def folder_names(videos: Sequence[AnnotatedVideo]) -> dict[int, str]:
     names: dict[int, str] = {}
     for video in videos:
         plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in video.name).strip(".")
-        taken = set(names.values())
-        name, number = plain or str(video.id), 2
-        while name in taken:
-            name, number = f"{plain}-{number}", number + 1
-        names[video.id] = name
+        free = (name for name in numbered(plain or str(video.id)) if name not in names.values())
+        names[video.id] = next(free)
     return names
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from vistool.errors import DataError, VistoolError
-from vistool.formats.atomic import atomic_path
+from vistool.formats.atomic import atomic_path, numbered
 from vistool.formats.rle import validate_rle
 from vistool.structures import RLE, Size, TrackSegmentation
 
@@ -269,8 +269,8 @@ def new_run_folder(parent: Path, stem: str, *, exist_ok: bool) -> Path:
             raise DataError(f"{folder}: is a file, not a folder")
         folder.mkdir(exist_ok=True)
         return folder
-    for number in itertools.count(1):
-        folder = parent / (stem if number == 1 else f"{stem}-{number}")
+    for name in numbered(stem):
+        folder = parent / name
         with contextlib.suppress(FileExistsError):
             folder.mkdir()  # fails if it exists, so two processes never get the same
             return folder

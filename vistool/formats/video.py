@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import math
-import queue
-import re
-import threading
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -21,20 +17,12 @@ import numpy as np
 
 from vistool.errors import DataError, UsageError
 from vistool.formats import ffmpeg
+from vistool.formats.video_sources import IMAGE_SUFFIXES, LOOKED_FOR, files_with_suffix
 from vistool.structures import Size, VideoFrame
 
 # OpenCV says on stderr what it dislikes about an image; we say it in one line.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-VIDEO_SUFFIXES = (
-    *(".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4"),
-    *(".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
-)
-IMAGE_SUFFIXES = (
-    *(".bmp", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".pnm", ".tif", ".tiff"),
-    ".webp",
-)
-LOOKED_FOR = f"looked for {' '.join(name[1:] for name in VIDEO_SUFFIXES + IMAGE_SUFFIXES)}"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FOLDER_FPS = 10.0
 FALLBACK_FPS = 25.0  # where the container names no rate
@@ -109,7 +97,7 @@ def open_video(path: Path, *, folder_fps: float = FOLDER_FPS) -> VideoReader:
     Raises: DataError if it is missing, no video, or has no frame that can be decoded.
     """
     if path.is_dir():
-        files = _with_suffix(path, IMAGE_SUFFIXES)
+        files = files_with_suffix(path, IMAGE_SUFFIXES)
         if not files:
             raise DataError(f"{path}: no frames in this folder", hint=LOOKED_FOR)
         return _FramesReader(path, files, folder_fps)
@@ -124,11 +112,6 @@ def open_frames(files: Sequence[Path], *, folder_fps: float = FOLDER_FPS) -> Vid
     Raises: DataError if the first cannot be decoded.
     """
     return _FramesReader(files[0].parent, files, folder_fps)
-
-
-def source_name(path: Path) -> str:
-    """What a source's results are named after: the stem of a file, the name of a folder."""
-    return path.resolve().name if path.is_dir() else path.stem
 
 
 class _FileReader(VideoReader):
@@ -240,113 +223,3 @@ def _png_is_whole(data: bytes) -> bool:
             return True
         at = end + 4
     return False
-
-
-def expand_sources(patterns: Sequence[str]) -> list[Path]:
-    """Video files, folders of frames, folders of videos and globs -> what to open, each once.
-
-    Raises: DataError if one of them is missing, or nothing can be found in it.
-    """
-    found: dict[Path, Path] = {}  # by the real path, so that a source given twice is read once
-    for pattern in patterns:
-        try:
-            for path in _expand(pattern):
-                found.setdefault(path.resolve(), path)
-        except OSError as error:
-            raise DataError(f"{pattern}: {error.strerror}") from None
-    return list(found.values())
-
-
-def _expand(pattern: str) -> list[Path]:
-    path = Path(pattern)
-    if pattern and path.is_dir():
-        if sources := _sources_in(path):
-            return sources
-        raise DataError(f"{path}: no frames and no videos in this folder", hint=LOOKED_FOR)
-    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
-        raise DataError(
-            f"{path}: a single picture is no video",
-            hint="give the folder that holds the frames",
-        )
-    if pattern and path.exists():
-        return [path]
-    if not glob.has_magic(pattern):
-        raise DataError(f"{pattern or 'empty name'}: no such file or folder")
-    # Path.glob would want the pattern split into a root and a rest
-    matches = sorted(map(Path, glob.glob(pattern, recursive=True)), key=_natural)  # noqa: PTH207
-    sources = [source for match in matches for source in _matched(match)]
-    if not sources:
-        raise DataError(
-            f"{pattern}: none of the {len(matches)} matches is a video or a folder of frames",
-            hint=LOOKED_FOR,
-        )
-    return sources
-
-
-def _matched(path: Path) -> list[Path]:
-    if path.is_dir():
-        return _sources_in(path)
-    return [path] if path.suffix.lower() in VIDEO_SUFFIXES else []
-
-
-def _sources_in(folder: Path) -> list[Path]:
-    """The videos in a folder, or the folder itself if it holds frames; empty if neither."""
-    images, videos = _with_suffix(folder, IMAGE_SUFFIXES), _with_suffix(folder, VIDEO_SUFFIXES)
-    if images and videos:
-        raise DataError(
-            f"{folder}: holds {len(images)} images and {len(videos)} videos; which is meant?",
-            hint="name the videos, or move the frames to a folder of their own",
-        )
-    return [folder] if images else videos
-
-
-def _with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    files = (p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name[0] != ".")
-    return sorted((p for p in files if p.is_file()), key=_natural)
-
-
-def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
-    """Sort key in which frame10 comes after frame9."""
-    parts = re.split(r"(\d+)", str(path))
-    words = [(int(part), "") if part.isdecimal() else (-1, part.casefold()) for part in parts]
-    return words, str(path)
-
-
-def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """Run `items` in a thread of its own, at most `depth` ahead of the consumer.
-
-    What `items` raises is raised here. Closing this generator stops the thread and closes `items`;
-    it should be closed by whoever may leave it early (`contextlib.closing`).
-    """
-    waiting: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def produce() -> None:
-        try:
-            iterator = iter(items)
-            try:
-                for item in iterator:
-                    waiting.put((item,))
-                    if stop.is_set():
-                        break
-            finally:
-                if isinstance(iterator, Generator):
-                    iterator.close()
-            waiting.put(None)
-        except BaseException as error:  # noqa: BLE001 - it travels to the consumer
-            waiting.put(error)
-
-    # daemon: a consumer that dies with its traceback kept must not hold up the end of the program
-    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
-    try:
-        thread.start()
-        while (item := waiting.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item[0]
-    finally:
-        stop.set()
-        while thread.is_alive():  # it may be waiting for room, more than once
-            with contextlib.suppress(queue.Empty):
-                waiting.get_nowait()
-            thread.join(0.01)

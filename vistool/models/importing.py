@@ -16,12 +16,13 @@ from torch import Tensor
 
 from vistool.config import IFCConfig, ModelConfig, PixelConfig, ResNetConfig, VisTRConfig
 from vistool.errors import WeightsError
+from vistool.formats.atomic import sha256_of
 from vistool.models import build_model, published
 from vistool.models.foreign import PublishedCheckpoint, read_checkpoint
 from vistool.models.presets import MSRA_PIXELS, PRESETS, preset
 from vistool.models.published import Rules
 from vistool.models.sizes import Shape, ifc_config, vistr_config
-from vistool.models.weights import START, save_state, sha256_of
+from vistool.models.weights import START, save_state
 
 Outcome = Literal["taken", "renamed", "left out", "fresh", "missing", "wrong shape"]
 

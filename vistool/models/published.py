@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from vistool.errors import WeightsError
 
-V = TypeVar("V")
 Rules = Sequence[tuple[str, str]]
 
 # detectron2's ResNet.
@@ -106,9 +104,6 @@ DETECTRON2_RESNET_NAMES: Rules = tuple(
 )
 CAFFE2_RESNET_NAMES: Rules = tuple(_below(r"", r"backbone.", _CAFFE2_RESNET))
 
-# Buffers of the published training code that are no weights.
-IFC_LEFT_OUT = frozenset({"criterion.empty_weight"})
-
 VISTR_NAMES: Rules = (
     *_below(r"vistr\.backbone\.0\.body\.", r"backbone.", _TORCHVISION_RESNET),
     *_below(r"vistr\.transformer\.encoder\.layers\.(\d+)\.", r"encoder.\1.", _ENCODER_LAYER),
@@ -132,13 +127,6 @@ VISTR_NAMES: Rules = (
 DETR_NAMES: Rules = tuple(
     (pattern.replace(r"vistr\.", r"(?:vistr\.|detr\.)?", 1), name) for pattern, name in VISTR_NAMES
 )
-
-
-def rename(
-    state: Mapping[str, V], rules: Rules, left_out: frozenset[str] = frozenset()
-) -> dict[str, V]:
-    """The same values under our names. Raises: WeightsError for a key that no rule knows."""
-    return {rename_key(key, rules): value for key, value in state.items() if key not in left_out}
 
 
 def rename_key(key: str, rules: Rules) -> str:

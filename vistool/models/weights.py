@@ -5,7 +5,6 @@ Only loading and saving models needs torch; reading headers does not.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vistool.config import ModelConfig, from_json, to_json
 from vistool.errors import UsageError, WeightsError
-from vistool.formats.atomic import atomic_path
+from vistool.formats.atomic import atomic_path, sha256_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -96,12 +95,6 @@ def read_header(path: Path) -> WeightsHeader:
         return WeightsHeader(path, from_json(config, ModelConfig, where=str(path)), metadata)
     except UsageError as error:
         raise WeightsError(f"{error} in the file's header", hint=error.hint) from None
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_model(name_or_path: str) -> LoadedModel:

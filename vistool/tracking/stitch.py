@@ -151,10 +151,6 @@ class TrackStitcher:
         every_clip = max(1, self._num_clips)
         return torch.from_numpy(mean * ((every_clip + self._prior_clips) / every_clip)).float()
 
-    def clip_counts(self) -> Tensor:
-        """In how many clips every track was seen: [P], row i is track i + 1."""
-        return torch.from_numpy(self._clip_counts[: self._num_tracks].copy())
-
     def overlaps(self, frame_ids: Sequence[int], mask_probs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean soft IoU between a new clip's instances and the tracks that share frames with it.
 
