@@ -6,7 +6,6 @@ import os
 import signal
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -18,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import MakeVideo, draw_shapes
+from tests.processes import PATIENCE, Start
 from vistool.errors import VistoolError
 from vistool.formats import video_writer
 from vistool.formats.video import open_video
@@ -319,7 +319,9 @@ def test_what_ffmpeg_says_against_writing_is_the_error(
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_program_leaves_no_half_video(how: signal.Signals, tmp_path: Path) -> None:
+def test_an_interrupted_program_leaves_no_half_video(
+    how: signal.Signals, tmp_path: Path, start: Start
+) -> None:
     program = (
         "import sys, itertools, numpy as np; from pathlib import Path\n"
         "from vistool.formats.video_writer import VideoWriter\n"
@@ -330,17 +332,11 @@ def test_an_interrupted_program_leaves_no_half_video(how: signal.Signals, tmp_pa
         "        if t == 50: print('going', flush=True)\n"
     )
     path = tmp_path / "out.mp4"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, str(path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    process = start("-c", program, path)
     assert process.stdout is not None
-    assert process.stdout.readline() == b"going\n"
+    assert process.stdout.readline() == "going\n"
     os.killpg(process.pid, how)  # as a terminal does with Ctrl-C: all of the group
-    process.wait(timeout=20)
-    process.stdout.close()
+    process.communicate(timeout=PATIENCE)
     time.sleep(0.2)  # an ffmpeg left alone ends when its input ends
     assert not path.exists()
     if how == signal.SIGINT:
