@@ -1,7 +1,8 @@
 # make demo       predict on a real clip with the shipped weights
 # make test       the quick tests
 # make test-slow  the slow tests: kills, worker processes, small trainings, pages in a browser. The
-#                 browser tests need chromium or google-chrome on the PATH and skip without it
+#                 browser tests need chromium or google-chrome on the PATH, and torch.compile's needs
+#                 g++; they skip without them
 # make check      format, lint, types, import contract
 # make fix        repair what can be repaired automatically
 #

@@ -22,7 +22,6 @@ from torch import Tensor
 from vistool.errors import WeightsError
 
 SAFE_TORCH = (2, 6)
-TORCH_RELEASE = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 ZIP_FILE = b"PK\x03\x04"  # what torch.save writes
 LEGACY_TORCH_FILE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what it wrote before 1.6
@@ -91,18 +90,23 @@ def _refuse(path: Path, name: str) -> NoReturn:
 
 
 def _torch_content(file: BinaryIO) -> object:
-    """torch's own restricted reader; VisTR's files hold an argparse.Namespace besides tensors.
-
-    Before 2.6 that reader could be led to run code (CVE-2025-32434), so it is not used there.
-    """
-    if TORCH_RELEASE < SAFE_TORCH:
-        raise WeightsError(
-            f"torch {torch.__version__} cannot read a checkpoint of unknown origin safely",
-            hint="the import needs torch 2.6 or newer; what it writes works with older ones, too",
-        )
+    """torch's own restricted reader; VisTR's files hold an argparse.Namespace besides tensors."""
+    refuse_unsafe_torch(torch.__version__)
     names: list[Any] = [(value, name) for name, value in ALLOWED.items()]
     with torch.serialization.safe_globals(names):
         return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def refuse_unsafe_torch(version: str) -> None:
+    """Raise WeightsError for a torch whose restricted reader could be led to run code.
+
+    That was so before 2.6 (CVE-2025-32434).
+    """
+    if tuple(int(part) for part in version.split(".")[:2]) < SAFE_TORCH:
+        raise WeightsError(
+            f"torch {version} cannot read a checkpoint of unknown origin safely",
+            hint="the import needs torch 2.6 or newer; what it writes works with older ones, too",
+        )
 
 
 class _RefusedError(Exception):
