@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from tests.made_eval import make_set, truth_as_results, write
+from tests.processes import PATIENCE, Start, wait_until
 from tests.untrained import save_untrained
 from vistool.cli.app import app
 from vistool.config import IFCConfig
@@ -217,7 +217,7 @@ def test_processes_under_torchrun_share_the_videos(tmp_path: Path, weights: Path
         text=True,
         check=True,
         cwd=tmp_path,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert json.loads(run.stdout)["counts"]["videos"] == 3  # one of them prints
     assert len(list((tmp_path / RUN / "videos").iterdir())) == 3
@@ -226,23 +226,14 @@ def test_processes_under_torchrun_share_the_videos(tmp_path: Path, weights: Path
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_the_midst_of_processes_leaves_what_is_done_and_nothing_else(
-    tmp_path: Path, weights: Path, number: signal.Signals
+    tmp_path: Path, weights: Path, start: Start, number: signal.Signals
 ) -> None:
     truth = make_set(tmp_path / "data", lengths=(3, *(30,) * 5), frames=True)
-    command = [sys.executable, "-m", "vistool", "eval", truth, "-m", weights, "--workers", "2"]
-    process = subprocess.Popen(
-        list(map(str, command)),
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 120
+    process = start("-m", "vistool", "eval", truth, "-m", weights, "--workers", "2")
     done = tmp_path / RUN / "videos"
-    while not list(done.glob("*/meta.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: list(done.glob("*/meta.json")), process)
     os.killpg(process.pid, number)
-    _, complaint = process.communicate(timeout=60)
+    _, complaint = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert complaint.splitlines()[-1] == "interrupted"
     assert "Traceback" not in complaint
@@ -256,21 +247,16 @@ def test_a_signal_in_the_midst_of_processes_leaves_what_is_done_and_nothing_else
 
 @pytest.mark.slow
 def test_a_process_that_dies_is_told_in_one_line_and_loses_nothing_that_is_done(
-    tmp_path: Path, weights: Path
+    tmp_path: Path, weights: Path, start: Start
 ) -> None:
     truth = make_set(tmp_path / "data", lengths=(3, *(30,) * 5), frames=True)
-    command = [sys.executable, "-m", "vistool", "eval", truth, "-m", weights, "--workers", "2"]
-    process = subprocess.Popen(
-        list(map(str, command)), cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 240
+    process = start("-m", "vistool", "eval", truth, "-m", weights, "--workers", "2")
     done = tmp_path / RUN / "videos"
-    while not list(done.glob("*/meta.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: list(done.glob("*/meta.json")), process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     workers = [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
     os.kill(int(workers[0]), signal.SIGKILL)
-    _, complaint = process.communicate(timeout=60)
+    _, complaint = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert "error: a process that ran the model has died\nhint: " in complaint
     assert "Traceback" not in complaint

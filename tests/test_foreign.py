@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tests.test_import import run
 from vistool.errors import WeightsError
-from vistool.models.foreign import read_checkpoint
+from vistool.models.foreign import read_checkpoint, refuse_unsafe_torch
 
 
 class Harmful:
@@ -160,11 +160,12 @@ def test_damage_anywhere_is_an_error_of_ours_or_harmless(
     assert all(isinstance(value, Tensor) for value in tensors.values())
 
 
-def test_a_torch_whose_safe_reader_was_not_safe_imports_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "checkpoint.pth"
-    torch.save({"model": {"weight": torch.zeros(2)}}, path)
-    monkeypatch.setattr("vistool.models.foreign.TORCH_RELEASE", (2, 5))
+@pytest.mark.parametrize("version", ["1.13.1", "2.5.1+cu121"])
+def test_a_torch_whose_safe_reader_was_not_safe_is_refused(version: str) -> None:
     with pytest.raises(WeightsError, match="cannot read a checkpoint of unknown origin safely"):
-        read_checkpoint(path)
+        refuse_unsafe_torch(version)
+
+
+@pytest.mark.parametrize("version", ["2.6.0", "2.10.0+cpu", "3.0.0a0+git1"])
+def test_a_torch_whose_reader_is_safe_is_used(version: str) -> None:
+    refuse_unsafe_torch(version)

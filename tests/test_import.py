@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 
 from tests.recorded import published_shapes, recorded, recorded_json
 from tests.test_ifc import normalised
+from tests.test_vistr import small_weights as small_vistr_weights
 from vistool.cli.app import app
 from vistool.config import IFCConfig, ResNetConfig, VisTRConfig
 from vistool.errors import WeightsError
@@ -255,7 +256,7 @@ def test_a_model_of_other_sizes_is_told_by_what_differs(tmp_path: Path) -> None:
 
 
 def test_a_small_vistr_is_measured_by_its_shapes(tmp_path: Path) -> None:
-    torch.save({"model": recorded("vistr/small_weights")}, tmp_path / "small.pth")
+    torch.save({"model": small_vistr_weights()}, tmp_path / "small.pth")
     imported = import_checkpoint(tmp_path / "small.pth")
     assert not imported.report.of("missing", "wrong shape", "left out")
     config = imported.config
@@ -270,7 +271,7 @@ def test_a_small_vistr_is_measured_by_its_shapes(tmp_path: Path) -> None:
 
 
 def test_the_settings_in_a_checkpoint_tell_what_shapes_cannot(tmp_path: Path) -> None:
-    state = recorded("vistr/small_weights")
+    state = small_vistr_weights()
     torch.save({"model": state, "args": argparse.Namespace(dilation=True)}, tmp_path / "m.pth")
     backbone = import_checkpoint(tmp_path / "m.pth").config.backbone
     assert isinstance(backbone, ResNetConfig)

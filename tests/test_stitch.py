@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.recorded import recorded, recorded_json
 from vistool.structures import ClipOutput, ClipPrediction, FrameTracks, Size
 from vistool.tracking.postprocess import (
     clip_prediction,
@@ -26,13 +24,12 @@ from vistool.tracking.postprocess import (
 from vistool.tracking.stitch import TrackStitcher, soft_sequence_iou
 from vistool.tracking.windows import StreamingWindows, clip_windows
 
-FIXTURES = Path(__file__).parent / "fixtures" / "ifc"
-CASES: list[dict[str, Any]] = json.loads((FIXTURES / "stitching.json").read_text())
+CASES: list[dict[str, Any]] = recorded_json("ifc/stitching")
 
 
 @cache
 def recorded_tensors() -> dict[str, Tensor]:
-    return load_file(FIXTURES / "stitching.safetensors")
+    return recorded("ifc/stitching")
 
 
 class Recorded:
@@ -85,8 +82,8 @@ def test_windows_are_the_recorded_ones(number: int) -> None:
 def test_every_instance_goes_to_its_recorded_track(number: int) -> None:
     case = Recorded(number)
     stitcher = TrackStitcher(case.about["num_classes"])
-    for clip, recorded in zip(case.clips, case["track_of_input"], strict=True):
-        expected = [track + 1 for track in recorded.tolist() if track >= 0]
+    for clip, tracks in zip(case.clips, case["track_of_input"], strict=True):
+        expected = [track + 1 for track in tracks.tolist() if track >= 0]
         assert list(stitcher.add(clip)) == expected
     assert len(stitcher) == case.about["tracks"]
 

@@ -73,17 +73,15 @@ def test_a_run_that_is_asked_to_stop_finishes_its_step_and_saves(
 
 
 def test_a_second_ctrl_c_ends_the_process_and_what_is_ignored_stays_so() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
-    try:
-        with stop_wish() as wish:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not wish.expressed
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with stop_wish() as wish:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not wish.expressed
+        os.kill(os.getpid(), signal.SIGINT)
+        assert wish.expressed
+        with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-            assert wish.expressed
-            with pytest.raises(KeyboardInterrupt):
-                os.kill(os.getpid(), signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_data_worker_that_dies_is_told_in_one_line(tmp_path: Path) -> None:

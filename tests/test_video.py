@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import MakeVideo, ShapesVideo, draw_shapes
+from tests.processes import PATIENCE
 from vistool.errors import DataError, UsageError, VistoolError
 from vistool.formats.threads import prefetch
 from vistool.formats.video import open_frames, open_video
@@ -443,7 +444,7 @@ def test_a_consumer_that_fails_does_not_hang_the_program(shapes_video: ShapesVid
         "next(kept); raise SystemExit(7)"
     )
     command = [sys.executable, "-c", program, str(shapes_video.path)]
-    done = subprocess.run(command, timeout=30, check=False, env=os.environ)
+    done = subprocess.run(command, timeout=PATIENCE, check=False, env=os.environ)
     assert done.returncode == 7
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-import lzma
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from tests.pairwise_ap import PairwiseAP
-from tests.recorded import SHARED
+from tests.recorded import FIXTURES, recorded_json
 from vistool.errors import DataError
 from vistool.evaluation.overlaps import TruthTrack, overlaps_of_video
 from vistool.evaluation.video_ap import (
@@ -32,7 +29,6 @@ from vistool.evaluation.video_ap import (
 from vistool.formats.rle import area, encode_mask, encode_masks
 from vistool.structures import RLE, TrackSegmentation
 
-FIXTURES = Path(__file__).parent / "fixtures" / "ytvis_eval"
 CASES = ["case0", "case1", "case2", "case3"]
 
 
@@ -49,7 +45,7 @@ class Recording:
     """A made-up data set, predictions, and what the published evaluator says of them."""
 
     def __init__(self, name: str) -> None:
-        content = json.loads(lzma.decompress((FIXTURES / f"{name}.json.xz").read_bytes()))
+        content = recorded_json(f"ytvis_eval/{name}")
         videos = {video["id"]: video for video in content["truth"]["videos"]}
         self.video_ids = list(videos)
         self.category_ids = [c["id"] for c in content["truth"]["categories"]]
@@ -74,6 +70,12 @@ class Recording:
         )
 
 
+def assert_equals_recorded_arrays(found: VideoAP | PairwiseAP, case: str) -> None:
+    with np.load(FIXTURES / "ytvis_eval" / f"{case}_arrays.npz") as expected:
+        for name in ("precision", "recall"):
+            np.testing.assert_allclose(getattr(found, name), expected[name], rtol=0, atol=1e-12)
+
+
 @pytest.fixture(scope="module", params=CASES)
 def recording(request: pytest.FixtureRequest) -> Recording:
     return Recording(request.param)
@@ -96,30 +98,20 @@ def test_every_category_equals_the_recorded_one(recording: Recording) -> None:
 @pytest.mark.parity
 @pytest.mark.parametrize("case", CASES)
 def test_precision_and_recall_equal_the_recorded_arrays(case: str) -> None:
-    path = SHARED / "ytvis_eval" / "a" / case / "expected_arrays.npz"
-    if not path.is_file():
-        pytest.skip("the recorded arrays are not at hand: ../shared is absent")
-    expected, ours = np.load(path), Recording(case).evaluate()
-    np.testing.assert_allclose(ours.precision, expected["precision"], rtol=0, atol=1e-12)
-    np.testing.assert_allclose(ours.recall, expected["recall"], rtol=0, atol=1e-12)
+    assert_equals_recorded_arrays(Recording(case).evaluate(), case)
 
 
 @pytest.mark.parity
 def test_the_plain_loops_equal_the_recorded_arrays_too() -> None:
-    folder = SHARED / "ytvis_eval" / "a" / "case1"  # ties, ids with gaps
-    if not folder.is_dir():
-        pytest.skip("the recorded arrays are not at hand: ../shared is absent")
-    content = json.loads((folder / "gt.json").read_text())
-    videos = {video["id"]: video for video in content["videos"]}
-    for a in content["annotations"]:
+    content = recorded_json("ytvis_eval/case1")  # ties, ids with gaps
+    truth = content["truth"]
+    videos = {video["id"]: video for video in truth["videos"]}
+    for a in truth["annotations"]:
         size = videos[a["video_id"]]["height"], videos[a["video_id"]]["width"]
         a["segmentations"] = [as_rle(s, *size) for s in a["segmentations"]]
-    predictions = json.loads((folder / "pred.json").read_text())
-    ids = [category["id"] for category in content["categories"]]
-    loops = PairwiseAP(content["annotations"], predictions, list(videos), ids)
-    expected = np.load(folder / "expected_arrays.npz")
-    np.testing.assert_allclose(loops.precision, expected["precision"], rtol=0, atol=1e-12)
-    np.testing.assert_allclose(loops.recall, expected["recall"], rtol=0, atol=1e-12)
+    ids = [category["id"] for category in truth["categories"]]
+    loops = PairwiseAP(truth["annotations"], content["predictions"], list(videos), ids)
+    assert_equals_recorded_arrays(loops, "case1")
 
 
 @pytest.mark.parity

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -75,10 +75,13 @@ def answer(text: str) -> None:
 
 
 @contextmanager
-def progress(*, quiet: bool = False, unit: str = "frames") -> Iterator[OnProgress]:
+def progress(
+    *, quiet: bool = False, unit: str = "frames", pause: float = SECONDS_BETWEEN_LINES
+) -> Iterator[OnProgress]:
     """A callback that shows stage, bar, count, speed and time left; plain lines off a terminal.
 
-    A stage begins when `done` starts over; its name may change on the way, to show a number.
+    A stage begins when `done` starts over; its name may change on the way, to show a number. Lines
+    are `pause` seconds apart at least.
     """
     if quiet:
         yield silent
@@ -86,7 +89,7 @@ def progress(*, quiet: bool = False, unit: str = "frames") -> Iterator[OnProgres
         with _bar(unit) as callback:
             yield callback
     else:
-        yield _lines(unit)
+        yield _lines(unit, pause)
 
 
 @contextmanager
@@ -116,7 +119,7 @@ def _bar(unit: str) -> Iterator[OnProgress]:
         yield callback
 
 
-def _lines(unit: str) -> OnProgress:
+def _lines(unit: str, pause: float) -> OnProgress:
     """A line now and then, for logs."""
     pace = _Pace()
     spoken = time.monotonic()
@@ -124,7 +127,7 @@ def _lines(unit: str) -> OnProgress:
     def callback(stage: str, done: int, total: int | None) -> None:
         nonlocal spoken
         speed = pace.speed(done)
-        if time.monotonic() - spoken >= SECONDS_BETWEEN_LINES:
+        if time.monotonic() - spoken >= pause:
             spoken = time.monotonic()
             say(f"{stage}: {_counted(done, total, speed, unit)}")
 
@@ -132,15 +135,16 @@ def _lines(unit: str) -> OnProgress:
 
 
 class _Pace:
-    """How fast a stage advances."""
+    """How fast a stage advances, by a clock that counts seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._first = self._last = 0
-        self._begun = time.monotonic()
+        self._clock = clock
+        self._begun = clock()
 
     def speed(self, done: int) -> float:
         """Units a second since the stage's first call; 0 while there is nothing to tell from."""
-        now = time.monotonic()
+        now = self._clock()
         if done < self._last or self._last == 0:  # a stage begins, perhaps half-way (resumed)
             self._first, self._begun = done, now
         self._last = done

@@ -30,13 +30,20 @@ def list_weights(as_json: AsJson = False) -> None:
 
     Example: vistool weights list
     """
+    from vistool.models.weights import available_weights
+
+    print_weights(available_weights(), as_json=as_json)
+
+
+def print_weights(paths: list[Path], *, as_json: bool) -> None:
+    """Print one row per weight file, as a table or as JSON; warn of those that are not readable."""
     import msgspec
 
     from vistool.errors import WeightsError
-    from vistool.models.weights import available_weights, read_header
+    from vistool.models.weights import read_header
 
     rows = []
-    for path in available_weights():
+    for path in paths:
         try:
             rows.append(_summary(read_header(path)))
         except WeightsError as error:

