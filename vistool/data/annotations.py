@@ -36,7 +36,7 @@ class LabelledTrack:
     """One instance over the frames of its video."""
 
     label: int  # class index of the model
-    segmentations: tuple[RLE | None, ...]  # one a frame; None: not visible
+    segmentations: Sequence[RLE | None]  # one a frame; None: not visible
     id: int = 0  # of the annotation
     stated: Stated | None = None  # read by the papers' pipelines only
 

@@ -92,7 +92,7 @@ def read_davis(
             only = set(found) == {VOID}
             tracks += [
                 AnnotatedTrack(
-                    len(tracks) + i, number, OBJECT.id, of_frames, id_ == VOID and not only
+                    number, OBJECT.id, of_frames, id_ == VOID and not only, id=len(tracks) + i
                 )
                 for i, (id_, of_frames) in enumerate(found.items(), start=1)
             ]
