@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 from dev_data import Case, Followed
 
-from vistool.evaluation.boundary import boundary_measure
-from vistool.evaluation.davis import RECALLED, region_similarity
+from vistool.evaluation.davis import RECALLED, Comparison
 from vistool.evaluation.error_kinds import HALF, KINDS, RIGHT, ErrorKind, JudgedVideo, judge
-from vistool.evaluation.hota import evaluate_hota, hota_summary
-from vistool.evaluation.identity import evaluate_identity
-from vistool.evaluation.overlaps import TruthTrack, VideoOverlaps, overlaps_of_videos
+from vistool.evaluation.hota import hota_of_video, hota_summary
+from vistool.evaluation.identity import identity_of_video
+from vistool.evaluation.overlaps import VideoOverlaps, overlaps_of_video, overlaps_of_videos
 from vistool.evaluation.partial_labels import scorable
+from vistool.evaluation.tracking_measures import TrackingResult
 from vistool.evaluation.video_ap import average_precision
+from vistool.formats.dataset import AnnotatedTrack
 from vistool.structures import TrackSegmentation
 
 CONFIDENCES = tuple(round(0.1 * n, 1) for n in range(1, 10))
@@ -26,7 +27,7 @@ def compared(cases: Sequence[Case]) -> list[VideoOverlaps]:
     """Every case with those of its predictions that can be called right or wrong."""
     videos = []
     for number, case in enumerate(cases):
-        truth = [TruthTrack(number, t.label, t.segmentations) for t in case.video.tracks]
+        truth = [AnnotatedTrack(number, t.label, t.segmentations) for t in case.video.tracks]
         complete = [label for label, known in enumerate(case.video.exhaustive) if known]
         counted = scorable(case.found, truth, exhaustive=complete, ignored=case.ignored)
         found = [TrackSegmentation(**{**track, "video_id": number}) for track in counted]
@@ -70,16 +71,21 @@ def tracking(
     """
     videos = [_at_least(video, min_score) for video in videos]
     same = [_one_class(_at_least(video, min_score)) for video in shown]
-    identity = evaluate_identity(videos)
+    identity = TrackingResult(tuple((v.video_id, identity_of_video(v)) for v in videos))
     total = identity.total()
     return {
         "min_score": min_score,
-        **_rounded(hota_summary(evaluate_hota(videos))),
-        "one_class": _rounded(hota_summary(evaluate_hota(same))),
+        **_hota(videos),
+        "one_class": _hota(same),
         "IDF1": round(identity.class_averaged().get("IDF1", -1.0), 4),
         "switches": total.switches if total else 0,
         "fragmentations": total.fragmentations if total else 0,
     }
+
+
+def _hota(videos: Sequence[VideoOverlaps]) -> dict[str, float]:
+    counts = TrackingResult(tuple((v.video_id, hota_of_video(v)) for v in videos))
+    return _rounded(hota_summary(counts))
 
 
 def _rounded(row: dict[str, float]) -> dict[str, float]:
@@ -116,11 +122,12 @@ def _follow(sequence: Followed, names: Sequence[str]) -> dict[str, Any]:
         nothing = {"J": 0.0, "F": 0.0, "score": 0.0, "class": None, "right": False}
         row = {"tracks": 0, "best": nothing, "top": nothing, "followed": 0.0}
         return {**row, "merged": sequence.merged, "known": sequence.label is not None}
-    overlaps = [region_similarity(track["segmentations"], sequence.masks) for track in tracks]
+    compared = Comparison(overlaps_of_video(0, [AnnotatedTrack(0, 0, sequence.masks)], tracks))
+    overlaps = compared.regions(range(len(tracks)), [0])[..., 0].T  # [P, F]
     best = max(range(len(tracks)), key=lambda i: float(overlaps[i].mean()))
 
     def facts(i: int) -> dict[str, Any]:
-        contour = boundary_measure(tracks[i]["segmentations"], sequence.masks)
+        contour = compared.boundary(i, 0)
         return {
             "J": round(float(overlaps[i].mean()), 4),
             "F": round(float(contour.mean()), 4),

@@ -47,8 +47,9 @@ from vistool.engine.device import choose_device
 from vistool.engine.fine_tune import fine_tuning
 from vistool.engine.train import train
 from vistool.engine.validate import tracks_of
-from vistool.evaluation.overlaps import TruthTrack
-from vistool.evaluation.video_ap import evaluate_tracks
+from vistool.evaluation.overlaps import overlaps_of_videos
+from vistool.evaluation.video_ap import VideoAP, average_precision
+from vistool.formats.dataset import AnnotatedTrack
 from vistool.models.weights import load_model
 from vistool.structures import TrackSegmentation
 
@@ -143,15 +144,24 @@ def report(name: str, weights: Path, valid: Path) -> None:
     model = load_model(str(weights)).model.to(device)
     classes = {name: (name,) for name in model.config.class_names}
     videos = read_annotations(valid, classes)
-    truth, tracks = [], []
-    for index, video in enumerate(videos):
-        truth += [TruthTrack(index, t.label, t.segmentations) for t in video.tracks]
-        tracks += tracks_of(model, video, index, device)
+    truth = [
+        [AnnotatedTrack(index, t.label, t.segmentations) for t in video.tracks]
+        for index, video in enumerate(videos)
+    ]
+    tracks = [
+        track
+        for index, video in enumerate(videos)
+        for track in tracks_of(model, video, index, device)
+    ]
     hidden = list(classes).index(HIDDEN)
     others = [label for label in range(len(classes)) if label != hidden]
-    score = partial(
-        evaluate_tracks, truth, video_ids=range(len(videos)), category_ids=range(len(classes))
-    )
+
+    def score(tracks: list[TrackSegmentation]) -> VideoAP:
+        compared = overlaps_of_videos(
+            (index, labelled, [t for t in tracks if t["video_id"] == index])
+            for index, labelled in enumerate(truth)
+        )
+        return average_precision(compared, category_ids=range(len(classes)))
 
     def found(tracks: list[TrackSegmentation]) -> Any:
         return score(tracks).recall[0, :, 0, -1]  # [K], at overlap 0.5

@@ -13,13 +13,14 @@ from tests.made_tracks import random_video
 from vistool.errors import DataError
 from vistool.evaluation.breakdown import (
     Breakdown,
+    BreakdownBuilder,
     GroupAP,
     box_overlap,
-    break_down_tracks,
     occlusion_of,
 )
-from vistool.evaluation.overlaps import TruthTrack, VideoOverlaps, overlaps_of_video
-from vistool.evaluation.video_ap import NOT_MEASURED, Grouping, average_precision
+from vistool.evaluation.overlaps import NOT_MEASURED, VideoOverlaps, overlaps_of_video
+from vistool.evaluation.video_ap import Grouping, average_precision
+from vistool.formats.dataset import AnnotatedTrack
 from vistool.formats.rle import encode_masks
 from vistool.structures import RLE, TrackSegmentation
 
@@ -39,7 +40,7 @@ def track(
 
 
 def video(
-    truth: Sequence[TruthTrack], found: Sequence[list[RLE | None]], number: int = 1
+    truth: Sequence[AnnotatedTrack], found: Sequence[list[RLE | None]], number: int = 1
 ) -> VideoOverlaps:
     predictions: list[TrackSegmentation] = [
         {"video_id": number, "category_id": 1, "score": 1 - place / 10, "segmentations": masks}
@@ -48,8 +49,8 @@ def video(
     return overlaps_of_video(number, truth, predictions)
 
 
-def labelled(masks: list[RLE | None], *levels: str | None, crowd: bool = False) -> TruthTrack:
-    return TruthTrack(1, 1, masks, crowd, occlusion=levels)
+def labelled(masks: list[RLE | None], *levels: str | None, crowd: bool = False) -> AnnotatedTrack:
+    return AnnotatedTrack(1, 1, masks, crowd, occlusion=levels)
 
 
 def ap50(groups: Sequence[GroupAP]) -> dict[str, float]:
@@ -60,8 +61,11 @@ def counts(groups: Sequence[GroupAP]) -> dict[str, int]:
     return {group.name: group.num_truth for group in groups}
 
 
-def breakdown(*videos: VideoOverlaps) -> Breakdown:
-    return break_down_tracks(videos, category_ids=[1])
+def breakdown(*videos: VideoOverlaps, category_ids: Sequence[int] = (1,)) -> Breakdown:
+    builder = BreakdownBuilder(category_ids)
+    for video in videos:
+        builder.add(video)
+    return builder.result()
 
 
 # --- occlusion ------------------------------------------------------------------------------------
@@ -175,7 +179,7 @@ def test_a_group_of_all_tracks_has_the_ap_of_all(seed: int) -> None:
 @given(st.integers(0, 2**32 - 1))
 def test_the_truth_scores_one_in_every_group_that_has_tracks(seed: int) -> None:
     made = random_video(np.random.default_rng(seed))
-    truth = [TruthTrack(1, t.category_id, t.codes()) for t in made.truth]
+    truth = [AnnotatedTrack(1, t.category_id, t.codes()) for t in made.truth]
     predictions: list[TrackSegmentation] = [
         {
             "video_id": 1,
@@ -187,7 +191,7 @@ def test_the_truth_scores_one_in_every_group_that_has_tracks(seed: int) -> None:
     ]
     visible = [any(t.segmentations) for t in truth]
     truth = [t for t, seen in zip(truth, visible, strict=True) if seen]
-    found = break_down_tracks([overlaps_of_video(1, truth, predictions)], category_ids=[1, 2, 3])
+    found = breakdown(overlaps_of_video(1, truth, predictions), category_ids=[1, 2, 3])
     for group in (*found.length, *found.speed):
         assert group.numbers["AP"] == (1 if group.num_truth else NOT_MEASURED)
     assert sum(group.num_truth for group in found.length) == len(truth)

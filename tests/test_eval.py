@@ -70,10 +70,51 @@ def test_the_truth_scores_one_by_every_measure(tmp_path: Path) -> None:
 def test_from_python_the_numbers_are_those_of_the_command(tmp_path: Path) -> None:
     truth = make_set(tmp_path)
     results = write(tmp_path / "p.json", truth_as_results(truth)[1:])
-    found, printed = vis.evaluate_results(truth, results), scored(truth, "-p", results)
-    assert {**json.loads(json.dumps(found)), "seconds": 0} == {**printed, "seconds": 0}
-    missed = {kind["kind"]: kind["count"] for kind in found["errors"]["kinds"]}["missed"]
+    found, printed = vis.evaluate(str(truth), results), scored(truth, "-p", results)
+    assert {**json.loads(json.dumps(found.as_json())), "seconds": 0} == {**printed, "seconds": 0}
+    missed = {str(kind.kind): kind.count for kind in found.diagnosis.breakdown.kinds}["missed"]
     assert missed == 1
+    assert printed["ytvis"]["AP"] == found.ytvis.AP
+    assert found.hota.AssA == printed["hota"]["AssA"]
+    assert printed["identity"]["IDF1"] == found.identity.IDF1
+    assert found.davis
+    assert found.davis.JF_mean == printed["davis"]["J&F_mean"]
+    hota = (1 + (8 / 12) ** 0.5) / 2  # cats are found on 8 of 12 frames
+    assert repr(found) == (
+        f"<Evaluation: 3 videos, 5 tracks, AP {found.ytvis.AP:.3f}, HOTA {hota:.3f}>"
+    )
+
+
+def test_from_python_the_report_is_that_of_the_command(tmp_path: Path) -> None:
+    truth = make_set(tmp_path / "data")
+    results = write(tmp_path / "p.json", truth_as_results(truth))
+    assert vistool(truth, "-p", results, "-o", tmp_path / "runs").exit_code == 0
+    found = vis.evaluate(truth, predictions=results)
+    page = found.report(tmp_path / "mine")
+    assert page == tmp_path / "mine" / "report.html"
+    theirs = tmp_path / "runs" / "set-p"
+    files = sorted(path.relative_to(theirs) for path in theirs.rglob("*") if path.is_file())
+    assert files == sorted(
+        p.relative_to(page.parent) for p in page.parent.rglob("*") if p.is_file()
+    )
+    for name in files:
+        if name.name != "metrics.json":  # it has times
+            assert (page.parent / name).read_bytes() == (theirs / name).read_bytes(), name
+    with pytest.raises(vis.VistoolError, match="is there already, and not empty"):
+        found.report(page.parent)
+    with pytest.raises(vis.VistoolError, match="is a file"):
+        found.report(results)
+    assert found.report(str(page.parent), exist_ok=True) == page
+
+
+def test_from_python_what_the_command_refuses_is_refused(tmp_path: Path) -> None:
+    truth = make_set(tmp_path)
+    results = write(tmp_path / "p.json", spoilt(truth))
+    with pytest.raises(vis.VistoolError, match="result 6, video 10, category 3: 3 masks"):
+        vis.evaluate(truth, results)
+    for saved, model in ((None, None), (results, "ifc-lite")):
+        with pytest.raises(vis.VistoolError, match="either predictions or a model"):
+            vis.evaluate(truth, saved, model=model)
 
 
 def test_no_predictions_at_all_score_zero(tmp_path: Path) -> None:

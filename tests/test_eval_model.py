@@ -17,14 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
+import vistool as vis
 from tests.made_eval import make_set, truth_as_results, write
 from tests.processes import PATIENCE, Start, wait_until
 from tests.untrained import save_untrained
 from vistool.cli.app import app
 from vistool.config import IFCConfig
 from vistool.engine import predict, predict_dataset
-from vistool.engine.class_matching import matched_classes
-from vistool.engine.run_record import MatchedClass, Run
+from vistool.engine.predictions import MatchedClass, Run
+from vistool.engine.scored_set import matched_classes
 from vistool.errors import DataError
 from vistool.formats.dataset import Category
 from vistool.formats.results import iterate_results, read_results
@@ -75,6 +76,19 @@ def test_a_run_leaves_predictions_with_the_sets_ids_and_the_numbers(
     assert json.loads((RUN / "metrics.json").read_text()) == content
     again = vistool(truth, "-p", RUN, "--json")  # the folder is as good as the file in it
     assert json.loads(again.stdout)["ytvis"] == content["ytvis"]
+
+
+def test_from_python_a_model_is_run_and_goes_on_where_it_stopped(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = make_set(tmp_path / "data", frames=True)
+    found = vis.evaluate(truth, model=vis.load_model(str(weights)))
+    assert found.failed == {}
+    assert not (RUN / "metrics.json").exists()  # nobody asked for a report
+    monkeypatch.setattr(predict_dataset, "predict_opened", None)  # whoever runs it again fails
+    assert vis.evaluate(truth, model=weights).ytvis == found.ytvis
+    printed = json.loads(vistool(truth, "-m", weights, "--json").stdout)
+    assert printed["ytvis"]["AP"] == found.ytvis.AP
 
 
 def test_videos_that_are_done_are_not_run_again(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from vistool.evaluation.overlaps import TruthTrack, track_share_inside
+from vistool.evaluation.overlaps import track_share_inside
 from vistool.evaluation.partial_labels import scorable
+from vistool.formats.dataset import AnnotatedTrack
 from vistool.formats.rle import encode_mask
 from vistool.structures import RLE, TrackSegmentation
 
@@ -30,7 +31,7 @@ def found(left: int, right: int, category: int) -> TrackSegmentation:
 
 def kept(predictions: list[TrackSegmentation], *exhaustive: int) -> list[int]:
     """Places of those that count, with a cat on columns 0 to 10 and a thing on 20 to 30."""
-    cat = TruthTrack(1, CAT, [block(0, 10), block(0, 10)])
+    cat = AnnotatedTrack(1, CAT, [block(0, 10), block(0, 10)])
     thing = [block(20, 30), None]
     chosen = scorable(predictions, [cat], exhaustive=exhaustive, ignored=[thing])
     return [place for place, p in enumerate(predictions) if any(p is c for c in chosen)]

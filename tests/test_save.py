@@ -14,6 +14,7 @@ from tests.test_predict_command import make_video, vistool, weights
 from tests.untrained import save_untrained
 from vistool.formats.label_maps import read_label_map
 from vistool.formats.mots import PER_CLASS, labels_in_text
+from vistool.formats.problems import Place
 from vistool.formats.results import VideoMeta, read_meta, read_results
 from vistool.formats.rle import decode_mask
 from vistool.formats.video import open_video
@@ -107,8 +108,8 @@ def test_mots_text_has_the_same_pixels_by_class(run: Path, found: Found) -> None
     classes = [track.category_id for track in meta.tracks]
     ids = [c * PER_CLASS + classes[: n + 1].count(c) for n, c in enumerate(classes)]
 
-    def fail(line: int, what: str) -> None:
-        raise AssertionError(f"{line}: {what}")
+    def fail(place: Place, what: str) -> None:
+        raise AssertionError(f"{place}: {what}")
 
     seen = {frame: np.zeros((meta.height, meta.width), int) for frame in range(meta.length)}
     for label in labels_in_text(run / "mots.txt", fail):

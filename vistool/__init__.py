@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vistool.config import PredictConfig
-    from vistool.engine.evaluate import evaluate_results
+    from vistool.engine.evaluate import Evaluation, evaluate
     from vistool.engine.predict import (
         PredictedVideo,
         iterate_video,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vistool.structures import FrameInstance, FrameResult
 
 _HOMES = {
+    "Evaluation": "vistool.engine.evaluate",
     "FrameInstance": "vistool.structures",
     "FrameResult": "vistool.structures",
     "LoadedModel": "vistool.models.weights",
@@ -31,7 +32,7 @@ _HOMES = {
     "PredictedVideo": "vistool.engine.predict",
     "VistoolError": "vistool.errors",
     "decode_mask": "vistool.formats.rle",
-    "evaluate_results": "vistool.engine.evaluate",
+    "evaluate": "vistool.engine.evaluate",
     "iterate_video": "vistool.engine.predict",
     "load_model": "vistool.models.weights",
     "predict_video": "vistool.engine.predict",
@@ -41,6 +42,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Evaluation",
     "FrameInstance",
     "FrameResult",
     "LoadedModel",
@@ -49,7 +51,7 @@ __all__ = [
     "VistoolError",
     "__version__",
     "decode_mask",
-    "evaluate_results",
+    "evaluate",
     "iterate_video",
     "load_model",
     "predict_video",

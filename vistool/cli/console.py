@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -16,6 +16,7 @@ from vistool.errors import OutOfMemoryError, UsageError, VistoolError
 from vistool.progress import OnProgress, silent
 from vistool.signals import INTERRUPTED
 
+NO_UNITS: Mapping[str, str] = {}
 SECONDS_BETWEEN_LINES = 5.0  # of progress where stderr is no terminal
 
 # The option parser's own error; typer has kept it in more than one package.
@@ -76,24 +77,30 @@ def answer(text: str) -> None:
 
 @contextmanager
 def progress(
-    *, quiet: bool = False, unit: str = "frames", pause: float = SECONDS_BETWEEN_LINES
+    *,
+    quiet: bool = False,
+    unit: str = "frames",
+    units: Mapping[str, str] = NO_UNITS,
+    pause: float = SECONDS_BETWEEN_LINES,
 ) -> Iterator[OnProgress]:
     """A callback that shows stage, bar, count, speed and time left; plain lines off a terminal.
 
     A stage begins when `done` starts over; its name may change on the way, to show a number. Lines
     are `pause` seconds apart at least.
+
+    Args: unit: what stages count; units: of single stages, where they count something else.
     """
     if quiet:
         yield silent
     elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        with _bar(unit) as callback:
+        with _bar(unit, units) as callback:
             yield callback
     else:
-        yield _lines(unit, pause)
+        yield _lines(unit, units, pause)
 
 
 @contextmanager
-def _bar(unit: str) -> Iterator[OnProgress]:
+def _bar(unit: str, units: Mapping[str, str]) -> Iterator[OnProgress]:
     """A live bar, gone when the command ends."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
@@ -113,13 +120,13 @@ def _bar(unit: str) -> Iterator[OnProgress]:
         task = display.add_task("starting", total=None, counted="")
 
         def callback(stage: str, done: int, total: int | None) -> None:
-            counted = _counted(done, total, pace.speed(done), unit)
+            counted = _counted(done, total, pace.speed(done), units.get(stage, unit))
             display.update(task, description=stage, completed=done, total=total, counted=counted)
 
         yield callback
 
 
-def _lines(unit: str, pause: float) -> OnProgress:
+def _lines(unit: str, units: Mapping[str, str], pause: float) -> OnProgress:
     """A line now and then, for logs."""
     pace = _Pace()
     spoken = time.monotonic()
@@ -129,7 +136,7 @@ def _lines(unit: str, pause: float) -> OnProgress:
         speed = pace.speed(done)
         if time.monotonic() - spoken >= pause:
             spoken = time.monotonic()
-            say(f"{stage}: {_counted(done, total, speed, unit)}")
+            say(f"{stage}: {_counted(done, total, speed, units.get(stage, unit))}")
 
     return callback
 

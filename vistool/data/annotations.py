@@ -29,7 +29,7 @@ class LabelledTrack:
     """One instance over the frames of its video."""
 
     label: int  # class index of the model
-    segmentations: tuple[RLE | None, ...]  # one a frame; None: not visible
+    segmentations: Sequence[RLE | None]  # one a frame; None: not visible
     id: int = 0  # of the annotation
     # As the file states them on every frame, where that was asked for; None: not.
     boxes_xywh: StatedBoxes | None = None

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from vistool.config import EvalConfig
-from vistool.engine.evaluate import Evaluation, boundaries_wanted, evaluate
-from vistool.engine.predictions import Predictions, inputs_of, open_dataset, read_predictions
+from vistool.engine.evaluate import measure
+from vistool.engine.predictions import Predictions, open_dataset, read_predictions
+from vistool.engine.report_content import Measured
 from vistool.errors import DataError
 from vistool.evaluation.bootstrap import (
     CONFIDENCE,
@@ -54,14 +55,14 @@ def compare(
     b: Path,
     config: EvalConfig,
     *,
-    boundaries: bool | None = None,
+    davis: bool | None = None,
     on_progress: OnProgress = silent,
 ) -> Comparison:
     """Score two results on one data set and draw its videos anew, many times.
 
     Args:
         a, b: as `read_predictions` takes them.
-        boundaries: DAVIS's J and F too; None: where it does not take long.
+        davis: DAVIS's J and F too; None: where it does not take long.
 
     Raises: DataError; also if the two were made for different classes.
     """
@@ -73,18 +74,14 @@ def compare(
     _check_comparable(found[0], found[1])
     failed = {id_: why for one in found for id_, why in one.failed.items()}
     found = [replace(one, failed=failed) for one in found]  # both on the same videos
-    wanted = boundaries_wanted(dataset, config, boundaries)
-    results = [evaluate(dataset, one, boundaries=wanted, on_progress=on_progress) for one in found]
+    results = [measure(dataset, one, config, davis=davis, on_progress=on_progress) for one in found]
     _check_same_categories(results[0], results[1], a, b)
     ids = results[0].scored.video_ids
     measure_a, measure_b = (_measure(result) for result in results)
     differences = paired_bootstrap(
         measure_a, measure_b, len(ids), samples=config.samples, seed=config.seed
     )
-    inputs = {
-        "A": inputs_of(dataset, key, found[0]),
-        "B": inputs_of(dataset, key, found[1]),
-    }
+    inputs = {"A": results[0].inputs(), "B": results[1].inputs()}
     return Comparison(tuple(differences), len(ids), config.samples, config.seed, inputs)
 
 
@@ -99,7 +96,7 @@ def _check_comparable(a: Predictions, b: Predictions) -> None:
         )
 
 
-def _check_same_categories(a: Evaluation, b: Evaluation, *paths: Path) -> None:
+def _check_same_categories(a: Measured, b: Measured, *paths: Path) -> None:
     """Raises: DataError, since means over other categories say nothing of each other."""
     if a.scored.categories != b.scored.categories:
         names = [", ".join(one.scored.categories.values()) for one in (a, b)]
@@ -109,12 +106,15 @@ def _check_same_categories(a: Evaluation, b: Evaluation, *paths: Path) -> None:
         )
 
 
-def _measure(result: Evaluation) -> Measure:
+def _measure(result: Measured) -> Measure:
     """All numbers that can be drawn anew, in one."""
     ids = result.scored.video_ids
-    parts = [ap_measure(result.outcomes, result.scored.categories), hota_measure(result.hota, ids)]
-    if result.davis:
-        parts.append(davis_measure(result.davis, ids))
+    parts = [
+        ap_measure(result.outcomes, result.scored.categories),
+        hota_measure(result.hota_counts, ids),
+    ]
+    if result.objects:
+        parts.append(davis_measure(result.objects, ids))
 
     def measure(drawn: np.ndarray) -> dict[str, np.ndarray]:
         return {name: values for part in parts for name, values in part(drawn).items()}

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import cv2
 import numpy as np
 
+from vistool.engine.report_content import Measured
 from vistool.evaluation.diagnosis import FalsePositive, TruthVerdict
-from vistool.evaluation.overlaps import TruthTrack
 from vistool.formats.rle import decode_mask
 from vistool.rendering.film_strip import StripFrame, chosen_frames, film_strip
 from vistool.rendering.page import Link, Picture
 from vistool.structures import RLE, TrackSegmentation
-
-if TYPE_CHECKING:
-    from vistool.engine.report import EvaluationReport
-
-# The tracks of a video, in the order in which the overlaps were computed.
-TracksOfVideo = Callable[[int], tuple[Sequence[TruthTrack], Sequence[TrackSegmentation]]]
 
 MOST_STRIPS = 12  # of a kind
 STRIP_FRAMES = 6
@@ -32,10 +25,9 @@ MOST_STRIP_BYTES = 6_000_000  # of all strips together
 class StripMaker:
     """Draws strips for a page in `folder`, up to a number of bytes in all."""
 
-    def __init__(self, report: EvaluationReport, folder: Path, tracks: TracksOfVideo) -> None:
-        self._report = report
+    def __init__(self, result: Measured, folder: Path) -> None:
+        self._result = result
         self._folder = folder
-        self._tracks = tracks
         self._bytes = 0
 
     def strips(
@@ -53,7 +45,8 @@ class StripMaker:
         return strips
 
     def _strip(self, anchor: str, track: TruthVerdict | FalsePositive) -> Picture | None:
-        truth, predictions = self._tracks(track.video_id)
+        scored = self._result.scored
+        truth, predictions = scored.truth[track.video_id], scored.predictions[track.video_id]
         labelled = truth[track.truth].segmentations if track.truth is not None else None
         prediction = predictions[track.prediction] if track.prediction is not None else None
         found = prediction["segmentations"] if prediction else None
@@ -75,8 +68,8 @@ class StripMaker:
     def _caption(
         self, track: TruthVerdict | FalsePositive, prediction: TrackSegmentation | None
     ) -> str:
-        video = self._report.video_name(track.video_id)
-        category = self._report.category_name(track.category_id)
+        video, categories = self._result.video_name(track.video_id), self._result.scored.categories
+        category = categories[track.category_id]
         if isinstance(track, FalsePositive):
             return (
                 f"{video}, prediction {track.prediction}, {category} {track.score:.2f}: "
@@ -85,7 +78,7 @@ class StripMaker:
         caption = f"{video}, track {track.truth}, {category}: {track.kind}"
         if prediction is None:
             return caption
-        called = self._report.category_name(prediction["category_id"])
+        called = categories[prediction["category_id"]]
         return f"{caption}; best IoU {track.iou:.2f} with {called} {track.score:.2f}"
 
     def _strip_frame(
@@ -101,19 +94,17 @@ class StripMaker:
         )
 
     def _image(self, video_id: int, place: int) -> np.ndarray | None:
-        files = self._report.videos[video_id].files if video_id in self._report.videos else ()
-        if place >= len(files):
-            return None
-        image = cv2.imread(str(files[place]))
+        file = self._result.picture(video_id, place)
+        image = None if file is None else cv2.imread(str(file))
         return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
     def picture_link(self, video_id: int, place: int) -> Link | None:
         """Where the picture of a frame lies, seen from the page; None if it is not at hand."""
-        files = self._report.videos[video_id].files if video_id in self._report.videos else ()
-        if place >= len(files):
+        file = self._result.picture(video_id, place)
+        if file is None:
             return None
-        relative = Path(os.path.relpath(files[place].resolve(), self._folder.resolve()))
-        return Link(files[place].name, quote(f"./{relative.as_posix()}"))
+        relative = Path(os.path.relpath(file.resolve(), self._folder.resolve()))
+        return Link(file.name, quote(f"./{relative.as_posix()}"))
 
 
 def _same_length(

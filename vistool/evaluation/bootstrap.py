@@ -14,16 +14,15 @@ import numpy as np
 
 from vistool.evaluation.davis import DavisResult
 from vistool.evaluation.hota import ALPHAS, HotaCounts
+from vistool.evaluation.overlaps import NOT_MEASURED
 from vistool.evaluation.tracking_measures import TrackingResult
 from vistool.evaluation.video_ap import (
     AREA_RANGES,
     MAX_TRACKS,
-    NOT_MEASURED,
     RECALL_POINTS,
     VideoOutcome,
 )
 
-SAMPLES = 2000
 CONFIDENCE = 0.95
 # How often each of V videos was drawn in each of B samples, [B, V] -> a number a sample, [B] each.
 Measure = Callable[[np.ndarray], Mapping[str, np.ndarray]]
@@ -47,7 +46,7 @@ class Difference:
 
 
 def paired_bootstrap(
-    a: Measure, b: Measure, num_videos: int, *, samples: int = SAMPLES, seed: int = 0
+    a: Measure, b: Measure, num_videos: int, *, samples: int, seed: int = 0
 ) -> list[Difference]:
     """Compare two results on the same videos, number by number.
 

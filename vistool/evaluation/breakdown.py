@@ -35,8 +35,6 @@ class GroupAP:
     """AP over the labelled tracks of one group."""
 
     name: str
-    lowest: float  # of what the tracks are grouped by; both ends belong to the group
-    highest: float
     num_truth: int  # labelled tracks that are to be found
     numbers: Mapping[str, float]  # AP AP50 AP75 AR1 AR10 AR100 in [0, 1], -1 without such tracks
 
@@ -48,6 +46,11 @@ class Breakdown:
     occlusion: tuple[GroupAP, ...]  # light, medium, heavy; empty where none is labelled
     length: tuple[GroupAP, ...]  # short, medium, long
     speed: tuple[GroupAP, ...]  # slow, medium, fast
+
+    def by_kind(self) -> dict[str, tuple[GroupAP, ...]]:
+        """Those kinds of groups that could be formed."""
+        kinds = {"occlusion": self.occlusion, "length": self.length, "speed": self.speed}
+        return {kind: groups for kind, groups in kinds.items() if groups}
 
 
 class BreakdownBuilder:
@@ -68,28 +71,17 @@ class BreakdownBuilder:
 
     def result(self) -> Breakdown:
         """AP by group over all videos so far."""
-        occlusion, length, speed = (
-            _groups(builder, grouping)
-            for builder, grouping in zip(self._builders, _GROUPINGS, strict=True)
-        )
+        occlusion, length, speed = map(_groups, self._builders)
         labelled = any(group.num_truth for group in occlusion)
         return Breakdown(occlusion if labelled else (), length, speed)
 
 
-def break_down_tracks(videos: Iterable[VideoOverlaps], *, category_ids: Iterable[int]) -> Breakdown:
-    """AP by occlusion, length and speed; see `BreakdownBuilder`."""
-    builder = BreakdownBuilder(category_ids)
-    for video in videos:
-        builder.add(video)
-    return builder.result()
-
-
-def occlusion_of(levels: Sequence[str | None]) -> float:
+def occlusion_of(levels: Sequence[str | None] | None) -> float:
     """The mean level over the frames that have one; NaN if there is none.
 
     Raises: DataError if a level is not one of OVIS.
     """
-    stated = [level for level in levels if level is not None]
+    stated = [level for level in levels or () if level is not None]
     unknown = sorted(set(stated) - OCCLUSION_LEVELS.keys())
     if unknown:
         raise DataError(
@@ -146,9 +138,9 @@ _GROUPINGS = (
 )
 
 
-def _groups(builder: APBuilder, grouping: Grouping) -> tuple[GroupAP, ...]:
+def _groups(builder: APBuilder) -> tuple[GroupAP, ...]:
     ap = builder.result()
     return tuple(
-        GroupAP(name, lowest, highest, int(ap.num_truth[:, place].sum()), ap.of_group(name))
-        for place, (name, (lowest, highest)) in enumerate(grouping.ranges.items())
+        GroupAP(name, int(ap.num_truth[:, place].sum()), ap.of_group(name))
+        for place, name in enumerate(ap.groups)
     )

@@ -144,16 +144,6 @@ class DiagnosisBuilder:
         )
 
 
-def diagnose(
-    videos: Iterable[VideoOverlaps], category_ids: Iterable[int], *, min_score: float = MIN_SCORE
-) -> Diagnosis:
-    """All videos at once, as `DiagnosisBuilder` takes them one by one."""
-    builder = DiagnosisBuilder(category_ids, min_score=min_score)
-    for video in videos:
-        builder.add(video)
-    return builder.diagnosis()
-
-
 def _verdicts(judged: JudgedVideo, video: VideoOverlaps) -> Iterable[TruthVerdict]:
     found = judged.found()[HALF]
     for g in np.flatnonzero(~judged.crowd):

@@ -22,7 +22,8 @@ from vistool.evaluation.error_kinds import (
     ErrorKind,
     JudgedVideo,
 )
-from vistool.evaluation.video_ap import IOU_THRESHOLDS, NOT_MEASURED, precision_and_recall
+from vistool.evaluation.overlaps import NOT_MEASURED
+from vistool.evaluation.video_ap import IOU_THRESHOLDS, precision_and_recall
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,25 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from vistool.errors import DataError
+from vistool.formats.dataset import AnnotatedTrack
 from vistool.formats.rle import validate_rle
 from vistool.formats.runs import Runs, decode_runs
 from vistool.formats.threads import in_threads
 from vistool.structures import RLE, Size, TrackSegmentation
 
 MASKS_AT_ONCE = 4096  # decoded at a time; some ten MB of runs
-
-
-@dataclass(frozen=True, slots=True)
-class TruthTrack:
-    """A labelled instance over the frames of its video."""
-
-    video_id: int
-    category_id: int
-    segmentations: Sequence[RLE | None]  # one entry a frame; None: not visible
-    is_crowd: bool = False  # a group: it need not be found, and finding it is no mistake
-    area: float | None = None  # mean over the frames, pixels; None: that of the masks
-    annotation_id: int | None = None  # in the data set's file
-    occlusion: Sequence[str | None] = ()  # OVIS: its level on every frame, None where not visible
+NOT_MEASURED = -1.0  # of a measure: there is nothing labelled
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +26,7 @@ class VideoOverlaps:
     """What all pairs of predicted and labelled tracks of one video share, frame by frame."""
 
     video_id: int
-    truth: tuple[TruthTrack, ...]  # G, all categories
+    truth: tuple[AnnotatedTrack, ...]  # G, all categories
     predictions: tuple[TrackSegmentation, ...]  # P, all categories, in the order of the file
     intersections: np.ndarray  # [F, P, G] int64, pixels
     predicted_areas: np.ndarray  # [F, P] int64, pixels; 0: absent in that frame
@@ -51,7 +40,7 @@ class VideoOverlaps:
 
 
 def overlaps_of_video(
-    video_id: int, truth: Sequence[TruthTrack], predictions: Sequence[TrackSegmentation]
+    video_id: int, truth: Sequence[AnnotatedTrack], predictions: Sequence[TrackSegmentation]
 ) -> VideoOverlaps:
     """Compare all tracks of one video.
 
@@ -66,7 +55,7 @@ def overlaps_of_video(
 
 
 def overlaps_of_videos(
-    videos: Iterable[tuple[int, Sequence[TruthTrack], Sequence[TrackSegmentation]]],
+    videos: Iterable[tuple[int, Sequence[AnnotatedTrack], Sequence[TrackSegmentation]]],
 ) -> Iterator[VideoOverlaps]:
     """`overlaps_of_video` for every (video id, truth, predictions), in the order they come.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from vistool.evaluation.overlaps import TruthTrack, track_share_inside
+from vistool.evaluation.overlaps import track_share_inside
+from vistool.formats.dataset import AnnotatedTrack
 from vistool.structures import RLE, TrackSegmentation
 
 LIES_ON = 0.5  # share of a prediction from which it lies on an object
@@ -12,7 +13,7 @@ LIES_ON = 0.5  # share of a prediction from which it lies on an object
 
 def scorable(
     predictions: Sequence[TrackSegmentation],
-    truth: Sequence[TruthTrack],
+    truth: Sequence[AnnotatedTrack],
     *,
     exhaustive: Collection[int],
     ignored: Sequence[Sequence[RLE | None]] = (),
@@ -24,7 +25,7 @@ def scorable(
 
     Args:
         exhaustive: the categories of which every object in the video is labelled.
-        ignored: objects without a category, or with several; tracks as in `TruthTrack`.
+        ignored: objects without a category, or with several; tracks as in `AnnotatedTrack`.
     """
     masks = [p["segmentations"] for p in predictions]
     on_labelled = track_share_inside(masks, [t.segmentations for t in truth]) >= LIES_ON

@@ -15,7 +15,6 @@ from scipy.optimize import linear_sum_assignment
 
 from vistool.evaluation.overlaps import VideoOverlaps, ratio
 
-NOT_MEASURED = -1.0  # there is nothing labelled to follow
 CROWD_SHARE = 0.5  # what lies in a group by more than this is not held against the predictions
 EPS = float(np.finfo(float).eps)
 
@@ -139,11 +138,6 @@ class TrackingResult(Generic[CountsT]):
         """The counts of all videos and categories; None if nothing is labelled or predicted."""
         categories = self.by_category()
         return _sum(categories.values()) if categories else None
-
-    def detection_averaged(self) -> dict[str, float]:
-        """Every mask weighs the same, whatever its category; empty if there is none at all."""
-        total = self.total()
-        return {} if total is None else total.summary()
 
     def class_averaged(self) -> dict[str, float]:
         """The mean over the categories of which something is labelled; empty if none is."""

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vistool.errors import DataError
-from vistool.evaluation.overlaps import TruthTrack, VideoOverlaps, overlaps_of_videos
+from vistool.evaluation.overlaps import NOT_MEASURED, VideoOverlaps
 from vistool.formats.runs import compiled
-from vistool.structures import TrackSegmentation
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)
@@ -28,7 +26,6 @@ AREA_RANGES = {
     "m": (128.0**2, 256.0**2),
     "l": (256.0**2, 1e10),
 }
-NOT_MEASURED = -1.0  # there is no labelled track to find
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,8 +49,9 @@ def mean_areas(video: VideoOverlaps) -> tuple[np.ndarray, np.ndarray]:
     """
     truth = _mean_where_visible(video.truth_areas)
     for g, track in enumerate(video.truth):
-        if track.area is not None:
-            truth[g] = track.area
+        if track.areas is not None:
+            stated = [area for area in track.areas if area]
+            truth[g] = np.mean(stated) if stated else 0.0
     return truth, _mean_where_visible(video.predicted_areas)
 
 
@@ -127,20 +125,19 @@ class APBuilder:
         """Match the tracks of one video; the order of videos does not matter."""
         self._videos.append((video.video_id, _outcome(video, self._grouping)))
 
-    def outcomes(self) -> list[tuple[int, VideoOutcome]]:
+    def outcomes(self) -> list[VideoOutcome]:
         """What became of the tracks of every video so far, by rising id."""
-        return sorted(self._videos, key=lambda entry: entry[0])
+        return [outcome for _, outcome in sorted(self._videos, key=lambda entry: entry[0])]
 
     def result(self) -> VideoAP:
         """AP over all videos so far."""
         # Of equal scores, the one of the lower video id comes first.
-        videos = [outcome for _, outcome in self.outcomes()]
         names = tuple(self._grouping.ranges)
         shape = (len(self._categories), len(names))
         precision = np.full((len(IOU_THRESHOLDS), len(RECALL_POINTS), *shape, 3), NOT_MEASURED)
         recall = np.full((len(IOU_THRESHOLDS), *shape, 3), NOT_MEASURED)
         num_truth = np.zeros(shape, np.int64)
-        whole = VideoOutcome.joined(videos, len(names))
+        whole = VideoOutcome.joined(self.outcomes(), len(names))
         for k, category in enumerate(self._categories):
             of_category = whole.of_category(category)
             num_truth[k] = of_category.to_find.sum(axis=1)
@@ -162,40 +159,6 @@ def average_precision(
     for video in videos:
         builder.add(video)
     return builder.result()
-
-
-def evaluate_tracks(
-    truth: Iterable[TruthTrack],
-    predictions: Iterable[TrackSegmentation],
-    *,
-    video_ids: Iterable[int],
-    category_ids: Iterable[int],
-) -> VideoAP:
-    """Compare predicted tracks with labelled ones.
-
-    Args:
-        video_ids: all videos of the set, also those with nothing labelled in them.
-        category_ids: all categories of the set; tracks of others are left out.
-
-    Raises: DataError for a prediction of another video or with another number of frames.
-    """
-    videos, categories = sorted(set(video_ids)), set(category_ids)
-    labelled: dict[int, list[TruthTrack]] = defaultdict(list)
-    for track in truth:
-        if track.category_id in categories:
-            labelled[track.video_id].append(track)
-    predicted: dict[int, list[TrackSegmentation]] = defaultdict(list)
-    known = set(videos)
-    for index, prediction in enumerate(predictions):
-        if prediction["video_id"] not in known:
-            raise DataError(
-                f"prediction {index} is of video {prediction['video_id']}, which the truth lacks",
-                hint=f"the {len(videos)} videos of the truth have the ids {_some(videos)}",
-            )
-        if prediction["category_id"] in categories:
-            predicted[prediction["video_id"]].append(prediction)
-    compared = overlaps_of_videos((v, labelled[v], predicted[v]) for v in videos)
-    return average_precision(compared, category_ids=categories)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -374,8 +337,3 @@ def _mean_where_visible(areas: np.ndarray) -> np.ndarray:
 def _mean(values: np.ndarray) -> float:
     measured = values[values > NOT_MEASURED]
     return float(measured.mean()) if measured.size else NOT_MEASURED
-
-
-def _some(ids: Sequence[int]) -> str:
-    shown = ", ".join(map(str, ids[:10]))
-    return f"{shown}, ..." if len(ids) > 10 else shown

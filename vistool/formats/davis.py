@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -88,14 +89,7 @@ def read_davis(
         videos.append(video)
         if masks:
             stems = [file.stem for file in files]
-            found = _Sequence(video, stems, labels / name, on_problem).read()
-            only = set(found) == {VOID}
-            tracks += [
-                AnnotatedTrack(
-                    len(tracks) + i, number, OBJECT.id, of_frames, id_ == VOID and not only
-                )
-                for i, (id_, of_frames) in enumerate(found.items(), start=1)
-            ]
+            tracks += sequence_tracks(video, stems, labels / name, on_problem, len(tracks) + 1)
         on_progress("reading labels", sum(video.length for video in videos), None)
     return DataSet(
         path=folder,
@@ -186,50 +180,55 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
-class _Sequence:
-    """The label pictures of one sequence."""
+def sequence_tracks(
+    video: AnnotatedVideo,
+    stems: Sequence[str],
+    folder: Path,
+    on_problem: ProblemCallback,
+    first_id: int = 1,
+) -> list[AnnotatedTrack]:
+    """The objects in the label pictures of one sequence, by rising id of their pixels.
 
-    def __init__(
-        self,
-        video: AnnotatedVideo,
-        stems: Sequence[str],
-        folder: Path,
-        on_problem: ProblemCallback,
-    ) -> None:
-        self.video, self.stems, self.folder, self.on_problem = video, stems, folder, on_problem
+    Void beside other ids is a group. Pictures that do not fit are reported and left out.
 
-    def read(self) -> dict[int, tuple[RLE | None, ...]]:
-        """The masks of every id, rising."""
-        stems = self.stems
-        labelled = {file.stem: file for file in _pictures(self.folder)}
-        unlabelled = [t for t, stem in enumerate(stems) if stem not in labelled]
-        if unlabelled:
-            what = f"{len(unlabelled)} of {len(stems)} frames have no label picture"
-            self.on_problem(Problem("warning", "no-annotation", str(self.folder), (), what))
-        for stem in sorted(labelled.keys() - set(stems)):
-            what = "labels of a frame that is not there"
-            self.on_problem(Problem("error", "no-frame", str(labelled[stem]), (), what))
-        by_id: dict[int, dict[int, RLE]] = defaultdict(dict)
-        todo = [t for t, stem in enumerate(stems) if stem in labelled]
-        found = in_threads(self._frame, [labelled[stems[t]] for t in todo])
-        for t, masks in zip(todo, found, strict=True):
-            if isinstance(masks, Problem):
-                self.on_problem(masks)
-                continue
-            for id_, mask in masks.items():
-                by_id[id_][t] = mask
-        return {
-            id_: tuple(masks.get(t) for t in range(self.video.length))
-            for id_, masks in sorted(by_id.items())
-        }
+    Args: stems: of the frames' files; first_id: of the tracks, which count from it.
+    """
+    labelled = {file.stem: file for file in _pictures(folder)}
+    there = [t for t, stem in enumerate(stems) if stem in labelled]
+    if len(there) < len(stems):
+        what = f"{len(stems) - len(there)} of {len(stems)} frames have no label picture"
+        on_problem(Problem("warning", "no-annotation", str(folder), (), what))
+    for stem in sorted(labelled.keys() - set(stems)):
+        what = "a frame that the sequence does not have"
+        on_problem(Problem("error", "no-frame", str(labelled[stem]), (), what))
+    by_id: dict[int, dict[int, RLE]] = defaultdict(dict)
+    files = [labelled[stems[t]] for t in there]
+    found = in_threads(partial(_masks_of_frame, size=video.size), files)
+    for t, masks in zip(there, found, strict=True):
+        if isinstance(masks, Problem):
+            on_problem(masks)
+            continue
+        for id_, mask in masks.items():
+            by_id[id_][t] = mask
+    return [
+        AnnotatedTrack(
+            video.id,
+            OBJECT.id,
+            tuple(masks.get(t) for t in range(video.length)),
+            is_crowd=id_ == VOID and len(by_id) > 1,
+            id=number,
+        )
+        for number, (id_, masks) in enumerate(sorted(by_id.items()), start=first_id)
+    ]
 
-    def _frame(self, file: Path) -> dict[int, RLE] | Problem:
-        try:
-            labels = read_label_map(file)
-        except DataError as error:
-            return Problem("error", "unreadable-file", "", (), str(error))
-        if labels.shape != self.video.size:
-            size, own = self.video.size, Size(*labels.shape)
-            what = f"is {own.width}x{own.height}, its video {size.width}x{size.height}"
-            return Problem("error", "mask-size", str(file), (), what)
-        return masks_of(labels)
+
+def _masks_of_frame(file: Path, size: Size) -> dict[int, RLE] | Problem:
+    try:
+        labels = read_label_map(file)
+    except DataError as error:
+        return Problem("error", "unreadable-file", "", (), str(error))
+    if labels.shape != size:
+        own = Size(*labels.shape)
+        what = f"is {own.width}x{own.height}, its video {size.width}x{size.height}"
+        return Problem("error", "mask-size", str(file), (), what)
+    return masks_of(labels)
