@@ -67,9 +67,9 @@ def main() -> None:
 
 def pictures(data: Path, names: tuple[str, ...]) -> Iterator[Picture]:
     """The pictures and frames of all annotation files of these names, hashed."""
-    for annotations in sorted(p for name in names for p in data.glob(f"*/{name}")):
-        folder = annotations.parent
-        content = json.loads(annotations.read_text())
+    for labels in sorted(p for name in names for p in data.glob(f"*/{name}")):
+        folder = labels.parent
+        content = json.loads(labels.read_text())
         files = [image["file_name"] for image in content.get("images", [])]
         files += [file for video in content.get("videos", []) for file in video["file_names"]]
         for file in files:

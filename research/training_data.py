@@ -31,9 +31,9 @@ def main() -> None:
 def prepare(data: Path, output: Path) -> None:
     """Write the training sets; what is there already is not copied again."""
     left_out = set(json.loads(LEFT_OUT.read_text()))
-    for annotations in sorted(data.glob(f"*/{TRAIN}")):
-        folder = annotations.parent
-        content = with_named(json.loads(annotations.read_text()))
+    for labels in sorted(data.glob(f"*/{TRAIN}")):
+        folder = labels.parent
+        content = with_named(json.loads(labels.read_text()))
         if "images" in content:
             content = without(content, folder.name, left_out)
         for file in files_of(content):
