@@ -100,6 +100,9 @@ class ClipTarget:
     exhaustive: Tensor  # [K] bool
     present: Tensor | None = None  # [N, T] bool; None: where the mask is not empty
     boxes: Tensor | None = None  # [N, T, 4] as in FrameTarget; None: around the masks
+    # Where there may be unlabelled instances of a class, whatever `exhaustive` says; None: nowhere.
+    regions: Tensor | None = None  # [R, T, H, W] bool
+    region_labels: Tensor | None = None  # [R] int64 in [0, K)
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.masks):
@@ -115,6 +118,8 @@ class FrameTarget:
     boxes: Tensor  # [N, T, 4] centre x, centre y, width, height, fractions of the frame; or zeros
     masks: Tensor  # [N, T, H, W] bool
     exhaustive: Tensor  # [K] bool
+    regions: Tensor | None = None  # as in ClipTarget
+    region_labels: Tensor | None = None
 
     def __post_init__(self) -> None:
         shapes = [x.shape[:2] for x in (self.labels, self.present, self.boxes, self.masks)]

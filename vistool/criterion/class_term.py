@@ -95,6 +95,37 @@ def lies_on(mask_logits: Tensor, labelled: Tensor) -> Tensor:
     return (own * labelled).flatten(1).sum(1) > DUPLICATE_SHARE * own.flatten(1).sum(1)
 
 
+@torch.no_grad()
+def blamed_outside(
+    regions: Tensor, labels: Tensor, exhaustive: Tensor, duplicate: Tensor
+) -> Tensor:
+    """The classes that a row may be blamed for, less those of the regions that it lies in.
+
+    Args:
+        regions: [R, ...] bool, the rows in each of the regions; labels: [R], their classes.
+        exhaustive: [..., K] bool, without regard to regions.
+        duplicate: [...] bool, the rows on labelled objects; they are blamed wherever they are.
+    """
+    of_class = F.one_hot(labels, exhaustive.shape[-1]).bool()
+    unclear = regions[..., None] & of_class.view(-1, *[1] * duplicate.ndim, of_class.shape[1])
+    return exhaustive & ~(unclear.any(0) & ~duplicate[..., None])
+
+
+@torch.no_grad()
+def judged_in_regions(
+    exhaustive: Tensor, inside: Tensor, region_labels: Tensor, labelled: Tensor
+) -> Tensor:
+    """The classes that rows may be blamed for, without those of the regions that they lie in.
+
+    Args:
+        exhaustive: [..., K] bool; inside: [..., R], the share of a row that lies in a region.
+        labelled: [...] bool, the rows that lie on labelled objects: duplicates, wherever they are.
+    """
+    of_class = F.one_hot(region_labels, exhaustive.shape[-1]).bool()  # [R, K]
+    unclear = ((inside > DUPLICATE_SHARE)[..., None] & of_class).any(-2)
+    return exhaustive & ~(unclear & ~labelled[..., None])
+
+
 def misjudged(logits: Tensor, labels: Tensor) -> Tensor:
     """How many rows are likelier something else than their label. [P, K + 1], [P] -> []"""
     return (logits.argmax(1) != labels).sum()

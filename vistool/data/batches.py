@@ -123,6 +123,8 @@ def collate(clips: list[TrainingClip], pixels: PixelConfig) -> Batch:
             labels=torch.from_numpy(clip.labels),
             masks=torch.from_numpy(clip.masks),
             exhaustive=torch.from_numpy(clip.exhaustive),
+            regions=torch.from_numpy(clip.regions) if len(clip.regions) else None,
+            region_labels=torch.from_numpy(clip.region_labels) if len(clip.regions) else None,
         )
         for clip in clips
     ]

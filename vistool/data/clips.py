@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vistool.config import AugmentConfig
-from vistool.data.annotations import LabelledVideo
+from vistool.data.annotations import LabelledTrack, LabelledVideo
 from vistool.data.augment import blur, change_colours, compress, happens, make_noise
 from vistool.data.motion import draw_camera, draw_object_path
 from vistool.data.pasting import Pasted, paste
@@ -31,6 +31,8 @@ class TrainingClip:
     masks: np.ndarray  # [N, T, H, W] bool
     labels: np.ndarray  # [N] int64
     exhaustive: np.ndarray  # [K] bool
+    regions: np.ndarray  # [R, T, H, W] bool, what is in them may be unlabelled instances
+    region_labels: np.ndarray  # [R] int64, the class of those
     origin: str = ""  # where its first picture lies, for messages
 
 
@@ -56,7 +58,8 @@ class ClipMaker:
         """A clip of `canvas` size."""
         shot = self._shot(self.sampler.draw(rng), canvas, rng, self.augment.scale)
         shutter = self._shutter(rng)
-        frames, masks, labels = shot.frames(shutter), shot.masks(), _labels(shot)
+        frames, masks, labels = shot.frames(shutter), shot.masks(), _labels(shot.video.tracks)
+        regions = shot.region_masks()
         if rng.random() < self.augment.paste_chance:
             for _ in range(int(rng.integers(1, self.augment.max_paste_shots + 1))):
                 label = self._pasted_class(rng)
@@ -65,13 +68,17 @@ class ClipMaker:
                 instances = self._instances(other, rng, label)
                 if instances:
                     masks = paste(frames, masks, shot, other, instances, shutter)
-                    labels = np.append(labels, _labels(other)[[i.track for i in instances]])
+                    regions &= ~masks[-len(instances) :].any(0)
+                    pasted = _labels(other.video.tracks)[[i.track for i in instances]]
+                    labels = np.append(labels, pasted)
         visible = masks.sum(axis=(1, 2, 3)) >= MIN_VISIBLE
         return TrainingClip(
             frames=self._filmed(frames, rng),
             masks=masks[visible],
             labels=labels[visible],
             exhaustive=np.array(shot.video.exhaustive, bool),
+            regions=regions,
+            region_labels=_labels(shot.video.regions),
             origin=str(shot.video.files[shot.frame_ids[0]]),
         )
 
@@ -180,8 +187,8 @@ def _paste_chances(
     return np.asarray(chances / chances.sum())
 
 
-def _labels(shot: Shot) -> np.ndarray:
-    return np.array([track.label for track in shot.video.tracks], np.int64)
+def _labels(tracks: Sequence[LabelledTrack]) -> np.ndarray:
+    return np.array([track.label for track in tracks], np.int64)
 
 
 def _middle_patches(shot: Shot) -> list[Patch | None]:

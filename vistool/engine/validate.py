@@ -100,6 +100,10 @@ def _score(
     truth, predictions = [], []
     for index, video in enumerate(videos):
         labelled = [TruthTrack(index, t.label, t.segmentations) for t in video.tracks]
+        labelled += [
+            TruthTrack(index, region.label, region.segmentations, is_crowd=True)
+            for region in video.regions
+        ]
         complete = [label for label, all_labelled in enumerate(video.exhaustive) if all_labelled]
         truth += labelled
         predictions += scorable(tracks[index], labelled, exhaustive=complete)
