@@ -45,6 +45,7 @@ CANVAS = Size(72, 96)
 CLASSES = {"thing": ("thing",)}
 # Far from each other, from the grey background, and from what a picture is not.
 PAINTS = [c for c in itertools.product((0, 85, 170, 255), repeat=3) if len(set(c)) > 1]
+RED, BLUE = (255, 0, 0), (0, 0, 255)
 # Everything moves, and what is drawn keeps its colour.
 PLAIN: dict[str, Any] = {"colour": 0.0, "blur_chance": 0.0, "motion_blur_chance": 0.0}
 PLAIN |= {"noise_chance": 0.0, "compression_chance": 0.0}
@@ -90,6 +91,26 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> ClipSampler:
     return ClipSampler([(read_annotations(folder / "painted.json", CLASSES), 1.0)], 1)
 
 
+@pytest.fixture(scope="module")
+def with_crowd(tmp_path_factory: pytest.TempPathFactory) -> ClipSampler:
+    """One picture: a red crowd, and a blue shape that is pasted over it, too."""
+    folder = tmp_path_factory.mktemp("crowd")
+    picture = np.full((80, 120, 3), 127, np.uint8)
+    crowd, shape = np.zeros((2, 80, 120), bool)
+    crowd[10:60, 10:70], shape[30:70, 80:110] = True, True
+    picture[crowd], picture[shape] = RED, BLUE
+    cv2.imwrite(str(folder / "0.png"), picture[..., ::-1])
+    annotations = [
+        {"id": i + 1, "image_id": 1, "category_id": 1, "iscrowd": 1 - i, "segmentation": mask}
+        for i, mask in enumerate(map(encode_mask, (crowd, shape)))
+    ]
+    images = [{"id": 1, "file_name": "0.png", "width": 120, "height": 80}]
+    categories = [{"id": 1, "name": "thing"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "crowd.json").write_text(json.dumps(content))
+    return ClipSampler([(read_annotations(folder / "crowd.json", CLASSES), 1.0)], 1)
+
+
 def draw(
     sampler: ClipSampler, seed: int, num_frames: int, augment: AugmentConfig = LIVELY
 ) -> TrainingClip:
@@ -108,6 +129,20 @@ def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
 
 def painted_in(frame: np.ndarray, paint: tuple[int, ...]) -> np.ndarray:
     return np.asarray((np.abs(frame.astype(int) - paint) <= 12).all(-1))
+
+
+@settings(max_examples=20)
+@given(seeds, lengths)
+def test_a_region_is_where_its_picture_shows_it_and_nothing_is_pasted(
+    with_crowd: ClipSampler, seed: int, num_frames: int
+) -> None:
+    clip = draw(with_crowd, seed, num_frames)
+    assert clip.target.regions is not None
+    assert clip.target.region_labels is not None
+    assert clip.target.region_labels.tolist() == [0]
+    for frame, region in zip(clip.frames, clip.target.regions[0].numpy(), strict=True):
+        assert painted_in(frame, RED)[grown(region, -3)].all()
+        assert (grown(painted_in(frame, RED), -1) & ~grown(region, 3)).sum() < 16
 
 
 @settings(max_examples=30)

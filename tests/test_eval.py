@@ -179,6 +179,33 @@ def test_only_what_somebody_was_asked_to_label_is_held_against_predictions(tmp_p
         assert found["labels"]["partly_labelled_videos"] == 3 * unjudged
 
 
+def test_what_lies_in_a_crowd_of_a_picture_counts_neither_way_however_small(
+    tmp_path: Path,
+) -> None:
+    """The crowd is the box around what nobody took apart; the stray covers a part of it."""
+    region = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * WIDTH]}
+    cat = {"image_id": 5, "category_id": 3}
+    content = {
+        "images": [{"id": 5, "file_name": "a.png", "width": WIDTH, "height": HEIGHT}],
+        "annotations": [
+            {"id": 1, **cat, "iscrowd": 0, "segmentation": block(2, 2)},
+            {"id": 2, **cat, "iscrowd": 1, "segmentation": region},
+        ],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
+    }
+    stray = {**cat, "score": 0.9, "segmentation": block(2, 44)}
+    results = [{**cat, "score": 0.5, "segmentation": block(2, 2)}, stray]
+    with_crowd = write(tmp_path / "crowd.json", content)
+    found = scored(with_crowd, "-p", write(tmp_path / "p.json", results))
+    assert found["ytvis"]["AP"] == 1
+    assert found["hota"]["HOTA"] == 1
+    assert found["labels"]["predictions_not_judged"] == 1
+    content["annotations"].pop()
+    without = write(tmp_path / "without.json", content)
+    found = scored(without, "-p", write(tmp_path / "p.json", results))
+    assert found["ytvis"]["AP"] == pytest.approx(0.5)
+
+
 def test_predictions_on_an_object_without_a_category_count_neither_way(tmp_path: Path) -> None:
     path = make_set(tmp_path)
     content = json.loads(path.read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -208,6 +209,27 @@ def test_a_query_on_a_labelled_object_is_known_to_be_a_duplicate() -> None:
     gradient = class_gradient(twice, target)
     assert (gradient[1, 0, :2] > 0).all()  # less of any class
     assert gradient[1, 1].abs().max() == 0  # on this frame nothing is labelled
+
+
+def test_in_a_region_only_its_class_is_excused_and_pixels_say_nothing() -> None:
+    """On the right half there may be unlabelled instances of class 1, on the second frame only."""
+    output, target = made_clip()
+    region = torch.zeros(1, 2, 16, 16, dtype=torch.bool)
+    region[0, 1, :, 8:] = True
+    marked = replace(target, regions=region, region_labels=torch.tensor([1]))
+    gradient = class_gradient(output, marked)[1]
+    assert (gradient[0, :2] > 0).all()  # outside, any class is wrong
+    assert gradient[1, 0] > 0 > gradient[1, 1]
+    assert gradient[1, 1].item() == pytest.approx(gradient[1, 2].item())
+
+    spilt = output.mask_logits.clone()
+    spilt[0, 0, 0, :, 3:] = 8.0  # on the first frame
+    more = FrameClipOutput(output.class_logits, output.boxes, spilt)
+    there = replace(marked, regions=region.flip(1))
+    for name in ("focal", "dice"):
+        clean, spilling = (VisTRCriterion()(o, [there])[name] for o in (output, more))
+        torch.testing.assert_close(clean, spilling)
+        assert VisTRCriterion()(more, [target])[name] > clean + 0.1
 
 
 def clips_to_train_on() -> tuple[Tensor, list[ClipTarget]]:

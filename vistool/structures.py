@@ -100,6 +100,9 @@ class ClipTarget:
     exhaustive: Tensor  # [K] bool
     present: Tensor | None = None  # [N, T] bool; None: where masks are not empty
     boxes: Tensor | None = None  # [N, T, 4] as in FrameHeads, or zeros; None: around the masks
+    # Regions to ignore: they may hold unlabelled instances of a class; None: no regions.
+    regions: Tensor | None = None  # [R, T, H, W] bool
+    region_labels: Tensor | None = None  # [R] int64 in [0, K)
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.masks):

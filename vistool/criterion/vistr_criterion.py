@@ -11,6 +11,7 @@ from torch import Tensor
 from vistool.criterion.class_term import (
     DUPLICATE_SHARE,
     Counts,
+    blamed_outside,
     class_error,
     class_terms,
     class_weight,
@@ -19,6 +20,7 @@ from vistool.criterion.class_term import (
 )
 from vistool.criterion.losses import (
     box_loss,
+    counted_pixels,
     dice_loss,
     focal_loss,
     giou_loss,
@@ -39,11 +41,13 @@ from vistool.structures import ClipTarget, FrameClipOutput, FrameHeads
 class FrameTarget:
     """The truth of one clip, frame by frame."""
 
-    labels: Tensor  # [N, T] int64 in [0, K]; where the instance is absent, only matching reads it
+    labels: Tensor  # [N, T] int64 in [0, K]; on frames without the instance, only matching uses it
     present: Tensor  # [N, T] bool
     boxes: Tensor  # [N, T, 4] centre x, centre y, width, height, fractions of the frame; or zeros
     masks: Tensor  # [N, T, H, W] bool
     exhaustive: Tensor  # [K] bool
+    regions: Tensor | None  # as in ClipTarget
+    region_labels: Tensor | None
 
 
 def frame_target(target: ClipTarget, validity: Validity = "own") -> FrameTarget:
@@ -61,6 +65,8 @@ def frame_target(target: ClipTarget, validity: Validity = "own") -> FrameTarget:
         boxes=boxes_of_masks(target.masks) if target.boxes is None else target.boxes,
         masks=target.masks,
         exhaustive=target.exhaustive,
+        regions=target.regions,
+        region_labels=target.region_labels,
     )
 
 
@@ -224,8 +230,11 @@ def _mask_terms(
     for clip, (target, at) in enumerate(zip(targets, pairs, strict=True)):
         truth = target.masks[at.instance, at.frame].float()
         found = resize_masks(mask_logits[clip][at.query, at.frame], truth.shape[-2:])
-        focal_sum = focal_sum + focal_loss(found, truth).sum()
-        dice_sum = dice_sum + dice_loss(found, truth).sum()
+        counted = None
+        if target.regions is not None:
+            counted = counted_pixels(target.regions[:, at.frame], truth)
+        focal_sum = focal_sum + focal_loss(found, truth, counted).sum()
+        dice_sum = dice_sum + dice_loss(found, truth, counted).sum()
     return {"focal": focal_sum / rows, "dice": dice_sum / rows}
 
 
@@ -236,8 +245,14 @@ def _exhaustive(boxes: Tensor, target: FrameTarget) -> Tensor:
     boxes: [Q, T, 4] of the last layer.
     """
     exhaustive = target.exhaustive.expand(*boxes.shape[:2], -1)
-    if target.exhaustive.all():
+    if target.exhaustive.all() and target.regions is None:
         return exhaustive
     inside = box_coverage(boxes.float()[:, None], target.boxes)  # [Q, N, T]
     covered = (inside * target.present).amax(1) if len(target.boxes) else inside.sum(1)
-    return exhaustive | (covered > DUPLICATE_SHARE)[..., None]
+    duplicate = covered > DUPLICATE_SHARE
+    exhaustive = exhaustive | duplicate[..., None]
+    if target.regions is None or target.region_labels is None:
+        return exhaustive
+    around = boxes_of_masks(target.regions)[:, None]  # [R, 1, T, 4]
+    within = box_coverage(boxes.float(), around) > DUPLICATE_SHARE  # [R, Q, T]
+    return blamed_outside(within, target.region_labels, exhaustive, duplicate)

@@ -50,7 +50,9 @@ class LabelledVideo:
     files: tuple[Path, ...]
     size: Size
     tracks: tuple[LabelledTrack, ...]
-    exhaustive: tuple[bool, ...]  # [K]: are all instances of the class labelled here?
+    exhaustive: tuple[bool, ...]  # [K]: are all instances of the class labelled outside regions?
+    # Where there are instances that nobody took apart, or whose masks cannot be trusted.
+    regions: tuple[LabelledTrack, ...] = ()
 
 
 def read_annotations(
@@ -62,9 +64,9 @@ def read_annotations(
 ) -> list[LabelledVideo]:
     """Read any data set that `read_dataset` knows; its frames never leave their folder.
 
-    Instances of a category that no class lists are left out. Where a class has a crowd region (an
-    unseparated group), or a picture says by `exhaustive: false` that only the categories in
-    `exhaustive_category_ids` are labelled completely, the other classes are not exhaustive there.
+    Instances of a category that no class lists are left out. Crowds (`iscrowd`) are regions to
+    ignore. Where a picture says by `exhaustive: false` that only the categories in
+    `exhaustive_category_ids` are labelled completely, the other classes are not exhaustive.
 
     Args:
         classes: the model's class names, in order, each with the category names it stands for.
@@ -122,27 +124,29 @@ def _labelled_video(
     if not video.file_names:
         raise DataError(f"{dataset.path}: video {video.id} has no file_names to train on")
     label_of = {category: label for label, ids in enumerate(members) for category in ids}
-    crowded = {track.category_id for track in tracks if track.is_crowd}
     try:
         files = tuple(frame_file(dataset.frames, name) for name in video.file_names)
     except DataError as error:
         raise DataError(f"{dataset.path}: video {video.id}: {error}", hint=error.hint) from None
+    labelled: dict[bool, list[LabelledTrack]] = {False: [], True: []}  # by whether it is a crowd
+    for track in tracks:
+        if track.category_id in label_of:
+            labelled[track.is_crowd].append(
+                LabelledTrack(
+                    label=label_of[track.category_id],
+                    segmentations=track.segmentations,
+                    id=track.id,
+                    boxes_xywh=track.boxes if stated else None,
+                    outlines=track.outlines,
+                )
+            )
     return LabelledVideo(
         files=files,
         size=video.size,
-        tracks=tuple(
-            LabelledTrack(
-                label=label_of[track.category_id],
-                segmentations=track.segmentations,
-                id=track.id,
-                boxes_xywh=track.boxes if stated else None,
-                outlines=track.outlines,
-            )
-            for track in tracks
-            if track.category_id in label_of and not track.is_crowd
-        ),
+        tracks=tuple(labelled[False]),
         exhaustive=tuple(
-            known and not ids & crowded and (video.exhaustive or ids <= video.exhaustive_ids)
+            known and (video.exhaustive or ids <= video.exhaustive_ids)
             for ids, known in zip(members, judged, strict=True)
         ),
+        regions=tuple(labelled[True]),
     )

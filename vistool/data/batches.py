@@ -133,7 +133,8 @@ def padded_batch(clips: Sequence[TrainingClip], pixels: PixelConfig) -> Batch:
 
 def _on_canvas(target: ClipTarget, canvas: Size) -> ClipTarget:
     """The same with masks of the canvas' size; boxes stay fractions of their own frame."""
-    return replace(target, masks=masks_on_canvas(target.masks, canvas))
+    regions = None if target.regions is None else masks_on_canvas(target.regions, canvas)
+    return replace(target, masks=masks_on_canvas(target.masks, canvas), regions=regions)
 
 
 def loader(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vistool.config import AugmentConfig
-from vistool.data.annotations import LabelledVideo
+from vistool.data.annotations import LabelledTrack, LabelledVideo
 from vistool.data.augment import blur, change_colours, compress, happens, make_noise
 from vistool.data.motion import draw_camera, draw_object_path
 from vistool.data.pasting import Pasted, paste
@@ -63,7 +63,8 @@ class ClipMaker:
         """A clip of `canvas` size."""
         shot = self._shot(self.sampler.draw(rng), canvas, rng, self.augment.scale)
         shutter = self._shutter(rng)
-        frames, masks, labels = shot.frames(shutter), shot.masks(), _labels(shot)
+        frames, masks, labels = shot.frames(shutter), shot.masks(), _labels(shot.video.tracks)
+        regions = shot.region_masks()
         if rng.random() < self.augment.paste_chance:
             for _ in range(int(rng.integers(1, self.augment.max_paste_shots + 1))):
                 label = self._pasted_class(rng)
@@ -72,14 +73,19 @@ class ClipMaker:
                 instances = self._instances(other, rng, label)
                 if instances:
                     masks = paste(frames, masks, shot, other, instances, shutter)
-                    labels = np.append(labels, _labels(other)[[i.track for i in instances]])
+                    regions &= ~masks[-len(instances) :].any(0)
+                    pasted = _labels(other.video.tracks)[[i.track for i in instances]]
+                    labels = np.append(labels, pasted)
         visible = masks.sum(axis=(1, 2, 3)) >= MIN_VISIBLE
+        region_labels = torch.from_numpy(_labels(shot.video.regions))
         return TrainingClip(
             frames=tuple(self._filmed(frames, rng)),
             target=ClipTarget(
                 labels=torch.from_numpy(labels[visible]),
                 masks=torch.from_numpy(masks[visible]),
                 exhaustive=torch.tensor(shot.video.exhaustive, dtype=torch.bool),
+                regions=torch.from_numpy(regions) if len(regions) else None,
+                region_labels=region_labels if len(regions) else None,
             ),
             origin=str(shot.video.files[shot.frame_ids[0]]),
         )
@@ -189,8 +195,8 @@ def _paste_chances(
     return np.asarray(chances / chances.sum())
 
 
-def _labels(shot: Shot) -> np.ndarray:
-    return np.array([track.label for track in shot.video.tracks], np.int64)
+def _labels(tracks: Sequence[LabelledTrack]) -> np.ndarray:
+    return np.array([track.label for track in tracks], np.int64)
 
 
 def _middle_patches(shot: Shot) -> list[Patch | None]:

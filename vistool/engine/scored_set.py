@@ -201,7 +201,10 @@ def _judged(
     becomes: Mapping[int, int],
 ) -> Sequence[TrackSegmentation]:
     """The predictions of a video that can be called right or wrong."""
-    if video.exhaustive and not ignored:
+    # Of a picture, groups are regions to ignore, as COCO's evaluator has it. On completely labelled
+    # videos, YouTube-VIS's evaluator asks for the overlap with the whole group.
+    groups = video.length == 1 and any(track.is_crowd for track in truth)
+    if video.exhaustive and not ignored and not groups:
         return predictions
     complete = set(becomes.values())
     if not video.exhaustive:  # of a merged category, all parts must be labelled

@@ -101,6 +101,10 @@ def _score(
     compared = []
     for index, video in enumerate(videos):
         labelled = [AnnotatedTrack(index, t.label, t.segmentations) for t in video.tracks]
+        labelled += [
+            AnnotatedTrack(index, region.label, region.segmentations, is_crowd=True)
+            for region in video.regions
+        ]
         complete = [label for label, all_labelled in enumerate(video.exhaustive) if all_labelled]
         compared.append((index, labelled, scorable(tracks[index], labelled, exhaustive=complete)))
     videos_of_all = overlaps_of_videos(compared)

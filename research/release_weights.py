@@ -1,6 +1,6 @@
 """From the weights of one or more trainings to the file that is released.
 
-    python benchmarks/release_weights.py OUTPUT WEIGHTS... --data FOLDER [--prior 0.25]
+    python research/release_weights.py OUTPUT WEIGHTS... --data FOLDER [--prior 0.25]
 
 Weights of trainings that went on from one another are averaged, tensor by tensor: it evens out what
 either learnt last. With --prior the class scores are relieved of the training set's frequencies:

@@ -1,7 +1,7 @@
 """How good a weight file is on the development data: pictures, DAVIS sequences, composites.
 
-    python benchmarks/dev_quality.py --model FILE --data FOLDER [--json FILE] [--conf-sweep]
-    python benchmarks/dev_quality.py --table FILE.json...
+    python research/dev_quality.py --model FILE --data FOLDER [--json FILE] [--conf-sweep]
+    python research/dev_quality.py --table FILE.json...
 
 Pictures are measured as they are and as clips under a moving camera (--moving 0: not). --size,
 --clip-length, --clip-stride and --scoring replace what the weights say. --quick takes every second

@@ -1,6 +1,6 @@
 """A start for training a light VisTR: the backbone and the transformer of a light IFC.
 
-    python benchmarks/vistr_start.py OUTPUT --ifc ifc-lite --data FOLDER
+    python research/vistr_start.py OUTPUT --ifc ifc-lite --data FOLDER
 
 VisTR learns slowly from nothing (the paper starts from DETR, trained on COCO), so that ours starts
 from an IFC of the same backbone. The two transformers code a cell's row and column alike, in 64

@@ -1,7 +1,7 @@
 """The released weights from the annotated sets, in one command: all stages, one after the other.
 
-    python benchmarks/train_release.py ifc-lite --data FOLDER
-    python benchmarks/train_release.py vistr-lite --data FOLDER --ifc ifc-lite
+    python research/train_release.py ifc-lite --data FOLDER
+    python research/train_release.py vistr-lite --data FOLDER --ifc ifc-lite
 
 Every stage is a training with a run folder in --runs; started again, this goes on where it was
 stopped. The result is RUNS/NAME.safetensors. How long the stages take, and what they gave, is

@@ -28,6 +28,10 @@ def compared(cases: Sequence[Case]) -> list[VideoOverlaps]:
     videos = []
     for number, case in enumerate(cases):
         truth = [AnnotatedTrack(number, t.label, t.segmentations) for t in case.video.tracks]
+        truth += [
+            AnnotatedTrack(number, region.label, region.segmentations, is_crowd=True)
+            for region in case.video.regions
+        ]
         complete = [label for label, known in enumerate(case.video.exhaustive) if known]
         counted = scorable(case.found, truth, exhaustive=complete, ignored=case.ignored)
         found = [TrackSegmentation(**{**track, "video_id": number}) for track in counted]

@@ -1,6 +1,6 @@
 """Is an object that nobody labelled unlearned? Trainings told the truth, told a lie, and controls.
 
-    OMP_NUM_THREADS=1 python benchmarks/partial_labels.py
+    OMP_NUM_THREADS=1 python research/partial_labels.py
 
 All start from the same weights, which know balls, crates and tents, and go on with videos made anew
 by examples/make_dataset.py; small ones and a frozen backbone, for the sake of time:

@@ -1,7 +1,7 @@
 """Can each model learn eight clips by heart, from random weights, to mask AP 0.95?
 
-    python benchmarks/overfit.py                        # both models
-    python benchmarks/overfit.py --models ifc --steps 2000
+    python research/overfit.py                        # both models
+    python research/overfit.py --models ifc --steps 2000
 
 A training that is set up right must. Clips of two frames, six of the eight with two patterned
 shapes of three classes, are made for it by examples/make_dataset.py; nothing is done to them but

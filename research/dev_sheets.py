@@ -1,6 +1,6 @@
 """Contact sheets of what a weight file finds in the development data, to be looked at.
 
-    python benchmarks/dev_sheets.py --model FILE --data FOLDER --output FOLDER [--conf 0.5]
+    python research/dev_sheets.py --model FILE --data FOLDER --output FOLDER [--conf 0.5]
 
 One sheet a source of pictures, some evenly spread ones each; one of the DAVIS sequences and one of
 the composites, a few frames of each. A caption says how many of the labelled instances were found

@@ -164,7 +164,11 @@ def moving_clip(picture: LabelledVideo, folder: Path) -> LabelledVideo:
         for track, masks in zip(picture.tracks, shot.masks(), strict=True)
         if masks.sum() >= MIN_VISIBLE
     )
-    return LabelledVideo(files, picture.size, tracks, picture.exhaustive)
+    regions = tuple(
+        LabelledTrack(region.label, tuple(encode_mask(m) if m.any() else None for m in masks))
+        for region, masks in zip(picture.regions, shot.region_masks(), strict=True)
+    )
+    return LabelledVideo(files, picture.size, tracks, picture.exhaustive, regions)
 
 
 def predict(loaded: LoadedModel, video: LabelledVideo) -> list[TrackSegmentation]:
@@ -246,7 +250,7 @@ def composite_cases(
 
 def _shortened(video: LabelledVideo, length: int) -> LabelledVideo:
     tracks = tuple(LabelledTrack(t.label, t.segmentations[:length]) for t in video.tracks)
-    return LabelledVideo(video.files[:length], video.size, tracks, video.exhaustive)
+    return replace(video, files=video.files[:length], tracks=tracks)
 
 
 def tell(text: str) -> None:
