@@ -134,7 +134,7 @@ class _Builder:
         yield Table(caption, columns, rows)
 
     def _tables(self) -> list[Block]:
-        groups = {f"By {kind}": table for kind, table in self._result.by_group().items()}
+        groups = {f"By {kind}": table for kind, table in self._result.breakdown.items()}
         tables = {"By category": _categories(self._result), **groups}
         return [_score_table(title, table) for title, table in tables.items()]
 

@@ -184,12 +184,15 @@ def hota_measure(result: TrackingResult[HotaCounts], video_ids: Sequence[int]) -
             HotaCounts(*np.einsum("bv,vna->nba", drawn, array, optimize=True))
             for array in counts.values()
         ]
-        labelled = np.array([total.matches[:, 0] + total.missed[:, 0] > 0 for total in sums])
+        shape = (len(sums), len(drawn), len(ALPHAS))
+        labelled = np.reshape([total.matches + total.missed > 0 for total in sums], shape)[..., 0]
         curves = [total.curves() for total in sums]
-        return {
-            name: _mean_over(labelled, [curve[name].mean(axis=-1) for curve in curves], len(drawn))
-            for name in ("HOTA", "DetA", "AssA", "LocA")
-        }
+
+        def mean(name: str) -> np.ndarray:
+            values = np.reshape([curve[name] for curve in curves], shape).mean(axis=-1)  # [K, B]
+            return _mean_measured(np.where(labelled, values, NOT_MEASURED).T[None])
+
+        return {name: mean(name) for name in ("HOTA", "DetA", "AssA", "LocA")}
 
     return measure
 
@@ -210,12 +213,3 @@ def davis_measure(result: DavisResult, video_ids: Sequence[int]) -> Measure:
         }
 
     return measure
-
-
-def _mean_over(counting: np.ndarray, values: Sequence[np.ndarray], samples: int) -> np.ndarray:
-    """[B]: of [K] arrays [B], the mean of those that count on a sample ([K, B] bool)."""
-    if not values:
-        return np.full(samples, NOT_MEASURED)
-    total = np.where(counting, np.array(values), 0.0).sum(axis=0)
-    number = counting.sum(axis=0)
-    return np.where(number > 0, total / np.maximum(number, 1), NOT_MEASURED)

@@ -74,7 +74,7 @@ class VideoAP:
     def summary(self) -> dict[str, float]:
         """The twelve numbers of the benchmark, in [0, 1], or -1 where nothing could be measured.
 
-        For the groups by area; see `of_group` for others.
+        For the groups by area; see `by_group` for others.
         """
         return self._summary(slice(None))
 
@@ -85,9 +85,14 @@ class VideoAP:
             for index, category_id in enumerate(self.category_ids)
         }
 
-    def of_group(self, group: str) -> dict[str, float]:
-        """AP, AP50, AP75, AR1, AR10 and AR100 over the tracks of one group."""
-        return self._of_group(slice(None), self.groups.index(group))
+    def by_group(self) -> dict[str, dict[str, float]]:
+        """Of each group AP, AP50, AP75, AR1, AR10, AR100 and `truth`, the tracks to be found."""
+        return {
+            name: {"truth": int(num_truth), **self._of_group(slice(None), place)}
+            for place, (name, num_truth) in enumerate(
+                zip(self.groups, self.num_truth.sum(axis=0), strict=True)
+            )
+        }
 
     def _summary(self, categories: slice) -> dict[str, float]:
         precision, recall = self.precision[:, :, categories], self.recall[:, categories]
