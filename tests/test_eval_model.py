@@ -387,6 +387,11 @@ def test_merged_categories_are_scored_as_one_and_others_are_left_out(tmp_path: P
     assert found["labels"]["merged_categories"] == {"canine": ["dog", "wolf"]}
     assert found["labels"]["unscored_categories"] == {"axe": 1}
     assert found["categories"][1]["AP"] == 1
+    alone = write(tmp_path / "alone.json", results)
+    refused = vistool(truth, "--compare", folder, alone)
+    assert refused.exit_code == 3
+    assert "results.json is scored on cat, canine; " in refused.stderr
+    assert "alone.json on cat, dog, wolf, axe" in refused.stderr
     write(truth, {**content, "info": "another state of the set"})
     done = vistool(truth, "-p", folder, "--json")
     assert json.loads(done.stdout)["counts"]["categories"] == 4

@@ -105,14 +105,14 @@ def predict_dataset(
             hint="where the frames lie elsewhere, name their folder: --frames",
         )
     targets = {c.id: c.target for c in run.classes if c.category_ids}
-    left_out = _LeftOut()
+    left_out: list[int] = []
     write_results(folder / RESULTS, _joined(folder, done, targets, left_out))
     checked = check_results(folder / RESULTS, dataset)
     refuse_all(checked.problems)
     without = [match.name for match in run.classes if not match.category_ids]
     warning = (
         f"the data set has no category for the model's {', '.join(without)}: "
-        f"{left_out.count} predictions left out"
+        f"{len(left_out)} predictions left out"
     )
     warnings = (warning,) if without else ()
     return Predictions(folder / RESULTS, data_key, checked.results, run, warnings, failed)
@@ -154,20 +154,18 @@ def _failures(folder: Path, videos: Iterable[AnnotatedVideo]) -> dict[int, str]:
     return dict.fromkeys(undone, "was not run") | noted_failures(folder, undone)
 
 
-@dataclass(slots=True)
-class _LeftOut:
-    count: int = 0
-
-
 def _joined(
-    folder: Path, videos: Iterable[AnnotatedVideo], targets: Mapping[int, int], left_out: _LeftOut
+    folder: Path, videos: Iterable[AnnotatedVideo], targets: Mapping[int, int], left_out: list[int]
 ) -> Iterator[TrackSegmentation]:
-    """The results of all videos, with the data set's ids; a repetition is written once."""
+    """The results of all videos, with the data set's ids; a repetition is written once.
+
+    Args: targets: the category of each class; left_out: takes the classes of results without one.
+    """
     for video in videos:
         seen: set[int] = set()
         for result in iterate_results(video_folder(folder, video.id) / RESULTS):
             if result["category_id"] not in targets:
-                left_out.count += 1
+                left_out.append(result["category_id"])
                 continue
             result["video_id"] = video.id
             result["category_id"] = targets[result["category_id"]]

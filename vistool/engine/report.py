@@ -73,8 +73,8 @@ class _Builder:
 
     def page(self) -> Page:
         # Before the table of videos, which links to them.
-        missed, missed_strips = self._tracks_part()
-        wrong, wrong_strips = self._predictions_part()
+        missed, missed_strips = self._missed()
+        wrong, wrong_strips = self._wrong()
         strips = {**wrong_strips, **missed_strips}
         sections = [
             Section("overview", "Overview", list(self._overview())),
@@ -134,7 +134,7 @@ class _Builder:
         yield Table(caption, columns, rows)
 
     def _tables(self) -> list[Block]:
-        groups = {f"By {kind}": table for kind, table in self._result.by_group().items()}
+        groups = {f"By {kind}": table for kind, table in self._result.breakdown.items()}
         tables = {"By category": _categories(self._result), **groups}
         return [_score_table(title, table) for title, table in tables.items()]
 
@@ -202,14 +202,13 @@ class _Builder:
         shown = f"The worst {len(rows)} of {len(self._result.diagnosis.videos)} videos"
         return Table(f"{shown}, by how much higher AP would be without their errors", columns, rows)
 
-    def _tracks_part(self) -> tuple[list[Block], dict[int, str]]:
+    def _missed(self) -> tuple[list[Block], dict[int, str]]:
         """The worst labelled tracks, and the film strips there are, by video."""
-        worst = [t for t in self._result.diagnosis.tracks if t.kind is not None]
-        strips = self._strips.strips("track", worst)
-        columns = ("video", "track", "category", "frames", "error", "best IoU", "its score")
+        worst = [track for track in self._result.diagnosis.tracks if track.kind is not None]
+        if not worst:
+            return [Paragraph("Every labelled track was found.")], {}
         rows: list[Sequence[Cell]] = [
             (
-                self._link(track.video_id, _anchor(strips.get(i))),
                 track.truth,
                 self._result.scored.categories[track.category_id],
                 track.num_frames,
@@ -217,21 +216,19 @@ class _Builder:
                 track.iou,
                 track.score if track.prediction is not None else None,
             )
-            for i, track in enumerate(worst[:MOST_ROWS])
+            for track in worst[:MOST_ROWS]
         ]
-        if not rows:
-            return [Paragraph("Every labelled track was found.")], {}
+        columns = ("track", "category", "frames", "error", "best IoU", "its score")
         caption = f"The worst of {len(worst)} labelled tracks that were not found at IoU 0.5"
-        return self._with_strips(Table(caption, columns, rows), strips, worst)
+        return self._worst("track", worst, Table(caption, columns, rows))
 
-    def _predictions_part(self) -> tuple[list[Block], dict[int, str]]:
+    def _wrong(self) -> tuple[list[Block], dict[int, str]]:
         """The wrong predictions with the highest scores, and the film strips there are."""
         worst = self._result.diagnosis.false_positives
-        strips = self._strips.strips("false", worst)
-        columns = ("video", "prediction", "category", "score", "error", "meant for", "IoU")
+        if not worst:
+            return [Paragraph("No prediction is wrong.")], {}
         rows: list[Sequence[Cell]] = [
             (
-                self._link(wrong.video_id, _anchor(strips.get(i))),
                 wrong.prediction,
                 self._result.scored.categories[wrong.category_id],
                 wrong.score,
@@ -239,36 +236,32 @@ class _Builder:
                 None if wrong.truth is None else f"track {wrong.truth}",
                 None if wrong.truth is None else wrong.iou,
             )
-            for i, wrong in enumerate(worst[:MOST_ROWS])
+            for wrong in worst[:MOST_ROWS]
         ]
-        if not rows:
-            return [Paragraph("No prediction is wrong.")], {}
+        columns = ("prediction", "category", "score", "error", "meant for", "IoU")
         caption = "The wrong predictions with the highest scores"
-        return self._with_strips(Table(caption, columns, rows), strips, worst)
+        return self._worst("false", worst, Table(caption, columns, rows))
 
-    def _with_strips(
-        self,
-        table: Table,
-        strips: Mapping[int, Picture],
-        tracks: Sequence[TruthVerdict | FalsePositive],
+    def _worst(
+        self, kind: str, tracks: Sequence[TruthVerdict | FalsePositive], table: Table
     ) -> tuple[list[Block], dict[int, str]]:
+        """A table of tracks with their videos, and film strips of the first ones."""
+        strips = self._strips.strips(kind, tracks)
         anchors: dict[int, str] = {}
         for i, strip in strips.items():
             anchors.setdefault(tracks[i].video_id, strip.anchor)
+        rows = [
+            (self._link(tracks[i].video_id, strips[i].anchor if i in strips else None), *row)
+            for i, row in enumerate(table.rows)
+        ]
+        whole = replace(table, columns=("video", *table.columns), rows=rows)
         legend = [Paragraph(STRIP_LEGEND)] if strips else []
-        short = replace(table, rows=table.rows[:MOST_STRIPS])
-        more = [Folded(f"All {len(table.rows)} rows", [table])]
-        if len(table.rows) <= MOST_STRIPS:
-            more = []
-        return [short, *legend, *strips.values(), *more], anchors
+        more = [Folded(f"All {len(rows)} rows", [whole])] if len(rows) > MOST_STRIPS else []
+        return [replace(whole, rows=rows[:MOST_STRIPS]), *legend, *strips.values(), *more], anchors
 
     def _link(self, video_id: int, strip: str | None) -> Cell:
         name = self._result.video_name(video_id)
         return Link(name, f"#{strip}") if strip else name
-
-
-def _anchor(strip: Picture | None) -> str | None:
-    return strip.anchor if strip else None
 
 
 def _subject(source: Predictions) -> str:

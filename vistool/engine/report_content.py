@@ -173,20 +173,13 @@ class Measured:
             rows.append(row)
         return rows
 
-    def by_group(self) -> dict[str, dict[str, dict[str, float]]]:
-        """AP by occlusion (where it is labelled), length and speed of the labelled tracks."""
-        return {
-            kind: {group.name: {"truth": group.num_truth, **group.numbers} for group in groups}
-            for kind, groups in self.breakdown.by_kind().items()
-        }
-
     def as_json(self) -> dict[str, Any]:
         """The content of metrics.json."""
         scored = self.scored
         return {
             **self.numbers(),
             "categories": self.by_category(),
-            "breakdown": self.by_group(),
+            "breakdown": self.breakdown,
             "errors": msgspec.to_builtins(self.diagnosis.breakdown),
             "counts": {
                 "videos": len(scored.videos),

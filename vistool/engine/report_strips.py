@@ -50,10 +50,11 @@ class StripMaker:
         labelled = truth[track.truth].segmentations if track.truth is not None else None
         prediction = predictions[track.prediction] if track.prediction is not None else None
         found = prediction["segmentations"] if prediction else None
-        pairs = list(zip(*_same_length(labelled, found), strict=True))
         # Where the labelled track is, if there is one, and else where the prediction is.
         wanted = labelled if isinstance(track, TruthVerdict) else found
         assert wanted is not None
+        nothing = [None] * len(wanted)
+        pairs = list(zip(labelled or nothing, found or nothing, strict=True))
         places = chosen_frames(np.array([_visible(mask) for mask in wanted]), STRIP_FRAMES)
         if not places:
             return None
@@ -105,13 +106,6 @@ class StripMaker:
             return None
         relative = Path(os.path.relpath(file.resolve(), self._folder.resolve()))
         return Link(file.name, quote(f"./{relative.as_posix()}"))
-
-
-def _same_length(
-    labelled: Sequence[RLE | None] | None, found: Sequence[RLE | None] | None
-) -> tuple[Sequence[RLE | None], Sequence[RLE | None]]:
-    nothing = [None] * max(len(labelled or ()), len(found or ()))
-    return labelled or nothing, found or nothing
 
 
 def _visible(mask: RLE | None) -> bool:

@@ -7,7 +7,6 @@ and a prediction that finds it, or finds nothing and is itself of another kind, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,27 +29,9 @@ LENGTHS = {"short": (1.0, 10.0), "medium": (11.0, 20.0), "long": (21.0, np.inf)}
 SPEEDS = {"slow": (0.9, 1.0), "medium": (0.7, 0.9), "fast": (0.0, 0.7)}
 
 
-@dataclass(frozen=True, slots=True)
-class GroupAP:
-    """AP over the labelled tracks of one group."""
-
-    name: str
-    num_truth: int  # labelled tracks that are to be found
-    numbers: Mapping[str, float]  # AP AP50 AP75 AR1 AR10 AR100 in [0, 1], -1 without such tracks
-
-
-@dataclass(frozen=True, slots=True)
-class Breakdown:
-    """AP by group, in each of three ways to group tracks."""
-
-    occlusion: tuple[GroupAP, ...]  # light, medium, heavy; empty where none is labelled
-    length: tuple[GroupAP, ...]  # short, medium, long
-    speed: tuple[GroupAP, ...]  # slow, medium, fast
-
-    def by_kind(self) -> dict[str, tuple[GroupAP, ...]]:
-        """Those kinds of groups that could be formed."""
-        kinds = {"occlusion": self.occlusion, "length": self.length, "speed": self.speed}
-        return {kind: groups for kind, groups in kinds.items() if groups}
+# Way to group tracks ("occlusion", "length", "speed") -> group -> its numbers, as in
+# `VideoAP.by_group`; without occlusion where none is labelled.
+Breakdown = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 class BreakdownBuilder:
@@ -59,21 +40,22 @@ class BreakdownBuilder:
     def __init__(self, category_ids: Iterable[int]) -> None:
         """Args: category_ids: all categories of the set; tracks of others are left out."""
         categories = tuple(category_ids)
-        self._builders = [APBuilder(categories, grouping) for grouping in _GROUPINGS]
+        self._builders = {kind: APBuilder(categories, by) for kind, by in _GROUPINGS.items()}
 
     def add(self, video: VideoOverlaps) -> None:
         """Match the tracks of one video; its masks are decoded once more.
 
         Raises: DataError if its labels of occlusion are not those of OVIS.
         """
-        for builder in self._builders:
+        for builder in self._builders.values():
             builder.add(video)
 
     def result(self) -> Breakdown:
         """AP by group over all videos so far."""
-        occlusion, length, speed = map(_groups, self._builders)
-        labelled = any(group.num_truth for group in occlusion)
-        return Breakdown(occlusion if labelled else (), length, speed)
+        tables = {kind: builder.result().by_group() for kind, builder in self._builders.items()}
+        if not any(row["truth"] for row in tables["occlusion"].values()):
+            del tables["occlusion"]
+        return tables
 
 
 def occlusion_of(levels: Sequence[str | None] | None) -> float:
@@ -131,16 +113,8 @@ def _box_overlaps(video: VideoOverlaps) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-_GROUPINGS = (
-    Grouping(OCCLUSIONS, _occlusions),
-    Grouping(LENGTHS, _lengths),
-    Grouping(SPEEDS, _box_overlaps),
-)
-
-
-def _groups(builder: APBuilder) -> tuple[GroupAP, ...]:
-    ap = builder.result()
-    return tuple(
-        GroupAP(name, int(ap.num_truth[:, place].sum()), ap.of_group(name))
-        for place, name in enumerate(ap.groups)
-    )
+_GROUPINGS = {
+    "occlusion": Grouping(OCCLUSIONS, _occlusions),
+    "length": Grouping(LENGTHS, _lengths),
+    "speed": Grouping(SPEEDS, _box_overlaps),
+}

@@ -130,8 +130,6 @@ class DiagnosisBuilder:
     def _errors(self, place: int, mender: Mender) -> VideoErrors:
         video = self._videos[place]
         ap_lost, ap50_lost = mender.lost_in(place)
-        counts = {kind: int(video.of_kind({kind})[HALF].sum()) for kind in KINDS}
-        counts[ErrorKind.MISSED] = int(video.missed()[HALF].sum())
         wrong = video.kinds[HALF] >= 0
         return VideoErrors(
             video_id=video.video_id,
@@ -140,7 +138,7 @@ class DiagnosisBuilder:
             num_false=int((wrong & (video.scores >= self._min_score)).sum()),
             ap_lost=ap_lost,
             ap50_lost=ap50_lost,
-            kinds={str(kind): count for kind, count in counts.items()},
+            kinds={str(kind): count for kind, count in video.counts().items()},
         )
 
 

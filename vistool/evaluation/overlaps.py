@@ -87,24 +87,21 @@ def shared_pixels(
     step = max(1, MASKS_AT_ONCE // max(1, len(predicted) + len(labelled)))
     for first in range(0, length, step):
         part = slice(first, first + step)
-        runs, ours, theirs = _decode(predicted, labelled, part, where)
+        runs, places = decode_tracks([*predicted, *labelled], where, part)
+        ours, theirs = places[:, : len(predicted)], places[:, len(predicted) :]
         intersections[part] = runs.intersections(ours, theirs)
         areas[part] = np.append(runs.areas, 0)[ours]  # no mask is number -1
         labelled_areas[part] = np.append(runs.areas, 0)[theirs]
     return intersections, areas, labelled_areas
 
 
-def _decode(
-    predicted: Sequence[Sequence[RLE | None]],
-    labelled: Sequence[Sequence[RLE | None]],
-    part: slice,
-    where: str,
-) -> tuple[Runs, np.ndarray, np.ndarray]:
-    """Some frames of a video: runs, and the numbers of predicted [F, P] and labelled [F, G] masks.
+def decode_tracks(
+    tracks: Sequence[Sequence[RLE | None]], where: str, part: slice = slice(None)
+) -> tuple[Runs, np.ndarray]:
+    """The masks of N tracks on some frames: runs, and the number of each mask [F, N], -1: none.
 
     Raises: DataError if sizes differ or a mask is malformed.
     """
-    tracks = [*predicted, *labelled]
     entries = [mask for track in tracks for mask in track[part]]
     masks = list(filter(None, entries))
     _check_sizes(masks, where)
@@ -113,8 +110,7 @@ def _decode(
         _refuse_malformed(tracks, where)
     visible = np.fromiter(map(bool, entries), bool, len(entries))
     numbers = np.where(visible, np.cumsum(visible) - 1, -1)
-    places = np.ascontiguousarray(numbers.reshape(len(tracks), -1).T)  # [F, P + G]
-    return runs, places[:, : len(predicted)], places[:, len(predicted) :]
+    return runs, np.ascontiguousarray(numbers.reshape(len(tracks), -1).T)
 
 
 def _check_sizes(masks: Sequence[RLE], where: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -74,7 +74,7 @@ class VideoAP:
     def summary(self) -> dict[str, float]:
         """The twelve numbers of the benchmark, in [0, 1], or -1 where nothing could be measured.
 
-        For the groups by area; see `of_group` for others.
+        For the groups by area; see `by_group` for others.
         """
         return self._summary(slice(None))
 
@@ -85,9 +85,14 @@ class VideoAP:
             for index, category_id in enumerate(self.category_ids)
         }
 
-    def of_group(self, group: str) -> dict[str, float]:
-        """AP, AP50, AP75, AR1, AR10 and AR100 over the tracks of one group."""
-        return self._of_group(slice(None), self.groups.index(group))
+    def by_group(self) -> dict[str, dict[str, float]]:
+        """Of each group AP, AP50, AP75, AR1, AR10, AR100 and `truth`, the tracks to be found."""
+        return {
+            name: {"truth": int(num_truth), **self._of_group(slice(None), place)}
+            for place, (name, num_truth) in enumerate(
+                zip(self.groups, self.num_truth.sum(axis=0), strict=True)
+            )
+        }
 
     def _summary(self, categories: slice) -> dict[str, float]:
         precision, recall = self.precision[:, :, categories], self.recall[:, categories]
@@ -137,7 +142,10 @@ class APBuilder:
         precision = np.full((len(IOU_THRESHOLDS), len(RECALL_POINTS), *shape, 3), NOT_MEASURED)
         recall = np.full((len(IOU_THRESHOLDS), *shape, 3), NOT_MEASURED)
         num_truth = np.zeros(shape, np.int64)
-        whole = VideoOutcome.joined(self.outcomes(), len(names))
+        ap = VideoAP(tuple(self._categories), precision, recall, num_truth, names)
+        if not self._videos:
+            return ap
+        whole = VideoOutcome.joined(self.outcomes())
         for k, category in enumerate(self._categories):
             of_category = whole.of_category(category)
             num_truth[k] = of_category.to_find.sum(axis=1)
@@ -145,7 +153,7 @@ class APBuilder:
                 for m, most in enumerate(MAX_TRACKS):
                     curve = of_category.precision_and_recall(a, most, num_truth[k, a])
                     precision[:, :, k, a, m], recall[:, k, a, m] = curve
-        return VideoAP(tuple(self._categories), precision, recall, num_truth, names)
+        return ap
 
 
 def average_precision(
@@ -163,46 +171,40 @@ def average_precision(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoOutcome:
-    """What became of P predictions, by falling score in each video, and G labelled tracks."""
+    """What became of P predictions, by falling score, and G labelled tracks, of a video or more."""
 
+    videos: np.ndarray  # [P] place of the video, where there are several
     categories: np.ndarray  # [P] int64
     scores: np.ndarray  # [P] float64
     ranks: np.ndarray  # [P] int64, from 0, in its video and category
     found: np.ndarray  # [A, 10, P] bool: matches a labelled track at the threshold
     ignored: np.ndarray  # [A, 10, P] bool: neither right nor wrong
+    truth_videos: np.ndarray  # [G] place of the video
     truth_categories: np.ndarray  # [G] int64
     to_find: np.ndarray  # [A, G] bool
 
     @classmethod
-    def joined(cls, outcomes: Sequence[VideoOutcome], num_groups: int) -> VideoOutcome:
-        """All videos as one, predictions by falling score, of equals the earlier video first."""
-        if not outcomes:
-            none, matched = np.zeros(0, np.int64), np.zeros((num_groups, 10, 0), bool)
-            return cls(
-                none, np.zeros(0), none, matched, matched, none, np.zeros((num_groups, 0), bool)
-            )
-        scores = np.concatenate([o.scores for o in outcomes])
-        order = np.argsort(-scores, kind="stable")
-        return cls(
-            categories=np.concatenate([o.categories for o in outcomes])[order],
-            scores=scores[order],
-            ranks=np.concatenate([o.ranks for o in outcomes])[order],
-            found=np.concatenate([o.found for o in outcomes], axis=-1)[..., order],
-            ignored=np.concatenate([o.ignored for o in outcomes], axis=-1)[..., order],
-            truth_categories=np.concatenate([o.truth_categories for o in outcomes]),
-            to_find=np.concatenate([o.to_find for o in outcomes], axis=-1),
+    def joined(cls, outcomes: Sequence[VideoOutcome]) -> VideoOutcome:
+        """At least one video each; predictions of equal score in the order of the videos."""
+        whole = cls(
+            *(np.concatenate([getattr(o, f.name) for o in outcomes], axis=-1) for f in fields(cls))
         )
+        places = np.arange(len(outcomes))
+        whole = replace(
+            whole,
+            videos=np.repeat(places, [len(o.scores) for o in outcomes]),
+            truth_videos=np.repeat(places, [len(o.truth_categories) for o in outcomes]),
+        )
+        return whole._chosen(np.argsort(-whole.scores, kind="stable"), slice(None))
 
     def of_category(self, category: int) -> VideoOutcome:
-        here = np.flatnonzero(self.categories == category)
+        """The predictions and labelled tracks of one category."""
+        return self._chosen(self.categories == category, self.truth_categories == category)
+
+    def _chosen(self, predictions: np.ndarray, truth: np.ndarray | slice) -> VideoOutcome:
         return VideoOutcome(
-            categories=self.categories[here],
-            scores=self.scores[here],
-            ranks=self.ranks[here],
-            found=self.found[..., here],
-            ignored=self.ignored[..., here],
-            truth_categories=self.truth_categories[self.truth_categories == category],
-            to_find=self.to_find[:, self.truth_categories == category],
+            *(getattr(self, f.name)[..., predictions] for f in fields(self)[:6]),
+            *(getattr(self, f.name)[..., truth] for f in fields(self)[6:]),
         )
 
     def precision_and_recall(
@@ -276,7 +278,15 @@ def _outcome(video: VideoOverlaps, grouping: Grouping) -> VideoOutcome:
     ignored = np.where(found, ignorable, outside[:, None])
     truth_categories = np.array([t.category_id for t in video.truth], np.int64)
     return VideoOutcome(
-        categories, scores, _ranks(categories), found, ignored, truth_categories, ~optional
+        videos=np.zeros(len(order), np.int64),
+        categories=categories,
+        scores=scores,
+        ranks=_ranks(categories),
+        found=found,
+        ignored=ignored,
+        truth_videos=np.zeros(len(truth_categories), np.int64),
+        truth_categories=truth_categories,
+        to_find=~optional,
     )
 
 
