@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vistool.config import PredictConfig
     from vistool.engine.evaluate import evaluate_results
+    from vistool.engine.fine_tune import train
     from vistool.engine.predict import (
         PredictedVideo,
         iterate_video,
@@ -38,6 +39,7 @@ _HOMES = {
     "read_meta": "vistool.formats.results",
     "read_results": "vistool.formats.results",
     "render_video": "vistool.engine.render",
+    "train": "vistool.engine.fine_tune",
 }
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "read_meta",
     "read_results",
     "render_video",
+    "train",
 ]
 
 
