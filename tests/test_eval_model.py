@@ -26,8 +26,7 @@ from vistool.engine import predict, predict_dataset
 from vistool.engine.class_matching import matched_classes
 from vistool.engine.run_record import MatchedClass, Run
 from vistool.errors import DataError
-from vistool.formats.dataset import Category
-from vistool.formats.results import iterate_results, read_results
+from vistool.formats.results import Category, iterate_results, read_results
 from vistool.models.weights import WeightsHeader
 from vistool.structures import TrackSegmentation
 

@@ -10,7 +10,7 @@ import msgspec
 
 from vistool.engine.run_record import MatchedClass
 from vistool.errors import DataError
-from vistool.formats.dataset import Category
+from vistool.formats.results import Category
 from vistool.models.weights import WeightsHeader
 
 

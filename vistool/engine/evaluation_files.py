@@ -15,7 +15,8 @@ from vistool.engine.report_files import write_diagnosis, write_figures
 from vistool.errors import DataError
 from vistool.evaluation.curves import precision_recall_curves
 from vistool.formats.atomic import atomic_path
-from vistool.formats.dataset import AnnotatedVideo, Category, DataSet, frame_file
+from vistool.formats.dataset import AnnotatedVideo, DataSet, frame_file
+from vistool.formats.results import Category
 
 METRICS, CATEGORIES, REPORT, FIGURES = "metrics.json", "categories.csv", "report.html", "figures"
 BY_CATEGORY = ("AP", "AP50", "AP75", "AR10", "HOTA", "AssA")
