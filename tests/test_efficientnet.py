@@ -226,7 +226,9 @@ def test_a_file_with_a_tensor_missing_is_refused_by_name(
     path = tmp_path / "lite0.pth"
     torch.save({"_conv_stem.weight": torch.zeros(32, 3, 3, 3)}, path)
     monkeypatch.setattr(pretrained, "imagenet_file", lambda: path)
-    with pytest.raises(WeightsError, match=r"lite0\.pth: does not fit the model: \d+ missing \(blocks\.0\."):
+    with pytest.raises(
+        WeightsError, match=r"lite0\.pth: does not fit the model: \d+ missing \(blocks\.0\."
+    ):
         pretrained.load_imagenet_weights(EfficientNetLite0())
 
 

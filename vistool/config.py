@@ -131,6 +131,8 @@ ModelConfig = IFCConfig | VisTRConfig
 
 Extra = Literal["csv", "jsonl", "mots", "davis", "cutouts"]
 
+OVERLAY_ALPHA = 0.45  # of a mask's colour: 0 leaves the picture, 1 hides it
+
 
 class PredictConfig(Settings, frozen=True):
     """`vistool predict`; None: what the weight file says."""
