@@ -111,6 +111,9 @@ def test_a_training_from_python_is_that_of_the_command(
     assert started_with(Path("again")) == started_with(made.parent)
     with pytest.raises(UsageError, match="has something in it already"):
         vistool.train("own/train.json", output=made.parent)
+    with pytest.raises(UsageError, match="frozen_blocks = 9"):
+        vistool.train("own/train.json", init=weights, frozen_blocks=9)
+    assert not Path("runs/train/train-2").exists()
     with pytest.raises(UsageError, match="unknown setting 'colour'"):
         vistool.train("own/train.json", init=str(weights), colour=1)
 

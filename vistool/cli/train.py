@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,14 +91,12 @@ def train(
 
 @contextmanager
 def _epilogue(run: Path) -> Iterator[None]:
-    """Of a training that is cut short: says how it goes on, or leaves no empty folder behind."""
+    """Of a training that is cut short: says how it goes on."""
     from vistool.engine.checkpoint import has_checkpoint
 
     try:
         yield
     except BaseException as error:
-        with suppress(OSError):
-            run.rmdir()  # only if nothing was written
         if isinstance(error, KeyboardInterrupt | DataError | OSError) and has_checkpoint(run):
             say(f"go on with: vistool train --resume {run}")
         raise
