@@ -27,8 +27,7 @@ from vistool.engine import predict, predict_dataset
 from vistool.engine.predictions import MatchedClass, Run
 from vistool.engine.scored_set import matched_classes
 from vistool.errors import DataError
-from vistool.formats.dataset import Category
-from vistool.formats.results import iterate_results, read_results
+from vistool.formats.results import Category, iterate_results, read_results
 from vistool.models.weights import WeightsHeader
 from vistool.structures import TrackSegmentation
 

@@ -24,7 +24,8 @@ from vistool.engine.predictions import Predictions
 from vistool.engine.report import write_report
 from vistool.evaluation.curves import PrecisionRecallCurves
 from vistool.evaluation.diagnosis import Diagnosis
-from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, Category, DataSet
+from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, DataSet
+from vistool.formats.results import Category
 from vistool.formats.rle import encode_mask
 from vistool.rendering.film_strip import StripFrame, chosen_frames, film_strip
 from vistool.rendering.page import Link, Page, Picture, Section, Table, render_page

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vistool.config import PredictConfig
     from vistool.engine.evaluate import Evaluation, evaluate
+    from vistool.engine.fine_tune import train
     from vistool.engine.predict import (
         PredictedVideo,
         iterate_video,
@@ -39,6 +40,7 @@ _HOMES = {
     "read_meta": "vistool.formats.results",
     "read_results": "vistool.formats.results",
     "render_video": "vistool.engine.render",
+    "train": "vistool.engine.fine_tune",
 }
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "read_meta",
     "read_results",
     "render_video",
+    "train",
 ]
 
 

@@ -133,6 +133,8 @@ ModelConfig = IFCConfig | VisTRConfig
 
 Extra = Literal["csv", "jsonl", "mots", "davis", "cutouts"]
 
+OVERLAY_ALPHA = 0.45  # of a mask's colour: 0 leaves the picture, 1 hides it
+
 
 class PredictConfig(Settings, frozen=True):
     """`vistool predict`; None: what the weight file says."""
@@ -377,27 +379,40 @@ def load_toml(path: Path) -> dict[str, Any]:
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Set `table.key=value` pairs in nested plain values; a value is TOML, or else a string.
+    """Set `table.key=value` pairs in nested plain values, as `parse_overrides` reads them.
 
     >>> apply_overrides({"model": {"num_queries": 100}}, ["model.num_queries=40", "seed=1"])
     {'model': {'num_queries': 40}, 'seed': 1}
     """
-    result = {key: dict(v) if isinstance(v, Mapping) else v for key, v in values.items()}
+    return changed(values, parse_overrides(overrides))
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """The values of `key=value` texts by key; a value is TOML, or else a string."""
+    values: dict[str, Any] = {}
     for override in overrides:
         name, sign, text = override.partition("=")
         if not sign or not name:
             raise UsageError(f"--set {override}: not of the form key=value")
         try:
-            value = tomllib.loads(f"value = {text}")["value"]
+            values[name.strip()] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
-            value = text
-        *tables, key = name.strip().split(".")
-        place = result
-        for table in tables:
-            inner = place.get(table)
-            place[table] = dict(inner) if isinstance(inner, Mapping) else {}
-            place = place[table]
-        place[key] = value
+            values[name.strip()] = text
+    return values
+
+
+def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested plain values with others in their place, whose names may go through tables.
+
+    >>> changed({"augment": {"blur_chance": 0.1, "colour": 0.4}}, {"augment.colour": 0.2})
+    {'augment': {'blur_chance': 0.1, 'colour': 0.2}}
+    """
+    result = dict(values)
+    for name, value in changes.items():
+        table, dot, key = name.partition(".")
+        inner = result.get(table)
+        below = inner if isinstance(inner, Mapping) else {}
+        result[table] = changed(below, {key: value}) if dot else value
     return result
 
 

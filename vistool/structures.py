@@ -1,4 +1,4 @@
-"""The values handed from stage to stage; their shapes are defined here and only here.
+"""The values handed from stage to stage, and their shapes.
 
 B batch, T frames of a clip, Q queries, N instances, K classes, H x W pixels or cells.
 """

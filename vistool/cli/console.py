@@ -1,4 +1,4 @@
-"""What commands say to people, all of it on stderr: how far they are, and what went wrong."""
+"""What commands say to people, on stderr: how far they are, what went wrong. Answers: on stdout."""
 
 from __future__ import annotations
 

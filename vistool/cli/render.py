@@ -9,6 +9,7 @@ import typer
 
 from vistool.cli.console import progress
 from vistool.cli.options import Quiet
+from vistool.config import OVERLAY_ALPHA
 
 
 def render(
@@ -45,7 +46,7 @@ def render(
     alpha: Annotated[
         float,
         typer.Option(min=0, max=1, help="Strength of the masks' colour: 0 none, 1 opaque."),
-    ] = 0.45,
+    ] = OVERLAY_ALPHA,
     labels: Annotated[
         bool, typer.Option("--labels/--no-labels", help="Class, id and score on every mask.")
     ] = True,

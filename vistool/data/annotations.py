@@ -12,7 +12,6 @@ from vistool.errors import DataError
 from vistool.formats.dataset import (
     AnnotatedTrack,
     AnnotatedVideo,
-    Category,
     DataSet,
     Outlines,
     StatedBoxes,
@@ -20,6 +19,7 @@ from vistool.formats.dataset import (
     group_tracks,
 )
 from vistool.formats.detect import read_dataset
+from vistool.formats.results import Category
 from vistool.formats.rle import decode_mask
 from vistool.structures import RLE, Size
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -66,44 +66,22 @@ class EpochOrder:
         self.groups = groups
         self.size = size
         self.seed = seed
-        self.counts = np.bincount(groups)
+        self._epochs = 0  # gone through so far
+        self._batches: list[np.ndarray] = []
+        self._waiting: dict[int, list[int]] = defaultdict(list)  # by group
 
     def __call__(self, step: int) -> np.ndarray:
         """[size]: the numbers of the clips that are collected at this step."""
-        epoch = self._epoch_of(step)
-        order = self._shuffled(epoch)
-        group = self.groups[order]
-        # The position, among all of its group since the beginning, of every clip of the epoch.
-        position = np.empty(len(order), np.int64)
-        for g, count in enumerate(self.counts):
-            position[group == g] = epoch * count + np.arange(count)
-        completes = np.flatnonzero((position + 1) % self.size == 0)
-        last = completes[step - self._collected_before(epoch)]
-        end = int(position[last]) + 1
-        return np.array([self._clip(int(group[last]), n) for n in range(end - self.size, end)])
-
-    def _collected_before(self, epoch: int) -> int:
-        return int((epoch * self.counts // self.size).sum())
-
-    def _epoch_of(self, step: int) -> int:
-        """The epoch in which the batch is completed."""
-        epoch = step * self.size // len(self.groups)  # or a later one, for what was left over
-        while self._collected_before(epoch + 1) <= step:
-            epoch += 1
-        return epoch
-
-    def _clip(self, group: int, position: int) -> int:
-        epoch, place = divmod(position, int(self.counts[group]))
-        order = self._shuffled(epoch)
-        return int(order[self.groups[order] == group][place])
-
-    def _shuffled(self, epoch: int) -> np.ndarray:
-        return _shuffled(len(self.groups), self.seed, epoch)
-
-
-@lru_cache(maxsize=4)
-def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, 0, epoch)).permutation(count)
+        while len(self._batches) <= step:
+            order = np.random.default_rng((self.seed, 0, self._epochs)).permutation(
+                len(self.groups)
+            )
+            self._epochs += 1
+            for clip, group in zip(order.tolist(), self.groups[order].tolist(), strict=True):
+                self._waiting[group].append(clip)
+                if len(self._waiting[group]) == self.size:
+                    self._batches.append(np.array(self._waiting.pop(group)))
+        return self._batches[step]
 
 
 class PublishedBatches(BatchSource):

@@ -16,7 +16,8 @@ import msgspec
 from vistool.engine.predictions import MatchedClass
 from vistool.errors import DataError
 from vistool.evaluation.partial_labels import scorable
-from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, Category, DataSet
+from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, DataSet
+from vistool.formats.results import Category
 from vistool.models.weights import WeightsHeader
 from vistool.structures import TrackSegmentation
 

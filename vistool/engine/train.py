@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import fields, replace
 from functools import partial
 from itertools import islice
@@ -98,12 +98,23 @@ def train(
         one raises its error, and the others exit with its code.
     """
     everyone = processes or Processes(choose_device(config.device))
-    with failures_in_words(f"go on with: vistool train --resume {run}"):
+    with _no_empty_folder(run), failures_in_words(f"go on with: vistool train --resume {run}"):
         job = everyone.together(lambda: _Job(with_classes(config), run, everyone))
         everyone.together(lambda: job.take_up(on_warning))
         job.connect()
         _loop(job, _Callbacks(on_step, on_validation, on_scores))
     return run / WEIGHTS
+
+
+@contextmanager
+def _no_empty_folder(run: Path) -> Iterator[None]:
+    """Leave no folder behind that a run has put nothing into."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            run.rmdir()
+        raise
 
 
 def _loop(job: _Job, told: _Callbacks) -> None:

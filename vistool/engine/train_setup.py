@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from vistool.config import (
     PixelConfig,
     TrainConfig,
     VisTRConfig,
+    changed,
     from_json,
+    from_mapping,
     to_json,
 )
 from vistool.criterion.set_criterion import SetCriterion
@@ -53,13 +55,20 @@ PUBLISHED_FROZEN, LIGHT_FROZEN = 1, 3
 MAY_CHANGE = ("data", "device", "workers")
 
 
-def started_with(run: Path) -> TrainConfig:
-    """The settings of a run that is to be resumed. Raises: UsageError if there is none."""
+def started_with(run: Path, changes: Mapping[str, Any] | None = None) -> TrainConfig:
+    """The settings of a run that is to be resumed, with others, as `changed` takes them.
+
+    Raises: UsageError if no run was started there, or a setting does not exist.
+    """
+    where = str(run / SETTINGS)
     try:
-        text = (run / SETTINGS).read_text(encoding="utf-8")
+        config: TrainConfig = from_json(
+            (run / SETTINGS).read_text(encoding="utf-8"), TrainConfig, where=where
+        )
     except OSError:
         raise UsageError(f"{run}: no training was started in this folder") from None
-    return from_json(text, TrainConfig, where=str(run / SETTINGS))
+    values = changed(msgspec.to_builtins(config), changes or {})
+    return from_mapping(values, TrainConfig, where=str(run))
 
 
 def settle(path: Path, config: TrainConfig) -> None:

@@ -27,8 +27,9 @@ from vistool.formats.coco_entries import (
     video_of,
     video_of_images,
 )
-from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, Category, DataSet
+from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, DataSet
 from vistool.formats.problems import Place, Problem, ProblemCallback, refuse
+from vistool.formats.results import Category
 from vistool.formats.segmentation import MaskError, outlines_of, to_rle
 from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, Size

@@ -15,19 +15,6 @@ from vistool.errors import DataError
 from vistool.formats.results import Category
 from vistool.structures import RLE, Size
 
-__all__ = [
-    "AnnotatedTrack",
-    "AnnotatedVideo",
-    "Category",
-    "DataSet",
-    "Outlines",
-    "StatedBoxes",
-    "frame_file",
-    "group_tracks",
-    "other_size",
-]
-
-
 # One value a frame; None: the file has none there.
 StatedBoxes = tuple[tuple[float, ...] | None, ...]  # left, top, width, height in pixels
 Outlines = tuple[tuple[np.ndarray, ...] | None, ...]  # polygons, [P, 2] x, y each

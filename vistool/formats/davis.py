@@ -14,7 +14,6 @@ from vistool.formats.atomic import atomic_path
 from vistool.formats.dataset import (
     AnnotatedTrack,
     AnnotatedVideo,
-    Category,
     DataSet,
     group_tracks,
 )
@@ -28,6 +27,7 @@ from vistool.formats.label_maps import (
     write_label_map,
 )
 from vistool.formats.problems import Problem, ProblemCallback, refuse
+from vistool.formats.results import Category
 from vistool.formats.threads import in_threads
 from vistool.formats.video_sources import IMAGE_SUFFIXES
 from vistool.progress import OnProgress, silent

@@ -16,7 +16,6 @@ from vistool.formats.atomic import atomic_path
 from vistool.formats.dataset import (
     AnnotatedTrack,
     AnnotatedVideo,
-    Category,
     DataSet,
     group_tracks,
 )
@@ -30,6 +29,7 @@ from vistool.formats.label_maps import (
     write_label_map,
 )
 from vistool.formats.problems import Place, Problem, ProblemCallback, refuse
+from vistool.formats.results import Category
 from vistool.formats.rle import rle_fault
 from vistool.formats.threads import in_threads
 from vistool.formats.video_sources import IMAGE_SUFFIXES

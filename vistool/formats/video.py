@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 import cv2
@@ -46,12 +45,7 @@ class VideoReader(ABC):
     def __enter__(self) -> VideoReader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @abstractmethod

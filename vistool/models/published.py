@@ -70,6 +70,16 @@ def _below(old: str, new: str, rules: Rules) -> list[tuple[str, str]]:
     ]
 
 
+# EfficientNet-Lite0's features; the first `_bn0` is the stem's.
+EFFICIENTNET_NAMES: Rules = (
+    (r"_conv_stem\.(.*)", r"stem.conv.\1"),
+    (r"_bn0\.(.*)", r"stem.norm.\1"),
+    (r"_blocks\.(\d+)\._(expand|depthwise|project)_conv\.(.*)", r"blocks.\1.\2.conv.\3"),
+    (r"_blocks\.(\d+)\._bn0\.(.*)", r"blocks.\1.expand.norm.\2"),
+    (r"_blocks\.(\d+)\._bn1\.(.*)", r"blocks.\1.depthwise.norm.\2"),
+    (r"_blocks\.(\d+)\._bn2\.(.*)", r"blocks.\1.project.norm.\2"),
+)
+
 IFC_NAMES: Rules = (
     *_below(r"detr\.backbone\.0\.backbone\.", r"backbone.", _RESNET),
     *_below(

@@ -45,11 +45,16 @@ class WeightsHeader:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in evaluation mode, with its file's header and checksum."""
+    """A model in evaluation mode, with its file's header and checksum, from `load_model`."""
 
     model: IFC | VisTR
     header: WeightsHeader
     sha256: str
+
+    def __repr__(self) -> str:
+        millions = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        classes = len(self.header.config.class_names)
+        return f"<LoadedModel {self.header.name}: {classes} classes, {millions:.1f} M parameters>"
 
 
 def available_weights() -> list[Path]:
@@ -58,7 +63,7 @@ def available_weights() -> list[Path]:
     return [files[name] for name in sorted(files)]
 
 
-def find_weights(name_or_path: str) -> Path:
+def find_weights(name_or_path: str | Path) -> Path:
     """The weight file for `--model`: a path, or the name of a shipped file.
 
     Raises: WeightsError that lists the shipped names.
@@ -67,11 +72,11 @@ def find_weights(name_or_path: str) -> Path:
     if path.is_file():
         return path
     for shipped in available_weights():
-        if name_or_path in (shipped.stem, shipped.name):
+        if str(name_or_path) in (shipped.stem, shipped.name):
             return shipped
     names = ", ".join(p.stem for p in available_weights()) or "none"
     raise WeightsError(
-        f"no weights named {name_or_path!r}",
+        f"no weights named {str(name_or_path)!r}",
         hint=f"give a {SUFFIX} file, or one of the shipped weights: {names}",
     )
 
@@ -97,10 +102,13 @@ def read_header(path: Path) -> WeightsHeader:
         raise WeightsError(f"{error} in the file's header", hint=error.hint) from None
 
 
-def load_model(name_or_path: str) -> LoadedModel:
+def load_model(name_or_path: str | Path) -> LoadedModel:
     """Load a model from a weight file, in float32 and evaluation mode.
 
     Args: name_or_path: the name of a shipped file, or a path.
+
+    >>> load_model("ifc-lite").header.name
+    'ifc-lite'
 
     Raises: WeightsError if the file is missing, damaged, or does not fit its own configuration.
     """

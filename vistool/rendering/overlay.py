@@ -9,6 +9,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from vistool.config import OVERLAY_ALPHA
 from vistool.rendering.palette import Color, text_color, track_color
 
 FONT = cv2.FONT_HERSHEY_DUPLEX
@@ -31,7 +32,7 @@ class DrawnInstance:
 class OverlayStyle:
     """How tracks are drawn."""
 
-    alpha: float = 0.45  # of the mask's colour: 0 leaves the picture, 1 hides it
+    alpha: float = OVERLAY_ALPHA
     contours: bool = True
     labels: bool = True
     scores: bool = True  # as part of the labels
