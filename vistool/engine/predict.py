@@ -207,7 +207,10 @@ def predict_videos(
             if on_done:
                 on_done(done[-1])
     # Not before all are done: whoever started the processes ends them when one fails.
-    _raise_if_any([source for some in processes.gather(failed) for source in some], len(sources))
+    failed = [source for some in processes.gather(failed) for source in some]
+    if failed:
+        processes.part()
+    _raise_if_any(failed, len(sources))
     return done
 
 
