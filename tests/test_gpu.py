@@ -23,11 +23,10 @@ from tests.test_criterion import recorded_output, recorded_targets
 from tests.test_ifc import normalised, small_ifc
 from tests.test_vistr import small_vistr, tiny_vistr
 from tests.test_vistr_criterion import clips_to_train_on
-from vistool.config import PredictConfig
 from vistool.criterion.set_criterion import SetCriterion
 from vistool.criterion.vistr_criterion import VisTRCriterion
 from vistool.engine.device import autocast
-from vistool.engine.predict import predict_video
+from vistool.engine.predict import predict
 from vistool.engine.train import train
 from vistool.formats.results import RESULTS, read_results
 from vistool.formats.rle import decode_mask
@@ -169,8 +168,11 @@ def test_predict_finds_what_it_finds_on_the_cpu(tmp_path: Path) -> None:
         dict(model.model.named_parameters())["class_head.layers.1.bias"][-1] -= 8
     found = []
     for place, device in enumerate((CPU, DEVICE)):
-        config = PredictConfig(conf=0.0, overlay=False, device=str(device), precision="fp32")
-        predict_video(model, tmp_path / "v", tmp_path / str(place), config)
+        found_by = predict(
+            tmp_path / "v", model=model, conf=0.0, device=str(device), precision="fp32"
+        )
+        with found_by as video:
+            video.save(tmp_path / str(place), overlay=False)
         found.append(list(read_results(tmp_path / str(place) / RESULTS)))
     expected, there = found
     assert expected

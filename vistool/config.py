@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypedDict, get_args
 
 import msgspec
 from msgspec import Meta
@@ -131,10 +131,6 @@ class VisTRConfig(ClassConfig, tag_field="architecture", tag="vistr", frozen=Tru
 
 ModelConfig = IFCConfig | VisTRConfig
 
-Extra = Literal["csv", "jsonl", "mots", "davis", "cutouts"]
-
-OVERLAY_ALPHA = 0.45  # of a mask's colour: 0 leaves the picture, 1 hides it
-
 
 class PredictConfig(Settings, frozen=True):
     """`vistool predict`; None: what the weight file says."""
@@ -155,7 +151,42 @@ class PredictConfig(Settings, frozen=True):
     precision: Precision = "auto"
     batch: int | None = None  # frames per forward pass of the backbone; None: chosen by device
     overlay: bool = True
-    save: tuple[Extra, ...] = ()  # outputs besides results.json
+    save: tuple[str, ...] = ()  # outputs besides results.json, names in engine.writers.OUTPUTS
+
+
+class PredictOptions(TypedDict, total=False):
+    """The settings of `PredictConfig` as keyword arguments, except those for outputs."""
+
+    conf: float
+    classes: Sequence[str]
+    max_overlap: float | None
+    clip_length: int | Literal["all"] | None
+    clip_stride: int | None
+    frame_stride: int
+    size: int | None
+    start: float | None
+    end: float | None
+    device: str
+    precision: Precision
+    batch: int | None
+
+
+class OverlayStyle(Settings, frozen=True):
+    """How tracks are drawn on a frame."""
+
+    alpha: Chance = 0.45  # of the mask's colour: 0 leaves the picture, 1 hides it
+    contours: bool = True
+    labels: bool = True
+    scores: bool = True  # as part of the labels
+
+
+class OverlayOptions(TypedDict, total=False):
+    """The settings of `OverlayStyle` as keyword arguments."""
+
+    alpha: float
+    contours: bool
+    labels: bool
+    scores: bool
 
 
 class EvalConfig(Settings, frozen=True):

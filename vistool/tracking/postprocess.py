@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -27,15 +27,6 @@ ABSENT_BELOW = 0.001  # the most likely class's probability on a frame (VisTR)
 LIKELY = 0.1  # a query is an instance if its most likely class is more probable than this
 SMALL, LARGE = 0.01, 0.1  # shares of the picture between which a mask's size affects its score
 SIZE_EXPONENT = 0.2  # the smallest masks keep 0.63 of their score, so confident ones are shown
-
-
-@dataclass(frozen=True, slots=True)
-class TrackClass:
-    """One result: a track, one class, and how likely the track is of that class."""
-
-    track_id: int
-    label: int  # in [0, K)
-    score: float  # mean of its class probability over the track's clips
 
 
 def clip_prediction(
@@ -158,25 +149,29 @@ def _by_vote(class_logits: Tensor, mask_logits: Tensor, frame_ids: Sequence[int]
 
 def results_single_class(
     class_probs: Tensor, track_ids: Sequence[int] | None = None
-) -> list[TrackClass]:
+) -> list[tuple[int, int, float]]:
     """One result for every track: its most likely class.
 
     Args: class_probs: [P, K], rows as in `track_ids`; without these, row i is track i + 1.
+    Returns: track id, label in [0, K), and score: the mean probability over the track's clips.
     """
     ids = range(1, len(class_probs) + 1) if track_ids is None else track_ids
     scores, labels = class_probs.max(-1)
-    return [TrackClass(*r) for r in zip(ids, labels.tolist(), scores.tolist(), strict=True)]
+    return list(zip(ids, labels.tolist(), scores.tolist(), strict=True))
 
 
-def results_multi_class(class_probs: Tensor, threshold: float = 0.01) -> list[TrackClass]:
+def results_multi_class(
+    class_probs: Tensor, threshold: float = 0.01
+) -> list[tuple[int, int, float]]:
     """One result for every track and class above `threshold`, ordered by track, then class.
 
     This is the default of IFC's code.
 
-    class_probs: [P, K], row i is track i + 1.
+    Args: class_probs: [P, K], row i is track i + 1.
+    Returns: as `results_single_class`.
     """
     return [
-        TrackClass(row + 1, label, float(class_probs[row, label]))
+        (row + 1, label, float(class_probs[row, label]))
         for row, label in (class_probs > threshold).nonzero().tolist()
     ]
 
