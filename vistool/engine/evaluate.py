@@ -30,8 +30,8 @@ from vistool.evaluation.identity import identity_of_video
 from vistool.evaluation.overlaps import overlaps_of_videos
 from vistool.evaluation.tracking_measures import TrackingResult
 from vistool.evaluation.video_ap import APBuilder
+from vistool.formats.atomic import new_run_folder
 from vistool.formats.dataset import DataSet
-from vistool.formats.results import new_run_folder
 from vistool.progress import OnProgress, silent
 
 if TYPE_CHECKING:

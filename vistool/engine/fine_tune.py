@@ -25,9 +25,9 @@ from vistool.engine.distributed import joined
 from vistool.engine.train import StepCallback
 from vistool.engine.train import train as run_training
 from vistool.errors import DataError, UsageError
+from vistool.formats.atomic import new_run_folder
 from vistool.formats.dataset import DataSet
 from vistool.formats.detect import read_dataset
-from vistool.formats.results import new_run_folder
 from vistool.models.weights import find_weights, read_header
 from vistool.ops.pixels import input_size
 from vistool.structures import Size

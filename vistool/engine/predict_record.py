@@ -14,8 +14,10 @@ from vistool.engine.device import versions
 from vistool.engine.predict_job import PredictJob
 from vistool.engine.segment import SegmentedFrame
 from vistool.engine.tracked_video import TrackedVideo
-from vistool.formats.results import Category, SegmentationSpool, VideoMeta, path_as_text
+from vistool.formats.atomic import path_as_text
+from vistool.formats.results import Category, VideoMeta
 from vistool.formats.rle import encode_mask
+from vistool.formats.spool import SegmentationSpool
 from vistool.formats.video import VideoReader
 from vistool.progress import OnProgress
 from vistool.structures import Track

@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 
 from vistool.errors import DataError, UsageError
-from vistool.formats.atomic import atomic_path, numbered, sha256_of
+from vistool.formats.atomic import atomic_path, new_run_folder, numbered, sha256_of
 from vistool.formats.dataset import DataSet
 from vistool.formats.detect import read_dataset
 from vistool.formats.predicted_masks import read_predicted_masks, with_predicted_lengths
 from vistool.formats.problems import refuse_all
-from vistool.formats.results import RESULTS, new_run_folder, write_results
+from vistool.formats.results import RESULTS, write_results
 from vistool.formats.results_check import check_results
 from vistool.progress import OnProgress, silent
 from vistool.structures import TrackSegmentation

@@ -139,3 +139,25 @@ def decode_json(data: bytes, kind: Any, where: str) -> Any:
 def plain(value: Any) -> Any:
     """The Python value of what may still be JSON text."""
     return msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value
+
+
+def path_as_text(path: Path) -> str:
+    """A path as JSON can hold it: every byte of its name that is no UTF-8 becomes \\udcXX."""
+    return str(path).encode(errors="backslashreplace").decode()
+
+
+def new_run_folder(parent: Path, stem: str, *, exist_ok: bool) -> Path:
+    """Make and return parent/stem, or with "-2", "-3"... the first of them that is free."""
+    parent.mkdir(parents=True, exist_ok=True)
+    if exist_ok:
+        folder = parent / stem
+        if folder.exists() and not folder.is_dir():
+            raise DataError(f"{folder}: is a file, not a folder")
+        folder.mkdir(exist_ok=True)
+        return folder
+    for name in numbered(stem):
+        folder = parent / name
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()  # fails if it exists, so two processes never get the same
+            return folder
+    raise AssertionError("unreachable")
