@@ -30,13 +30,13 @@ from tests.test_single_image import image_instances, recorded_pictures
 from tests.test_stitch import CASES as STITCHED
 from tests.test_stitch import Recorded
 from vistool.config import IFCConfig, ResNetConfig
+from vistool.criterion.ifc_criterion import SetCriterion
 from vistool.criterion.losses import LAYER
 from vistool.criterion.matcher import match_scores
-from vistool.criterion.set_criterion import SetCriterion
 from vistool.models import build_model
-from vistool.models.presets import preset
-from vistool.models.published import IFC_NAMES, rename_key
-from vistool.models.weights import load_exactly
+from vistool.models.checkpoints.files import load_exactly
+from vistool.models.checkpoints.names import IFC_NAMES, rename_key
+from vistool.models.checkpoints.presets import preset
 from vistool.ops.boxes import resize_masks
 from vistool.ops.pixels import normalise
 from vistool.structures import FrameTracks, Size

@@ -14,10 +14,10 @@ from torch import Tensor
 from tests.recorded import recorded, recorded_json
 from tests.test_ifc import normalised, small_ifc, small_training_batch
 from vistool.criterion.class_term import NO_OBJECT_WEIGHT, absence_weight, class_terms
+from vistool.criterion.ifc_criterion import SetCriterion
 from vistool.criterion.losses import LAYER, absence_loss, class_loss
 from vistool.criterion.matcher import hungarian, match_scores
-from vistool.criterion.set_criterion import SetCriterion
-from vistool.models.published import IFC_NAMES, rename_key
+from vistool.models.checkpoints.names import IFC_NAMES, rename_key
 from vistool.ops.boxes import resize_masks
 from vistool.structures import ClipOutput, ClipTarget
 

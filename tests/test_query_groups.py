@@ -21,9 +21,9 @@ from tests.made_training import (
 )
 from tests.test_criterion import recorded_output, recorded_targets
 from tests.test_ifc import small_ifc
-from vistool.criterion.set_criterion import SetCriterion
-from vistool.engine.train import train
-from vistool.engine.train_setup import started_with
+from vistool.criterion.ifc_criterion import SetCriterion
+from vistool.engine.train.setup import started_with
+from vistool.engine.train.train import train
 from vistool.errors import UsageError
 from vistool.structures import ClipOutput
 
