@@ -25,7 +25,7 @@ from vistool.structures import ClipOutput, ClipTarget
 TARGET_STRIDE = 4  # masks are compared at a quarter of the picture (IFC)
 
 
-class SetCriterion:
+class IFCCriterion:
     """IFC's losses (section 3.3) for clips that may be labelled in part.
 
     Args: class_weight, focal_weight, dice_weight: of the terms in the total (paper: 1, 3, 3).

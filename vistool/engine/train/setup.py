@@ -26,7 +26,7 @@ from vistool.config import (
     from_mapping,
     to_json,
 )
-from vistool.criterion.ifc_criterion import SetCriterion
+from vistool.criterion.ifc_criterion import IFCCriterion
 from vistool.criterion.vistr_criterion import VisTRCriterion
 from vistool.data.batches import BatchSource, Share, TrainingBatches
 from vistool.data.clips import ClipMaker
@@ -143,7 +143,7 @@ def _freeze(model: IFC | VisTR, blocks: int | None) -> None:
     model.backbone.freeze_first(chosen)
 
 
-def training_criterion(model: ModelConfig, loss: LossConfig) -> SetCriterion | VisTRCriterion:
+def training_criterion(model: ModelConfig, loss: LossConfig) -> IFCCriterion | VisTRCriterion:
     """The training objective of a model. Raises: UsageError for the weight of a term it lacks."""
     weights = {name: w for name, w in msgspec.structs.asdict(loss).items() if w is not None}
     match model:
@@ -153,7 +153,7 @@ def training_criterion(model: ModelConfig, loss: LossConfig) -> SetCriterion | V
                 raise UsageError(
                     f"[loss] {surplus[0]}: IFC predicts no boxes, and pairs whole clips"
                 )
-            return SetCriterion(**weights)
+            return IFCCriterion(**weights)
         case VisTRConfig():
             return VisTRCriterion(**weights)
 
