@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vistool.config import PredictConfig
-    from vistool.engine.evaluate import Evaluation, evaluate
+    from vistool.engine.evaluate import evaluate
     from vistool.engine.predict import (
         PredictedVideo,
         iterate_video,
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from vistool.structures import FrameInstance, FrameResult
 
 _HOMES = {
-    "Evaluation": "vistool.engine.evaluate",
     "FrameInstance": "vistool.structures",
     "FrameResult": "vistool.structures",
     "LoadedModel": "vistool.models.weights",
@@ -42,7 +41,6 @@ _HOMES = {
 }
 
 __all__ = [
-    "Evaluation",
     "FrameInstance",
     "FrameResult",
     "LoadedModel",
