@@ -98,12 +98,12 @@ def read_davis(
             ]
         on_progress("reading labels", sum(video.length for video in videos), None)
     return DataSet(
+        kind="davis",
         path=folder,
         frames=folder,
         categories=(OBJECT,),
         videos=tuple(videos),
         tracks=tuple(tracks),
-        class_agnostic=True,
     )
 
 
