@@ -35,7 +35,7 @@ from dev_data import (
     picture_cases,
     trained_classes,
 )
-from dev_scores import compared
+from dev_scores import compared, confidence_sweep
 from split import PICTURES, SPLIT
 
 from vistool.data.annotations import read_annotations
@@ -101,6 +101,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     asked = args.sets or [*PICTURES, "davis", "composites"]
     sets: dict[str, Any] = {}
     own_cases: dict[str, list[Case]] = {"choose": [], "report": []}
+    shown: dict[str, list[Case]] = {"choose": [], "report": []}  # as `vistool predict` shows them
     for source in [name for name in PICTURES if name in asked]:
         path = args.data / source / "dev.json"
         pictures = read_annotations(path, TEN)
@@ -115,17 +116,19 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
             chosen = [case for case in cases if case.video.files[0].name in names]
             own_cases[half] += [case for case in of_own if case.video.files[0].name in names]
             sets[source][half] = picture_values([as_ten(case, own) for case in chosen])
+            shown[half] += [as_ten(likeliest(case), own) for case in chosen]
     if "davis" in asked:
-        followed = davis_sequences(loaded, args.data, TEN, quick=False)
+        followed = davis_sequences(loaded, args.data, TEN)
         sets["davis"] = by_half(followed, split["videos"]["davis"], own)
     if "composites" in asked:
-        cases = [as_ten(c, own) for c in composite_cases(loaded, args.data, TEN, quick=False)]
+        cases = [as_ten(c, own) for c in composite_cases(loaded, args.data, TEN)]
         sets["composites"] = composites_by_half(cases, split["videos"]["composites"])
     return {
         "name": loaded.header.path.stem,
         "sha256": loaded.sha256,
         "steps": loaded.header.metadata.get("steps", "?"),
         "sets": sets,
+        "sweep": {h: confidence_sweep(compared(cases), len(TEN)) for h, cases in shown.items()},
         "classes": {half: by_class(cases, tuple(own)) for half, cases in own_cases.items()},
         "seconds": round(time.perf_counter() - began, 1),
     }
@@ -321,6 +324,11 @@ def table(reports: Mapping[str, Any]) -> str:
         lines += [
             f"* {half}: " + ", ".join(f"{c} {ap:.2f} ({n})" for c, (ap, n) in rows.items())
             for half, rows in report["classes"].items()
+        ]
+        lines += [
+            f"* {half}, precision / recall from a score: "
+            + ", ".join(f"{r['conf']}: {r['precision']:.2f} / {r['recall']:.2f}" for r in rows)
+            for half, rows in report["sweep"].items()
         ]
         if "davis" in report["sets"]:
             rows = report["sets"]["davis"]["videos"]
