@@ -214,7 +214,7 @@ class _Extents:
         return int(np.argmax(self._follows[:, p, g]))
 
     def corrected(self, p: int, g: int) -> tuple[float, float, float]:
-        """IoU of p and g with the temporal extent, the spatial extent, or the identity corrected."""
+        """IoU of p and g with the temporal extent, spatial extent, or identity corrected."""
         both, either = self._both[:, p, g], self._either[:, p, g]
         truth = self._truth_areas[:, g]
         predicted, labelled = self._areas[:, p] > 0, truth > 0
