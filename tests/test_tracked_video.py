@@ -9,7 +9,7 @@ import subprocess
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,9 @@ from vistool.config import OverlayOptions, OverlayStyle, PredictConfig, PredictO
 from vistool.engine.predict.job import PredictJob
 from vistool.engine.predict.video import predict_opened
 from vistool.engine.tracked_video import TrackedVideo
-from vistool.engine.writers import save_results
+from vistool.engine.writers import OUTPUTS, Output, WriteFrame, save_results
 from vistool.errors import DataError, UsageError, VistoolError
+from vistool.formats.files import atomic_path
 from vistool.formats.results.files import Category, VideoMeta
 from vistool.formats.results.spool import SegmentationSpool
 from vistool.formats.video.reader import VideoReader, open_video
@@ -366,6 +367,24 @@ def test_a_source_that_ends_early_costs_only_what_is_made_of_its_pictures(
     }
     assert len((run / "frames.jsonl").read_text().splitlines()) == LENGTH
     assert len(list((run / "davis").iterdir())) == LENGTH
+
+
+def test_an_output_is_added_by_a_function_and_a_line(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def write_counts(folder: Path, _: TrackedVideo) -> Iterator[WriteFrame]:
+        with atomic_path(folder / "counts.txt") as path, path.open("w") as file:
+            yield lambda frame: print(len(frame.instances), file=file)
+
+    monkeypatch.setitem(OUTPUTS, "counts", Output(write_counts, ("counts.txt",)))
+    config = PredictConfig(save=("counts",), overlay=False)
+    predict_into(loaded(), source, tmp_path / "run", config)
+    counts = (tmp_path / "run" / "counts.txt").read_text().split()
+    with vistool.load(tmp_path / "run") as video:
+        assert counts == [str(len(frame.track_ids)) for frame in video.frames]
+    predict_into(loaded(), source, tmp_path / "run", PredictConfig(overlay=False))
+    assert not (tmp_path / "run" / "counts.txt").exists()  # a later run takes it away
 
 
 # What is refused -------------------------------------------------------------------------------

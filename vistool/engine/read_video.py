@@ -117,7 +117,7 @@ def _spooled(
 
 
 def _categories_of(tracks: Sequence[tuple[Track, int]]) -> list[Category]:
-    names = {track.category_id: track.class_name for track, _ in tracks}
+    names = {track.class_id: track.class_name for track, _ in tracks}
     return [Category(id=id_, name=name) for id_, name in sorted(names.items())]
 
 
@@ -183,7 +183,7 @@ def _open_source(source: Path | None, results: Path, meta: VideoMeta) -> VideoRe
             return open_video(place)
     raise DataError(
         f"{meta.source}: the video of {results} is not there",
-        hint="say where it is: --source VIDEO",
+        hint="say where it is: --source VIDEO; from Python, source=",
     )
 
 

@@ -102,7 +102,7 @@ class TrackedFrame:
     @property
     def class_ids(self) -> np.ndarray:
         """[N] int64: category ids, as in results files."""
-        return np.array([track.category_id for track, _ in self.instances], np.int64)
+        return np.array([track.class_id for track, _ in self.instances], np.int64)
 
     @property
     def class_names(self) -> np.ndarray:
@@ -360,7 +360,7 @@ class TrackedVideo:
             if track.frames:
                 yield TrackSegmentation(
                     video_id=self.meta.video_id,
-                    category_id=track.category_id,
+                    category_id=track.class_id,
                     score=track.score,
                     segmentations=self._spool.segmentations(number, self.meta.length),
                 )
