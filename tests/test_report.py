@@ -68,6 +68,7 @@ def report(
     size = Size(HEIGHT, WIDTH)
     dataset = DataSet(
         path=Path(name),
+        kind="youtube-vis",
         frames=pictures or Path(),
         categories=(Category(id=1, name=name), Category(id=2, name="other")),
         videos=tuple(AnnotatedVideo(i, f"{name} {i}", size, LENGTH, names) for i in TRUTH),
