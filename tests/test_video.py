@@ -222,7 +222,8 @@ def test_a_truncated_file_gives_its_frames_and_a_warning(
         count = len(list(video.frames()))
     assert 10 <= count < 30
     assert len(video.warnings) == 1
-    assert f"damaged or cut off, {count} frames" in video.warnings[0]
+    assert f"damaged or cut off, {count} of 30 frames" in video.warnings[0]
+    assert video.incomplete
     assert capfd.readouterr().err == ""
 
 

@@ -21,6 +21,8 @@ import numpy as np
 
 from vistool.errors import DataError, UsageError
 from vistool.formats import ffmpeg
+from vistool.formats.completeness import FrameClock, Promise
+from vistool.formats.container import stated_by
 from vistool.structures import Size, VideoFrame
 
 # OpenCV says on stderr what it dislikes about an image; we say it in one line.
@@ -53,7 +55,9 @@ class VideoReader(ABC):
     rotation: int  # degrees clockwise, already applied to the frames
     pixel_aspect: Fraction  # width of a pixel by its height, as players show the frames
     has_audio: bool
-    warnings: list[str]  # what was odd, one line each; complete when the frames are exhausted
+    # Both are final when the frames are exhausted.
+    warnings: list[str]  # what was odd, one line each
+    incomplete: bool  # frames that were asked for are missing, by what the file says about itself
 
     def __enter__(self) -> VideoReader:
         return self
@@ -85,10 +89,9 @@ class VideoReader(ABC):
             raise UsageError(f"no time lies between start {first:g} s and end {beyond:g} s")
         found = False
         last = 0.0
-        with contextlib.closing(self._pictures(first - TIME_SLACK)) as pictures:
+        chosen = self._pictures(first - TIME_SLACK, beyond - TIME_SLACK)
+        with contextlib.closing(chosen) as pictures:
             for index, (last, image) in enumerate(pictures):
-                if last >= beyond - TIME_SLACK:
-                    break
                 if image is not None:
                     found = True
                     yield VideoFrame(index, last, image)
@@ -99,12 +102,19 @@ class VideoReader(ABC):
             )
 
     @abstractmethod
-    def _pictures(self, first: float) -> Generator[tuple[float, np.ndarray | None], None, None]:
-        """Time stamps from 0, increasing, with the image, or None for those before `first`."""
+    def _pictures(
+        self, first: float, beyond: float
+    ) -> Generator[tuple[float, np.ndarray | None], None, None]:
+        """Time stamps from 0 to below `beyond`, increasing, with the image; None before `first`."""
 
 
-def open_video(path: Path, *, folder_fps: float = FOLDER_FPS) -> VideoReader:
+def open_video(
+    path: Path, *, folder_fps: float = FOLDER_FPS, stream: int | None = None
+) -> VideoReader:
     """Open a video file or a folder of frames, which are shown at `folder_fps`.
+
+    Args: stream: number of the video stream of a file; None: the one that is flagged as default,
+        or else the largest.
 
     Raises: DataError if it is missing, no video, or has no frame that can be decoded.
     """
@@ -115,7 +125,7 @@ def open_video(path: Path, *, folder_fps: float = FOLDER_FPS) -> VideoReader:
         return _FramesReader(path, files, folder_fps)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
-    return _FileReader(path)
+    return _FileReader(path, stream)
 
 
 def open_frames(files: Sequence[Path], *, folder_fps: float = FOLDER_FPS) -> VideoReader:
@@ -132,63 +142,110 @@ def source_name(path: Path) -> str:
 
 
 class _FileReader(VideoReader):
-    def __init__(self, path: Path) -> None:
-        self.path, self.warnings = path, []
+    def __init__(self, path: Path, stream: int | None) -> None:
+        self.path, self.incomplete = path, False
         self._decoders: list[ffmpeg.Decoder] = []
-        if path.stat().st_size == 0:
+        length = path.stat().st_size
+        if length == 0:
             raise DataError(f"{path}: the file is empty")
-        info = ffmpeg.media_info(path)
+        self._info = info = ffmpeg.media_info(path, stream)
         self.rotation, self.has_audio = info.rotation, info.sound is not None
         self.pixel_aspect = info.pixel_aspect
         self.fps = info.fps or FALLBACK_FPS
         self.frame_count_hint = round(info.duration * self.fps) if info.duration else None
+        self._promise = Promise(stated_by(path, info.stream), info.picture_end, length)
         self.size = self._first_size()
+        self._choice = _choice(info) if stream is None else []
+        self.warnings = self._in_lines(self._choice)
 
     def close(self) -> None:
         while self._decoders:
             self._decoders.pop().close()
 
     def _first_size(self) -> Size:
-        with contextlib.closing(ffmpeg.Decoder(self.path, only_first=True)) as decoder:
+        decoder = ffmpeg.Decoder(self.path, self._info.stream, only_first=True)
+        with contextlib.closing(decoder):
             for _, image in decoder:
                 return Size(*image.shape[:2])
+            reason = "; ".join(decoder.complaints()[:1]) or "there is none"
             raise DataError(
-                f"{self.path}: none of its frames can be decoded: {decoder.complaint()}",
+                f"{self.path}: none of its frames can be decoded: {reason}",
                 hint="is the file complete?",
             )
 
-    def _pictures(self, first: float) -> Generator[tuple[float, np.ndarray | None], None, None]:
-        decoder = ffmpeg.Decoder(self.path)
+    def _pictures(
+        self, first: float, beyond: float
+    ) -> Generator[tuple[float, np.ndarray | None], None, None]:
+        decoder = ffmpeg.Decoder(self.path, self._info.stream)
         self._decoders.append(decoder)
+        clock, at_end = FrameClock(self.fps), False
         with contextlib.closing(decoder):
-            origin = last = None
-            count = 0
             for stamp, image in decoder:
-                origin = stamp if origin is None else origin
-                time = stamp - origin
-                if last is not None and time <= last:  # a broken clock: go on at the nominal rate
-                    time = last + 1 / self.fps
-                last = time
-                count += 1
+                time = clock.time_of(stamp)
+                if time >= beyond:
+                    break
+                clock.add(time, stamp)
                 yield time, image if time >= first else None
-            self._note_oddities(decoder, count)
-
-    def _note_oddities(self, decoder: ffmpeg.Decoder, count: int) -> None:
-        found = []
-        if complaint := decoder.complaint():
-            found.append(f"damaged or cut off, {count} frames were decoded ({complaint})")
-        if others := decoder.other_sizes(self.size):
-            found.append(
-                f"the picture changes its size to {others[0].width}x{others[0].height}; "
-                f"all frames are scaled to {self.size.width}x{self.size.height}"
-            )
+            else:
+                at_end = True
+            damage = self._damage(decoder, clock, beyond, at_end=at_end)
+            sizes = self._other_sizes(decoder)
         # a second reading finds the same
-        self.warnings[:] = [f"{self.path}: {text}" for text in found]
+        self.warnings[:] = self._in_lines(self._choice + damage + sizes)
+
+    def _damage(
+        self, decoder: ffmpeg.Decoder, clock: FrameClock, beyond: float, *, at_end: bool
+    ) -> list[str]:
+        """What is missing or damaged, in a line; sets `incomplete`."""
+        # a file that is gone by now was there to the end for ffmpeg, which has it open
+        length = self.path.stat().st_size if self.path.exists() else self._promise.length
+        doubts = decoder.complaints(doubts=True)
+        missing = clock.shortfall(self._promise, length, doubts, beyond, at_end=at_end)
+        self.incomplete = missing is not None
+        complaints = doubts if missing else decoder.complaints()
+        if not missing and not complaints:
+            return []
+        said = complaints[:1]
+        if len(complaints) > 1:
+            said.append(f"{len(complaints)} complaints")
+        whole = max(self._promise.length, self._promise.stated.length or 0)
+        if missing and length < whole:
+            said.append(f"{length} of {whole} bytes are there")
+        expected = ""
+        if missing and missing.expected:
+            expected = f" of {'about ' if missing.about else ''}{missing.expected}"
+        what = "damaged or cut off" if missing else "damaged"
+        reasons = f" ({'; '.join(said)})" if said else ""
+        return [f"{what}, {clock.count}{expected} frames were decoded{reasons}"]
+
+    def _other_sizes(self, decoder: ffmpeg.Decoder) -> list[str]:
+        return [
+            f"the picture changes its size to {other.width}x{other.height}; "
+            f"all frames are scaled to {self.size.width}x{self.size.height}"
+            for other in decoder.other_sizes(self.size)[:1]
+        ]
+
+    def _in_lines(self, found: Sequence[str]) -> list[str]:
+        return [f"{self.path}: {text}" for text in found]
+
+
+def _choice(info: ffmpeg.MediaInfo) -> list[str]:
+    """Which of several video streams is read, in a line."""
+    if len(info.streams) == 1:
+        return []
+    streams = {
+        stream.number: f"{stream.size.width}x{stream.size.height}" for stream in info.streams
+    }
+    others = ", ".join(f"{n} ({size})" for n, size in streams.items() if n != info.stream)
+    return [
+        f"has {len(streams)} video streams; {info.stream} ({streams[info.stream]}) is read; "
+        f"--stream chooses another: {others}"
+    ]
 
 
 class _FramesReader(VideoReader):
     def __init__(self, path: Path, files: Sequence[Path], fps: float) -> None:
-        self.path, self.fps, self.warnings = path, fps, []
+        self.path, self.fps, self.warnings, self.incomplete = path, fps, [], False
         self.rotation, self.has_audio, self.pixel_aspect = 0, False, Fraction(1)
         self._files = files
         self.frame_count_hint = len(self._files)
@@ -197,9 +254,13 @@ class _FramesReader(VideoReader):
     def close(self) -> None:
         """Nothing is open between two images."""
 
-    def _pictures(self, first: float) -> Generator[tuple[float, np.ndarray | None], None, None]:
+    def _pictures(
+        self, first: float, beyond: float
+    ) -> Generator[tuple[float, np.ndarray | None], None, None]:
         for index, file in enumerate(self._files):
             time = index / self.fps
+            if time >= beyond:
+                return
             if time < first:
                 yield time, None
                 continue
