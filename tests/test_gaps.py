@@ -45,6 +45,6 @@ def test_frames_far_apart_are_written_at_their_times(tmp_path: Path) -> None:
     for n, time in enumerate(times):
         assert frames[time] == pytest.approx(50 * n, abs=3)
     between = [grey for time, grey in frames.items() if time not in times]
-    assert len(between) == 5 + 34  # every 5,000 s, before the third and before the last
-    assert between[:5] == pytest.approx([50] * 5, abs=3)
-    assert between[5:] == pytest.approx([150] * 34, abs=3)
+    assert between[0] == pytest.approx(0, abs=3)
+    assert between[1:14] == pytest.approx([50] * 13, abs=3)  # every 2,000 s
+    assert between[14:] == pytest.approx([150] * 86, abs=3)

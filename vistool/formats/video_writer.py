@@ -20,7 +20,7 @@ from vistool.structures import Size
 TIMESCALE = 90_000  # ticks a second in the file: exact for 24, 25, 30, 50, 60 fps
 # Seconds that a frame may last. An mp4 holds less than 2**31 ticks, 6.6 hours, between the times at
 # which a frame is decoded and shown, and several others may lie between these.
-LONGEST = 5000
+LONGEST = 2000
 SQUARE = Fraction(1)
 MOST = 65_535  # of either number of a pixel's aspect, in H.264
 MP4 = ["-video_track_timescale", str(TIMESCALE), "-movflags", "+faststart", "-f", "mp4"]
