@@ -22,9 +22,19 @@ import imageio_ffmpeg
 import numpy as np
 
 from vistool.errors import DataError, VistoolError
+from vistool.formats.limits import PIXELS
+from vistool.formats.pictures import refuse_too_large
 from vistool.structures import Size
 
 TICKS = 1_000_000  # a second in the stream of decoded frames
+# What a file may be read as: containers that hold their pictures and sound themselves. Others, as
+# playlists and manifests (hls, dash, concat), name further files, which may be anybody's.
+CONTAINERS = (
+    *("aac", "apng", "asf", "av1", "avi", "avs3", "cine", "dhav", "dirac", "dnxhd", "dv", "flac"),
+    *("flv", "gif", "gxf", "h261", "h263", "h264", "hevc", "hxvs", "ivf", "m4v", "matroska"),
+    *("mjpeg", "mov", "mp3", "mpeg", "mpegts", "mpegvideo", "mxf", "nut", "obu", "ogg", "rm"),
+    *("ser", "swf", "vc1", "vvc", "wav", "webp_anim", "wtv", "yuv4mpegpipe"),
+)
 MAX_LOG = 1_000_000  # bytes that are looked at; a damaged file may have more to say
 
 
@@ -43,6 +53,14 @@ def program() -> str:
 def file_name(path: Path) -> str:
     """A name that ffmpeg cannot take for an option or for a protocol such as `concat:`."""
     return f"file:{path}"
+
+
+def source(path: Path) -> list[str]:
+    """The arguments that let ffmpeg read one file of the disk, and none that it names."""
+    return [
+        *("-protocol_whitelist", "file,pipe", "-format_whitelist", ",".join(CONTAINERS)),
+        *("-i", file_name(path)),
+    ]
 
 
 def first_complaint(log: str) -> str:
@@ -76,14 +94,18 @@ class MediaInfo:
 def media_info(path: Path) -> MediaInfo:
     """Read the headers of a video file. Raises: DataError if it is none, with ffmpeg's reason."""
     done = subprocess.run(
-        [program(), "-hide_banner", "-nostdin", "-i", file_name(path)],
+        [program(), "-hide_banner", "-nostdin", "-max_pixels", str(PIXELS.value), *source(path)],
         capture_output=True,
         check=False,
     )
     report = done.stderr.decode(errors="replace")
+    if sides := re.search(r"Picture size (\d+)x(\d+) exceeds", report):
+        refuse_too_large(Size(int(sides[2]), int(sides[1])), path)
     head, opened, facts = report.partition("Input #0, ")
     if not opened:
         reason = first_complaint(head) or f"ffmpeg ended with code {done.returncode}"
+        if "not on whitelist" in reason:
+            reason = "it is no file that holds its own pictures"
         raise DataError(f"{path}: not a video that can be read: {reason}")
     streams = re.findall(r"^ *Stream #0:\d+.*$", facts, re.MULTILINE)
     pictures = [line for line in streams if " Video: " in line and "(attached pic)" not in line]
@@ -130,7 +152,8 @@ class Decoder:
         self._path = path
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._process = subprocess.Popen(
-            [program(), "-v", "level+info", "-nostats", "-nostdin", "-i", file_name(path)]
+            [program(), "-v", "level+info", "-nostats", "-nostdin"]
+            + ["-max_pixels", str(PIXELS.value), *source(path)]
             + ["-map", "0:V:0", "-map_metadata", "-1"]  # a time code would become a track
             + (["-frames:v", "1"] if only_first else [])
             # every frame once and at its own time
