@@ -31,8 +31,21 @@ TICKS = 1_000_000  # a second in the stream of decoded frames
 # playlists and manifests (hls, dash, concat), name further files, which may be anybody's.
 CONTAINERS = (
     *("aac", "apng", "asf", "av1", "avi", "avs3", "cine", "dhav", "dirac", "dnxhd", "dv", "flac"),
-    *("flv", "gif", "gxf", "h261", "h263", "h264", "hevc", "hxvs", "ivf", "m4v", "matroska"),
-    *("mjpeg", "mov", "mp3", "mpeg", "mpegts", "mpegvideo", "mxf", "nut", "obu", "ogg", "rm"),
+    *("flv", "gif", "gxf", "h261", "h263", "h264", "hevc", "hxvs", "ivf", "jpeg_pipe", "m4v"),
+    *(
+        "matroska",
+        "mjpeg",
+        "mov",
+        "mp3",
+        "mpeg",
+        "mpegts",
+        "mpegvideo",
+        "mxf",
+        "nut",
+        "obu",
+        "ogg",
+        "rm",
+    ),
     *("ser", "swf", "vc1", "vvc", "wav", "webp_anim", "wtv", "yuv4mpegpipe"),
 )
 MAX_LOG = 1_000_000  # bytes that are looked at; a damaged file may have more to say
