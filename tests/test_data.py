@@ -184,7 +184,7 @@ def test_what_is_wrong_with_a_batch_comes_out_of_its_worker_as_it_is(tmp_path: P
     (tmp_path / "0.png").unlink()
     canvases = (Size(32, 48),)
     batches = TrainingBatches(maker, PixelConfig(), canvases=canvases, batch=1, steps=1, seed=5)
-    with pytest.raises(DataError, match=r"0\.png: missing, or not a readable picture$"):
+    with pytest.raises(DataError, match=r"0\.png: no such file$"):
         next(loader(batches, 0, workers=1))
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import cv2
 import numpy as np
 
+from vistool.errors import DataError
 from vistool.evaluation.diagnosis import FalsePositive, TruthVerdict
 from vistool.evaluation.overlaps import TruthTrack
+from vistool.formats.pictures import read_picture
 from vistool.formats.rle import decode_mask
 from vistool.rendering.film_strip import StripFrame, chosen_frames, film_strip
 from vistool.rendering.page import Link, Picture
@@ -104,8 +105,10 @@ class StripMaker:
         files = self._report.videos[video_id].files if video_id in self._report.videos else ()
         if place >= len(files):
             return None
-        image = cv2.imread(str(files[place]))
-        return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        try:
+            return read_picture(files[place])
+        except DataError:
+            return None
 
     def picture_link(self, video_id: int, place: int) -> Link | None:
         """Where the picture of a frame lies, seen from the page; None if it is not at hand."""

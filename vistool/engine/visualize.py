@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vistool.errors import DataError, UsageError
+from vistool.errors import UsageError
 from vistool.formats.atomic import atomic_path
 from vistool.formats.dataset import (
     AnnotatedTrack,
@@ -20,6 +20,7 @@ from vistool.formats.dataset import (
     other_size,
 )
 from vistool.formats.detect import read_dataset
+from vistool.formats.pictures import read_picture
 from vistool.formats.rle import decode_mask
 from vistool.rendering.contact_sheet import SheetRow, contact_sheet, fitting
 from vistool.rendering.overlay import DrawnInstance, OverlayStyle, draw_tracks
@@ -147,12 +148,10 @@ def _track_name(names: dict[int, str], track: AnnotatedTrack) -> str:
 
 def _read(file: Path, size: Size) -> np.ndarray:
     """[H, W, 3] uint8 RGB. Raises: DataError."""
-    image = cv2.imread(str(file), cv2.IMREAD_COLOR)
-    if image is None:
-        raise DataError(f"{file}: missing, or not a readable picture")
+    image = read_picture(file)
     if image.shape[:2] != size:
         raise other_size(file, Size(*image.shape[:2]), size)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
 def regular_frames(length: int, count: int) -> list[int]:

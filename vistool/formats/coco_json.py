@@ -28,6 +28,7 @@ from vistool.formats.coco_entries import (
 )
 from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, Category, DataSet
 from vistool.formats.json_bytes import decode_json, plain
+from vistool.formats.limits import refuse_too_many_masks
 from vistool.formats.problems import Place, Problem, ProblemCallback, refuse
 from vistool.formats.segmentation import MaskError, to_rle
 from vistool.progress import OnProgress, silent
@@ -298,6 +299,8 @@ class _Reader:
                 track[frame] = {**entry, "segmentation": mask}
             except EntryError as fault:
                 self._error(place, fault)
+        total = sum(videos[video_id].length for (video_id, _), track in pieces.items() if track)
+        refuse_too_many_masks(total, self.path)
         return [
             joined(number, video_id, track, videos[video_id].length)
             for number, ((video_id, _), track) in enumerate(pieces.items(), start=1)

@@ -21,11 +21,11 @@ from vistool.formats.label_maps import (
     folder_names,
     masks_of,
     painted,
-    picture_size,
     read_label_map,
     suffix_of,
     write_label_map,
 )
+from vistool.formats.pictures import displayed_size
 from vistool.formats.problems import Problem, ProblemCallback, refuse
 from vistool.formats.threads import in_threads
 from vistool.formats.video import IMAGE_SUFFIXES
@@ -76,7 +76,7 @@ def read_davis(
             video = AnnotatedVideo(
                 id=number,
                 name=name,
-                size=picture_size(files[0]),
+                size=displayed_size(files[0]),
                 length=len(files),
                 file_names=tuple(
                     file.relative_to(folder).as_posix() for file in files if with_frames

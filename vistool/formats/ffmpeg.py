@@ -22,6 +22,8 @@ import imageio_ffmpeg
 import numpy as np
 
 from vistool.errors import DataError, UsageError, VistoolError
+from vistool.formats.limits import PIXELS
+from vistool.formats.pictures import refuse_too_large
 from vistool.structures import Size
 
 TICKS = 1_000_000  # a second in the stream of decoded frames
@@ -31,6 +33,27 @@ SECONDS = f"floor(PTS/{TICKS})"
 SPLIT_TIMES = f"setts=dts={SECONDS}+N:pts=PTS-{SECONDS}*{TICKS}+{SECONDS}+N:duration=1"
 LONGEST_GAP = "1e9"  # seconds
 HAS_OFFSET = 0x800  # flag of a fragment whose frame has such a rest
+# What a file may be read as: containers that hold their pictures and sound themselves. Others, as
+# playlists and manifests (hls, dash, concat), name further files, which may be anybody's.
+CONTAINERS = (
+    *("aac", "apng", "asf", "av1", "avi", "avs3", "cine", "dhav", "dirac", "dnxhd", "dv", "flac"),
+    *("flv", "gif", "gxf", "h261", "h263", "h264", "hevc", "hxvs", "ivf", "jpeg_pipe", "m4v"),
+    *(
+        "matroska",
+        "mjpeg",
+        "mov",
+        "mp3",
+        "mpeg",
+        "mpegts",
+        "mpegvideo",
+        "mxf",
+        "nut",
+        "obu",
+        "ogg",
+        "rm",
+    ),
+    *("ser", "swf", "vc1", "vvc", "wav", "webp_anim", "wtv", "yuv4mpegpipe"),
+)
 MAX_LOG = 1_000_000  # bytes that are looked at; a damaged file may have more to say
 
 
@@ -49,6 +72,14 @@ def program() -> str:
 def file_name(path: Path) -> str:
     """A name that ffmpeg cannot take for an option or for a protocol such as `concat:`."""
     return f"file:{path}"
+
+
+def source(path: Path) -> list[str]:
+    """The arguments that let ffmpeg read one file of the disk, and none that it names."""
+    return [
+        *("-protocol_whitelist", "file,pipe", "-format_whitelist", ",".join(CONTAINERS)),
+        *("-i", file_name(path)),
+    ]
 
 
 def first_complaint(log: str) -> str:
@@ -99,14 +130,18 @@ def media_info(path: Path, stream: int | None = None) -> MediaInfo:
     Raises: DataError if it is no video, with ffmpeg's reason; UsageError if it has no such stream.
     """
     done = subprocess.run(
-        [program(), "-hide_banner", "-nostdin", "-i", file_name(path)],
+        [program(), "-hide_banner", "-nostdin", "-max_pixels", str(PIXELS.value), *source(path)],
         capture_output=True,
         check=False,
     )
     report = done.stderr.decode(errors="replace")
+    if sides := re.search(r"Picture size (\d+)x(\d+) exceeds", report):
+        refuse_too_large(Size(int(sides[2]), int(sides[1])), path)
     head, opened, facts = report.partition("Input #0, ")
     if not opened:
         reason = first_complaint(head) or f"ffmpeg ended with code {done.returncode}"
+        if "not on whitelist" in reason:
+            reason = "it is no file that holds its own pictures"
         raise DataError(f"{path}: not a video that can be read: {reason}")
     # A line for each stream, and below it what else is said about it.
     parts = re.split(r"^ *Stream #0:(?=\d)", facts, flags=re.MULTILINE)
@@ -202,7 +237,8 @@ class Decoder:
         self._process = subprocess.Popen(
             [program(), "-v", "level+info", "-nostats", "-nostdin"]
             # a gap of more than 30 hours would be taken for an error
-            + ["-dts_error_threshold", LONGEST_GAP, "-i", file_name(path)]
+            + ["-dts_error_threshold", LONGEST_GAP]
+            + ["-max_pixels", str(PIXELS.value), *source(path)]
             + ["-map", f"0:{stream}", "-map_metadata", "-1"]  # a time code would become a track
             + (["-frames:v", "1"] if only_first else [])
             # every frame once and at its own time

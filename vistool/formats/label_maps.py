@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -12,12 +11,11 @@ from PIL import Image
 from vistool.errors import DataError
 from vistool.formats.atomic import atomic_path
 from vistool.formats.dataset import AnnotatedVideo
-from vistool.formats.rle import area, decode_mask, encode_masks
+from vistool.formats.pictures import open_picture
+from vistool.formats.rle import area, decode_mask, encode_runs
 from vistool.structures import RLE, Size
 
-EXIF_ORIENTATION = 0x0112
-SIDEWAYS = range(5, 9)  # orientations by which height becomes width
-UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+MAX_RUNS = 1 << 22  # along the columns of a picture
 
 
 def read_label_map(path: Path) -> np.ndarray:
@@ -25,13 +23,15 @@ def read_label_map(path: Path) -> np.ndarray:
 
     A colour picture, as a few in DAVIS 2016 are, has 255 wherever it is bright. Raises: DataError.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode in ("P", "L", "1", "I", "I;16"):
-                return np.asarray(image).astype(np.int64)
-            return np.where(np.asarray(image.convert("L")) > 127, 255, 0)
-    except UNREADABLE as error:
-        raise DataError(f"{path}: not a readable label picture: {error}") from None
+    with open_picture(path) as image:
+        if image.mode in ("P", "L", "1", "I", "I;16"):
+            labels = np.asarray(image)
+        else:
+            labels = np.where(np.asarray(image.convert("L")) > 127, np.uint8(255), np.uint8(0))
+    runs = np.count_nonzero(labels[1:] != labels[:-1])
+    if runs > MAX_RUNS:  # their codes would take far more memory than the picture
+        raise DataError(f"{path}: {runs} runs of one id: noise, not labels")
+    return labels
 
 
 def write_label_map(path: Path, labels: np.ndarray, palette: Sequence[int] | None = None) -> None:
@@ -44,10 +44,19 @@ def write_label_map(path: Path, labels: np.ndarray, palette: Sequence[int] | Non
 
 
 def masks_of(labels: np.ndarray) -> dict[int, RLE]:
-    """The mask of every id but 0."""
-    ids = [int(id_) for id_ in np.unique(labels) if id_ != 0]
-    masks = np.stack([labels == id_ for id_ in ids]) if ids else np.zeros((0, *labels.shape), bool)
-    return dict(zip(ids, encode_masks(masks), strict=True))
+    """The mask of every id but 0. Work and memory go with pixels and runs, however many ids."""
+    column_by_column = labels.ravel(order="F")
+    changes = np.flatnonzero(column_by_column[1:] != column_by_column[:-1]) + 1
+    edges = np.concatenate([[0], changes, [column_by_column.size]])
+    run_ids = column_by_column[edges[:-1]]
+    order = np.argsort(run_ids, kind="stable")
+    ids, firsts = np.unique(run_ids[order], return_index=True)
+    runs_of = zip(ids.tolist(), np.split(order, firsts[1:]), strict=True)
+    return {
+        id_: encode_runs(np.stack([edges[runs], edges[runs + 1]], axis=1), Size(*labels.shape))
+        for id_, runs in runs_of
+        if id_ != 0
+    }
 
 
 def masks_of_file(path: Path) -> dict[int, RLE] | str:
@@ -67,22 +76,6 @@ def painted(masks: Iterable[tuple[int, RLE]], size: Size) -> tuple[np.ndarray, i
         overlapping += int((labels[mask] != 0).sum())
         labels[mask] = id_
     return labels, overlapping
-
-
-def picture_size(path: Path) -> Size:
-    """Of a picture file as displayed, from its head. Raises: DataError."""
-    try:
-        with Image.open(path) as image:
-            sides = (image.height, image.width)
-            return Size(*reversed(sides)) if orientation(image) in SIDEWAYS else Size(*sides)
-    except UNREADABLE as error:
-        raise DataError(f"{path}: not a readable picture: {error}") from None
-
-
-def orientation(image: Image.Image) -> int:
-    """How EXIF data turn a picture: from 1, not at all, to 8."""
-    stated = image.getexif().get(EXIF_ORIENTATION, 1)
-    return stated if stated in range(1, 9) else 1
 
 
 def folder_names(videos: Sequence[AnnotatedVideo]) -> dict[int, str]:

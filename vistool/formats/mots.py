@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
@@ -25,10 +25,11 @@ from vistool.formats.label_maps import (
     masks_of,
     masks_of_file,
     painted,
-    picture_size,
     suffix_of,
     write_label_map,
 )
+from vistool.formats.limits import refuse_too_many_masks
+from vistool.formats.pictures import displayed_size
 from vistool.formats.problems import Problem, ProblemCallback, refuse
 from vistool.formats.rle import rle_fault
 from vistool.formats.threads import in_threads
@@ -42,6 +43,7 @@ PER_CLASS = 1000  # an id is class * 1000 + number
 IGNORED = 10  # the class of regions that count neither way; a group in our terms
 NAMES = {1: "car", 2: "pedestrian", IGNORED: "ignore"}
 HIGHEST_CLASS = 65  # that 16 bits leave room for
+MAX_DIGITS = 18  # of a number, which then has 64 bits
 LONGEST = 10_000_000  # frames; a label beyond is taken for damage
 
 
@@ -86,7 +88,7 @@ def read_mots(
     Classes are 1 car, 2 pedestrian, 10 ignore (groups), or what `categories.json` says.
 
     Args: as in `read_coco_json`.
-    Raises: DataError if there is no sequence.
+    Raises: DataError if there is no sequence, or a sequence has too many masks.
     """
     places = _label_places(folder)
     if not places:
@@ -101,7 +103,7 @@ def read_mots(
         if video is not None:
             videos.append(video)
             if masks:
-                tracks += sequence.tracks(video, len(tracks) + 1)
+                tracks += sequence.tracks(video, tracks)
         on_progress("reading labels", sum(video.length for video in videos), None)
     for category in sorted({track.category_id for track in tracks} - names.keys()):
         names[category] = NAMES.get(category, f"class {category}")
@@ -260,7 +262,7 @@ def _source(folder: Path, name: str, labels: Path) -> _Source:
             files = [
                 path
                 for path in sorted(place.iterdir())
-                if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdecimal()
+                if path.suffix.lower() in IMAGE_SUFFIXES and is_number(path.stem)
             ]
             break
     first = min((int(file.stem) for file in files), default=1 if own else 0)
@@ -274,12 +276,25 @@ def labels_in_text(file: Path, on_fault: Callable[[int, str], None]) -> Iterator
         fields = line.split()
         if not fields:
             continue
-        if len(fields) != 6 or not all(field.isdecimal() for field in fields[:5]):
+        if len(fields) != 6 or not all(map(is_number, fields[:5])):
             on_fault(number, "not six fields: frame, id, class, height, width, run-length code")
             continue
         frame, id_, category, height, width = map(int, fields[:5])
         rle = RLE(size=[height, width], counts=fields[5])
         yield Labelled(frame, id_, category, rle, number)
+
+
+def by_frame(masks: Mapping[int, RLE], length: int) -> list[RLE | None]:
+    """The masks of a track, one for every frame."""
+    frames: list[RLE | None] = [None] * length
+    for frame, mask in masks.items():
+        frames[frame] = mask
+    return frames
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a whole number, from 0, that a file may count by."""
+    return text.isdecimal() and len(text) <= MAX_DIGITS
 
 
 class _Sequence:
@@ -299,7 +314,7 @@ class _Sequence:
         last = max([item.frame for item in self.labelled] + self._pictured, default=-1)
         length = len(files) or last - self.source.first + 1
         try:
-            size = picture_size(files[0]) if files else self._stated_size()
+            size = displayed_size(files[0]) if files else self._stated_size()
         except DataError as error:
             self._error("unreadable-file", 0, str(error))
             return None
@@ -316,8 +331,13 @@ class _Sequence:
             file_names=tuple(file.relative_to(folder).as_posix() for file in files),
         )
 
-    def tracks(self, video: AnnotatedVideo, first_id: int) -> list[AnnotatedTrack]:
-        """By rising object id; masks that do not fit their video are reported and left out."""
+    def tracks(
+        self, video: AnnotatedVideo, earlier: Sequence[AnnotatedTrack]
+    ) -> list[AnnotatedTrack]:
+        """By rising object id; masks that do not fit their video are reported and left out.
+
+        Args: earlier: tracks of the set so far; ids go on from theirs.
+        """
         masks: dict[int, dict[int, RLE]] = defaultdict(dict)
         category: dict[int, int] = {}
         for item in self.labelled:
@@ -337,22 +357,24 @@ class _Sequence:
                 self._error("category", item.line, what)
             else:
                 masks[item.id][t] = item.rle
+        before = sum(len(track.segmentations) for track in earlier)
+        refuse_too_many_masks(before + len(category) * video.length, self.source.labels)
         return [
             AnnotatedTrack(
-                id=first_id + position,
+                id=len(earlier) + position,
                 video_id=video.id,
                 category_id=category[id_],
-                segmentations=tuple(masks[id_].get(t) for t in range(video.length)),
+                segmentations=tuple(by_frame(masks[id_], video.length)),
                 is_crowd=category[id_] == IGNORED,
             )
-            for position, id_ in enumerate(sorted(category))
+            for position, id_ in enumerate(sorted(category), start=1)
         ]
 
     def _stated_size(self) -> Size | None:
         return Size(*self.labelled[0].rle["size"]) if self.labelled else None
 
     def _from_pictures(self) -> Iterator[Labelled]:
-        files = sorted(path for path in self.source.labels.glob("*.png") if path.stem.isdecimal())
+        files = sorted(path for path in self.source.labels.glob("*.png") if is_number(path.stem))
         for file, masks in zip(files, in_threads(masks_of_file, files), strict=True):
             if isinstance(masks, str):
                 self._error("unreadable-file", 0, masks)
@@ -365,7 +387,7 @@ class _Sequence:
         """The numbers of the label pictures, with objects on them or without."""
         if self.source.labels.is_file():
             return []
-        return [int(p.stem) for p in self.source.labels.glob("*.png") if p.stem.isdecimal()]
+        return [int(p.stem) for p in self.source.labels.glob("*.png") if is_number(p.stem)]
 
     def _error(self, kind: str, line: int, what: str) -> None:
         place = (("line", line),) if line else ()

@@ -11,6 +11,7 @@ from vistool.errors import DataError
 from vistool.formats.dataset import AnnotatedVideo, DataSet
 from vistool.formats.davis import LABELS, RESOLUTION, VOID, frame_stems
 from vistool.formats.label_maps import masks_of_file
+from vistool.formats.limits import refuse_too_many_masks
 from vistool.formats.mots import (
     IGNORED,
     LONGEST,
@@ -18,7 +19,9 @@ from vistool.formats.mots import (
     PNG,
     TXT,
     Labelled,
+    by_frame,
     first_frames,
+    is_number,
     labels_in_text,
 )
 from vistool.formats.problems import Place, Problem
@@ -61,9 +64,9 @@ class _Tracks:
                 video_id=self.video.id,
                 category_id=category_of(id_),
                 score=SURE,
-                segmentations=[by_frame.get(t) for t in range(self.video.length)],
+                segmentations=by_frame(masks, self.video.length),
             )
-            for id_, by_frame in sorted(self.masks.items())
+            for id_, masks in sorted(self.masks.items())
         ]
 
 
@@ -114,6 +117,7 @@ def with_predicted_lengths(dataset: DataSet, predictions: Path) -> DataSet:
         for video in dataset.videos
     )
     lengths = {video.id: video.length for video in videos}
+    refuse_too_many_masks(sum(lengths[track.video_id] for track in dataset.tracks), predictions)
     tracks = tuple(
         replace(
             track,
@@ -153,7 +157,7 @@ def _numbers(place: Path | None) -> Iterator[int]:
     else:
         text = place.read_text(encoding="utf-8", errors="replace")
         words = [line.split(maxsplit=1)[0] for line in text.splitlines() if line.strip()]
-    yield from (int(word) for word in words if word.isdecimal())
+    yield from (int(word) for word in words if is_number(word))
 
 
 def _places(folder: Path, names: set[str]) -> dict[str, Path]:
@@ -220,13 +224,15 @@ def _read_mots(
         else:
             tracks.masks[id_][t] = piece.rle
     tracks.masks = {id_: masks for id_, masks in tracks.masks.items() if masks}
+    before = sum(len(result["segmentations"]) for result in found.results)
+    refuse_too_many_masks(before + len(tracks.masks) * video.length, place)
     found.results += tracks.results(category.__getitem__)
 
 
 def _mots_pictures(
     folder: Path, video: AnnotatedVideo, found: PredictedMasks
 ) -> Iterator[tuple[Path, Labelled]]:
-    files = sorted(path for path in folder.glob("*.png") if path.stem.isdecimal())
+    files = sorted(path for path in folder.glob("*.png") if is_number(path.stem))
     for file, masks in zip(files, in_threads(masks_of_file, files), strict=True):
         for id_, mask in _fitting(file, masks, video, found).items():
             yield file, Labelled(int(file.stem), id_, id_ // PER_CLASS, mask, 0)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import io
+import lzma
 import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +20,7 @@ import msgspec
 from vistool.errors import DataError
 from vistool.formats.dataset import DataSet
 from vistool.formats.json_bytes import decode_json, plain
+from vistool.formats.limits import UNPACKED_BYTES
 from vistool.formats.problems import Place, Problem
 from vistool.formats.results import RESULTS
 from vistool.formats.runs import decode_runs
@@ -24,7 +28,11 @@ from vistool.formats.segmentation import MaskError, check_rle
 from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, Size, TrackSegmentation
 
-MAX_BYTES = 1 << 33  # of a results file when unpacked
+# What reading a zip raises for damage, encryption and methods it does not know.
+UNZIP_ERRORS = (
+    *(zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError),
+    *(OverflowError, struct.error, zlib.error, lzma.LZMAError),
+)
 _DECODER = msgspec.json.Decoder(TrackSegmentation)
 
 
@@ -90,7 +98,7 @@ def _results_bytes(path: Path, check: _ResultsCheck) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return archive.read(_results_member(path, archive, check))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except UNZIP_ERRORS as error:
         raise DataError(f"{path}: a zip that cannot be unpacked: {error}") from None
 
 
@@ -113,8 +121,11 @@ def _results_member(path: Path, archive: zipfile.ZipFile, check: _ResultsCheck) 
         )
     if len(files) > 1:
         check.warn("zip-layout", (), f"the zip has {len(files) - 1} files besides the results")
-    if member.file_size > MAX_BYTES:
-        raise DataError(f"{path}: {member.filename} has {member.file_size} bytes when unpacked")
+    if member.file_size > UNPACKED_BYTES.value:
+        raise DataError(
+            f"{path}: {member.filename} has {member.file_size} bytes when unpacked, too many",
+            hint=UNPACKED_BYTES.hint,
+        )
     return member
 
 

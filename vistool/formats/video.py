@@ -8,7 +8,6 @@ import math
 import queue
 import re
 import threading
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Sequence
 from fractions import Fraction
@@ -16,17 +15,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-import cv2
 import numpy as np
 
 from vistool.errors import DataError, UsageError
 from vistool.formats import ffmpeg
 from vistool.formats.completeness import FrameClock, Promise
 from vistool.formats.container import stated_by
+from vistool.formats.pictures import read_picture
 from vistool.structures import Size, VideoFrame
-
-# OpenCV says on stderr what it dislikes about an image; we say it in one line.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 VIDEO_SUFFIXES = (
     *(".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4"),
@@ -37,7 +33,6 @@ IMAGE_SUFFIXES = (
     ".webp",
 )
 LOOKED_FOR = f"looked for {' '.join(name[1:] for name in VIDEO_SUFFIXES + IMAGE_SUFFIXES)}"
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FOLDER_FPS = 10.0
 FALLBACK_FPS = 25.0  # where the container names no rate
 TIME_SLACK = 1e-6  # seconds; a time stamp is a rounded multiple of the source's time base
@@ -249,7 +244,7 @@ class _FramesReader(VideoReader):
         self.rotation, self.has_audio, self.pixel_aspect = 0, False, Fraction(1)
         self._files = files
         self.frame_count_hint = len(self._files)
-        self.size = Size(*_read_image(self._files[0]).shape[:2])
+        self.size = Size(*read_picture(self._files[0]).shape[:2])
 
     def close(self) -> None:
         """Nothing is open between two images."""
@@ -264,7 +259,7 @@ class _FramesReader(VideoReader):
             if time < first:
                 yield time, None
                 continue
-            image = _read_image(file)
+            image = read_picture(file)
             if image.shape[:2] != self.size:
                 height, width = image.shape[:2]
                 raise DataError(
@@ -273,34 +268,6 @@ class _FramesReader(VideoReader):
                     hint="all frames of a video have one size",
                 )
             yield time, image
-
-
-def _read_image(path: Path) -> np.ndarray:
-    """[H, W, 3] uint8 RGB, upright."""
-    try:
-        data = path.read_bytes()
-        # OpenCV's PNG reader prints what it dislikes, so it gets none that is damaged
-        whole = _png_is_whole(data) if data.startswith(PNG_SIGNATURE) else bool(data)
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if whole else None
-    except (OSError, cv2.error) as error:
-        raise DataError(f"{path}: cannot be read: {str(error).strip()}") from None
-    if image is None:
-        raise DataError(f"{path}: damaged, or no image that can be read")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def _png_is_whole(data: bytes) -> bool:
-    """True if every chunk up to the end mark is there with the right checksum."""
-    at = len(PNG_SIGNATURE)
-    while at + 12 <= len(data):
-        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
-        checksum = int.from_bytes(data[end : end + 4], "big")
-        if end + 4 > len(data) or zlib.crc32(data[at + 4 : end]) != checksum:
-            return False
-        if data[at + 4 : at + 8] == b"IEND":
-            return True
-        at = end + 4
-    return False
 
 
 def expand_sources(patterns: Sequence[str]) -> list[Path]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from vistool.errors import VistoolError
 from vistool.formats.atomic import atomic_path
-from vistool.formats.ffmpeg import Sound, file_name, first_complaint, media_info, program
+from vistool.formats.ffmpeg import Sound, file_name, first_complaint, media_info, program, source
 from vistool.structures import Size
 
 TIMESCALE = 90_000  # ticks a second in the file: exact for 24, 25, 30, 50, 60 fps
@@ -134,13 +134,13 @@ class VideoWriter:
         # with sound, a first file without it: how long it may be is known at the end
         return [*command, file_name(self._picture if self._sound else self._finished)]
 
-    def _add_sound(self, sound: Sound, source: Path) -> None:
+    def _add_sound(self, sound: Sound, sound_file: Path) -> None:
         duration = (self._last or 0.0) + 1 / self.fps
         start = self._sound_start + sound.picture_delay
         command = [program(), "-v", "error", "-nostdin", "-y", "-i", file_name(self._picture)]
         # where the sound begins after the picture, it is moved; where before, it is cut
         command += ["-ss", f"{start:.6f}"] if start > 0 else ["-itsoffset", f"{-start:.6f}"]
-        command += ["-t", f"{duration + min(start, 0.0):.6f}", "-vn", "-i", file_name(source)]
+        command += ["-t", f"{duration + min(start, 0.0):.6f}", "-vn", *source(sound_file)]
         command += ["-map", "0:v:0", "-map", "1:a:0", "-c:v", "copy"]
         command += ["-c:a", "copy" if sound.codec in COPYABLE_SOUND else "aac"]
         command += [*MP4, file_name(self._finished)]

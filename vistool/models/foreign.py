@@ -6,9 +6,12 @@ else: whatever it names besides is refused, by name, before it is looked up.
 
 from __future__ import annotations
 
-import argparse
+import io
+import os
 import pickle
+import pickletools
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +30,9 @@ TORCH_RELEASE = tuple(int(part) for part in torch.__version__.split(".")[:2])
 ZIP_FILE = b"PK\x03\x04"  # what torch.save writes
 LEGACY_TORCH_FILE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what it wrote before 1.6
 
+# Those that torch has, too.
+NUMBER_TYPE = r"[<>=|]?(b1|i[1248]|u[1248]|f[248])"
+
 # What the readers of pickles raise for bytes that are none.
 DAMAGED = (
     pickle.UnpicklingError,
@@ -40,6 +46,8 @@ DAMAGED = (
     AssertionError,
     OverflowError,
     MemoryError,
+    RecursionError,
+    zipfile.BadZipFile,
 )
 
 
@@ -67,7 +75,8 @@ def read_checkpoint(path: Path) -> ForeignCheckpoint:
             if start.startswith((ZIP_FILE, LEGACY_TORCH_FILE)):
                 content = _torch_content(file)
             else:
-                content = _Unpickler(file, encoding="latin1").load()
+                content = _pickled(file.read())
+        checkpoint = _checkpoint(content, path)
     except _RefusedError as refused:
         _refuse(path, str(refused))
     except DAMAGED as error:
@@ -80,7 +89,10 @@ def read_checkpoint(path: Path) -> ForeignCheckpoint:
             f"{path}: neither a torch checkpoint nor a pickle of arrays: {reason[-1]}",
             hint="a damaged download? The published files end in .pth or .pkl",
         ) from None
-    return _checkpoint(content, path)
+    numbers = sum(tensor.numel() for tensor in checkpoint.tensors.values())
+    if numbers > path.stat().st_size:  # as a view of one number can
+        raise WeightsError(f"{path}: claims {numbers} numbers, more than the file can hold")
+    return checkpoint
 
 
 def _refuse(path: Path, name: str) -> NoReturn:
@@ -100,9 +112,26 @@ def _torch_content(file: BinaryIO) -> object:
             f"torch {torch.__version__} cannot read a checkpoint of unknown origin safely",
             hint="the import needs torch 2.6 or newer; what it writes works with older ones, too",
         )
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+        if unpacked > file.seek(0, os.SEEK_END):
+            raise pickle.UnpicklingError("its parts are packed, as torch writes none")
+    file.seek(0)
     names: list[Any] = [(value, name) for name, value in ALLOWED.items()]
     with torch.serialization.safe_globals(names):
         return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _pickled(data: bytes) -> object:
+    """What a pickle builds, after a look at all its instructions.
+
+    The unpickler itself reserves memory for whatever length or number it is told.
+    """
+    for done, (instruction, argument, _) in enumerate(pickletools.genops(data)):
+        if instruction.name.endswith("PUT") and (argument or 0) > done:
+            raise pickle.UnpicklingError(f"place {argument} in a memory of {done} values")
+    return _Unpickler(io.BytesIO(data), encoding="latin1").load()
 
 
 class _RefusedError(Exception):
@@ -119,11 +148,15 @@ class _Unpickler(pickle.Unpickler):
         return ALLOWED[full]
 
 
+class _Settings:
+    """Stands in for argparse.Namespace."""
+
+
 class _NumberType:
     """Stands in for numpy.dtype, of which it knows numbers only."""
 
     def __init__(self, name: str, align: object = False, copy: object = True) -> None:
-        if not re.fullmatch(r"[<>=|]?[biuf]\d{1,2}", name):
+        if not isinstance(name, str) or not re.fullmatch(NUMBER_TYPE, name):
             raise _RefusedError(f"numpy.dtype({name!r})")
         self.dtype = np.dtype(name)
 
@@ -134,8 +167,12 @@ class _NumberType:
 class _Array:
     """Stands in for numpy.ndarray, whose own way to fill itself trusts what it is given."""
 
-    def __init__(self) -> None:
-        self.array = np.empty(0)
+    def __new__(cls, *_: object) -> _Array:  # some pickles call this alone
+        array = super().__new__(cls)
+        array.array = np.empty(0)
+        return array
+
+    array: np.ndarray
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, by_column, data = state
@@ -170,7 +207,7 @@ def _latin1(text: str, encoding: str) -> bytes:
 
 # Everything a pickle may name, and what it gets.
 ALLOWED: dict[str, Any] = {
-    "argparse.Namespace": argparse.Namespace,
+    "argparse.Namespace": _Settings,
     "collections.OrderedDict": OrderedDict,
     "numpy.core.multiarray._reconstruct": _new_array,
     "numpy._core.multiarray._reconstruct": _new_array,
@@ -195,18 +232,21 @@ def _checkpoint(content: object, path: Path) -> ForeignCheckpoint:
             break
     tensors = {key: _tensor(value) for key, value in weights.items() if _is_weight(key, value)}
     if not tensors:
-        some = ", ".join(str(key) for key in list(weights)[:3]) or "nothing"
+        some = ", ".join(key for key in list(weights)[:3] if isinstance(key, str)) or "nothing"
         raise WeightsError(f"{path}: holds no weights; there is: {some}")
-    settings = content.get("args")
+    settings, author = content.get("args"), content.get("__author__")
     return ForeignCheckpoint(
         tensors,
-        vars(settings) if isinstance(settings, argparse.Namespace) else {},
-        str(content.get("__author__", "")),
+        vars(settings) if isinstance(settings, _Settings) else {},
+        author if isinstance(author, str) else "",
     )
 
 
 def _is_weight(key: object, value: object) -> bool:
-    return isinstance(key, str) and isinstance(value, (Tensor, _Array))
+    if isinstance(value, Tensor):  # numbers that are in the file, one after the other
+        plain = value.layout is torch.strided and value.device.type == "cpu"
+        return isinstance(key, str) and plain and not value.is_quantized
+    return isinstance(key, str) and isinstance(value, _Array)
 
 
 def _tensor(value: Tensor | _Array) -> Tensor:
