@@ -16,8 +16,8 @@ from vistool.config import Extra
 from vistool.engine.render import SpooledResults, result_frames
 from vistool.errors import DataError, VistoolError
 from vistool.formats.atomic import atomic_folder, atomic_path
-from vistool.formats.davis import MOST_OBJECTS, palette
-from vistool.formats.label_maps import masks_of, painted, write_label_map
+from vistool.formats.davis import MOST_OBJECTS
+from vistool.formats.label_maps import masks_of, painted, palette, write_label_map
 from vistool.formats.mots import mots_classes, mots_ids, mots_line, write_mots_classes
 from vistool.formats.results import (
     META,
