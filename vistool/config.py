@@ -7,6 +7,7 @@ that does not exist is an error that lists the keys that do.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -337,7 +338,10 @@ class TrainConfig(Settings, kw_only=True, frozen=True):
 
 def to_json(settings: Settings) -> str:
     """Settings as one line of JSON; `from_json` gives an equal value back."""
-    return msgspec.json.encode(settings).decode()
+    try:
+        return msgspec.json.encode(settings).decode()
+    except UnicodeEncodeError:  # a path whose bytes are no UTF-8; Python's JSON has a form for them
+        return json.dumps(msgspec.to_builtins(settings))
 
 
 def from_json(text: str, kind: Any, *, where: str) -> Any:
@@ -347,8 +351,15 @@ def from_json(text: str, kind: Any, *, where: str) -> Any:
     """
     try:
         return msgspec.json.decode(text, type=kind)
-    except msgspec.MsgspecError as error:
+    except msgspec.ValidationError as error:
         raise _explained(error, kind, where) from None
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        reason = str(error)
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        raise UsageError(f"{where}: not readable JSON: {reason}") from None
+    return from_mapping(values, kind, where=where)
 
 
 def from_mapping(values: Mapping[str, Any], kind: Any, *, where: str) -> Any:

@@ -11,6 +11,7 @@ import typer
 from vistool.cli.console import progress, say
 from vistool.cli.options import Frames, Quiet
 from vistool.errors import DataError, UsageError
+from vistool.formats.json_bytes import encode_json
 from vistool.formats.problems import visible
 
 if TYPE_CHECKING:
@@ -217,4 +218,4 @@ def _print_json(problems: Sequence[Problem], errors: int, summary: SetSummary | 
             {**msgspec.to_builtins(problem), "place": dict(problem.place)} for problem in problems
         ],
     }
-    typer.echo(msgspec.json.format(msgspec.json.encode(facts)))
+    typer.echo(encode_json(facts, indented=True))

@@ -17,7 +17,7 @@ from vistool.formats.atomic import atomic_path
 from vistool.formats.coco_json import kind_of_parts, read_coco_json
 from vistool.formats.dataset import group_tracks
 from vistool.formats.detect import annotation_file
-from vistool.formats.json_bytes import decode_json, plain
+from vistool.formats.json_bytes import decode_json, encode_json, plain
 from vistool.progress import OnProgress, silent
 
 ATTEMPTS = 50  # draws, where one leaves a category on one side only
@@ -81,7 +81,7 @@ def split_dataset(
     assert written == len(content["annotations"]), "every annotation is in one of the two"
     for name, part in files.items():
         with atomic_path(folder / f"{source.stem}-{name}.json") as temporary:
-            temporary.write_bytes(msgspec.json.encode(part) + b"\n")
+            temporary.write_bytes(encode_json(part) + b"\n")
     names = {category.id: category.name for category in dataset.categories}
     return Split(
         kept=folder / f"{source.stem}-train.json",

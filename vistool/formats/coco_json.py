@@ -156,7 +156,11 @@ def kind_of_parts(parts: Mapping[str, list[Any]]) -> FileKind:
     """
     if not parts.get("videos") and "images" in parts:
         return "coco"
-    first = plain(parts["images"][0]) if parts.get("images") else None
+    first = parts["images"][0] if parts.get("images") else None
+    try:
+        first = plain(first)
+    except DataError:  # whoever reads the entries tells it
+        return "youtube-vis"
     return "coco-video" if isinstance(first, dict) and "video_id" in first else "youtube-vis"
 
 
@@ -325,7 +329,11 @@ class _Reader:
 
     def _entries(self, kind: str, entries: Sequence[Any]) -> Iterator[tuple[Place, dict[str, Any]]]:
         for index, raw in enumerate(entries):
-            entry = plain(raw)
+            try:
+                entry = plain(raw)
+            except DataError as error:
+                self._error(((kind, ""), ("index", index)), EntryError("no-json", str(error)))
+                continue
             if isinstance(entry, dict):
                 yield ((kind, entry.get("id", "without id")), ("index", index)), entry
             else:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import msgspec
-
 from vistool.errors import DataError
 from vistool.formats.atomic import atomic_path
 from vistool.formats.dataset import (
@@ -20,6 +18,7 @@ from vistool.formats.dataset import (
     DataSet,
     group_tracks,
 )
+from vistool.formats.json_bytes import encode_json, read_json
 from vistool.formats.label_maps import (
     folder_names,
     masks_of,
@@ -223,18 +222,14 @@ def write_mots_classes(path: Path, names: Mapping[int, str], classes: Mapping[in
     """Say which MOTS class is which. names: by category id; classes: as `mots_classes` has them."""
     named = [Category(id=classes[id_], name=name) for id_, name in names.items() if id_ in classes]
     with atomic_path(path) as temporary:
-        temporary.write_bytes(msgspec.json.encode(named) + b"\n")
+        temporary.write_bytes(encode_json(named) + b"\n")
 
 
 def _category_names(folder: Path) -> dict[int, str]:
     path = folder / CATEGORIES
     if not path.is_file():
         return {id_: name for id_, name in NAMES.items() if id_ != IGNORED}
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=list[Category])
-    except (msgspec.MsgspecError, OSError) as error:
-        raise DataError(f"{path}: {error}") from None
-    return {category.id: category.name for category in found}
+    return {category.id: category.name for category in read_json(path, list[Category])}
 
 
 def _label_places(folder: Path) -> dict[str, Path]:

@@ -16,6 +16,7 @@ import msgspec
 
 from vistool.errors import DataError, VistoolError
 from vistool.formats.atomic import atomic_path
+from vistool.formats.json_bytes import NOT_TAKEN, encode_json, read_json
 from vistool.formats.rle import validate_rle
 from vistool.structures import RLE, Size, TrackSegmentation
 
@@ -146,7 +147,7 @@ def iterate_results(path: Path, *, video_id: int | None = None) -> Iterator[Trac
 
     Args: video_id: the others' entries are passed over, their masks unseen; None: there are none.
     """
-    for index, raw in enumerate(_decode(path, list[msgspec.Raw])):
+    for index, raw in enumerate(read_json(path, list[msgspec.Raw])):
         where = f"{path}: result {index}"
         if video_id is not None and _decode_entry(raw, _OfVideo, where).video_id != video_id:
             continue
@@ -163,7 +164,7 @@ class _OfVideo(msgspec.Struct):
 
 def video_ids(path: Path) -> list[int]:
     """The videos that a results file has entries of, in increasing order. Raises: DataError."""
-    entries = enumerate(_decode(path, list[msgspec.Raw]))
+    entries = enumerate(read_json(path, list[msgspec.Raw]))
     return sorted(
         {_decode_entry(raw, _OfVideo, f"{path}: result {n}").video_id for n, raw in entries}
     )
@@ -172,7 +173,7 @@ def video_ids(path: Path) -> list[int]:
 def _decode_entry(raw: msgspec.Raw, kind: type[T], where: str) -> T:
     try:
         return msgspec.json.decode(raw, type=kind)
-    except msgspec.MsgspecError as error:
+    except NOT_TAKEN as error:
         hint = "`vistool data check --results FILE` lists all that is wrong with it"
         raise DataError(f"{where}: {error}", hint=hint) from None
 
@@ -236,12 +237,12 @@ def path_as_text(path: Path) -> str:
 def write_meta(path: Path, meta: VideoMeta) -> None:
     """Write meta.json."""
     with atomic_path(path) as temporary:
-        temporary.write_bytes(msgspec.json.encode(meta) + b"\n")
+        temporary.write_bytes(encode_json(meta) + b"\n")
 
 
 def read_meta(path: Path) -> VideoMeta:
     """Read meta.json. Raises: DataError if it is damaged or contradicts itself."""
-    meta = _decode(path, VideoMeta)
+    meta = read_json(path, VideoMeta)
     if len(meta.times) != meta.length:
         raise DataError(f"{path}: {len(meta.times)} time stamps for {meta.length} frames")
     if any(later <= time for time, later in itertools.pairwise(meta.times)):
@@ -275,12 +276,3 @@ def new_run_folder(parent: Path, stem: str, *, exist_ok: bool) -> Path:
             folder.mkdir()  # fails if it exists, so two processes never get the same
             return folder
     raise AssertionError("unreachable")
-
-
-def _decode(path: Path, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (msgspec.MsgspecError, OSError) as error:
-        raise DataError(f"{path}: {error}") from None

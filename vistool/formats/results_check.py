@@ -19,7 +19,7 @@ import msgspec
 
 from vistool.errors import DataError
 from vistool.formats.dataset import DataSet
-from vistool.formats.json_bytes import decode_json, plain
+from vistool.formats.json_bytes import NOT_TAKEN, decode_json, plain
 from vistool.formats.limits import UNPACKED_BYTES
 from vistool.formats.problems import Place, Problem
 from vistool.formats.results import RESULTS
@@ -163,7 +163,7 @@ class _ResultsCheck:
         if not isinstance(entries, list):
             raise DataError(f"{path}: holds a {type(entries).__name__} where a list should be")
         for index, raw in enumerate(entries):
-            result = self._sound(raw) or self._examined(index, plain(raw))
+            result = self._sound(raw) or self._examined(index, raw)
             if result is not None and self._is_new(index, result):
                 yield result
             on_progress("checking results", index + 1, len(entries))
@@ -175,7 +175,7 @@ class _ResultsCheck:
             return None
         try:
             result: TrackSegmentation = _DECODER.decode(raw)
-        except msgspec.MsgspecError:
+        except NOT_TAKEN:
             return None
         video, masks = result["video_id"], [m for m in result["segmentations"] if m is not None]
         size = list(self._sizes.get(video, ()))
@@ -193,9 +193,14 @@ class _ResultsCheck:
         self._predicted.add(video)
         return result
 
-    def _examined(self, index: int, entry: Any) -> TrackSegmentation | None:
+    def _examined(self, index: int, raw: Any) -> TrackSegmentation | None:
         """The track, or None after adding all that is wrong with it."""
         place: Place = (("result", index),)
+        try:
+            entry = plain(raw)
+        except DataError as error:
+            self.error("no-json", place, str(error))
+            return None
         if not isinstance(entry, dict):
             self.error("no-object", place, f"a {type(entry).__name__}, not an object")
             return None

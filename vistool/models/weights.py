@@ -109,8 +109,6 @@ def load_model(name_or_path: str) -> LoadedModel:
 
     Raises: WeightsError if the file is missing, damaged, or does not fit its own configuration.
     """
-    from safetensors.torch import load_file
-
     from vistool.models import build_model
 
     path = find_weights(name_or_path)
@@ -121,8 +119,23 @@ def load_model(name_or_path: str) -> LoadedModel:
             hint=f"train with --set init={path}",
         )
     model = build_model(header.config)
-    load_exactly(model, load_file(path), where=str(path))
+    load_exactly(model, read_tensors(path), where=str(path))
     return LoadedModel(model.float().eval(), header, sha256_of(path))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weight file. Raises: WeightsError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load, load_file
+
+    try:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            return load(path.read_bytes())  # safetensors opens no such names
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file: {error}") from None
 
 
 def load_exactly(model: nn.Module, state: Mapping[str, object], *, where: str) -> None:
