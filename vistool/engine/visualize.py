@@ -20,7 +20,7 @@ from vistool.formats.dataset import (
     other_size,
 )
 from vistool.formats.detect import read_dataset
-from vistool.formats.pictures import read_picture
+from vistool.formats.frame_files import read_frame
 from vistool.formats.rle import decode_mask
 from vistool.rendering.contact_sheet import SheetRow, contact_sheet, fitting
 from vistool.rendering.overlay import DrawnInstance, OverlayStyle, draw_tracks
@@ -96,15 +96,15 @@ def _chosen(
 def _dataset_row(dataset: DataSet, video: AnnotatedVideo, tracks: list[AnnotatedTrack]) -> SheetRow:
     names = {category.id: category.name for category in dataset.categories}
     frames = regular_frames(video.length, COLUMNS)
+    files = [frame_file(dataset.frames, name) for name in video.file_names]
     pictures = []
     for frame in frames:
-        file = frame_file(dataset.frames, video.file_names[frame])
         drawn = [
             DrawnInstance(n, _track_name(names, track), 1.0, decode_mask(rle))
             for n, track in enumerate(tracks, start=1)
             if (rle := track.segmentations[frame]) is not None
         ]
-        pictures.append(drawn_small(_read(file, video.size), drawn))
+        pictures.append(drawn_small(_read(files, frame, video.size), drawn))
     labelled = [names[i] for i in sorted(video.exhaustive_ids & names.keys())]
     complete = list(names.values()) if video.exhaustive else labelled
     return SheetRow(
@@ -146,11 +146,11 @@ def _track_name(names: dict[int, str], track: AnnotatedTrack) -> str:
     return f"crowd of {name}" if track.is_crowd else name
 
 
-def _read(file: Path, size: Size) -> np.ndarray:
+def _read(files: Sequence[Path], frame: int, size: Size) -> np.ndarray:
     """[H, W, 3] uint8 RGB. Raises: DataError."""
-    image = read_picture(file)
+    image = read_frame(files, frame)
     if image.shape[:2] != size:
-        raise other_size(file, Size(*image.shape[:2]), size)
+        raise other_size(files[frame], Size(*image.shape[:2]), size)
     return image
 
 

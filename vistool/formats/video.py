@@ -21,7 +21,15 @@ from vistool.errors import DataError, UsageError
 from vistool.formats import ffmpeg
 from vistool.formats.completeness import FrameClock, Promise
 from vistool.formats.container import stated_by
-from vistool.formats.pictures import read_picture
+from vistool.formats.frame_files import (
+    TIFF_SUFFIXES,
+    FilePerFrame,
+    FramePictures,
+    Limits,
+    Pages,
+    stretched,
+)
+from vistool.formats.pictures import tiff_pages
 from vistool.structures import Size, VideoFrame
 
 VIDEO_SUFFIXES = (
@@ -53,6 +61,8 @@ class VideoReader(ABC):
     # Both are final when the frames are exhausted.
     warnings: list[str]  # what was odd, one line each
     incomplete: bool  # frames that were asked for are missing, by what the file says about itself
+    value_range: Limits | None = None  # of pictures: the values that became black and white
+    frame_names: Sequence[str] = ()  # of pictures: files by index, or file#page with pages from 1
 
     def __enter__(self) -> VideoReader:
         return self
@@ -104,31 +114,59 @@ class VideoReader(ABC):
 
 
 def open_video(
-    path: Path, *, folder_fps: float = FOLDER_FPS, stream: int | None = None
+    path: Path,
+    *,
+    fps: float | None = None,
+    stream: int | None = None,
+    value_range: Limits | None = None,
 ) -> VideoReader:
-    """Open a video file or a folder of frames, which are shown at `folder_fps`.
+    """Open a video file, a folder of frames, or a TIFF whose pages are frames.
 
-    Args: stream: number of the video stream of a file; None: the one that is flagged as default,
-        or else the largest.
+    Args:
+        fps: frames per second of frames that are kept as pictures; None: 10.
+        stream: number of the video stream of a file; None: the one that is flagged as default,
+            or else the largest.
+        value_range: values of pictures with more than 8 bits that become black and white; None:
+            the lowest and the highest of the sequence.
 
-    Raises: DataError if it is missing, no video, or has no frame that can be decoded.
+    Raises: DataError if it is missing, no video, or has no frame that can be decoded; UsageError
+        for an option that does not go with such a source.
     """
-    if path.is_dir():
-        files = _with_suffix(path, IMAGE_SUFFIXES)
-        if not files:
-            raise DataError(f"{path}: no frames in this folder", hint=LOOKED_FOR)
-        return _FramesReader(path, files, folder_fps)
+    if fps is not None and not 0 < fps < math.inf:
+        raise UsageError(f"{fps:g} frames per second: not above 0")
+    if value_range is not None and not -math.inf < value_range[0] < value_range[1] < math.inf:
+        raise UsageError("range {:g},{:g}: not a lower and a higher value".format(*value_range))
+    pictures = _frame_pictures(path)
+    if pictures is not None:
+        if stream is not None:
+            raise UsageError(f"{path}: pictures have no stream {stream}")
+        return _FramesReader(path, pictures, fps or FOLDER_FPS, value_range)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
+    for option, value in (("frames per second", fps), ("range of values", value_range)):
+        if value is not None:
+            raise UsageError(f"{path}: a video file has its own {option}")
     return _FileReader(path, stream)
 
 
-def open_frames(files: Sequence[Path], *, folder_fps: float = FOLDER_FPS) -> VideoReader:
-    """Open a list of images, in this order, as one video.
+def _frame_pictures(path: Path) -> FramePictures | None:
+    """The frames of a source that is no video file."""
+    if not path.is_dir():
+        return Pages(path) if path.suffix.lower() in TIFF_SUFFIXES and path.exists() else None
+    files = _with_suffix(path, IMAGE_SUFFIXES)
+    if not files:
+        raise DataError(f"{path}: no frames in this folder", hint=LOOKED_FOR)
+    if len(files) == 1 and files[0].suffix.lower() in TIFF_SUFFIXES:
+        return Pages(files[0])
+    return FilePerFrame(files)
+
+
+def open_frames(files: Sequence[Path]) -> VideoReader:
+    """Open a list of images, in this order, as one video of 10 frames per second.
 
     Raises: DataError if the first cannot be decoded.
     """
-    return _FramesReader(files[0].parent, files, folder_fps)
+    return _FramesReader(files[0].parent, FilePerFrame(files), FOLDER_FPS)
 
 
 def source_name(path: Path) -> str:
@@ -239,35 +277,63 @@ def _choice(info: ffmpeg.MediaInfo) -> list[str]:
 
 
 class _FramesReader(VideoReader):
-    def __init__(self, path: Path, files: Sequence[Path], fps: float) -> None:
+    def __init__(
+        self, path: Path, pictures: FramePictures, fps: float, value_range: Limits | None = None
+    ) -> None:
         self.path, self.fps, self.warnings, self.incomplete = path, fps, [], False
         self.rotation, self.has_audio, self.pixel_aspect = 0, False, Fraction(1)
-        self._files = files
-        self.frame_count_hint = len(self._files)
-        self.size = Size(*read_picture(self._files[0]).shape[:2])
+        self._source = pictures
+        self.frame_names = pictures.names
+        self.frame_count_hint = len(pictures.names)
+        first = pictures.read(0)
+        self.size = Size(*first.shape[:2])
+        self.value_range = value_range
+        self._is_deep = first.dtype != np.uint8
+        if value_range and not self._is_deep:
+            raise UsageError(
+                f"{path}: its frames have 8 bits, which are taken as they are",
+                hint="leave the range out",
+            )
 
     def close(self) -> None:
-        """Nothing is open between two images."""
+        self._source.close()
 
     def _pictures(
         self, first: float, beyond: float
     ) -> Generator[tuple[float, np.ndarray | None], None, None]:
-        for index, file in enumerate(self._files):
+        for index, name in enumerate(self._source.names):
             time = index / self.fps
             if time >= beyond:
                 return
             if time < first:
                 yield time, None
                 continue
-            image = read_picture(file)
+            image = self._source.read(index)
             if image.shape[:2] != self.size:
                 height, width = image.shape[:2]
                 raise DataError(
-                    f"{file}: {width}x{height} pixels, "
-                    f"but {self._files[0].name} has {self.size.width}x{self.size.height}",
+                    f"{self._source.place / name}: {width}x{height} pixels, but "
+                    f"{self.frame_names[0]} has {self.size.width}x{self.size.height}",
                     hint="all frames of a video have one size",
                 )
-            yield time, image
+            yield time, self._in_8_bits(image, name)
+
+    def _in_8_bits(self, image: np.ndarray, name: str) -> np.ndarray:
+        if self._is_deep != (image.dtype != np.uint8):
+            raise DataError(
+                f"{self._source.place / name}: {image.dtype} values, but "
+                f"{self.frame_names[0]} has others",
+                hint="all frames of a video have one depth",
+            )
+        if not self._is_deep:
+            return image
+        if self.value_range is None:
+            self.value_range = low, high = self._source.limits()
+            self.warnings.append(
+                f"{self.path}: {image.dtype} values; those from {low:g} to {high:g}, which are all "
+                "there are, become black to white; --range LOW,HIGH chooses others"
+            )
+        return stretched(image, self.value_range)
 
 
 def expand_sources(patterns: Sequence[str]) -> list[Path]:
@@ -291,7 +357,7 @@ def _expand(pattern: str) -> list[Path]:
         if sources := _sources_in(path):
             return sources
         raise DataError(f"{path}: no frames and no videos in this folder", hint=LOOKED_FOR)
-    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES and not has_pages(path):
         raise DataError(
             f"{path}: a single picture is no video",
             hint="give the folder that holds the frames",
@@ -314,18 +380,26 @@ def _expand(pattern: str) -> list[Path]:
 def _matched(path: Path) -> list[Path]:
     if path.is_dir():
         return _sources_in(path)
-    return [path] if path.suffix.lower() in VIDEO_SUFFIXES else []
+    return [path] if path.suffix.lower() in VIDEO_SUFFIXES or has_pages(path) else []
 
 
 def _sources_in(folder: Path) -> list[Path]:
     """The videos in a folder, or the folder itself if it holds frames; empty if neither."""
     images, videos = _with_suffix(folder, IMAGE_SUFFIXES), _with_suffix(folder, VIDEO_SUFFIXES)
+    stacks = {path for path in images if has_pages(path)}
+    images = [path for path in images if path not in stacks]
+    videos = sorted([*videos, *stacks], key=_natural)
     if images and videos:
         raise DataError(
             f"{folder}: holds {len(images)} images and {len(videos)} videos; which is meant?",
             hint="name the videos, or move the frames to a folder of their own",
         )
     return [folder] if images else videos
+
+
+def has_pages(path: Path) -> bool:
+    """Is it a TIFF of several pages, which is a video?"""
+    return path.suffix.lower() in TIFF_SUFFIXES and path.is_file() and len(tiff_pages(path)) > 1
 
 
 def _with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
