@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.made_squares import QUIET, SCENE, SquareFinder, loaded, outcome, pictures
-from vistool.engine.predict import predict_video
+from tests.made_squares import QUIET, SCENE, SquareFinder, loaded, outcome, pictures, predict_into
 from vistool.errors import DataError, UsageError
 from vistool.formats.frame_files import read_frame
 from vistool.formats.video import expand_sources, open_frames, open_video
@@ -209,7 +208,7 @@ def test_12_bits_give_the_masks_of_their_stretch(tmp_path: Path) -> None:
     runs = []
     for name, frames in (("deep", deep), ("plain", plain)):
         folder = save_folder(tmp_path / name, np.stack(frames), "png")
-        predict_video(loaded(SquareFinder()), folder, tmp_path / f"{name}-run", QUIET)
+        predict_into(loaded(SquareFinder()), folder, tmp_path / f"{name}-run", QUIET)
         runs.append(outcome(tmp_path / f"{name}-run")[0])
     assert len(runs[0]) == 3
     assert runs[0] == runs[1]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from vistool.config import OverlayStyle
 from vistool.errors import UsageError
 from vistool.formats.atomic import atomic_path
 from vistool.formats.dataset import (
@@ -23,8 +24,8 @@ from vistool.formats.detect import read_dataset
 from vistool.formats.frame_files import read_frame
 from vistool.formats.rle import decode_mask
 from vistool.rendering.contact_sheet import SheetRow, contact_sheet, fitting
-from vistool.rendering.overlay import DrawnInstance, OverlayStyle, draw_tracks
-from vistool.structures import Size
+from vistool.rendering.overlay import draw_tracks
+from vistool.structures import Instance, Size, Track
 
 STYLE = OverlayStyle(alpha=0.4, scores=False)
 COLUMNS = 6  # frames of a labelled video, and pictures in a row of results
@@ -100,7 +101,7 @@ def _dataset_row(dataset: DataSet, video: AnnotatedVideo, tracks: list[Annotated
     pictures = []
     for frame in frames:
         drawn = [
-            DrawnInstance(n, _track_name(names, track), 1.0, decode_mask(rle))
+            Instance(Track(n, track.category_id, _track_name(names, track), 1.0), rle)
             for n, track in enumerate(tracks, start=1)
             if (rle := track.segmentations[frame]) is not None
         ]
@@ -116,20 +117,14 @@ def _dataset_row(dataset: DataSet, video: AnnotatedVideo, tracks: list[Annotated
     )
 
 
-def drawn_small(image: np.ndarray, instances: Sequence[DrawnInstance]) -> np.ndarray:
+def drawn_small(image: np.ndarray, instances: Sequence[Instance]) -> np.ndarray:
     """A frame as large as a sheet shows it, with labels that can be read at that size."""
     small = fitting(image)
     size = (small.shape[1], small.shape[0])
-    shrunk = [
-        replace(
-            instance,
-            mask=cv2.resize(
-                instance.mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST
-            ).astype(bool),
-        )
-        for instance in instances
-    ]
-    return draw_tracks(small, shrunk, STYLE)
+    tracks = [instance.track for instance in instances]
+    masks = (decode_mask(instance.segmentation).view(np.uint8) for instance in instances)
+    shrunk = (cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) > 0 for mask in masks)
+    return draw_tracks(small, tracks, shrunk, STYLE)
 
 
 def counted(number: int, thing: str) -> str:

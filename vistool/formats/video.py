@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import itertools
 import math
 import queue
 import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence, Sized
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -167,6 +168,15 @@ def open_frames(files: Sequence[Path]) -> VideoReader:
     Raises: DataError if the first cannot be decoded.
     """
     return _FramesReader(files[0].parent, FilePerFrame(files), FOLDER_FPS)
+
+
+def open_arrays(images: Iterable[np.ndarray], *, fps: float, keep: bool = False) -> VideoReader:
+    """Take pictures, [H, W, 3] uint8 RGB, as a video.
+
+    Args: keep: copy each as it is read, so that the video can be read again.
+    Raises: UsageError for a rate that is none; DataError if there is no picture.
+    """
+    return _ArraysReader(images, fps, keep)
 
 
 def source_name(path: Path) -> str:
@@ -334,6 +344,59 @@ class _FramesReader(VideoReader):
                 "there are, become black to white; --range LOW,HIGH chooses others"
             )
         return stretched(image, self.value_range)
+
+
+class _ArraysReader(VideoReader):
+    def __init__(self, images: Iterable[np.ndarray], fps: float, keep: bool) -> None:
+        if not 0 < fps < math.inf:
+            raise UsageError(f"fps {fps}: not a number of frames per second")
+        self.path, self.fps, self.warnings = Path("<arrays>"), fps, []
+        self.incomplete = False
+        self.rotation, self.has_audio, self.pixel_aspect = 0, False, Fraction(1)
+        self.frame_count_hint = len(images) if isinstance(images, Sized) else None
+        rest = iter(images)
+        first = next(rest, None)
+        if first is None:
+            raise DataError("no pictures were given")
+        self.size = Size(*first.shape[:2])
+        self._rest = itertools.chain([first], rest)
+        self._begun = False
+        self._kept: list[np.ndarray] | None = [] if keep else None
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _pictures(
+        self, first: float, beyond: float
+    ) -> Generator[tuple[float, np.ndarray | None], None, None]:
+        if self._begun and self._kept is None:
+            raise UsageError(
+                "the pictures were given as arrays, and were not kept",
+                hint="keep_images=True keeps them in memory",
+            )
+        self._begun = True
+        for index, image in enumerate(self._images()):
+            time = index / self.fps
+            if time >= beyond:
+                return
+            yield time, image if time >= first else None
+
+    def _images(self) -> Generator[np.ndarray, None, None]:
+        """Those that were kept, and then the others."""
+        yield from self._kept or ()
+        for index in itertools.count(len(self._kept or ())):
+            given = next(self._rest, None)
+            if given is None:
+                return
+            if given.shape != (*self.size, 3) or given.dtype != np.uint8:
+                raise DataError(
+                    f"picture {index} is {given.dtype} {given.shape}",
+                    hint="pictures are uint8 [height, width, 3], RGB, all of one size",
+                )
+            image = given.copy()  # the giver may use the memory again
+            if self._kept is not None:
+                self._kept.append(image)
+            yield image
 
 
 def expand_sources(patterns: Sequence[str]) -> list[Path]:
