@@ -27,6 +27,7 @@ from vistool.formats.atomic import atomic_folder, atomic_path
 from vistool.formats.davis import MOST_OBJECTS
 from vistool.formats.label_maps import masks_of, painted, palette, write_label_map
 from vistool.formats.mots import PER_CLASS, mots_classes, mots_line, write_mots_classes
+from vistool.formats.replacing import replaced_together, settle
 from vistool.formats.results import META, OVERLAY, RESULTS, read_meta, write_meta, write_results
 from vistool.formats.rle import area, bounding_box, decode_mask
 from vistool.formats.video_writer import VideoWriter
@@ -195,20 +196,15 @@ def save_results(video: TrackedVideo, folder: Path, kinds: Collection[str]) -> N
     more = [kind for kind in kinds if kind != "overlay"]
     settings = {**video.meta.settings, "overlay": "overlay" in kinds, "save": more}
     meta = msgspec.structs.replace(video.meta, settings=settings)
-    with (
-        atomic_path(folder / META) as new_meta,
-        atomic_path(folder / RESULTS) as new_results,
-    ):
-        write_results(new_results, video.entries())
-        write_meta(new_meta, meta, [track for track in video.tracks if track.frames])
-        # All is on disk. What an earlier run left must not stand beside it.
-        _remove_outputs(folder)
-        for name in (OVERLAY, META):
-            (folder / name).unlink(missing_ok=True)
+    # What an earlier run left must not stand beside the new results.
+    with replaced_together(folder, [OVERLAY, *_saved_outputs(folder)]) as new:
+        write_results(new / RESULTS, video.entries())
+        write_meta(new / META, meta, [track for track in video.tracks if track.frames])
 
 
 def may_be_whole(folder: Path) -> bool:
     """False if there are no results in the folder, or they say that they are a part."""
+    settle(folder)
     try:
         return (folder / RESULTS).exists() and read_meta(folder / META).complete
     except VistoolError:
@@ -376,19 +372,16 @@ def _require_room(video: TrackedVideo, most: int, where: str) -> None:
         raise DataError(f"tracks are numbered up to {highest}, {where} has room for {most}")
 
 
-def _remove_outputs(folder: Path) -> None:
-    """Take away what an earlier run saved into a folder, by its meta.json, and nothing else."""
+def _saved_outputs(folder: Path) -> Iterator[str]:
+    """The files that an earlier run saved into a folder, by its meta.json, and no others."""
     try:
         saved = read_meta(folder / META).settings.get("save", ())
     except VistoolError:
         return
-    names = (name for kind in saved if kind in OUTPUTS for name in OUTPUTS[kind].names)
-    for place in map(folder.joinpath, names):
+    for name in (name for kind in saved if kind in OUTPUTS for name in OUTPUTS[kind].names):
+        place = folder / name
         if place.suffix:
-            place.unlink(missing_ok=True)
+            yield name
         elif not place.is_symlink():
             for file in [*place.glob("[0-9]*.png"), *place.glob("[0-9]*/[0-9]*.png")]:
-                file.unlink()
-            for emptied in [*place.glob("[0-9]*"), place]:
-                with contextlib.suppress(OSError):  # something else is in it
-                    emptied.rmdir()
+                yield file.relative_to(folder).as_posix()

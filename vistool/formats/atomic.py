@@ -9,19 +9,27 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from vistool.formats.replacing import sync, temporary_name
+
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, lasting: bool = True) -> Iterator[Path]:
     """A free name beside `path`, with its suffix, whose file becomes `path` on a clean exit.
 
     Any exception, Ctrl-C included, removes it and leaves what stood at `path` as it was.
     The folder is made if it is not there. An OSError names `path`; that of a full disk would not.
+
+    Args: lasting: wait until it is on the disk; False for one of many.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         yield temporary
+        if lasting:
+            sync(temporary)
         temporary.replace(path)
+        if lasting:
+            sync(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         _name_place(error, path, temporary)
@@ -34,7 +42,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     Of a folder that is at `path` by then, what has another name stays. An OSError names `path`.
     """
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -50,19 +58,20 @@ def _replace_folder(path: Path, new: Path) -> None:
     if path.is_symlink() or not path.is_dir():
         new.rename(path)  # fails if there is a file, or a link
         return
-    old = _temporary(path)
+    # Not a name that is taken for what a killed process left: it holds what was not made here.
+    old = path.with_name(f".{path.name}-{secrets.token_hex(4)}.old")
     moved: list[tuple[Path, Path]] = []
+    path.rename(old)
     try:
-        _move_missing(path, new, moved)
-        path.rename(old)
         new.rename(path)
+        _move_missing(old, path, moved)
     except BaseException:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        if new.exists():
-            for item, place in reversed(moved):
-                with contextlib.suppress(FileNotFoundError):  # the last one, perhaps
-                    place.rename(item)
+        for item, place in reversed(moved):
+            with contextlib.suppress(FileNotFoundError):  # the last one, perhaps
+                place.rename(item)
+        if not new.exists():
+            path.rename(new)
+        old.rename(path)
         raise
     shutil.rmtree(old)
 
@@ -84,8 +93,3 @@ def _name_place(error: BaseException, path: Path, temporary: Path) -> None:
         named = error.filename
         if named is None or Path(os.fsdecode(named)).is_relative_to(temporary):
             error.filename, error.filename2 = str(path), None
-
-
-def _temporary(path: Path) -> Path:
-    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
-    return path.with_name(f".{path.stem}-{unique}.part{path.suffix}")

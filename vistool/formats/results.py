@@ -17,6 +17,7 @@ import msgspec
 from vistool.errors import DataError, UsageError, VistoolError
 from vistool.formats.atomic import atomic_path
 from vistool.formats.json_bytes import NOT_TAKEN, encode_json, read_json
+from vistool.formats.replacing import owner, remove_leftovers, settle
 from vistool.formats.rle import validate_rle
 from vistool.structures import RLE, Size, Track, TrackSegmentation
 
@@ -41,7 +42,8 @@ class SegmentationSpool:
 
     def __enter__(self) -> SegmentationSpool:
         with contextlib.ExitStack() as stack, self._failing_in_words():
-            place = tempfile.TemporaryDirectory(dir=self._folder, prefix=".masks-")
+            remove_leftovers(self._folder)
+            place = tempfile.TemporaryDirectory(dir=self._folder, prefix=f".masks-{owner()}-")
             path = Path(stack.enter_context(place)) / "masks.sqlite3"
             self._db = sqlite3.connect(path, check_same_thread=False)
             stack.callback(self._db.close)
@@ -147,6 +149,7 @@ def iterate_results(path: Path, *, video_id: int | None = None) -> Iterator[Trac
 
     Args: video_id: the others' entries are passed over, their masks unseen; None: there are none.
     """
+    settle(path.parent)
     for index, raw in enumerate(read_json(path, list[msgspec.Raw])):
         where = f"{path}: result {index}"
         if video_id is not None and _decode_entry(raw, _OfVideo, where).video_id != video_id:
@@ -164,6 +167,7 @@ class _OfVideo(msgspec.Struct):
 
 def video_ids(path: Path) -> list[int]:
     """The videos that a results file has entries of, in increasing order. Raises: DataError."""
+    settle(path.parent)
     entries = enumerate(read_json(path, list[msgspec.Raw]))
     return sorted(
         {_decode_entry(raw, _OfVideo, f"{path}: result {n}").video_id for n, raw in entries}
@@ -263,6 +267,7 @@ def read_meta(path: Path) -> VideoMeta:
 
 def read_meta_and_ids(path: Path) -> tuple[VideoMeta, list[int]]:
     """Read meta.json, and the ids of the tracks in the order of results.json. Raises: DataError."""
+    settle(path.parent)
     whole = read_json(path, _MetaFile)
     if len(whole.times) != whole.length:
         raise DataError(f"{path}: {len(whole.times)} time stamps for {whole.length} frames")

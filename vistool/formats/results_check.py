@@ -22,6 +22,7 @@ from vistool.formats.dataset import DataSet
 from vistool.formats.json_bytes import NOT_TAKEN, decode_json, plain
 from vistool.formats.limits import UNPACKED_BYTES
 from vistool.formats.problems import Place, Problem
+from vistool.formats.replacing import settle
 from vistool.formats.results import RESULTS
 from vistool.formats.runs import decode_runs
 from vistool.formats.segmentation import MaskError, check_rle
@@ -87,6 +88,7 @@ def _without_collector() -> Iterator[None]:
 
 def _results_bytes(path: Path, check: _ResultsCheck) -> bytes:
     """The JSON text, out of the zip if it is in one."""
+    settle(path.parent)
     try:
         data = path.read_bytes()
     except FileNotFoundError:
