@@ -109,7 +109,7 @@ def load_model(name_or_path: str) -> LoadedModel:
 
     Raises: WeightsError if the file is missing, damaged, or does not fit its own configuration.
     """
-    from vistool.models import build_model
+    from vistool.models.budget import build_within
 
     path = find_weights(name_or_path)
     header = read_header(path)
@@ -118,7 +118,7 @@ def load_model(name_or_path: str) -> LoadedModel:
             f"{path}: a start for training {header.metadata[START]}, not a whole model",
             hint=f"train with --set init={path}",
         )
-    model = build_model(header.config)
+    model = build_within(header.config, path.stat().st_size, where=str(path))
     load_exactly(model, read_tensors(path), where=str(path))
     return LoadedModel(model.float().eval(), header, sha256_of(path))
 
