@@ -30,11 +30,11 @@ def build_within(config: ModelConfig, numbers: int, where: str) -> IFC | VisTR:
     Raises: WeightsError that begins with `where` if it has more, or no model has such sizes.
     """
     try:
-        from_json(to_json(config), ModelConfig, where=where)  # each size by itself
+        from_json(to_json(config), ModelConfig, where="the model")  # each size by itself
         with _Budget(numbers + SPARE):
             return build_model(config)
     except UsageError as error:
-        raise WeightsError(str(error), hint=error.hint) from None
+        raise WeightsError(f"{where}: {error}", hint=error.hint) from None
     except UNFIT as error:
         raise WeightsError(f"{where}: no model has these sizes: {error}") from None
 
