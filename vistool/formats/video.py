@@ -19,6 +19,7 @@ import numpy as np
 
 from vistool.errors import DataError, UsageError
 from vistool.formats import ffmpeg
+from vistool.formats.names import as_file_name
 from vistool.formats.pictures import read_picture
 from vistool.structures import Size, VideoFrame
 
@@ -123,7 +124,7 @@ def open_frames(files: Sequence[Path], *, folder_fps: float = FOLDER_FPS) -> Vid
 
 def source_name(path: Path) -> str:
     """What a source's results are named after: the stem of a file, the name of a folder."""
-    return path.resolve().name if path.is_dir() else path.stem
+    return as_file_name(path.resolve().name if path.is_dir() else path.stem)
 
 
 class _FileReader(VideoReader):
