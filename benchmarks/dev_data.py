@@ -17,16 +17,15 @@ import msgspec
 import numpy as np
 import torch
 
+import vistool
 from vistool.config import PredictConfig, Scoring, TrainConfig, from_json
 from vistool.data.annotations import LabelledTrack, LabelledVideo, read_annotations
 from vistool.data.clips import MIN_VISIBLE
 from vistool.data.motion import draw_camera
 from vistool.data.shots import Shot, read_patches
-from vistool.engine.predict import predict_video
 from vistool.engine.segment import clip_settings
 from vistool.engine.validate import tracks_of
 from vistool.errors import WeightsError
-from vistool.formats.results import RESULTS, read_results
 from vistool.formats.rle import encode_mask
 from vistool.formats.video import FOLDER_FPS
 from vistool.models.weights import LoadedModel, WeightsHeader, load_model
@@ -186,11 +185,11 @@ def likeliest(case: Case) -> Case:
 def predict_frames(loaded: LoadedModel, folder: Path, *, quick: bool) -> list[TrackSegmentation]:
     """Tracks of a folder of frames, the best first, as `vistool eval` finds them."""
     end = QUICK_FRAMES / FOLDER_FPS if quick else None
-    config = PredictConfig(conf=MIN_SCORE, max_overlap=1.0, overlay=False, end=end, device="cpu")
     label_of = {id_: label for label, id_ in enumerate(loaded.header.config.ids_of_classes())}
-    with tempfile.TemporaryDirectory() as output:
-        predict_video(loaded, folder, output, config)
-        tracks = list(read_results(Path(output) / RESULTS))
+    with vistool.predict(
+        folder, model=loaded, conf=MIN_SCORE, max_overlap=1.0, end=end, device="cpu"
+    ) as video:
+        tracks = list(video.entries())
     for track in tracks:
         track["category_id"] = label_of[track["category_id"]]
     return sorted(tracks, key=lambda track: -track["score"])

@@ -35,7 +35,8 @@ from vistool.config import PredictConfig
 from vistool.data.shots import read_image
 from vistool.formats.rle import decode_mask
 from vistool.rendering.contact_sheet import SheetRow, contact_sheet
-from vistool.rendering.overlay import DrawnInstance, draw_tracks
+from vistool.rendering.overlay import draw_tracks
+from vistool.structures import Track
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FRAMES = 6  # of a video
@@ -98,13 +99,13 @@ def row_of(case: Case, names: Sequence[str], conf: float) -> SheetRow:
 
 def drawn(case: Case, frame: int, names: Sequence[str], conf: float) -> np.ndarray:
     """[H, W, 3] uint8 RGB."""
-    instances = []
-    for place, track in enumerate(case.found):
-        mask = track["segmentations"][frame]
-        if track["score"] >= conf and mask is not None:
-            label = names[track["category_id"]]
-            instances.append(DrawnInstance(place + 1, label, track["score"], decode_mask(mask)))
-    return draw_tracks(read_image(case.video, frame), instances)
+    tracks, masks = [], []
+    for number, found in enumerate(case.found, start=1):
+        mask, category = found["segmentations"][frame], found["category_id"]
+        if found["score"] >= conf and mask is not None:
+            tracks.append(Track(number, category, names[category], found["score"]))
+            masks.append(decode_mask(mask))
+    return draw_tracks(read_image(case.video, frame), tracks, masks)
 
 
 if __name__ == "__main__":

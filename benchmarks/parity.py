@@ -166,7 +166,7 @@ def whole_videos() -> Iterator[Row]:
         frames = [frame.tracks for frame in seen if frame.tracks is not None]
         logits.append(mean_logits(frames, record[f"v{number}.avg_logits"]))
         results = results_multi_class if about["multi_cls"] else results_single_class
-        found = [result.score for result in results(segmenter.class_probs())]
+        found = [score for _, _, score in results(segmenter.class_probs())]
         scores.append((torch.tensor(found), record[f"v{number}.scores"]))
         size = (about["out_h"], about["out_w"])
         masks.append(drawn_pixels(frames, size, record[f"v{number}.track_masks"]))

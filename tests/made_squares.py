@@ -14,9 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vistool.config import IFCConfig, PixelConfig, PredictConfig
+from vistool.engine.predict import predict_opened
+from vistool.engine.predict_job import PredictJob
+from vistool.engine.tracked_video import TrackedVideo
 from vistool.formats.results import VideoMeta, read_meta, read_results
 from vistool.formats.rle import decode_mask
+from vistool.formats.video import open_video
 from vistool.models.weights import LoadedModel, WeightsHeader
+from vistool.progress import OnProgress, silent
 from vistool.structures import ClipOutput, FrameFeatures, Size, TrackSegmentation
 
 SIZE = Size(96, 160)
@@ -121,6 +126,20 @@ def save_frames(folder: Path, scene: Scene = SCENE, length: int = LENGTH) -> Pat
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return save_frames(tmp_path / "squares")
+
+
+def predict_into(
+    model: LoadedModel,
+    source: Path,
+    folder: Path,
+    config: PredictConfig | None = None,
+    on_progress: OnProgress = silent,
+) -> TrackedVideo:
+    """What the command does with one source."""
+    with open_video(source) as reader:
+        return predict_opened(
+            PredictJob(model, config or PredictConfig()), reader, folder, on_progress
+        )
 
 
 def outcome(folder: Path) -> tuple[list[TrackSegmentation], VideoMeta]:

@@ -23,8 +23,8 @@ from vistool.data.check import check_dataset
 from vistool.data.convert import convert
 from vistool.errors import DataError, UsageError
 from vistool.formats.dataset import DataSet
-from vistool.formats.davis import palette
 from vistool.formats.detect import kind_of, read_dataset
+from vistool.formats.label_maps import palette
 from vistool.formats.problems import Problem
 from vistool.formats.results_check import problems_in_results
 from vistool.formats.rle import decode_mask, encode_mask

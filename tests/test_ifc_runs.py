@@ -70,10 +70,10 @@ def test_a_streamed_video_gives_the_recorded_masks_and_scores(number: int, batch
         if about["multi_cls"]
         else results_single_class(class_probs)
     )
-    assert [r.label for r in results] == record[f"v{number}.labels"].tolist()
-    assert [r.track_id - 1 for r in results] == record[f"v{number}.result_track"].tolist()
-    scores = torch.tensor([r.score for r in results])
-    torch.testing.assert_close(scores, record[f"v{number}.scores"], **tolerance)
+    track_ids, labels, scores = (list(values) for values in zip(*results, strict=True))
+    assert labels == record[f"v{number}.labels"].tolist()
+    assert [track_id - 1 for track_id in track_ids] == record[f"v{number}.result_track"].tolist()
+    torch.testing.assert_close(torch.tensor(scores), record[f"v{number}.scores"], **tolerance)
 
 
 @pytest.mark.parity

@@ -7,6 +7,7 @@ import functools
 import json
 import sqlite3
 import threading
+from array import array
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,17 +25,17 @@ from vistool.formats.atomic import atomic_path
 from vistool.formats.results import (
     Category,
     SegmentationSpool,
-    TrackMeta,
     VideoMeta,
     iterate_results,
     new_run_folder,
     read_meta,
+    read_meta_and_ids,
     read_results,
     write_meta,
     write_results,
 )
 from vistool.formats.rle import decode_mask, encode_mask
-from vistool.structures import RLE, TrackSegmentation
+from vistool.structures import RLE, Track, TrackSegmentation
 
 
 def mask_of(number: int) -> RLE:
@@ -65,7 +66,6 @@ def test_the_spool_gives_back_what_was_added(
         spool.BATCH = batch
         for (frame, track), number in rows.items():
             spool.add(frame, track, mask_of(number))
-        assert spool.tracks() == sorted({track for _, track in rows})
         for track in range(7):
             assert spool.segmentations(track, 13) == [
                 mask_of(rows[frame, track]) if (frame, track) in rows else None
@@ -116,7 +116,6 @@ def test_the_spool_is_sound_after_an_interruption_amid_writing(tmp_path: Path) -
         with pytest.raises(KeyboardInterrupt):
             add_frames(spool, range(200), large)
         assert spool._db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        assert spool.tracks() == list(large)
         assert all(spool.frame(frame) == list(large.items()) for frame in range(200))
 
 
@@ -289,14 +288,17 @@ META = VideoMeta(
     model={"name": "ifc-lite", "sha256": "ab"},
     settings={"conf": 0.3, "end": None},
     versions={"vistool": "0.1.0"},
-    tracks=[TrackMeta(track_id=4, category_id=1, score=0.9, first_frame=0, last_frame=2)],
 )
+LINE = {"track_id": 4, "category_id": 1, "score": 0.9, "first_frame": 0, "last_frame": 2}
+TRACK = Track(4, 1, "person", 0.9, array("I", [0, 2]))
 
 
 def test_meta_comes_back_and_leaves_one_file(tmp_path: Path) -> None:
-    write_meta(tmp_path / "meta.json", META)
+    write_meta(tmp_path / "meta.json", META, [TRACK])
     assert read_meta(tmp_path / "meta.json") == META
+    assert read_meta_and_ids(tmp_path / "meta.json") == (META, [4])
     assert [path.name for path in tmp_path.iterdir()] == ["meta.json"]
+    assert json.loads((tmp_path / "meta.json").read_text())["tracks"] == [LINE]
 
 
 @pytest.mark.parametrize(
@@ -308,7 +310,7 @@ def test_meta_comes_back_and_leaves_one_file(tmp_path: Path) -> None:
         ({"width": 0}, "0x48 pixels"),
         ({"frame_stride": 0}, "frame stride 0"),
         ({"first_frame": -1}, "first frame -1"),
-        ({"tracks": [{**msgspec.to_builtins(META.tracks[0]), "last_frame": 3}]}, "frames 0 to 3"),
+        ({"tracks": [{**LINE, "last_frame": 3}]}, "frames 0 to 3"),
         ({"categories": [{"id": 1}]}, "missing required field `name`"),
         ({"length": None}, "Expected `int`, got `null`"),
     ],
@@ -317,7 +319,8 @@ def test_meta_that_makes_no_sense_is_refused(
     changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "meta.json"
-    path.write_bytes(msgspec.json.encode(msgspec.to_builtins(META) | changes))
+    whole = msgspec.to_builtins(META) | {"tracks": [LINE]}
+    path.write_bytes(msgspec.json.encode(whole | changes))
     with pytest.raises(DataError) as caught:
         read_meta(path)
     assert str(caught.value).startswith(f"{path}: ")

@@ -135,11 +135,11 @@ def test_result_lists_are_the_recorded_ones(number: int) -> None:
     class_probs = case.stitched()[0].class_probs()
     single, multi = results_single_class(class_probs), results_multi_class(class_probs)
     for name, results in (("single", single), ("multi", multi)):
-        assert [r.label for r in results] == case[f"{name}.labels"].tolist()
-        scores = torch.tensor([r.score for r in results])
+        assert [label for _, label, _ in results] == case[f"{name}.labels"].tolist()
+        scores = torch.tensor([score for _, _, score in results])
         torch.testing.assert_close(scores, case[f"{name}.scores"], rtol=0, atol=1e-6)
-    assert [r.track_id for r in single] == list(range(1, case.about["tracks"] + 1))
-    assert [r.track_id for r in multi] == sorted(r.track_id for r in multi)
+    assert [track_id for track_id, _, _ in single] == list(range(1, case.about["tracks"] + 1))
+    assert [track_id for track_id, _, _ in multi] == sorted(track_id for track_id, _, _ in multi)
 
 
 def squares(frame_ids: range, *tracks: tuple[int, float]) -> ClipPrediction:

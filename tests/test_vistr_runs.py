@@ -45,13 +45,13 @@ def as_published(
     """
     nothing = encode_mask(np.zeros(size, bool))
     entries = []
-    for result in results_single_class(class_probs):
+    for track_id, label, score in results_single_class(class_probs):
         masks: list[RLE | None] = []
         for frame in frames:
-            drawn = dict(masks_at(frame, size)).get(result.track_id)
-            empty = nothing if result.track_id in frame.track_ids else None
+            drawn = dict(masks_at(frame, size)).get(track_id)
+            empty = nothing if track_id in frame.track_ids else None
             masks.append(empty if drawn is None else encode_mask(drawn))
-        entries.append({"score": result.score, "category_id": result.label, "segmentations": masks})
+        entries.append({"score": score, "category_id": label, "segmentations": masks})
     return entries
 
 

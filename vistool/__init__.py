@@ -11,51 +11,45 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vistool.config import PredictConfig
     from vistool.engine.evaluate import evaluate_results
-    from vistool.engine.predict import (
-        PredictedVideo,
-        iterate_video,
-        predict_video,
-    )
-    from vistool.engine.render import render_video
+    from vistool.engine.predict import predict, track
+    from vistool.engine.read_video import load
+    from vistool.engine.tracked_video import TrackedFrame, TrackedVideo
     from vistool.errors import VistoolError
-    from vistool.formats.results import read_meta, read_results
     from vistool.formats.rle import decode_mask
     from vistool.models.weights import LoadedModel, load_model
-    from vistool.structures import FrameInstance, FrameResult
+    from vistool.structures import Instance, Track
 
 _HOMES = {
-    "FrameInstance": "vistool.structures",
-    "FrameResult": "vistool.structures",
+    "Instance": "vistool.structures",
     "LoadedModel": "vistool.models.weights",
     "PredictConfig": "vistool.config",
-    "PredictedVideo": "vistool.engine.predict",
+    "Track": "vistool.structures",
+    "TrackedFrame": "vistool.engine.tracked_video",
+    "TrackedVideo": "vistool.engine.tracked_video",
     "VistoolError": "vistool.errors",
     "decode_mask": "vistool.formats.rle",
     "evaluate_results": "vistool.engine.evaluate",
-    "iterate_video": "vistool.engine.predict",
+    "load": "vistool.engine.read_video",
     "load_model": "vistool.models.weights",
-    "predict_video": "vistool.engine.predict",
-    "read_meta": "vistool.formats.results",
-    "read_results": "vistool.formats.results",
-    "render_video": "vistool.engine.render",
+    "predict": "vistool.engine.predict",
+    "track": "vistool.engine.predict",
 }
 
 __all__ = [
-    "FrameInstance",
-    "FrameResult",
+    "Instance",
     "LoadedModel",
     "PredictConfig",
-    "PredictedVideo",
+    "Track",
+    "TrackedFrame",
+    "TrackedVideo",
     "VistoolError",
     "__version__",
     "decode_mask",
     "evaluate_results",
-    "iterate_video",
+    "load",
     "load_model",
-    "predict_video",
-    "read_meta",
-    "read_results",
-    "render_video",
+    "predict",
+    "track",
 ]
 
 

@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypedDict, get_args
 
 import msgspec
 from msgspec import Meta
@@ -144,8 +144,6 @@ class VisTRConfig(ClassConfig, tag_field="architecture", tag="vistr", frozen=Tru
 
 ModelConfig = IFCConfig | VisTRConfig
 
-Extra = Literal["csv", "jsonl", "mots", "davis", "cutouts"]
-
 
 class PredictConfig(Settings, frozen=True):
     """`vistool predict`; None: what the weight file says."""
@@ -166,7 +164,42 @@ class PredictConfig(Settings, frozen=True):
     precision: Precision = "auto"
     batch: int | None = None  # frames that go through the network together; None: device's
     overlay: bool = True
-    save: tuple[Extra, ...] = ()  # what to write beside results.json
+    save: tuple[str, ...] = ()  # what to write beside results.json, of engine.writers.OUTPUTS
+
+
+class PredictOptions(TypedDict, total=False):
+    """The settings of `PredictConfig` as keyword arguments, but for those of what is written."""
+
+    conf: float
+    classes: Sequence[str]
+    max_overlap: float | None
+    clip_length: int | Literal["all"] | None
+    clip_stride: int | None
+    frame_stride: int
+    size: int | None
+    start: float | None
+    end: float | None
+    device: str
+    precision: Precision
+    batch: int | None
+
+
+class OverlayStyle(Settings, frozen=True):
+    """How tracks are drawn on a frame."""
+
+    alpha: Chance = 0.45  # of the mask's colour: 0 leaves the picture, 1 hides it
+    contours: bool = True
+    labels: bool = True
+    scores: bool = True  # as part of the labels
+
+
+class OverlayOptions(TypedDict, total=False):
+    """The settings of `OverlayStyle` as keyword arguments."""
+
+    alpha: float
+    contours: bool
+    labels: bool
+    scores: bool
 
 
 class EvalConfig(Settings, frozen=True):

@@ -1,14 +1,16 @@
-"""The values handed from stage to stage; their shapes are defined here and only here.
+"""The values handed from stage to stage, with their shapes.
 
 B batch, T frames of a clip, Q queries, N instances, K classes, H x W pixels or cells.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from torch import Tensor
 
@@ -154,23 +156,22 @@ class FrameTracks:
 
 
 @dataclass(frozen=True, slots=True)
-class FrameInstance:
+class Track:
+    """One object over a video, with its most likely class."""
+
+    id: int  # from 1, the same on all frames
+    category_id: int  # of its class, as in results files
+    class_name: str
+    score: float  # in [0, 1]; while a video is streamed, class and score are those so far
+    # The positions of the frames where it has a mask, rising.
+    frames: Sequence[int] = field(default=(), repr=False, hash=False)
+
+
+class Instance(NamedTuple):
     """One track on one frame."""
 
-    track_id: int  # from 1, the same on all frames of a video
-    class_name: str  # the most likely one so far
-    score: float  # its mean probability over the track's clips so far
+    track: Track
     segmentation: RLE
-
-
-@dataclass(frozen=True, slots=True)
-class FrameResult:
-    """One frame of a video, final but for classes and scores, which later clips still refine."""
-
-    index: int  # position among the decoded frames of the source
-    time: float  # seconds from the first frame of the source
-    seen: bool  # False: left out by the frame stride, so nothing is known of it
-    instances: tuple[FrameInstance, ...]  # by increasing track id
 
 
 class TrackSegmentation(TypedDict):

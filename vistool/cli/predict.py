@@ -19,7 +19,7 @@ from vistool.cli.options import (
     PrecisionName,
     Quiet,
 )
-from vistool.config import Extra, Precision, PredictConfig
+from vistool.config import Precision, PredictConfig
 from vistool.errors import UsageError
 
 
@@ -80,8 +80,8 @@ def predict(
     save: Annotated[
         list[str] | None,
         typer.Option(
-            help="Write more: csv and jsonl (what is where on every frame), mots, davis (label "
-            "pictures), cutouts (transparent PNGs); --save csv,davis; may be repeated.",
+            help="Write more: csv and jsonl (the masks of every frame), mots, davis (label "
+            "pictures), cutouts (transparent PNGs)...; --save csv,davis; may be repeated.",
         ),
     ] = None,
     exist_ok: Annotated[
@@ -97,7 +97,8 @@ def predict(
     Example: vistool predict street.mp4 --conf 0.8 --classes person,car
     """
     from vistool.engine.distributed import joined
-    from vistool.engine.predict import PredictedVideo, predict_videos
+    from vistool.engine.predict import predict_videos
+    from vistool.engine.tracked_video import TrackedVideo
     from vistool.formats.video import expand_sources
 
     config = PredictConfig(
@@ -114,7 +115,7 @@ def predict(
         precision=cast("Precision", precision),
         batch=batch,
         overlay=overlay,
-        save=cast("tuple[Extra, ...]", _listed(save)),
+        save=_listed(save),
     )
 
     if output == Path("-"):
@@ -123,12 +124,12 @@ def predict(
         stream(model, expand_sources(sources), config, quiet=quiet)
         return
 
-    def on_done(video: PredictedVideo) -> None:
+    def on_done(video: TrackedVideo, folder: Path) -> None:
         for warning in video.warnings:
             say(f"warning: {warning}")
         if not quiet:
-            say(f"{video.source}: {video.frames} frames, {video.tracks} tracks")
-        answer(str(video.folder))
+            say(f"{video.reader.path}: {len(video.frames)} frames, {len(video.tracks)} tracks")
+        answer(str(folder))
 
     with (
         joined(device) as processes,
@@ -148,13 +149,11 @@ def predict(
 
 
 def stream(model: str, sources: Sequence[Path], config: PredictConfig, *, quiet: bool) -> None:
-    """One JSON line a frame, on stdout; classes and scores are what is known by then."""
-    import msgspec
-
+    """One JSON line a frame, on stdout; classes and scores are those known by then."""
     from vistool.engine.distributed import joined
     from vistool.engine.predict import stream_videos
+    from vistool.engine.tracked_video import TrackedFrame
     from vistool.formats.results import path_as_text
-    from vistool.structures import FrameResult
 
     with (
         joined(config.device) as processes,
@@ -164,8 +163,8 @@ def stream(model: str, sources: Sequence[Path], config: PredictConfig, *, quiet:
             raise UsageError("-o - is for one process: several would write into each other")
         done = count(1)
 
-        def on_frame(source: Path, frame: FrameResult) -> None:
-            line = {"source": path_as_text(source), **msgspec.to_builtins(frame)}
+        def on_frame(source: Path, frame: TrackedFrame) -> None:
+            line = {"source": path_as_text(source), **frame.as_dict()}
             answer(json.dumps(line, separators=(",", ":")))  # ASCII, as any stdout can take
             show("segmenting", next(done), None)
 

@@ -9,6 +9,7 @@ import typer
 
 from vistool.cli.console import progress
 from vistool.cli.options import Quiet
+from vistool.config import OverlayStyle
 
 
 def render(
@@ -45,7 +46,7 @@ def render(
     alpha: Annotated[
         float,
         typer.Option(min=0, max=1, help="Strength of the masks' colour: 0 none, 1 opaque."),
-    ] = 0.45,
+    ] = OverlayStyle().alpha,
     labels: Annotated[
         bool, typer.Option("--labels/--no-labels", help="Class, id and score on every mask.")
     ] = True,
@@ -61,22 +62,20 @@ def render(
     Of several videos: vistool render JPEGImages/deer results.json --video deer --annotations
     valid.json
     """
-    from vistool.engine.render import render_video
+    from vistool.engine.read_video import load
+    from vistool.engine.writers import require_mp4
     from vistool.formats.results import OVERLAY
     from vistool.formats.video import source_name
-    from vistool.rendering.overlay import OverlayStyle
 
-    style = OverlayStyle(alpha=alpha, labels=labels, scores=scores)
     if output is None:
         name = OVERLAY if video is None else f"overlay-{source_name(source)}.mp4"
         output = (results if results.is_dir() else results.parent) / name
-    with progress(quiet=quiet) as show:
-        render_video(
-            *(source, results, output),
-            video=video,
-            annotations=annotations,
-            style=style,
-            conf=conf,
-            on_progress=show,
+    require_mp4(output)  # before anything is read
+    with (
+        progress(quiet=quiet) as show,
+        load(results, source=source, video=video, annotations=annotations) as tracked,
+    ):
+        tracked.render(
+            output, conf=conf, on_progress=show, alpha=alpha, labels=labels, scores=scores
         )
     typer.echo(output)

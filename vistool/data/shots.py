@@ -21,7 +21,7 @@ from vistool.data.warping import (
     window_of,
 )
 from vistool.formats.dataset import other_size
-from vistool.formats.pictures import read_picture
+from vistool.formats.frame_files import read_frame
 from vistool.formats.rle import decode_columns
 from vistool.structures import RLE, Size
 
@@ -136,7 +136,7 @@ def read_image(video: LabelledVideo, frame: int) -> np.ndarray:
     Raises: DataError for a missing file or one of another size.
     """
     path = video.files[frame]
-    image = read_picture(path, cut_off=True)
+    image = read_frame(video.files, frame, cut_off=True)
     size = Size(*image.shape[:2])
     if size != video.size:
         raise other_size(path, size, video.size)

@@ -4,74 +4,121 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Unpack
 
 import msgspec
+import numpy as np
 
-from vistool.config import PredictConfig
+from vistool.config import PredictConfig, PredictOptions, from_mapping
 from vistool.engine.device import choose_device
 from vistool.engine.distributed import Processes
 from vistool.engine.predict_job import PredictJob
 from vistool.engine.predict_record import VideoRecord
-from vistool.engine.render import SpooledResults, Track, draw_results
-from vistool.engine.save import FILES, FOLDERS, save_extras
 from vistool.engine.segment import SegmentedFrame, Segmenter
+from vistool.engine.tracked_video import TrackedFrame, TrackedVideo
+from vistool.engine.writers import (
+    OUTPUTS,
+    may_be_whole,
+    refuse_to_replace,
+    save_results,
+    write_outputs,
+)
 from vistool.errors import PartialFailureError, UsageError, VistoolError, WeightsError
-from vistool.formats.results import (
-    META,
-    OVERLAY,
-    RESULTS,
-    SegmentationSpool,
-    VideoMeta,
-    new_run_folder,
-    read_meta,
-)
+from vistool.formats.results import SegmentationSpool, new_run_folder
 from vistool.formats.rle import encode_mask
-from vistool.formats.video import VideoReader, open_video, source_name
-from vistool.models.weights import LoadedModel
+from vistool.formats.video import VideoReader, open_arrays, open_video, source_name
+from vistool.models.weights import LoadedModel, find_weights, load_model
 from vistool.progress import OnProgress, silent
-from vistool.structures import FrameInstance, FrameResult
+from vistool.structures import FrameTracks, Instance, VideoFrame
 from vistool.tracking.duplicates import TrackOverlaps
-from vistool.tracking.postprocess import (
-    masks_at,
-    results_single_class,
-)
-
-# What a run may write into its folder, or take away there.
-OUTPUTS = {RESULTS, META, OVERLAY, *itertools.chain(*FILES.values()), *FOLDERS.values()}
+from vistool.tracking.postprocess import masks_at, results_single_class
 
 
-@dataclass(frozen=True, slots=True)
-class PredictedVideo:
-    """What `predict_video` left on disk."""
+def predict(
+    source: str | Path | Iterable[np.ndarray],
+    *,
+    model: LoadedModel | str | Path = "ifc-lite",
+    fps: float | None = None,
+    keep_images: bool = False,
+    on_progress: OnProgress = silent,
+    **settings: Unpack[PredictOptions],
+) -> TrackedVideo:
+    """Segment, classify and track every object of a video.
 
-    source: Path
-    folder: Path
-    frames: int  # decoded, and in results.json
-    tracks: int  # reported
-    overlay: Path | None
-    warnings: tuple[str, ...]  # what was odd about the source, one line each
+    Args:
+        source: video file, folder of frames, or RGB pictures, [H, W, 3] uint8 each.
+        model: loaded, or the name or path of weights, which are then loaded once.
+        fps: of pictures, frames per second.
+        keep_images: keep given pictures in memory, for whatever shows or draws them later.
+        settings: those of `vistool predict`, by the same names.
 
-
-def iterate_video(
-    model: LoadedModel | str, source: Path | str, config: PredictConfig | None = None
-) -> Generator[FrameResult, None, None]:
-    """Segment and track a video; yields every frame as soon as no later clip can change it.
-
-    A track comes with the class that is most likely so far, and is left out while that class is
-    not asked for, its score lies below `config.conf`, or it overlaps a surer one too much.
-
-    Args: model: loaded, or the name or path of weights; source: a video file or folder of frames.
+    Returns: the video; close it, or use it as a context manager, to free its space on disk.
     Raises: UsageError, DataError, WeightsError, OutOfMemoryError.
     """
-    job = PredictJob(model, config or PredictConfig())
-    with (
-        open_video(Path(source)) as reader,
-        contextlib.closing(_iterate(job, reader)) as frames,
-    ):
-        yield from frames
+    job = PredictJob(_loaded(model), from_mapping(settings, PredictConfig, where="predict"))
+    with contextlib.ExitStack() as stack:
+        reader = stack.enter_context(_opened(source, fps, keep_images))
+        spool = stack.enter_context(SegmentationSpool(Path(tempfile.gettempdir())))
+        record = VideoRecord(job, reader, spool)
+        record.fill(on_progress)
+        return record.video(complete=True, resources=stack.pop_all())
+
+
+def track(
+    source: str | Path | Iterable[np.ndarray],
+    *,
+    model: LoadedModel | str | Path = "ifc-lite",
+    fps: float | None = None,
+    **settings: Unpack[PredictOptions],
+) -> Generator[TrackedFrame, None, None]:
+    """`predict` as a stream: every frame as soon as no later one can change its masks.
+
+    Class and score of a track are those so far. Tracks are numbered as they are first shown, and
+    keep their number; `predict` numbers only those that it reports in the end, so the two differ.
+
+    Args: as for `predict`.
+    Raises: as `predict`.
+    """
+    job = PredictJob(_loaded(model), from_mapping(settings, PredictConfig, where="track"))
+    segmenter = job.segmenter(keep_pictures=True)
+    reader = _opened(source, fps, keep=False)
+
+    def frames() -> Generator[TrackedFrame, None, None]:
+        with reader, contextlib.closing(iterate(job, reader, segmenter)) as tracked:
+            yield from tracked
+
+    return frames()
+
+
+def _loaded(model: LoadedModel | str | Path) -> LoadedModel:
+    if isinstance(model, LoadedModel):
+        return model
+    path = find_weights(model).absolute()
+    return _loaded_once(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _loaded_once(path: Path, _: int) -> LoadedModel:
+    return load_model(path)
+
+
+def _opened(
+    source: str | Path | Iterable[np.ndarray], fps: float | None, keep: bool
+) -> VideoReader:
+    if not isinstance(source, str | Path):
+        if fps is None:
+            raise UsageError(
+                "pictures have no time stamps", hint="say how fast they follow: fps=25"
+            )
+        return open_arrays(source, fps=fps, keep=keep)
+    if fps is not None:
+        raise UsageError(f"{source}: fps is for pictures given as arrays")
+    return open_video(Path(source))
 
 
 def stream_videos(
@@ -79,11 +126,11 @@ def stream_videos(
     sources: Sequence[Path],
     config: PredictConfig,
     *,
-    on_frame: Callable[[Path, FrameResult], None],
+    on_frame: Callable[[Path, TrackedFrame], None],
     on_warning: Callable[[str], None],
     on_failure: Callable[[Path, VistoolError], None],
 ) -> None:
-    """`iterate_video` for each of several sources, one after the other.
+    """Segment several sources, one after the other; hands on every frame as soon as it is final.
 
     Raises: as `predict_videos`.
     """
@@ -93,7 +140,7 @@ def stream_videos(
         with _or_note(source, len(sources), failed, on_failure):
             with (
                 open_video(source) as reader,
-                contextlib.closing(_iterate(job, reader)) as frames,
+                contextlib.closing(iterate(job, reader, job.segmenter())) as frames,
             ):
                 for frame in frames:
                     on_frame(source, frame)
@@ -102,12 +149,58 @@ def stream_videos(
     _raise_if_any(failed, len(sources))
 
 
-def _iterate(job: PredictJob, reader: VideoReader) -> Generator[FrameResult, None, None]:
+def iterate(
+    job: PredictJob, reader: VideoReader, segmenter: Segmenter
+) -> Generator[TrackedFrame, None, None]:
+    """Segment and track a video; yields every frame as soon as no later clip can change it.
+
+    A track comes with the class that is most likely so far, and is left out while that class is
+    not asked for, its score lies below `conf`, or it overlaps one with a higher score too much.
+    Tracks are numbered from 1 as they are first shown, and keep their number.
+
+    Args: segmenter: a new one.
+    """
     overlaps = job.overlaps()
-    with contextlib.closing(job.segmenter().frames(job.decoded(reader))) as frames:
+    ids: dict[int, int] = {}
+    shown: tuple[Instance, ...] = ()
+    with contextlib.closing(segmenter.frames(job.decoded(reader))) as frames:
         for frame in frames:
-            instances = tuple(_instances(job, frame, overlaps))
-            yield FrameResult(frame.index, frame.time, frame.tracks is not None, instances)
+            if frame.tracks is not None:
+                shown = tuple(_instances(job, frame, frame.tracks, overlaps, ids))
+            yield TrackedFrame(
+                index=frame.index,
+                time=frame.time,
+                seen=frame.tracks is not None,
+                size=frame.size,
+                shown=shown,
+                get_picture=partial(_picture, frame),
+            )
+
+
+def _picture(frame: SegmentedFrame) -> VideoFrame:
+    if frame.picture is None:
+        raise UsageError("the pictures of this stream were not kept")
+    return VideoFrame(frame.index, frame.time, frame.picture)
+
+
+def _instances(
+    job: PredictJob,
+    frame: SegmentedFrame,
+    tracks: FrameTracks,
+    overlaps: TrackOverlaps | None,
+    ids: dict[int, int],
+) -> list[Instance]:
+    """What is to be reported of a frame by classes and overlaps so far; new tracks get an id."""
+    if overlaps is not None:
+        overlaps.add(tracks)
+    so_far = results_single_class(frame.class_probs, tracks.track_ids)
+    likely = {track.id: track for track in job.reported(so_far, overlaps)}
+    found = []
+    for number, mask in masks_at(tracks, frame.size):
+        if number in likely:
+            id_ = ids.setdefault(number, len(ids) + 1)
+            found.append(Instance(replace(likely[number], id=id_), encode_mask(mask)))
+    return sorted(found, key=lambda instance: instance.track.id)
 
 
 @contextlib.contextmanager
@@ -138,33 +231,6 @@ def _raise_if_any(failed: Sequence[Path], total: int) -> None:
         )
 
 
-def predict_video(
-    model: LoadedModel | str,
-    source: Path | str,
-    folder: Path | str,
-    config: PredictConfig | None = None,
-    *,
-    on_progress: OnProgress | None = None,
-) -> PredictedVideo:
-    """Segment and track a video; writes results.json, meta.json and overlay.mp4 into `folder`.
-
-    What `config.save` asks for is written beside them, and what an earlier run left is replaced.
-
-    Files appear complete or not at all. If the source turns out to be damaged half-way, or on
-    Ctrl-C, the frames that are final by then are written (meta.json says `complete: false`), and
-    the exception goes on, with a note of where they are: in `folder`, or beside it if it holds
-    the results of a whole video.
-
-    Args: model: loaded, or the name or path of weights; source: a video file or folder of frames.
-    Raises: UsageError, also for a source that lies where results go; DataError, WeightsError,
-        OutOfMemoryError; VistoolError if something could not be written, after all that could.
-    """
-    _refuse_to_replace([Path(source)], [Path(folder)])
-    job = PredictJob(model, config or PredictConfig())
-    with open_video(Path(source)) as reader:
-        return predict_opened(job, reader, Path(folder), on_progress or silent)
-
-
 def predict_videos(
     model: LoadedModel | str,
     sources: Sequence[Path],
@@ -174,39 +240,42 @@ def predict_videos(
     exist_ok: bool = False,
     processes: Processes | None = None,
     on_progress: OnProgress = silent,
-    on_done: Callable[[PredictedVideo], None] | None = None,
+    on_done: Callable[[TrackedVideo, Path], None] | None = None,
     on_failure: Callable[[Path, VistoolError], None] | None = None,
-) -> list[PredictedVideo]:
-    """`predict_video` for each of several sources, in folders below `parent` named after them.
+) -> list[Path]:
+    """Predict several sources, each into a folder below `parent` that is named after it.
 
     Args:
         exist_ok: write into a folder that is there already; else its name gets "-2", "-3"...
             Either way, every source has its own.
         processes: that share the sources, each calling this with all of them.
-        on_done, on_failure: called after each source, in the process that had it.
+        on_done, on_failure: called after each source, in the process that had it; the former with
+            the video and its folder.
 
+    Returns: the folders of this process.
     Raises: the error of a single source; PartialFailureError if some of several failed; and at
         once what concerns all of them (UsageError, WeightsError).
     """
     names = [source_name(source) for source in sources]
     if exist_ok:
         names = _numbered(names)
-        _refuse_to_replace(sources, [parent / name for name in names])
+        refuse_to_replace(sources, [parent / name for name in names])
     processes = processes or Processes(choose_device(config.device))
     job = PredictJob(model, msgspec.structs.replace(config, device=str(processes.device)))
-    done: list[PredictedVideo] = []
+    folders: list[Path] = []
     failed: list[Path] = []
     for number in processes.mine(range(len(sources))):
         source = sources[number]
         with _or_note(source, len(sources), failed, on_failure):
             with open_video(source) as reader:
                 folder = new_run_folder(parent, names[number], exist_ok=exist_ok)
-                done.append(predict_opened(job, reader, folder, on_progress))
+                video = predict_opened(job, reader, folder, on_progress)
+            folders.append(folder)
             if on_done:
-                on_done(done[-1])
+                on_done(video, folder)
     # Not before all are done: whoever started the processes ends them when one fails.
     _raise_if_any([source for some in processes.gather(failed) for source in some], len(sources))
-    return done
+    return folders
 
 
 def _numbered(names: Iterable[str]) -> list[str]:
@@ -218,143 +287,70 @@ def _numbered(names: Iterable[str]) -> list[str]:
     return list(taken)
 
 
-def _refuse_to_replace(sources: Iterable[Path], folders: Iterable[Path]) -> None:
-    """Raises: UsageError if a source is one of the folders, or lies where results go in one."""
-    places = {folder.resolve() for folder in folders}
-    for source in sources:
-        # as it is named, too: it may be a link, which would go
-        for path in {source.resolve(), source.parent.resolve() / source.name}:
-            for place in places.intersection([path, *path.parents]):
-                if path == place or path.relative_to(place).parts[0] in OUTPUTS:
-                    raise UsageError(
-                        f"{source}: lies where results would be written, in {place}",
-                        hint="choose another --output",
-                    )
-
-
-def _instances(
-    job: PredictJob, frame: SegmentedFrame, overlaps: TrackOverlaps | None
-) -> Iterator[FrameInstance]:
-    """What is on a frame, as far as it is to be reported by classes and overlaps so far."""
-    if frame.tracks is None:
-        return
-    if overlaps is not None:
-        overlaps.add(frame.tracks)
-    so_far = results_single_class(frame.class_probs, frame.tracks.track_ids)
-    likely = {result.track_id: result for result in job.reported(so_far, overlaps)}
-    for track_id, mask in masks_at(frame.tracks, frame.size):
-        if track_id in likely:
-            result = likely[track_id]
-            name = job.names[result.label]
-            yield FrameInstance(track_id, name, result.score, encode_mask(mask))
-
-
 def predict_opened(
     job: PredictJob, reader: VideoReader, folder: Path, on_progress: OnProgress = silent
-) -> PredictedVideo:
-    """`predict_video` for a video that is open already."""
+) -> TrackedVideo:
+    """Segment and track a video; writes results.json and meta.json into `folder`.
+
+    The overlay and what `job.config.save` asks for are written beside them, and what an earlier run
+    left is replaced.
+
+    Files appear complete or not at all. If the source turns out to be damaged half-way, or on
+    Ctrl-C, the frames that are final by then are written (meta.json says `complete: false`), and
+    the exception goes on, with a note of where they are: in `folder`, or beside it if it holds
+    the results of a whole video.
+
+    Returns: the video; its masks are in the folder alone.
+    Raises: UsageError, DataError, OutOfMemoryError; VistoolError if something could not be
+        written, after all that could.
+    """
+    kinds = list(dict.fromkeys([*job.config.save, *(["overlay"] if job.config.overlay else [])]))
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with SegmentationSpool(folder) as spool:
-            meta = _segment(job, reader, VideoRecord(job, reader, spool), folder, on_progress)
+            video = _segment(VideoRecord(job, reader, spool), folder, kinds, on_progress)
             try:
-                overlay = _draw_and_save(job, reader, spool, meta, folder, on_progress)
+                write_outputs(kinds, video, folder, on_progress)
             except (KeyboardInterrupt, VistoolError, OSError) as error:
-                error.add_note(f"the results of all {meta.length} frames are in {folder}")
+                error.add_note(f"the results of all {video.meta.length} frames are in {folder}")
                 raise
     except BaseException:
         with contextlib.suppress(OSError):
             folder.rmdir()  # only if nothing was written
         raise
-    return PredictedVideo(
-        reader.path, folder, meta.length, len(meta.tracks), overlay, tuple(reader.warnings)
-    )
+    return video
 
 
 def _segment(
-    job: PredictJob, reader: VideoReader, record: VideoRecord, folder: Path, on_progress: OnProgress
-) -> VideoMeta:
+    record: VideoRecord, folder: Path, kinds: Sequence[str], on_progress: OnProgress
+) -> TrackedVideo:
     """Fill the record and write its files; also where only a part of the video could be done."""
-    segmenter = job.segmenter()
-    total = _expected_frames(reader, job.config)
     try:
-        with contextlib.closing(segmenter.frames(job.decoded(reader))) as frames:
-            for frame in frames:
-                record.add(frame)
-                on_progress("segmenting", record.length, total)
-        return record.write(folder, segmenter, complete=True)
+        record.fill(on_progress)
+        video = record.video(complete=True)
+        save_results(video, folder, kinds)
     except (KeyboardInterrupt, VistoolError, OSError) as error:
         if record.length:
-            error.add_note(_save_part(record, folder, segmenter))
+            error.add_note(_save_part(record, folder, kinds))
         raise
+    return video
 
 
-def _save_part(record: VideoRecord, folder: Path, segmenter: Segmenter) -> str:
+def _save_part(record: VideoRecord, folder: Path, kinds: Sequence[str]) -> str:
     """Write what is done of a video, but not over the results of a whole one; says where it is."""
     done = f"the {record.length} frames that were done"
     place = folder
     try:
-        if _may_be_whole(folder):
+        if may_be_whole(folder):
             place = new_run_folder(folder.parent, f"{folder.name}-partial", exist_ok=False)
-        record.write_partial(place, segmenter)
+        video = record.video(complete=False)
+        save_results(video, place, kinds)
+        quick = [kind for kind in kinds if not OUTPUTS[kind].pictures]
+        with contextlib.suppress(VistoolError):  # there is an error to tell already
+            write_outputs(quick, video, place)
     except (VistoolError, OSError) as error:
         with contextlib.suppress(OSError):
             place.rmdir()  # only if nothing was written
         return f"{done} could not be saved: {error}"
     kept = f"; {folder} keeps the results of an earlier run" if place != folder else ""
     return f"{done} are in {place}{kept}"
-
-
-def _may_be_whole(folder: Path) -> bool:
-    """False if there are no results in the folder, or they say that they are a part."""
-    try:
-        return (folder / RESULTS).exists() and read_meta(folder / META).complete
-    except VistoolError:
-        return True
-
-
-def _draw_and_save(
-    job: PredictJob,
-    reader: VideoReader,
-    spool: SegmentationSpool,
-    meta: VideoMeta,
-    folder: Path,
-    on_progress: OnProgress,
-) -> Path | None:
-    """What is made of the results: returns the overlay, None if it is not wanted.
-
-    Raises: VistoolError if something could not be written, when all else is.
-    """
-    failures = save_extras(job.config.save, folder, spool, meta, reader, on_progress)
-    overlay = folder / OVERLAY if job.config.overlay else None
-    if overlay:
-        _draw(reader, spool, meta, overlay, on_progress)
-    if failures:
-        raise VistoolError(f"{reader.path}: {'; '.join(failures)}")
-    return overlay
-
-
-def _draw(
-    reader: VideoReader,
-    spool: SegmentationSpool,
-    meta: VideoMeta,
-    overlay: Path,
-    on_progress: OnProgress,
-) -> None:
-    """What `vistool render` draws, but with the masks that lie in the spool already."""
-    results = SpooledResults(overlay.with_name(RESULTS), spool, meta)
-    names = {category.id: category.name for category in meta.categories}
-    for track in meta.tracks:
-        results.tracks[track.track_id] = Track(
-            track.track_id, names[track.category_id], track.score
-        )
-    draw_results(reader, results, overlay, on_progress=on_progress)
-
-
-def _expected_frames(reader: VideoReader, config: PredictConfig) -> int | None:
-    """A guess for the progress bar."""
-    total = reader.frame_count_hint
-    if total is None:
-        return None
-    end = total if config.end is None else min(total, round(config.end * reader.fps))
-    return max(1, end - round((config.start or 0) * reader.fps))

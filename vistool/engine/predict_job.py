@@ -1,20 +1,21 @@
-"""What any number of videos are predicted with: a model on its device, and settings that fit it."""
+"""A model on its device and settings that fit it, to predict any number of videos with."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import get_args
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
-from vistool.config import Extra, PredictConfig
+from vistool.config import PredictConfig
 from vistool.engine.device import choose_device
 from vistool.engine.segment import Segmenter
+from vistool.engine.writers import check_kinds
 from vistool.errors import UsageError
 from vistool.formats.video import VideoReader
 from vistool.models.weights import LoadedModel, load_model
-from vistool.structures import VideoFrame
+from vistool.structures import Track, VideoFrame
 from vistool.tracking.duplicates import TrackOverlaps
-from vistool.tracking.postprocess import TrackClass, results_multi_class, results_single_class
+from vistool.tracking.postprocess import results_multi_class, results_single_class
 
 MAX_OVERLAP = 0.5  # of two tracks, unless told otherwise or scoring is as published
 
@@ -28,11 +29,11 @@ class PredictJob:
     """
 
     def __init__(
-        self, model: LoadedModel | str, config: PredictConfig, *, multi_class: bool = False
+        self, model: LoadedModel | str | Path, config: PredictConfig, *, multi_class: bool = False
     ) -> None:
         check_settings(config)
         device = choose_device(config.device)
-        self.loaded = load_model(model) if isinstance(model, str) else model
+        self.loaded = model if isinstance(model, LoadedModel) else load_model(model)
         self.config = config
         self.names = self.loaded.header.config.class_names
         self.labels = wanted_labels(config.classes, self.names)
@@ -42,8 +43,8 @@ class PredictJob:
         self._model = self.loaded.model.to(device).eval()
         self._device = device
 
-    def segmenter(self) -> Segmenter:
-        return Segmenter(self._model, self.config, self._device)
+    def segmenter(self, *, keep_pictures: bool = False) -> Segmenter:
+        return Segmenter(self._model, self.config, self._device, keep_pictures=keep_pictures)
 
     def decoded(self, reader: VideoReader) -> Iterator[VideoFrame]:
         return reader.frames(start=self.config.start, end=self.config.end)
@@ -53,18 +54,26 @@ class PredictJob:
         return TrackOverlaps() if self.max_overlap < 1 else None
 
     def reported(
-        self, results: Sequence[TrackClass], overlaps: TrackOverlaps | None
-    ) -> list[TrackClass]:
-        """Those of a wanted class and a sufficient score, the best first, each instance once."""
-        wanted = [r for r in results if r.label in self.labels and r.score >= self.config.conf]
-        wanted.sort(key=lambda r: -r.score)
-        if overlaps is None:
-            return wanted
-        labels: dict[int, int] = {}
-        for result in wanted:  # a track's likeliest class comes first
-            labels.setdefault(result.track_id, result.label)
-        left_out = overlaps.duplicates(labels, self.max_overlap)
-        return [r for r in wanted if r.track_id not in left_out]
+        self, found: Iterable[tuple[int, int, float]], overlaps: TrackOverlaps | None
+    ) -> list[Track]:
+        """Those of a wanted class and a sufficient score, the best first, each instance once.
+
+        Args: found: track ids with label and score.
+        """
+        wanted = [r for r in found if r[1] in self.labels and r[2] >= self.config.conf]
+        wanted.sort(key=lambda result: -result[2])
+        left_out: set[int] = set()
+        if overlaps is not None:
+            labels: dict[int, int] = {}
+            for track_id, label, _ in wanted:  # a track's likeliest class comes first
+                labels.setdefault(track_id, label)
+            left_out = overlaps.duplicates(labels, self.max_overlap)
+        ids = self.loaded.header.config.ids_of_classes()
+        return [
+            Track(track_id, ids[label], self.names[label], score)
+            for track_id, label, score in wanted
+            if track_id not in left_out
+        ]
 
 
 def check_settings(config: PredictConfig) -> None:
@@ -81,11 +90,7 @@ def check_settings(config: PredictConfig) -> None:
         value = getattr(config, name)
         if isinstance(value, int) and value < 1:
             raise UsageError(f"{name.replace('_', ' ')} {value}: must be at least 1")
-    for kind in config.save:
-        if kind not in get_args(Extra):
-            raise UsageError(
-                f"--save {kind}: no such output", hint=f"there are {', '.join(get_args(Extra))}"
-            )
+    check_kinds(config.save)
 
 
 def wanted_labels(classes: Sequence[str], names: Sequence[str]) -> frozenset[int]:

@@ -1,55 +1,57 @@
-"""What `predict` notes of a video while it runs, and the results it writes in the end."""
+"""A video while it is predicted: what is kept of every final frame, until it is a TrackedVideo."""
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from array import array
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 
 import msgspec
 import torch
 
+from vistool.config import PredictConfig
 from vistool.engine.predict_job import PredictJob
-from vistool.engine.save import remove_extras, save_extras
-from vistool.engine.segment import SegmentedFrame, Segmenter
-from vistool.formats.atomic import atomic_path
-from vistool.formats.results import (
-    META,
-    OVERLAY,
-    RESULTS,
-    Category,
-    SegmentationSpool,
-    TrackMeta,
-    VideoMeta,
-    path_as_text,
-    write_meta,
-    write_results,
-)
+from vistool.engine.segment import SegmentedFrame
+from vistool.engine.tracked_video import TrackedVideo
+from vistool.formats.results import Category, SegmentationSpool, VideoMeta, path_as_text
 from vistool.formats.rle import encode_mask
 from vistool.formats.video import VideoReader
-from vistool.structures import TrackSegmentation
-from vistool.tracking.postprocess import TrackClass, masks_at
+from vistool.progress import OnProgress
+from vistool.structures import Track
+from vistool.tracking.postprocess import masks_at
 
 VIDEO_ID = 1  # every video has a results file of its own
 
 
 class VideoRecord:
-    """The final frames of a video: masks on disk, time stamps in memory, 8 bytes each."""
+    """The final frames of a video: masks on disk; in memory 8 bytes a frame and 4 a mask."""
 
     def __init__(self, job: PredictJob, reader: VideoReader, spool: SegmentationSpool) -> None:
         self._job, self._reader, self._spool = job, reader, spool
+        self._segmenter = job.segmenter()
+        self._overlaps = job.overlaps()
         self._first_frame = 0
         self._times = array("d")
-        self._overlaps = job.overlaps()
+        self._frames: defaultdict[int, array[int]] = defaultdict(lambda: array("I"))  # by track
 
     @property
     def length(self) -> int:
         """The number of frames that are complete."""
         return len(self._times)
 
-    def add(self, frame: SegmentedFrame) -> None:
+    def fill(self, on_progress: OnProgress) -> None:
+        """Run the model over the video. Raises: as `PredictJob.decoded`, and OutOfMemoryError."""
+        total = _expected_frames(self._reader, self._job.config)
+        decoded = self._job.decoded(self._reader)
+        with contextlib.closing(self._segmenter.frames(decoded)) as frames:
+            for frame in frames:
+                self._add(frame)
+                on_progress("segmenting", self.length, total)
+
+    def _add(self, frame: SegmentedFrame) -> None:
         if not self._times:
             self._first_frame = frame.index
         if frame.tracks is not None:
@@ -57,68 +59,48 @@ class VideoRecord:
                 self._overlaps.add(frame.tracks)
             for track_id, mask in masks_at(frame.tracks, frame.size):
                 self._spool.add(self.length, track_id, encode_mask(mask))
+                self._frames[track_id].append(self.length)
         self._times.append(frame.time)
 
-    def write_partial(self, folder: Path, segmenter: Segmenter) -> None:
-        """Write what there is, but for what takes long: pictures."""
-        meta = self.write(folder, segmenter, complete=False)
-        quick = [kind for kind in self._job.config.save if kind != "cutouts"]
-        save_extras(quick, folder, self._spool, meta, self._reader)
+    def video(
+        self, *, complete: bool, resources: contextlib.ExitStack | None = None
+    ) -> TrackedVideo:
+        """The tracks that are to be reported, numbered from 1 as they appear.
 
-    def write(self, folder: Path, segmenter: Segmenter, *, complete: bool) -> VideoMeta:
-        """Write results.json and meta.json; returns the latter."""
-        visible = set(self._spool.tracks())
-        found = self._job.results(segmenter.class_probs())
-        results = [r for r in self._job.reported(found, self._overlaps) if r.track_id in visible]
-        tracks: list[TrackMeta] = []
-        with (
-            atomic_path(folder / META) as new_meta,
-            atomic_path(folder / RESULTS) as new_results,
-        ):
-            write_results(new_results, self._entries(results, tracks))
-            meta = self._meta(segmenter, tracks, complete)
-            write_meta(new_meta, meta)
-            # All is on disk. What an earlier run left must not stand beside it.
-            remove_extras(folder)
-            for name in (OVERLAY, META):
-                (folder / name).unlink(missing_ok=True)
-        return meta
+        Args:
+            complete: whether all frames of the chosen range are there.
+            resources: closed with the video.
+        """
+        found = self._job.results(self._segmenter.class_probs())
+        tracks = [
+            replace(track, frames=frames)
+            for track in self._job.reported(found, self._overlaps)
+            if (frames := self._frames_of(track.id))
+        ]
+        return TrackedVideo(
+            self._meta(complete),
+            _numbered(tracks),
+            self._spool,
+            lambda: self._reader,
+            name=f"tracks of {self._reader.path}",
+            resources=resources,
+        )
 
-    def _entries(
-        self, results: Sequence[TrackClass], tracks: list[TrackMeta]
-    ) -> Iterator[TrackSegmentation]:
-        """One entry at a time; adds what the format has no field for to `tracks`."""
-        ids = self._job.loaded.header.config.ids_of_classes()
-        for result in results:
-            masks = self._spool.segmentations(result.track_id, self.length)
-            visible = [i for i, mask in enumerate(masks) if mask is not None]
-            if not visible:
-                continue
-            category = ids[result.label]
-            tracks.append(
-                TrackMeta(
-                    track_id=result.track_id,
-                    category_id=category,
-                    score=result.score,
-                    first_frame=visible[0],
-                    last_frame=visible[-1],
-                )
-            )
-            yield TrackSegmentation(
-                video_id=VIDEO_ID, category_id=category, score=result.score, segmentations=masks
-            )
+    def _frames_of(self, track_id: int) -> array[int]:
+        """Without a frame that was being added when it all came to an end."""
+        return array("I", (frame for frame in self._frames[track_id] if frame < self.length))
 
-    def _meta(self, segmenter: Segmenter, tracks: list[TrackMeta], complete: bool) -> VideoMeta:
+    def _meta(self, complete: bool) -> VideoMeta:
         header = self._job.loaded.header
         config = self._job.config
         used = {
             "max_overlap": self._job.max_overlap,
-            "clip_length": segmenter.clip_length or "all",
-            "clip_stride": segmenter.clip_stride,
-            "size": segmenter.short_side,
-            "batch": segmenter.batch,
-            "device": str(segmenter.device),
-            "precision": str(segmenter.dtype).removeprefix("torch."),
+            "clip_length": self._segmenter.clip_length or "all",
+            "clip_stride": self._segmenter.clip_stride,
+            "size": self._segmenter.short_side,
+            "batch": self._segmenter.batch,
+            "device": str(self._segmenter.device),
+            "precision": str(self._segmenter.dtype).removeprefix("torch."),
         }
         return VideoMeta(
             source=path_as_text(self._reader.path.absolute()),
@@ -147,5 +129,23 @@ class VideoRecord:
                 "torch": str(torch.__version__),
                 "python": platform.python_version(),
             },
-            tracks=tracks,
         )
+
+
+def _numbered(tracks: list[Track]) -> list[tuple[Track, int]]:
+    """Tracks with new ids, from 1 by first frame, and the ids that they had.
+
+    Of those that begin together, the first in the list comes first.
+    """
+    first = {track.id: track.frames[0] for track in tracks}  # once, where there is one a class
+    ids = {old: new for new, old in enumerate(sorted(first, key=first.__getitem__), start=1)}
+    return [(replace(track, id=ids[track.id]), track.id) for track in tracks]
+
+
+def _expected_frames(reader: VideoReader, config: PredictConfig) -> int | None:
+    """A guess for the progress bar."""
+    total = reader.frame_count_hint
+    if total is None:
+        return None
+    end = total if config.end is None else min(total, round(config.end * reader.fps))
+    return max(1, end - round((config.start or 0) * reader.fps))

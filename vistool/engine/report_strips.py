@@ -13,7 +13,7 @@ import numpy as np
 from vistool.errors import DataError
 from vistool.evaluation.diagnosis import FalsePositive, TruthVerdict
 from vistool.evaluation.overlaps import TruthTrack
-from vistool.formats.pictures import read_picture
+from vistool.formats.frame_files import read_frame
 from vistool.formats.rle import decode_mask
 from vistool.rendering.film_strip import StripFrame, chosen_frames, film_strip
 from vistool.rendering.page import Link, Picture
@@ -106,7 +106,7 @@ class StripMaker:
         if place >= len(files):
             return None
         try:
-            return read_picture(files[place])
+            return read_frame(files, place)
         except DataError:
             return None
 

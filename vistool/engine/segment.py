@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,6 +66,7 @@ class SegmentedFrame:
     size: Size  # of the decoded frame; the tracks' masks are smaller
     tracks: FrameTracks | None  # None: the model did not see this frame
     class_probs: Tensor  # [N, K] of these tracks, the mean over their clips so far
+    picture: np.ndarray | None  # [H, W, 3] uint8 RGB; None: not kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class _Prepared:
     time: float
     size: Size
     image: Tensor | None  # [h, w, 3] uint8 at the model's input size; None: not to be seen
+    picture: np.ndarray | None  # the frame as it was decoded, if it is kept
 
 
 def clip_settings(model: ModelConfig, config: PredictConfig) -> tuple[int | None, int]:
@@ -101,13 +104,28 @@ def clip_settings(model: ModelConfig, config: PredictConfig) -> tuple[int | None
 class Segmenter:
     """Runs a model over one video; `frames` may be called once."""
 
-    def __init__(self, model: ClipModel, config: PredictConfig, device: torch.device) -> None:
-        """model: in evaluation mode, on `device`. Raises: UsageError for unfit settings."""
+    def __init__(
+        self,
+        model: ClipModel,
+        config: PredictConfig,
+        device: torch.device,
+        *,
+        keep_pictures: bool = False,
+    ) -> None:
+        """Set up for one video.
+
+        Args:
+            model: in evaluation mode, on `device`.
+            keep_pictures: hand on every frame as it was decoded.
+
+        Raises: UsageError for unfit settings.
+        """
         self.clip_length, self.clip_stride = clip_settings(model.config, config)
         self.short_side = config.size or model.config.test_short_side
         self.device = device
         self.dtype = choose_dtype(config.precision, device)
         self._model = model
+        self._keep_pictures = keep_pictures
         self.batch = config.batch or BATCHES[device.type]
         self._frame_stride = config.frame_stride
         self._scoring = model.config.scoring
@@ -151,7 +169,8 @@ class Segmenter:
             if position % self._frame_stride == 0:
                 target = input_size(size, self.short_side, model.test_long_side, model.pixels)
                 image = resize(frame.image, target)
-            yield _Prepared(frame.index, frame.time, size, image)
+            kept = frame.image if self._keep_pictures else None
+            yield _Prepared(frame.index, frame.time, size, image, kept)
 
     def _groups(self, prepared: Iterable[_Prepared]) -> Iterator[list[_Prepared]]:
         """Successive frames, as many as the model is to see at once, and those between them."""
@@ -169,12 +188,16 @@ class Segmenter:
     def _final(self) -> Iterator[SegmentedFrame]:
         """Hand out the frames that nothing can change, with the unseen ones between them."""
         for tracks in self._stitcher.pop_final(self._windows.final_before):
-            frame = self._waiting.popleft()
             class_probs = self._stitcher.class_probs(tracks.track_ids)
-            yield SegmentedFrame(frame.index, frame.time, frame.size, tracks, class_probs)
+            yield self._handed_out(tracks, class_probs)
             while self._waiting and self._waiting[0].image is None:
-                frame = self._waiting.popleft()
-                yield SegmentedFrame(frame.index, frame.time, frame.size, None, class_probs[:0])
+                yield self._handed_out(None, class_probs[:0])
+
+    def _handed_out(self, tracks: FrameTracks | None, class_probs: Tensor) -> SegmentedFrame:
+        frame = self._waiting.popleft()
+        return SegmentedFrame(
+            frame.index, frame.time, frame.size, tracks, class_probs, frame.picture
+        )
 
     @torch.inference_mode()
     def _encode(self, images: Sequence[Tensor]) -> list[FrameFeatures]:

@@ -83,12 +83,12 @@ def tracks_of(
     return [
         {
             "video_id": video_id,
-            "category_id": result.label,
-            "score": result.score,
-            "segmentations": masks[result.track_id],
+            "category_id": label,
+            "score": score,
+            "segmentations": masks[track_id],
         }
-        for result in choose(segmenter.class_probs())
-        if result.track_id in masks
+        for track_id, label, score in choose(segmenter.class_probs())
+        if track_id in masks
     ]
 
 

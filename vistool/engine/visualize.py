@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from vistool.config import OverlayStyle
 from vistool.errors import UsageError
 from vistool.formats.atomic import atomic_path
 from vistool.formats.dataset import (
@@ -20,11 +21,11 @@ from vistool.formats.dataset import (
     other_size,
 )
 from vistool.formats.detect import read_dataset
-from vistool.formats.pictures import read_picture
+from vistool.formats.frame_files import read_frame
 from vistool.formats.rle import decode_mask
 from vistool.rendering.contact_sheet import SheetRow, contact_sheet, fitting
-from vistool.rendering.overlay import DrawnInstance, OverlayStyle, draw_tracks
-from vistool.structures import Size
+from vistool.rendering.overlay import draw_tracks
+from vistool.structures import Instance, Size, Track
 
 STYLE = OverlayStyle(alpha=0.4, scores=False)
 COLUMNS = 6  # frames of a labelled video, and pictures in a row of results
@@ -96,15 +97,15 @@ def _chosen(
 def _dataset_row(dataset: DataSet, video: AnnotatedVideo, tracks: list[AnnotatedTrack]) -> SheetRow:
     names = {category.id: category.name for category in dataset.categories}
     frames = regular_frames(video.length, COLUMNS)
+    files = [frame_file(dataset.frames, name) for name in video.file_names]
     pictures = []
     for frame in frames:
-        file = frame_file(dataset.frames, video.file_names[frame])
         drawn = [
-            DrawnInstance(n, _track_name(names, track), 1.0, decode_mask(rle))
+            Instance(Track(n, track.category_id, _track_name(names, track), 1.0), rle)
             for n, track in enumerate(tracks, start=1)
             if (rle := track.segmentations[frame]) is not None
         ]
-        pictures.append(drawn_small(_read(file, video.size), drawn))
+        pictures.append(drawn_small(_read(files, frame, video.size), drawn))
     labelled = [names[i] for i in sorted(video.exhaustive_ids & names.keys())]
     complete = list(names.values()) if video.exhaustive else labelled
     return SheetRow(
@@ -116,20 +117,14 @@ def _dataset_row(dataset: DataSet, video: AnnotatedVideo, tracks: list[Annotated
     )
 
 
-def drawn_small(image: np.ndarray, instances: Sequence[DrawnInstance]) -> np.ndarray:
+def drawn_small(image: np.ndarray, instances: Sequence[Instance]) -> np.ndarray:
     """A frame as large as a sheet shows it, with labels that can be read at that size."""
     small = fitting(image)
     size = (small.shape[1], small.shape[0])
-    shrunk = [
-        replace(
-            instance,
-            mask=cv2.resize(
-                instance.mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST
-            ).astype(bool),
-        )
-        for instance in instances
-    ]
-    return draw_tracks(small, shrunk, STYLE)
+    tracks = [instance.track for instance in instances]
+    masks = (decode_mask(instance.segmentation).view(np.uint8) for instance in instances)
+    shrunk = (cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) > 0 for mask in masks)
+    return draw_tracks(small, tracks, shrunk, STYLE)
 
 
 def counted(number: int, thing: str) -> str:
@@ -146,11 +141,11 @@ def _track_name(names: dict[int, str], track: AnnotatedTrack) -> str:
     return f"crowd of {name}" if track.is_crowd else name
 
 
-def _read(file: Path, size: Size) -> np.ndarray:
+def _read(files: Sequence[Path], frame: int, size: Size) -> np.ndarray:
     """[H, W, 3] uint8 RGB. Raises: DataError."""
-    image = read_picture(file)
+    image = read_frame(files, frame)
     if image.shape[:2] != size:
-        raise other_size(file, Size(*image.shape[:2]), size)
+        raise other_size(files[frame], Size(*image.shape[:2]), size)
     return image
 
 

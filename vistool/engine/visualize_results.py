@@ -1,15 +1,14 @@
-"""Visualize: what `predict` found in a video, as a figure or a page; no torch."""
+"""Visualize: the tracks of a predicted video, as a figure or a page; no torch."""
 
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from vistool.engine.render import SpooledResults, result_frames
+from vistool.engine.read_video import load
 from vistool.engine.visualize import (
     COLUMNS,
     as_png,
@@ -19,21 +18,12 @@ from vistool.engine.visualize import (
     require_suffix,
     save_picture,
 )
-from vistool.errors import DataError
-from vistool.formats.results import (
-    META,
-    RESULTS,
-    SegmentationSpool,
-    VideoMeta,
-    iterate_results,
-    read_meta,
-)
-from vistool.formats.rle import area
-from vistool.formats.video import open_video
+from vistool.formats.results import RESULTS, VideoMeta
 from vistool.progress import OnProgress, silent
 from vistool.rendering.contact_sheet import SheetRow, contact_sheet, framed, stacked
 from vistool.rendering.page import Facts, Page, Picture, Section, Table, write_page
 from vistool.rendering.timeline import Lane, timeline
+from vistool.structures import Track
 
 RESULTS_SUFFIXES = (".png", ".html")
 LANES = 60  # tracks of a timeline, at most: the likeliest
@@ -42,7 +32,7 @@ TIMELINE_WIDTH = 1940  # pixels
 
 @dataclass(frozen=True, slots=True)
 class ResultsView:
-    """What `predict` found in a video."""
+    """A predicted video, as it is shown."""
 
     meta: VideoMeta
     lanes: tuple[Lane, ...]  # one a track, by increasing id
@@ -93,32 +83,24 @@ def view_results(
 
     Raises: DataError if the files or the video are not there, or do not belong together.
     """
-    if results.is_dir():
-        results = results / RESULTS
-    meta = _meta_of(results)
-    names = {category.id: category.name for category in meta.categories}
-    wanted = set(regular_frames(meta.length, count))
-    with (
-        open_video(source or _source_of(results, meta)) as reader,
-        tempfile.TemporaryDirectory() as place,
-        SegmentationSpool(Path(place)) as spool,
-    ):
-        spooled = SpooledResults(results, spool, meta)
-        spooled.read(meta, reader.size, conf, names=names, video_id=meta.video_id)
-        frames, captions = [], []
-        with contextlib.closing(result_frames(reader, spooled)) as decoded:
-            for frame in decoded:
-                position = frame.index - meta.first_frame
+    frames, captions = [], []
+    with load(results, source=source) as video:
+        wanted = set(regular_frames(video.meta.length, count))
+        with contextlib.closing(video.pictures()) as pictures:
+            for position, picture in enumerate(pictures):
                 if position in wanted:
-                    frames.append(drawn_small(frame.image, spooled.instances(position)))
-                    captions.append(f"{meta.times[position]:.2f} s")
-                on_progress("reading", position + 1, meta.length)
-        lanes = _lanes(spooled, meta)
+                    shown = video.frames[position].shown
+                    drawn = [instance for instance in shown if instance.track.score >= conf]
+                    frames.append(drawn_small(picture.image, drawn))
+                    captions.append(f"{video.times[position]:.2f} s")
+                on_progress("reading", position + 1, video.meta.length)
     rows = tuple(
         SheetRow("", "", frames[i : i + COLUMNS], captions[i : i + COLUMNS])
         for i in range(0, len(frames), COLUMNS)
     )
-    return ResultsView(meta, tuple(sorted(lanes, key=lambda lane: lane.track_id)), rows)
+    tracks = sorted(video.shown_tracks, key=lambda track: track.id)
+    lanes = [_lane(track, video.meta) for track in tracks if track.score >= conf]
+    return ResultsView(video.meta, tuple(lanes), rows)
 
 
 def save_results(view: ResultsView, output: Path) -> Path:
@@ -167,41 +149,11 @@ def _page(view: ResultsView) -> Page:
     )
 
 
-def _meta_of(results: Path) -> VideoMeta:
-    """Raises: DataError if it is not there, or not readable."""
-    if not results.with_name(META).exists():
-        raise DataError(
-            f"{results}: no {META} beside it, which says what video and classes they are of",
-            hint="`vistool render` draws results without it",
-        )
-    return read_meta(results.with_name(META))
-
-
-def _source_of(results: Path, meta: VideoMeta) -> Path:
-    """The video of some results. Raises: DataError if it is not where it was."""
-    stated = Path(meta.source)
-    beside = results.with_name(stated.name)
-    # A relative place would be another one in every working directory.
-    for place in (stated, beside) if stated.is_absolute() else (beside,):
-        if place.exists():
-            return place
-    raise DataError(
-        f"{meta.source}: the video of {results} is not there",
-        hint="say where it is: --source VIDEO",
-    )
-
-
-def _lanes(results: SpooledResults, meta: VideoMeta) -> list[Lane]:
-    """The tracks that are drawn."""
-    lanes = []
-    for position, entry in enumerate(iterate_results(results.path, video_id=meta.video_id)):
-        track = results.tracks.get(position)
-        if track is None:
-            continue
-        masks = entry["segmentations"][:: meta.frame_stride]
-        seen = np.array([mask is not None and area(mask) > 0 for mask in masks], bool)
-        lanes.append(Lane(track.track_id, track.label, track.score, _intervals(seen, meta)))
-    return lanes
+def _lane(track: Track, meta: VideoMeta) -> Lane:
+    seen = np.zeros(meta.length, bool)
+    seen[list(track.frames)] = True
+    times = _intervals(seen[:: meta.frame_stride], meta)
+    return Lane(track.id, track.class_name, track.score, times)
 
 
 def _intervals(seen: np.ndarray, meta: VideoMeta) -> list[tuple[float, float]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,8 @@ from vistool.config import PixelConfig, TrainConfig
 from vistool.engine.train_setup import training_batches
 from vistool.engine.visualize import STYLE, Sheet, listed
 from vistool.rendering.contact_sheet import SheetRow
-from vistool.rendering.overlay import DrawnInstance, draw_tracks
-from vistool.structures import ClipTarget
+from vistool.rendering.overlay import draw_tracks
+from vistool.structures import ClipTarget, Track
 
 
 def training_sheet(config: TrainConfig, count: int) -> Sheet:
@@ -47,10 +46,11 @@ def training_sheet(config: TrainConfig, count: int) -> Sheet:
 
 def _drawn_clip(pictures: np.ndarray, target: ClipTarget, names: list[str]) -> list[np.ndarray]:
     """pictures: [T, H, W, 3] uint8."""
-    labels = [names[label] for label in target.labels.tolist()]
+    labels = enumerate(target.labels.tolist(), start=1)
+    tracks = [Track(n, label, names[label], 1.0) for n, label in labels]
     by_frame = target.masks.numpy().swapaxes(0, 1)
     return [
-        draw_tracks(picture, _instances(labels, masks), STYLE)
+        draw_tracks(picture, tracks, masks, STYLE)
         for picture, masks in zip(pictures, by_frame, strict=True)
     ]
 
@@ -60,14 +60,6 @@ def _pictures(normal: Tensor, pixels: PixelConfig) -> np.ndarray:
     values = normal.numpy().transpose(0, 1, 3, 4, 2) * pixels.std + pixels.mean
     ordered = values if pixels.channel_order == "RGB" else values[..., ::-1]
     return np.rint(ordered).clip(0, 255).astype(np.uint8)
-
-
-def _instances(labels: Sequence[str], masks: np.ndarray) -> list[DrawnInstance]:
-    """Instances of one frame; masks: [N, H, W] bool."""
-    return [
-        DrawnInstance(n, label, 1.0, mask)
-        for n, (label, mask) in enumerate(zip(labels, masks, strict=True), start=1)
-    ]
 
 
 def _relative(file: str, folder: str) -> str:

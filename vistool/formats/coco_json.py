@@ -16,9 +16,11 @@ from vistool.formats.coco_entries import (
     EntryError,
     areas_of,
     boxes_of,
+    flag_of,
     joined,
     looked_up,
     new_id,
+    no_masks,
     number_of,
     occlusion_of,
     of_every_frame,
@@ -256,14 +258,14 @@ class _Reader:
                 category = looked_up(number_of(entry, "category_id"), categories, "category")
                 segmentations = of_every_frame(entry, "segmentation", video.length)
                 if segmentations is None:
-                    raise EntryError("no-mask", "has no masks", "boxes alone are not enough")
+                    raise no_masks()
                 found.append(
                     AnnotatedTrack(
                         id=entry["id"],
                         video_id=video.id,
                         category_id=category.id,
                         segmentations=self._masks(place, segmentations, video.size),
-                        is_crowd=bool(entry.get("iscrowd")),
+                        is_crowd=flag_of(entry, "iscrowd", default=False),
                         areas=areas_of(entry, video.length),
                         boxes=boxes_of(entry, video.length),
                         occlusion=occlusion_of(entry, video.length),
@@ -299,7 +301,10 @@ class _Reader:
                     raise EntryError(
                         "category", f"{key} {entry[key]} has another category elsewhere"
                     )
-                (mask,) = self._masks(place, [entry.get("segmentation")], videos[video_id].size)
+                if "segmentation" not in entry:
+                    raise no_masks()
+                flag_of(entry, "iscrowd", default=False)
+                (mask,) = self._masks(place, [entry["segmentation"]], videos[video_id].size)
                 track[frame] = {**entry, "segmentation": mask}
             except EntryError as fault:
                 self._error(place, fault)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,12 @@ from vistool.formats.dataset import (
     group_tracks,
 )
 from vistool.formats.label_maps import (
+    LabelPicture,
     folder_names,
-    masks_of,
+    ids_of_colours,
+    label_picture_or_reason,
     painted,
-    read_label_map,
+    palette,
     suffix_of,
     write_label_map,
 )
@@ -30,7 +32,7 @@ from vistool.formats.problems import Problem, ProblemCallback, refuse
 from vistool.formats.threads import in_threads
 from vistool.formats.video import IMAGE_SUFFIXES
 from vistool.progress import OnProgress, silent
-from vistool.structures import RLE, Size
+from vistool.structures import RLE
 
 FRAMES, LABELS, RESOLUTION = "JPEGImages", "Annotations", "480p"
 OBJECT = Category(id=1, name="object")
@@ -157,16 +159,6 @@ def frame_stems(dataset: DataSet, video: AnnotatedVideo) -> list[str]:
     return [file.stem for file in _pictures(_level(dataset.path / LABELS) / video.name)]
 
 
-def palette() -> list[int]:
-    """[768] red, green, blue of 256 ids: the bits of an id spread over the channels, as in VOC."""
-    colours = []
-    for id_ in range(256):
-        for channel in range(3):
-            bits = [id_ >> (3 * i + channel) & 1 for i in range(3)]
-            colours.append(sum(bit << (7 - i) for i, bit in enumerate(bits)))
-    return colours
-
-
 def _here(tracks: Sequence[AnnotatedTrack], frame: int) -> list[tuple[int, RLE]]:
     masks = [(i, track.segmentations[frame]) for i, track in enumerate(tracks, start=1)]
     return [(i, mask) for i, mask in masks if mask is not None]
@@ -211,11 +203,8 @@ class _Sequence:
             self.on_problem(Problem("error", "no-frame", str(labelled[stem]), (), what))
         by_id: dict[int, dict[int, RLE]] = defaultdict(dict)
         todo = [t for t, stem in enumerate(stems) if stem in labelled]
-        found = in_threads(self._frame, [labelled[stems[t]] for t in todo])
-        for t, masks in zip(todo, found, strict=True):
-            if isinstance(masks, Problem):
-                self.on_problem(masks)
-                continue
+        files = [labelled[stems[t]] for t in todo]
+        for t, masks in zip(todo, self._masks(files), strict=True):
             for id_, mask in masks.items():
                 by_id[id_][t] = mask
         return {
@@ -223,13 +212,25 @@ class _Sequence:
             for id_, masks in sorted(by_id.items())
         }
 
-    def _frame(self, file: Path) -> dict[int, RLE] | Problem:
+    def _masks(self, files: Sequence[Path]) -> Iterator[dict[int, RLE]]:
+        """The masks in every picture, by the ids of the sequence."""
+        pictures = list(in_threads(label_picture_or_reason, files))
+        whole = [
+            (f, p) for f, p in zip(files, pictures, strict=True) if isinstance(p, LabelPicture)
+        ]
         try:
-            labels = read_label_map(file)
+            ids = ids_of_colours(whole)
         except DataError as error:
-            return Problem("error", "unreadable-file", "", (), str(error))
-        if labels.shape != self.video.size:
-            size, own = self.video.size, Size(*labels.shape)
-            what = f"is {own.width}x{own.height}, its video {size.width}x{size.height}"
-            return Problem("error", "mask-size", str(file), (), what)
-        return masks_of(labels)
+            self.on_problem(Problem("error", "colours", "", (), str(error)))
+            ids = {}
+        for file, picture in zip(files, pictures, strict=True):
+            if isinstance(picture, str):
+                self.on_problem(Problem("error", "unreadable-file", "", (), picture))
+                yield {}
+            elif picture.size != self.video.size:
+                size, own = self.video.size, picture.size
+                what = f"is {own.width}x{own.height}, its video {size.width}x{size.height}"
+                self.on_problem(Problem("error", "mask-size", str(file), (), what))
+                yield {}
+            else:
+                yield picture.masks_by(ids)

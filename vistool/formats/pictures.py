@@ -6,6 +6,7 @@ the picture is.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
@@ -42,16 +43,24 @@ JPEG_BARE = frozenset(range(0xD0, 0xD8)) | {0x01}  # markers without content
 WEBP_SIGNATURE = b"WEBPVP8"  # after the length
 TIFF_BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 TIFF_WIDTHS, TIFF_HEIGHTS = (256, 322), (257, 323)  # tags of a picture and of its tiles
+TIFF_NEW_KIND, TIFF_OTHER = 254, 0b101  # a tag, and its bits for a smaller copy and for a mask
+TIFF_KIND, TIFF_REDUCED = 255, 2  # the same of old, and its number for a smaller copy
 TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # types of a tag's value
 MAX_TAGS, MAX_MARKERS = 1 << 12, 1 << 16  # more are damage
 
 _pillow = threading.Lock()
 
 
-def read_picture(path: Path, *, grey: bool = False, cut_off: bool = False) -> np.ndarray:
+def read_picture(
+    path: Path, *, grey: bool = False, deep: bool = False, cut_off: bool = False
+) -> np.ndarray:
     """A picture as displayed, turned by its EXIF orientation.
 
-    Args: cut_off: take a JPEG that ends early, with grey for what is missing.
+    Args:
+        deep: keep values of more than 8 bits and floats as they are; refuse a file of several
+            pages.
+        cut_off: take a JPEG that ends early, with grey for what is missing.
+
     Returns: [H, W, 3] uint8 RGB, or [H, W] uint8 if `grey`.
     Raises: DataError for a file that is missing, not regular, damaged, or larger than the limit.
     """
@@ -60,14 +69,37 @@ def read_picture(path: Path, *, grey: bool = False, cut_off: bool = False) -> np
         raise _damaged(path)  # not for OpenCV, whose PNG reader prints what it dislikes
     if cut_off and data.startswith(JPEG_SIGNATURE):
         data += JPEG_END
-    try:
-        flags = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise DataError(f"{path}: cannot be read: {str(error).strip()}") from None
+    if deep and data[:4] in TIFF_BYTE_ORDERS and len(_pages(io.BytesIO(data), path)) > 1:
+        raise DataError(
+            f"{path}: has several pages, but is one frame here",
+            hint="a TIFF of several pages is a video of its own: name the file",
+        )
+    image = _decoded(data, path, cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR, deep=deep)
     if image is None:
         raise _damaged(path)
-    return image if grey else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image if grey else np.ascontiguousarray(image[..., ::-1])
+
+
+def _decoded(data: bytes, path: Path, flags: int, *, deep: bool) -> np.ndarray | None:
+    """[H, W, 3] blue, green, red, or [H, W]. Raises: DataError."""
+    code = np.frombuffer(data, np.uint8)
+    try:
+        if not deep:
+            return cv2.imdecode(code, flags)
+        image = cv2.imdecode(code, flags | cv2.IMREAD_ANYDEPTH)
+        if image is None and data[:4] in TIFF_BYTE_ORDERS:  # floats, and integers of 32 bits
+            image = cv2.imdecode(code, cv2.IMREAD_UNCHANGED)
+            return None if image is None else _three_channels(image)
+        return image
+    except cv2.error as error:
+        raise DataError(f"{path}: cannot be read: {str(error).strip()}") from None
+
+
+def _three_channels(image: np.ndarray) -> np.ndarray:
+    """[H, W] or [H, W, channels], the last of which may be transparency -> [H, W, 3]."""
+    channels = np.atleast_3d(image)
+    kept = channels[..., :3] if channels.shape[2] > 2 else channels[..., :1]
+    return np.broadcast_to(kept, (*kept.shape[:2], 3))
 
 
 def picture_bytes(path: Path) -> bytes:
@@ -128,6 +160,15 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
     except (OSError, ValueError) as error:  # ValueError: a name that no disk can have
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DataError(f"{path}: cannot be read: {reason}") from None
+
+
+def tiff_pages(path: Path) -> list[int]:
+    """The numbers, from 0, of a TIFF's pages that are no small copies or masks of others.
+
+    Of a picture in another format, the only one. Raises: DataError if the file is cut off.
+    """
+    with open_regular(path) as file:
+        return _pages(file, path) if file.read(4) in TIFF_BYTE_ORDERS else [0]
 
 
 def refuse_too_large(size: Size, where: object) -> None:
@@ -193,24 +234,50 @@ def _jpeg_size(file: BinaryIO) -> Size:
 
 def _tiff_size(file: BinaryIO) -> Size:
     """Of the first picture or its tiles, whichever are larger. Raises: struct.error if cut off."""
+    tags: dict[int, int] = next(_tiff_directories(file), {})
+    heights, widths = ([tags.get(tag, 0) for tag in both] for both in (TIFF_HEIGHTS, TIFF_WIDTHS))
+    return Size(max(heights), max(widths))
+
+
+def _pages(file: BinaryIO, path: Path) -> list[int]:
+    """`tiff_pages` of an open file."""
+    try:
+        pages = [
+            number
+            for number, tags in enumerate(_tiff_directories(file))
+            if not tags.get(TIFF_NEW_KIND, 0) & TIFF_OTHER and tags.get(TIFF_KIND) != TIFF_REDUCED
+        ]
+    except (struct.error, ValueError, OverflowError):
+        raise _damaged(path) from None
+    return pages or [0]
+
+
+def _tiff_directories(file: BinaryIO) -> Iterator[dict[int, int]]:
+    """The tags of every page that are single numbers.
+
+    Raises: struct.error if it is cut off, ValueError for other damage.
+    """
+    file.seek(0)
     start = file.read(4)
     order, big = TIFF_BYTE_ORDERS[start], start[2:3] == b"+" or start[3:] == b"+"
     offset, count, entry, inline = ("Q", "Q", 20, 12) if big else ("I", "H", 12, 8)
     file.seek(8 if big else 4)
-    (place,) = struct.unpack(order + offset, file.read(struct.calcsize(offset)))
-    file.seek(place)
-    (tags,) = struct.unpack(order + count, file.read(struct.calcsize(count)))
-    sides = [0, 0]
-    if tags > MAX_TAGS:
-        raise ValueError(f"{tags} tags")
-    for _ in range(tags):
-        content = file.read(entry)
-        tag, kind = struct.unpack_from(order + "HH", content)
-        for axis, wanted in enumerate((TIFF_HEIGHTS, TIFF_WIDTHS)):
-            if tag in wanted and kind in TIFF_NUMBERS:
-                (side,) = struct.unpack_from(order + TIFF_NUMBERS[kind], content, inline)
-                sides[axis] = max(sides[axis], side)
-    return Size(*sides)
+    places: set[int] = set()
+    while place := struct.unpack(order + offset, file.read(struct.calcsize(offset)))[0]:
+        if place in places:
+            raise ValueError("pages in a circle")
+        places.add(place)
+        file.seek(place)
+        (number,) = struct.unpack(order + count, file.read(struct.calcsize(count)))
+        if number > MAX_TAGS:
+            raise ValueError(f"{number} tags")
+        tags: dict[int, int] = {}
+        for _ in range(number):
+            content = file.read(entry)
+            tag, kind = struct.unpack_from(order + "HH", content)
+            if kind in TIFF_NUMBERS:
+                (tags[tag],) = struct.unpack_from(order + TIFF_NUMBERS[kind], content, inline)
+        yield tags
 
 
 def _webp_size(file: BinaryIO) -> Size:

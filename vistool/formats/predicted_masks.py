@@ -10,7 +10,12 @@ from pathlib import Path
 from vistool.errors import DataError
 from vistool.formats.dataset import AnnotatedVideo, DataSet
 from vistool.formats.davis import LABELS, RESOLUTION, VOID, frame_stems
-from vistool.formats.label_maps import masks_of_file
+from vistool.formats.label_maps import (
+    LabelPicture,
+    ids_of_colours,
+    label_picture_or_reason,
+    masks_of_file,
+)
 from vistool.formats.limits import refuse_too_many_masks
 from vistool.formats.mots import (
     IGNORED,
@@ -189,7 +194,14 @@ def _read_davis(
         what = f"{video.length - len(known)} of {video.length} frames have no picture"
         found.warn("no-result", place, what)
     tracks = _Tracks(video)
-    for file, masks in zip(known, in_threads(masks_of_file, known), strict=True):
+    pictures = list(zip(known, in_threads(label_picture_or_reason, known), strict=True))
+    try:
+        ids = ids_of_colours((f, p) for f, p in pictures if isinstance(p, LabelPicture))
+    except DataError as error:
+        found.problems.append(Problem("error", "colours", "", (), str(error)))
+        return
+    for file, picture in pictures:
+        masks = picture if isinstance(picture, str) else picture.masks_by(ids)
         for id_, mask in _fitting(file, masks, video, found).items():
             tracks.masks[id_][stems[file.stem]] = mask
     if set(tracks.masks) != {VOID}:  # alone it is the object, as in DAVIS 2016

@@ -1,4 +1,4 @@
-"""What `vistool predict` leaves behind: run folders, results.json, meta.json, spooled masks."""
+"""Files of a predicted video: run folders, results.json, meta.json, spooled masks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from vistool.errors import DataError, VistoolError
+from vistool.errors import DataError, UsageError, VistoolError
 from vistool.formats.atomic import atomic_path
 from vistool.formats.json_bytes import NOT_TAKEN, encode_json, read_json
 from vistool.formats.names import as_file_name
 from vistool.formats.rle import validate_rle
-from vistool.structures import RLE, Size, TrackSegmentation
+from vistool.structures import RLE, Size, Track, TrackSegmentation
 
 RESULTS, META, OVERLAY = "results.json", "meta.json", "overlay.mp4"  # in a run folder
 
@@ -37,6 +37,7 @@ class SegmentationSpool:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._closed = False
         self._pending: list[tuple[int, int, int, int, str]] = []
 
     def __enter__(self) -> SegmentationSpool:
@@ -65,6 +66,7 @@ class SegmentationSpool:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._closed = True
         self._stack.close()
 
     def add(self, frame: int, track: int, rle: RLE) -> None:
@@ -73,10 +75,6 @@ class SegmentationSpool:
         self._pending.append((track, frame, height, width, rle["counts"]))
         if len(self._pending) >= self.BATCH:
             self._flush()
-
-    def tracks(self) -> list[int]:
-        """The tracks that have a mask, in increasing order."""
-        return [row[0] for row in self._rows("SELECT DISTINCT track FROM masks ORDER BY 1")]
 
     def segmentations(self, track: int, length: int) -> list[RLE | None]:
         """The masks of a track on frames 0 to length - 1, None where it has none."""
@@ -98,7 +96,9 @@ class SegmentationSpool:
         )
         return [(track, RLE(size=[h, w], counts=counts)) for track, h, w, counts in rows]
 
-    def _rows(self, query: str, values: tuple[int, ...] = ()) -> list[tuple[Any, ...]]:
+    def _rows(self, query: str, values: tuple[int, ...]) -> list[tuple[Any, ...]]:
+        if self._closed:
+            raise UsageError("the video was closed, and its masks are deleted")
         self._flush()
         with self._failing_in_words():
             return self._db.execute(query, values).fetchall()
@@ -199,18 +199,8 @@ class Category(msgspec.Struct, frozen=True, kw_only=True):
     name: str
 
 
-class TrackMeta(msgspec.Struct, frozen=True, kw_only=True):
-    """What belongs to an entry of results.json, but has no field there."""
-
-    track_id: int  # from 1; decides the colour
-    category_id: int
-    score: float
-    first_frame: int  # position in `segmentations`
-    last_frame: int
-
-
 class VideoMeta(msgspec.Struct, frozen=True, kw_only=True):
-    """meta.json: all that `render` and `visualize` need besides results.json and the source."""
+    """The facts in meta.json: how a video was predicted, and what its results mean."""
 
     source: str  # absolute, by `path_as_text`
     video_id: int
@@ -227,7 +217,22 @@ class VideoMeta(msgspec.Struct, frozen=True, kw_only=True):
     model: dict[str, Any]
     settings: dict[str, Any]
     versions: dict[str, str]
-    tracks: list[TrackMeta]  # in the order of results.json
+
+
+class _TrackLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A track in meta.json, for the reader who has no results.json at hand."""
+
+    track_id: int
+    category_id: int
+    score: float
+    first_frame: int  # position in `segmentations`
+    last_frame: int
+
+
+class _MetaFile(VideoMeta, frozen=True, kw_only=True):
+    """All of meta.json."""
+
+    tracks: list[_TrackLine]  # in the order of results.json
 
 
 def path_as_text(path: Path) -> str:
@@ -235,31 +240,52 @@ def path_as_text(path: Path) -> str:
     return str(path).encode(errors="backslashreplace").decode()
 
 
-def write_meta(path: Path, meta: VideoMeta) -> None:
-    """Write meta.json."""
+def write_meta(path: Path, meta: VideoMeta, tracks: Iterable[Track]) -> None:
+    """Write meta.json. Args: tracks: in the order of results.json, each on one frame or more."""
+    lines = [
+        _TrackLine(
+            track_id=track.id,
+            category_id=track.category_id,
+            score=track.score,
+            first_frame=track.frames[0],
+            last_frame=track.frames[-1],
+        )
+        for track in tracks
+    ]
     with atomic_path(path) as temporary:
-        temporary.write_bytes(encode_json(meta) + b"\n")
+        whole = _MetaFile(**msgspec.structs.asdict(meta), tracks=lines)
+        temporary.write_bytes(encode_json(whole) + b"\n")
 
 
 def read_meta(path: Path) -> VideoMeta:
     """Read meta.json. Raises: DataError if it is damaged or contradicts itself."""
-    meta = read_json(path, VideoMeta)
-    if len(meta.times) != meta.length:
-        raise DataError(f"{path}: {len(meta.times)} time stamps for {meta.length} frames")
-    if any(later <= time for time, later in itertools.pairwise(meta.times)):
+    return read_meta_and_ids(path)[0]
+
+
+def read_meta_and_ids(path: Path) -> tuple[VideoMeta, list[int]]:
+    """Read meta.json, and the ids of the tracks in the order of results.json. Raises: DataError."""
+    whole = read_json(path, _MetaFile)
+    if len(whole.times) != whole.length:
+        raise DataError(f"{path}: {len(whole.times)} time stamps for {whole.length} frames")
+    if any(later <= time for time, later in itertools.pairwise(whole.times)):
         raise DataError(f"{path}: its time stamps do not increase")
-    if min(meta.width, meta.height, meta.frame_stride) < 1 or min(meta.first_frame, meta.fps) < 0:
+    if min(whole.width, whole.height, whole.frame_stride) < 1 or (
+        min(whole.first_frame, whole.fps) < 0
+    ):
         raise DataError(
-            f"{path}: impossible values: {meta.width}x{meta.height} pixels, frame stride "
-            f"{meta.frame_stride}, first frame {meta.first_frame}, {meta.fps:g} frames a second"
+            f"{path}: impossible values: {whole.width}x{whole.height} pixels, frame stride "
+            f"{whole.frame_stride}, first frame {whole.first_frame}, "
+            f"{whole.fps:g} frames per second"
         )
-    for index, track in enumerate(meta.tracks):
-        if not 0 <= track.first_frame <= track.last_frame < meta.length:
+    for index, track in enumerate(whole.tracks):
+        if not 0 <= track.first_frame <= track.last_frame < whole.length:
             raise DataError(
                 f"{path}: track {index} is on frames {track.first_frame} to {track.last_frame}, "
-                f"the video has {meta.length}"
+                f"the video has {whole.length}"
             )
-    return meta
+    facts = msgspec.structs.asdict(whole)
+    ids = [track.track_id for track in facts.pop("tracks")]
+    return VideoMeta(**facts), ids
 
 
 def new_run_folder(parent: Path, stem: str, *, exist_ok: bool) -> Path:

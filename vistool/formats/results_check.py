@@ -205,10 +205,9 @@ class _ResultsCheck:
             self.error("no-object", place, f"a {type(entry).__name__}, not an object")
             return None
         if "image_id" in entry and "video_id" not in entry:  # COCO's form: a video of one frame
-            entry["video_id"], entry["segmentations"] = (
-                entry["image_id"],
-                [entry.get("segmentation")],
-            )
+            mask = entry.get("segmentation")
+            entry["video_id"] = entry["image_id"]
+            entry["segmentations"] = None if mask is None else [mask]
         ids = [(key.removesuffix("_id"), entry.get(key)) for key in ("video_id", "category_id")]
         place += tuple((name, value) for name, value in ids if type(value) is int)
         before = len(self.problems)
@@ -267,7 +266,11 @@ class _ResultsCheck:
     def _check_masks(self, place: Place, entry: Mapping[str, Any]) -> list[RLE | None]:
         masks, video = entry.get("segmentations"), entry.get("video_id")
         if not isinstance(masks, list):
-            what = "no segmentations" if masks is None else f"segmentations are a {type(masks)}"
+            what = (
+                "no segmentations"
+                if masks is None
+                else f"segmentations are a {type(masks).__name__}"
+            )
             self.error("no-mask", place, what, "one mask or null a frame")
             return []
         if type(video) is not int or (self.dataset is not None and video not in self._lengths):

@@ -18,6 +18,9 @@ from vistool.formats.ffmpeg import Sound, file_name, first_complaint, media_info
 from vistool.structures import Size
 
 TIMESCALE = 90_000  # ticks a second in the file: exact for 24, 25, 30, 50, 60 fps
+# Seconds that a frame may last. An mp4 holds less than 2**31 ticks, 6.6 hours, between the times at
+# which a frame is decoded and shown, and several others may lie between these.
+LONGEST = 2000
 SQUARE = Fraction(1)
 MOST = 65_535  # of either number of a pixel's aspect, in H.264
 MP4 = ["-video_track_timescale", str(TIMESCALE), "-movflags", "+faststart", "-f", "mp4"]
@@ -52,6 +55,7 @@ class VideoWriter:
         self._sound_from, self._sound_start = audio_from, audio_start
         self._origin = 0.0
         self._last: float | None = None  # time of the last frame, from the first one
+        self._image = np.empty(0, np.uint8)  # of the last frame, with even sides
         self._end = contextlib.ExitStack()
 
     def __enter__(self) -> VideoWriter:
@@ -83,6 +87,8 @@ class VideoWriter:
     def write(self, image: np.ndarray, time: float) -> None:
         """Add a frame, [H, W, 3] uint8 RGB; times increase, and the first one becomes 0.
 
+        A frame that lasts for hours is repeated, as an mp4 has no room for its duration.
+
         Raises: ValueError for a frame of another size or a time that does not increase;
             VistoolError if ffmpeg fails.
         """
@@ -92,13 +98,25 @@ class VideoWriter:
             self._origin = time
         elif time - self._origin <= self._last:
             raise ValueError(f"a frame at {time} s after one at {self._origin + self._last} s")
+        else:
+            self._repeat_until(time - self._origin)
         self._last = time - self._origin
         height, width = self._even_size
         if (height, width) != self.size:
             rows, columns = height - self.size.height, width - self.size.width
             image = np.pad(image, ((0, rows), (0, columns), (0, 0)), mode="edge")
-        self._pipe(_matroska_frame_header(self._last, 1 / self.fps, image.nbytes))
-        self._pipe(np.ascontiguousarray(image).data)
+        self._image = np.ascontiguousarray(image)
+        self._pipe_frame(self._last)
+
+    def _repeat_until(self, time: float) -> None:
+        assert self._last is not None
+        while time - self._last > LONGEST:
+            self._last += LONGEST
+            self._pipe_frame(self._last)
+
+    def _pipe_frame(self, time: float) -> None:
+        self._pipe(_matroska_frame_header(time, 1 / self.fps, self._image.nbytes))
+        self._pipe(self._image.data)
 
     @property
     def _even_size(self) -> Size:

@@ -59,7 +59,7 @@ def available_weights() -> list[Path]:
     return [files[name] for name in sorted(files)]
 
 
-def find_weights(name_or_path: str) -> Path:
+def find_weights(name_or_path: str | Path) -> Path:
     """The file that `--model` means: a path, or the name of a shipped file.
 
     Raises: WeightsError that lists the names there are.
@@ -68,11 +68,11 @@ def find_weights(name_or_path: str) -> Path:
     if path.is_file():
         return path
     for shipped in available_weights():
-        if name_or_path in (shipped.stem, shipped.name):
+        if str(name_or_path) in (shipped.stem, shipped.name):
             return shipped
     names = ", ".join(p.stem for p in available_weights()) or "none"
     raise WeightsError(
-        f"no weights named {name_or_path!r}",
+        f"no weights named {str(name_or_path)!r}",
         hint=f"give a {SUFFIX} file, or one of the shipped weights: {names}",
     )
 
@@ -104,7 +104,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_model(name_or_path: str) -> LoadedModel:
+def load_model(name_or_path: str | Path) -> LoadedModel:
     """Build the model a weight file describes and fill it, in float32 and evaluation mode.
 
     Raises: WeightsError if the file is missing, damaged, or does not fit its own configuration.

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from vistool.rendering.overlay import DrawnInstance, OverlayStyle, draw_tracks
+from vistool.config import OverlayStyle
+from vistool.rendering.overlay import draw_tracks
+from vistool.structures import Track
 
 TILE_HEIGHT = 150  # pixels
 GAP = 4  # pixels between tiles
 QUALITY = 82  # of the JPEG
 BLANK = 70  # grey of a frame without a picture
 STYLE = OverlayStyle(labels=False, alpha=0.5)
-PREDICTION = 2  # a track id whose colour stands out from most pictures
+PREDICTION = Track(2, 0, "", 1.0)  # its colour stands out from most pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ def _tile(frame: StripFrame) -> np.ndarray:
         canvas = np.asarray(cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA))
     if frame.prediction is not None:
         mask = _small(frame.prediction, size).astype(bool)
-        canvas = draw_tracks(canvas, [DrawnInstance(PREDICTION, "", 1.0, mask)], STYLE)
+        canvas = draw_tracks(canvas, [PREDICTION], [mask], STYLE)
     if frame.truth is not None:
         contours, _ = cv2.findContours(
             _small(frame.truth, size), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
 import numpy as np
 
+from vistool.config import OverlayStyle
 from vistool.rendering.palette import Color, text_color, track_color
 from vistool.rendering.text import drawable
+from vistool.structures import Track
 
 FONT = cv2.FONT_HERSHEY_DUPLEX
 SHIFT = 4  # fractional bits of contour points: OpenCV draws at 1/16 pixel
 LABEL_SHARE = 0.6  # of the picture's sides that one label may take at most
 SMOOTHING = 2  # contour points on either side that a point is averaged with
-
-
-@dataclass(frozen=True, slots=True)
-class DrawnInstance:
-    """One track on one frame."""
-
-    track_id: int
-    label: str  # class name
-    score: float
-    mask: np.ndarray  # [H, W] bool, the frame's size
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OverlayStyle:
-    """How tracks are drawn."""
-
-    alpha: float = 0.45  # of the mask's colour: 0 leaves the picture, 1 hides it
-    contours: bool = True
-    labels: bool = True
-    scores: bool = True  # as part of the labels
 
 
 DEFAULT_STYLE = OverlayStyle()
@@ -75,17 +57,21 @@ class Box:
 
 
 def draw_tracks(
-    image: np.ndarray, instances: Sequence[DrawnInstance], style: OverlayStyle = DEFAULT_STYLE
+    image: np.ndarray,
+    tracks: Sequence[Track],
+    masks: Iterable[np.ndarray],
+    style: OverlayStyle = DEFAULT_STYLE,
 ) -> np.ndarray:
-    """Draw the instances of one frame on a copy of it.
+    """Draw the tracks of one frame on a copy of it.
 
-    Args: image: [H, W, 3] uint8 RGB.
+    Args: image: [H, W, 3] uint8 RGB; masks: of the tracks, [H, W] bool each.
     Returns: [H, W, 3] uint8 RGB.
     Raises: ValueError for a mask of another size than the image.
     """
     canvas = np.array(image, order="C")
     size = min(canvas.shape[:2])
-    shapes = [shape for inst in instances if (shape := _shape_of(inst, canvas)) is not None]
+    pairs = zip(tracks, masks, strict=True)
+    shapes = [shape for pair in pairs if (shape := _shape_of(*pair, canvas)) is not None]
     # Large ones first, and colours do not mix: where masks overlap, the smaller one is seen.
     for shape in sorted(shapes, key=lambda shape: -shape.box.area):
         _fill(canvas, image, shape, style.alpha)
@@ -94,24 +80,24 @@ def draw_tracks(
             _draw_contours(canvas, shape, thickness=max(1, round(size / 360)))
     if style.labels:
         # Lower ids choose their place first, so a label does not jump when a new track appears.
-        _draw_labels(canvas, sorted(shapes, key=lambda shape: shape.instance.track_id), style)
+        _draw_labels(canvas, sorted(shapes, key=lambda shape: shape.track.id), style)
     return canvas
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Where an instance lies on the frame."""
+    """Where a track lies on the frame."""
 
-    instance: DrawnInstance
+    track: Track
+    mask: np.ndarray  # [H, W] bool
     color: Color
     box: Box  # around the whole mask
     contours: tuple[np.ndarray, ...]  # [N, 1, 2] points x, y of the parts and their holes
     main_part: Box  # around the largest part
 
 
-def _shape_of(instance: DrawnInstance, canvas: np.ndarray) -> Shape | None:
-    """Box and contours of an instance's mask; None if the mask is empty."""
-    mask = instance.mask
+def _shape_of(track: Track, mask: np.ndarray, canvas: np.ndarray) -> Shape | None:
+    """Box and contours of a track's mask; None if the mask is empty."""
     if mask.shape != canvas.shape[:2]:
         raise ValueError(f"a mask {mask.shape} on an image {canvas.shape[:2]}")
     box = Box.of(cv2.boundingRect(_as_bytes(mask)))
@@ -123,7 +109,7 @@ def _shape_of(instance: DrawnInstance, canvas: np.ndarray) -> Shape | None:
     )
     parts = [Box.of(cv2.boundingRect(contour)) for contour in contours]
     main_part = max(parts, key=lambda part: part.area)
-    return Shape(instance, track_color(instance.track_id), box, tuple(contours), main_part)
+    return Shape(track, mask, track_color(track.id), box, tuple(contours), main_part)
 
 
 def _as_bytes(mask: np.ndarray) -> np.ndarray:
@@ -136,7 +122,7 @@ def _fill(canvas: np.ndarray, image: np.ndarray, shape: Shape, alpha: float) -> 
     values = np.arange(256)[:, None] * (1 - alpha) + np.array(shape.color) * alpha
     pixels = shape.box.pixels
     tinted = cv2.LUT(image[pixels], np.rint(values).astype(np.uint8)[None])
-    cv2.copyTo(tinted, _as_bytes(shape.instance.mask[pixels]), canvas[pixels])
+    cv2.copyTo(tinted, _as_bytes(shape.mask[pixels]), canvas[pixels])
 
 
 def _draw_contours(canvas: np.ndarray, shape: Shape, thickness: int) -> None:
@@ -161,7 +147,7 @@ def _draw_labels(canvas: np.ndarray, shapes: Sequence[Shape], style: OverlayStyl
     capitals = round(5.5 + 0.0115 * min(height, width))
     taken: list[Box] = []
     for shape in shapes:
-        chips = [_chip(text, shape.color, capitals) for text in _texts(shape.instance, style)]
+        chips = [_chip(text, shape.color, capitals) for text in _texts(shape.track, style)]
         options = [
             (chip, place)
             for chip in chips
@@ -178,12 +164,12 @@ def _draw_labels(canvas: np.ndarray, shapes: Sequence[Shape], style: OverlayStyl
             region[:] = np.rint(region + (chip.picture - region.astype(np.float32)) * chip.opacity)
 
 
-def _texts(instance: DrawnInstance, style: OverlayStyle) -> Iterator[str]:
+def _texts(track: Track, style: OverlayStyle) -> Iterator[str]:
     """What a label may say, the best first."""
     if style.scores:
-        yield f"{instance.label} {instance.track_id}  {instance.score:.2f}"
-    yield f"{instance.label} {instance.track_id}"
-    yield f"{instance.track_id}"
+        yield f"{track.class_name} {track.id}  {track.score:.2f}"
+    yield f"{track.class_name} {track.id}"
+    yield f"{track.id}"
 
 
 @dataclass(frozen=True, slots=True)

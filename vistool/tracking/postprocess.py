@@ -1,9 +1,9 @@
-"""What is kept of a model's output for a clip, and what is reported of the tracks in the end."""
+"""How model outputs become clip predictions, and how tracks get their classes and scores."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -27,15 +27,6 @@ ABSENT_BELOW = 0.001  # the most likely class's probability on a frame (VisTR)
 LIKELY = 0.1  # the most likely class's probability that makes a query an instance
 SMALL, LARGE = 0.01, 0.1  # shares of the picture between which a mask's size affects its score
 SIZE_EXPONENT = 0.2  # the smallest keep 0.63 of it: sure ones are shown by default
-
-
-@dataclass(frozen=True, slots=True)
-class TrackClass:
-    """One result: a track, one class, and how likely the track is of that class."""
-
-    track_id: int
-    label: int  # in [0, K)
-    score: float  # mean of its class probability over the track's clips
 
 
 def clip_prediction(
@@ -158,23 +149,27 @@ def _by_vote(class_logits: Tensor, mask_logits: Tensor, frame_ids: Sequence[int]
 
 def results_single_class(
     class_probs: Tensor, track_ids: Sequence[int] | None = None
-) -> list[TrackClass]:
+) -> list[tuple[int, int, float]]:
     """Every track once, as its most likely class.
 
     Args: class_probs: [P, K], of the tracks `track_ids`, or row i of track i + 1.
+    Returns: track id, label in [0, K), and score: the mean probability over the track's clips.
     """
     ids = range(1, len(class_probs) + 1) if track_ids is None else track_ids
     scores, labels = class_probs.max(-1)
-    return [TrackClass(*r) for r in zip(ids, labels.tolist(), scores.tolist(), strict=True)]
+    return list(zip(ids, labels.tolist(), scores.tolist(), strict=True))
 
 
-def results_multi_class(class_probs: Tensor, threshold: float = 0.01) -> list[TrackClass]:
+def results_multi_class(
+    class_probs: Tensor, threshold: float = 0.01
+) -> list[tuple[int, int, float]]:
     """Every track as every class above `threshold`, by track, then class (IFC's default mode).
 
-    class_probs: [P, K], row i is track i + 1.
+    Args: class_probs: [P, K], row i is track i + 1.
+    Returns: as `results_single_class`.
     """
     return [
-        TrackClass(row + 1, label, float(class_probs[row, label]))
+        (row + 1, label, float(class_probs[row, label]))
         for row, label in (class_probs > threshold).nonzero().tolist()
     ]
 

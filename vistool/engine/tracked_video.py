@@ -1,0 +1,409 @@
+"""A video with its tracks: what `predict` makes, and what every output is made from."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Unpack, overload
+
+import numpy as np
+
+from vistool.config import OverlayOptions, OverlayStyle, from_mapping
+from vistool.engine.writers import (
+    OUTPUTS,
+    check_kinds,
+    may_be_whole,
+    refuse_to_replace,
+    require_mp4,
+    save_results,
+    write_all,
+    write_outputs,
+    write_overlay,
+)
+from vistool.errors import DataError, UsageError
+from vistool.formats.results import META, RESULTS, Category, SegmentationSpool, VideoMeta
+from vistool.formats.rle import bounding_box, decode_mask
+from vistool.formats.video import VideoReader, prefetch
+from vistool.progress import OnProgress, silent
+from vistool.rendering.overlay import draw_tracks
+from vistool.structures import Instance, Size, Track, TrackSegmentation, VideoFrame
+
+FRAMES_AHEAD = 4  # that are decoded while others are written
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedFrame:
+    """One frame of a video with the tracks on it."""
+
+    index: int  # position among the decoded frames of the source
+    time: float  # seconds from the first frame of the source
+    seen: bool  # False: left out by the frame stride, so nothing is known of it
+    size: Size
+    shown: tuple[Instance, ...]  # what is drawn, by increasing id: of the last frame that was seen
+    get_picture: Callable[[], VideoFrame] = field(repr=False, compare=False)
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """The tracks on this frame, by increasing id; none where the frame was not seen."""
+        return self.shown if self.seen else ()
+
+    @property
+    def image(self) -> np.ndarray:
+        """[H, W, 3] uint8 RGB, a copy.
+
+        Raises: DataError if the source is not that video any more; UsageError if pictures were
+            given as arrays and not kept.
+        """
+        return self.get_picture().image.copy()
+
+    @property
+    def masks(self) -> np.ndarray:
+        """[N, H, W] bool, of the instances in their order."""
+        masks = [decode_mask(rle) for _, rle in self.instances]
+        return np.stack(masks) if masks else np.zeros((0, *self.size), bool)
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """[N, 4] float32: left, top, right, bottom in pixels; right = left + width."""
+        boxes = np.array([bounding_box(rle) for _, rle in self.instances], np.float32)
+        boxes = boxes.reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return boxes
+
+    @property
+    def track_ids(self) -> np.ndarray:
+        """[N] int64, rising."""
+        return np.array([track.id for track, _ in self.instances], np.int64)
+
+    @property
+    def class_ids(self) -> np.ndarray:
+        """[N] int64: category ids, as in results files."""
+        return np.array([track.category_id for track, _ in self.instances], np.int64)
+
+    @property
+    def class_names(self) -> np.ndarray:
+        """[N] str."""
+        return np.array([track.class_name for track, _ in self.instances], np.str_)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """[N] float64 in [0, 1], of the tracks: the same on all their frames, unless streamed."""
+        return np.array([track.score for track, _ in self.instances], np.float64)
+
+    def plot(self, **style: Unpack[OverlayOptions]) -> np.ndarray:
+        """The frame with its tracks drawn on it, as an overlay has it: [H, W, 3] uint8 RGB.
+
+        Raises: as `image`; UsageError for a style that there is not.
+        """
+        return self.drawn(from_mapping(style, OverlayStyle, where="style"))
+
+    def drawn(self, style: OverlayStyle, conf: float = 0.0) -> np.ndarray:
+        """`plot`, of the tracks with at least a score of `conf`."""
+        shown = [(track, rle) for track, rle in self.shown if track.score >= conf]
+        masks = (decode_mask(rle) for _, rle in shown)
+        picture = self.get_picture().image
+        return draw_tracks(picture, [track for track, _ in shown], masks, style)
+
+    def with_picture(self, picture: VideoFrame) -> TrackedFrame:
+        """The same frame, its picture at hand."""
+        return replace(self, get_picture=lambda: picture)
+
+    def as_dict(self) -> dict[str, object]:
+        """What a line of frames.jsonl holds."""
+        instances = [
+            {
+                "track_id": track.id,
+                "class_name": track.class_name,
+                "score": track.score,
+                "segmentation": rle,
+            }
+            for track, rle in self.instances
+        ]
+        return {"index": self.index, "time": self.time, "seen": self.seen, "instances": instances}
+
+
+class TrackedVideo:
+    """The tracks of a video, frame by frame.
+
+    The masks lie on disk, so memory does not grow with the video. `close`, or the end of a `with`
+    block, deletes them; so does the end of the object's life, or of the program.
+    """
+
+    def __init__(
+        self,
+        meta: VideoMeta,
+        tracks: Sequence[tuple[Track, int]],
+        spool: SegmentationSpool,
+        open_source: Callable[[], VideoReader],
+        *,
+        name: str,
+        resources: contextlib.ExitStack | None = None,
+    ) -> None:
+        """Put together from its parts.
+
+        Args:
+            tracks: in the order of results.json, each with its number in the spool.
+            open_source: called when a picture is first wanted.
+            name: what messages call the results.
+            resources: closed with the video, such as the spool.
+        """
+        self.meta = meta
+        self.name = name
+        self.tracks = tuple(track for track, _ in tracks)  # the one with the highest score first
+        self._numbers = tuple(number for _, number in tracks)
+        self._drawn = _one_class_each(tracks)
+        self._spool = spool
+        self._open_source = open_source
+        self._reader: VideoReader | None = None
+        self._pictures: Generator[VideoFrame, None, None] | None = None
+        self._last: tuple[int, VideoFrame] | None = None  # of these, with its position
+        self._resources = resources or contextlib.ExitStack()
+        # The stack knows nothing of this object, or it would keep it alive.
+        self._finish = weakref.finalize(self, self._resources.close)
+
+    def __enter__(self) -> TrackedVideo:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Delete the masks; may be called again."""
+        self._finish()
+
+    def __eq__(self, other: object) -> bool:
+        """Equal facts, tracks, and masks on every frame."""
+        if not isinstance(other, TrackedVideo):
+            return NotImplemented
+        return (
+            self.meta == other.meta
+            and self.tracks == other.tracks
+            and all(a == b for a, b in zip(self.frames, other.frames, strict=True))
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def size(self) -> Size:
+        """Of every frame and mask, in pixels."""
+        return Size(self.meta.height, self.meta.width)
+
+    @property
+    def times(self) -> Sequence[float]:
+        """Of every frame, in seconds from the first frame of the source."""
+        return self.meta.times
+
+    @property
+    def categories(self) -> Sequence[Category]:
+        """The classes that tracks may have."""
+        return self.meta.categories
+
+    @property
+    def shown_tracks(self) -> tuple[Track, ...]:
+        """Every track once: where it is reported as several classes, as the likeliest."""
+        return tuple(self._drawn.values())
+
+    @property
+    def frames(self) -> TrackedFrames:
+        """The frames of the chosen range, each read from disk when it is asked for."""
+        return TrackedFrames(self)
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        overlay: bool = True,
+        also: Sequence[str] = (),
+        exist_ok: bool = False,
+        on_progress: OnProgress = silent,
+    ) -> Path:
+        """Write results.json, meta.json and what else is asked for into a folder.
+
+        Args:
+            overlay: write overlay.mp4.
+            also: what `vistool predict --save` takes: csv, jsonl, mots, davis, cutouts.
+            exist_ok: replace the results that are there.
+
+        Returns: the folder.
+        Raises: UsageError for what would replace the source, or other results without `exist_ok`,
+            or those of a whole video by those of a part; VistoolError for what cannot be written,
+            after all that can.
+        """
+        place, kinds = Path(folder), list(dict.fromkeys([*also, *(["overlay"] if overlay else [])]))
+        check_kinds(kinds)
+        refuse_to_replace([Path(self.meta.source)], [place])
+        names = [RESULTS, META, *(name for kind in kinds for name in OUTPUTS[kind].names)]
+        there = [place / name for name in names if (place / name).exists()]
+        if there and not exist_ok:
+            raise UsageError(f"{there[0]}: is there already", hint="exist_ok=True replaces it")
+        if not self.meta.complete and may_be_whole(place):
+            raise UsageError(f"{place}: the results of a whole video are in it, these are a part")
+        place.mkdir(parents=True, exist_ok=True)
+        save_results(self, place, kinds)
+        write_outputs(kinds, self, place, on_progress)
+        return place
+
+    def render(
+        self,
+        path: str | Path,
+        *,
+        conf: float = 0.0,
+        on_progress: OnProgress = silent,
+        **style: Unpack[OverlayOptions],
+    ) -> Path:
+        """Draw the tracks on every frame; writes an mp4 with the source's sound.
+
+        Args: path: one that exists is replaced; conf: tracks with a lower score are not drawn.
+        Returns: the path.
+        Raises: UsageError, also if the source would be replaced; DataError if the source is not
+            that video any more.
+        """
+        path = Path(path)
+        require_mp4(path)
+        if path.exists() and self.reader.path.exists() and path.samefile(self.reader.path):
+            raise UsageError(f"{path}: would replace the source", hint="choose another --output")
+        checked = from_mapping(style, OverlayStyle, where="style")
+        overlay = write_overlay(path, self, checked, conf)
+        for error in write_all({"overlay": overlay}, {"overlay"}, self, on_progress).values():
+            raise error
+        return path
+
+    def entries(self) -> Iterator[TrackSegmentation]:
+        """The tracks one by one with all their masks, as results.json has them."""
+        for track, number in zip(self.tracks, self._numbers, strict=True):
+            if track.frames:
+                yield TrackSegmentation(
+                    video_id=self.meta.video_id,
+                    category_id=track.category_id,
+                    score=track.score,
+                    segmentations=self._spool.segmentations(number, self.meta.length),
+                )
+
+    def instances(self, position: int) -> tuple[Instance, ...]:
+        """The tracks on a frame of the chosen range, by increasing id."""
+        masks = self._spool.frame(position)
+        found = [Instance(self._drawn[n], rle) for n, rle in masks if n in self._drawn]
+        return tuple(sorted(found, key=lambda instance: instance.track.id))
+
+    @property
+    def reader(self) -> VideoReader:
+        """The source. Raises: DataError if it is not there, or of another size."""
+        if self._reader is None:
+            reader = self._resources.enter_context(self._open_source())
+            if reader.size != self.size:
+                raise DataError(
+                    f"{self.name}: its masks are {self.size.width}x{self.size.height}, "
+                    f"the source is {reader.size.width}x{reader.size.height}",
+                    hint="are these the results of this video?",
+                )
+            self._reader = reader
+        return self._reader
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was odd about the source, one line each, as far as it has been read."""
+        return tuple(self.reader.warnings)
+
+    def pictures(self) -> Generator[VideoFrame, None, None]:
+        """Decode the frames of the chosen range, a few ahead; to be closed.
+
+        Raises: DataError if the source has fewer or more, at its end.
+        """
+        return prefetch(_decoded(self.reader, self.meta, self.name), FRAMES_AHEAD)
+
+    def picture(self, position: int) -> VideoFrame:
+        """One decoded frame of the chosen range; going forward, each is decoded once.
+
+        Raises: DataError if the source does not have it.
+        """
+        if self._last is None or position < self._last[0]:
+            if self._pictures is not None:
+                self._pictures.close()
+            self._pictures, self._last = _decoded(self.reader, self.meta, self.name), None
+        assert self._pictures is not None
+        first = 0 if self._last is None else self._last[0] + 1
+        try:
+            for at in range(first, position + 1):
+                self._last = at, next(self._pictures)
+        except BaseException:
+            self._last = None  # so that the next call begins anew
+            raise
+        assert self._last is not None
+        return self._last[1]
+
+
+class TrackedFrames(Sequence[TrackedFrame]):
+    """The frames of a tracked video, made when they are asked for."""
+
+    def __init__(self, video: TrackedVideo) -> None:
+        self._video = video
+
+    def __len__(self) -> int:
+        return self._video.meta.length
+
+    @overload
+    def __getitem__(self, position: int) -> TrackedFrame: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[TrackedFrame]: ...
+    def __getitem__(self, position: int | slice) -> TrackedFrame | list[TrackedFrame]:
+        places = range(len(self))[position]
+        if isinstance(places, range):
+            return [self[place] for place in places]
+        stride = self._video.meta.frame_stride
+        return self._frame(places, self._video.instances(places - places % stride))
+
+    def __iter__(self) -> Iterator[TrackedFrame]:
+        shown: tuple[Instance, ...] = ()
+        for position in range(len(self)):
+            if position % self._video.meta.frame_stride == 0:
+                shown = self._video.instances(position)
+            yield self._frame(position, shown)
+
+    def _frame(self, position: int, shown: tuple[Instance, ...]) -> TrackedFrame:
+        video = self._video
+        return TrackedFrame(
+            index=video.meta.first_frame + position,
+            time=video.meta.times[position],
+            seen=position % video.meta.frame_stride == 0,
+            size=video.size,
+            shown=shown,
+            get_picture=partial(video.picture, position),
+        )
+
+
+def _one_class_each(tracks: Sequence[tuple[Track, int]]) -> dict[int, Track]:
+    """What is drawn, by number in the spool: a track that is there once a class, as its best."""
+    best: dict[int, tuple[Track, int]] = {}
+    for track, number in tracks:
+        if track.id not in best or track.score > best[track.id][0].score:
+            best[track.id] = track, number
+    return {number: track for track, number in best.values()}
+
+
+def _decoded(reader: VideoReader, meta: VideoMeta, name: str) -> Generator[VideoFrame, None, None]:
+    """The frames of the chosen range. Raises: DataError if there are fewer or more, at the end."""
+
+    def other_video(found: str) -> DataError:
+        return DataError(
+            f"{name}: results of {meta.length} frames, but {reader.path} has {found}",
+            hint="are these the results of this video?",
+        )
+
+    done = 0
+    start = meta.times[0] if meta.times else 0.0
+    # From a frame earlier, then by number: a copy of the source may round its time stamps.
+    for frame in reader.frames(start=max(0.0, start - 1 / reader.fps)):
+        position = frame.index - meta.first_frame
+        if position >= meta.length:
+            if meta.complete and meta.settings.get("end") is None:
+                raise other_video("more")
+            return
+        if position >= 0:
+            done += 1
+            yield frame
+    if done < meta.length:
+        raise other_video(f"only {done}")
