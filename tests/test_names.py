@@ -121,8 +121,8 @@ def test_a_video_called_dots_leaves_nothing_one_folder_up(
     (tmp_path / "plain.mp4").rename(source)
     weights = save_untrained(tmp_path / "w.safetensors", ("cat",), 3)
     before = set(tmp_path.iterdir())
-    (done,) = predict_videos(
+    (folder,) = predict_videos(
         str(weights), [source], tmp_path / "in" / "runs", PredictConfig(overlay=False)
     )
-    assert done.folder.parent == tmp_path / "in" / "runs"
+    assert folder.parent == tmp_path / "in" / "runs"
     assert set(tmp_path.iterdir()) == before

@@ -26,9 +26,18 @@ from vistool.errors import DataError, UsageError, VistoolError
 from vistool.formats.atomic import atomic_folder, atomic_path
 from vistool.formats.davis import MOST_OBJECTS
 from vistool.formats.label_maps import masks_of, painted, palette, write_label_map
-from vistool.formats.mots import PER_CLASS, mots_classes, mots_line, write_mots_classes
-from vistool.formats.results import META, OVERLAY, RESULTS, read_meta, write_meta, write_results
+from vistool.formats.mots import PER_CLASS, is_number, mots_classes, mots_line, write_mots_classes
+from vistool.formats.results import (
+    META,
+    OVERLAY,
+    RESULTS,
+    read_meta,
+    read_meta_and_ids,
+    write_meta,
+    write_results,
+)
 from vistool.formats.rle import area, bounding_box, decode_mask
+from vistool.formats.tables import safe_cells
 from vistool.formats.video_writer import VideoWriter
 from vistool.progress import OnProgress, silent
 from vistool.rendering.overlay import DEFAULT_STYLE
@@ -50,7 +59,7 @@ def write_csv(folder: Path, _: TrackedVideo) -> Iterator[WriteFrame]:
     """tracks.csv: one row for every track on every frame, for spreadsheets and data frames."""
     with (
         atomic_path(folder / "tracks.csv") as path,
-        path.open("w", newline="", encoding="utf-8") as file,
+        path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         rows = csv.writer(file)
         rows.writerow(COLUMNS)
@@ -59,7 +68,7 @@ def write_csv(folder: Path, _: TrackedVideo) -> Iterator[WriteFrame]:
             for track, rle in frame.instances:
                 about = (frame.index, f"{frame.time:.6f}", track.id, track.class_name)
                 box = (*bounding_box(rle), area(rle))
-                rows.writerow((*about, f"{track.score:.4f}", *box))
+                rows.writerow(safe_cells((*about, f"{track.score:.4f}", *box)))
 
         yield write
 
@@ -379,16 +388,33 @@ def _require_room(video: TrackedVideo, most: int, where: str) -> None:
 def _remove_outputs(folder: Path) -> None:
     """Take away what an earlier run saved into a folder, by its meta.json, and nothing else."""
     try:
-        saved = read_meta(folder / META).settings.get("save", ())
+        meta, ids = read_meta_and_ids(folder / META)
     except VistoolError:
         return
-    names = (name for kind in saved if kind in OUTPUTS for name in OUTPUTS[kind].names)
-    for place in map(folder.joinpath, names):
-        if place.suffix:
-            place.unlink(missing_ok=True)
-        elif not place.is_symlink():
-            for file in [*place.glob("[0-9]*.png"), *place.glob("[0-9]*/[0-9]*.png")]:
-                file.unlink()
-            for emptied in [*place.glob("[0-9]*"), place]:
-                with contextlib.suppress(OSError):  # something else is in it
-                    emptied.rmdir()
+    saved = meta.settings.get("save")
+    kinds = [kind for kind in saved if isinstance(kind, str)] if isinstance(saved, list) else []
+    for name in (name for kind in kinds if kind in OUTPUTS for name in OUTPUTS[kind].names):
+        if Path(name).suffix:
+            (folder / name).unlink(missing_ok=True)
+    if "davis" in kinds:
+        _remove_numbered(folder / "davis", meta.length)
+    if "cutouts" in kinds:
+        end = meta.first_frame + meta.length
+        for id_ in set(ids):
+            _remove_numbered(folder / "cutouts" / f"{id_:03}", end)
+        _remove_numbered(folder / "cutouts", 0)
+
+
+def _remove_numbered(folder: Path, end: int) -> None:
+    """Remove the pictures of frames up to `end`, and the folder if it is empty then.
+
+    A folder that is a link, or lies behind one, is another's.
+    """
+    if folder.is_symlink() or folder.parent.is_symlink() or not folder.is_dir():
+        return
+    for file in list(folder.iterdir()):
+        number = int(file.stem) if is_number(file.stem) else end
+        if number < end and file.name == f"{number:05}.png":
+            file.unlink()
+    with contextlib.suppress(OSError):  # something else is in it
+        folder.rmdir()
