@@ -23,6 +23,11 @@ Count = Annotated[int, Meta(ge=1)]
 CountFrom0 = Annotated[int, Meta(ge=0)]
 Amount = Annotated[float, Meta(ge=0)]
 Chance = Annotated[float, Meta(ge=0, le=1)]
+# Of models and pictures: far beyond what anybody trains, and far below what ends a computer.
+Width = Annotated[int, Meta(ge=1, le=1 << 16)]
+Layers = Annotated[int, Meta(ge=1, le=1000)]
+Side = Annotated[int, Meta(ge=1, le=1 << 14)]
+Deviation = Annotated[float, Meta(gt=0)]
 Range = tuple[Annotated[float, Meta(gt=0)], Annotated[float, Meta(gt=0)]]  # from and to
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -41,20 +46,22 @@ class PixelConfig(Settings, frozen=True):
     """What a model expects of its input: (pixel - mean) / std on 0-255 values."""
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # in channel order
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    std: tuple[Deviation, Deviation, Deviation] = (58.395, 57.12, 57.375)
     channel_order: Literal["RGB", "BGR"] = "RGB"
     rounding: Literal["nearest", "down"] = "nearest"  # of the longer side of a resized picture
-    side_multiple: int = 1  # both sides of a resized picture go to the nearest multiple of this
+    side_multiple: Side = 1  # both sides of a resized picture go to the nearest multiple of this
 
 
 class ResNetConfig(Settings, tag_field="kind", tag="resnet", frozen=True):
     """Bottleneck ResNet with frozen batch norm; defaults are torchvision's ResNet-50 v1.5."""
 
     depth: Literal[50, 101] = 50
-    stem_channels: int = 64
-    bottleneck_channels: int = 64  # of the first stage; doubles a stage, output is 4 times that
+    stem_channels: Width = 64
+    bottleneck_channels: Width = 64  # of the first stage; doubles a stage, output is 4 times that
     stride_in_1x1: bool = False  # True: the MSRA variant, stride in the first 1x1 of a block
-    blocks: tuple[int, int, int, int] | None = None  # of the four stages; None: the depth's
+    blocks: tuple[Layers, Layers, Layers, Layers] | None = (
+        None  # of the four stages; None: the depth's
+    )
     dilate_last: bool = False  # True: the last stage stays at stride 16 and is dilated instead
 
 
@@ -74,6 +81,13 @@ class ClassConfig(Settings, frozen=True):
     category_ids: tuple[int, ...] = ()  # ids in results files; empty: 1, 2, 3...
     scoring: Scoring = "published"
 
+    def __post_init__(self) -> None:
+        ids = self.category_ids
+        if ids and len(ids) != len(self.class_names):
+            raise ValueError(f"{len(ids)} category_ids for {len(self.class_names)} class_names")
+        if len(set(ids)) < len(ids):
+            raise ValueError("category_ids name an id twice")
+
     def ids_of_classes(self) -> tuple[int, ...]:
         """The id of every class in results files."""
         return self.category_ids or tuple(range(1, len(self.class_names) + 1))
@@ -88,18 +102,18 @@ class IFCConfig(ClassConfig, tag_field="architecture", tag="ifc", frozen=True):
 
     backbone: BackboneConfig = ResNetConfig()
     pixels: PixelConfig = PixelConfig()
-    hidden_dim: int = 256
-    num_heads: int = 8
-    feedforward_dim: int = 2048
-    encoder_layers: int = 3
-    decoder_layers: int = 3
-    num_memory_tokens: int = 8  # M, per frame
-    num_queries: int = 100
-    dropout: float = 0.1
-    clip_length: int = 5  # T the model is run with unless told otherwise
-    clip_stride: int = 1
-    test_short_side: int = 360  # pixels
-    test_long_side: int | None = 1333  # cap, pixels; None: no cap
+    hidden_dim: Width = 256
+    num_heads: Width = 8
+    feedforward_dim: Width = 2048
+    encoder_layers: Layers = 3
+    decoder_layers: Layers = 3
+    num_memory_tokens: Width = 8  # M, per frame
+    num_queries: Width = 100
+    dropout: Chance = 0.1
+    clip_length: Width = 5  # T the model is run with unless told otherwise
+    clip_stride: Width = 1
+    test_short_side: Side = 360  # pixels
+    test_long_side: Side | None = 1333  # cap, pixels; None: no cap
 
 
 class VisTRConfig(ClassConfig, tag_field="architecture", tag="vistr", frozen=True):
@@ -114,18 +128,18 @@ class VisTRConfig(ClassConfig, tag_field="architecture", tag="vistr", frozen=Tru
 
     backbone: BackboneConfig = ResNetConfig()
     pixels: PixelConfig = PixelConfig(rounding="down")
-    hidden_dim: int = 384  # a multiple of 48 and of num_heads
-    num_heads: int = 8
-    feedforward_dim: int = 2048
-    encoder_layers: int = 6
-    decoder_layers: int = 6
+    hidden_dim: Width = 384  # a multiple of 48 and of num_heads
+    num_heads: Width = 8
+    feedforward_dim: Width = 2048
+    encoder_layers: Layers = 6
+    decoder_layers: Layers = 6
     pre_norm: bool = False
-    num_queries: int = 10  # instances a clip may have; the decoder has one query each per frame
-    dropout: float = 0.1
-    clip_length: int = 36  # T, of the weights
-    clip_stride: int | None = None  # None: half the clip length, so that clips overlap
-    test_short_side: int = 300  # pixels
-    test_long_side: int | None = None  # no cap
+    num_queries: Width = 10  # instances a clip may have; the decoder has one query each per frame
+    dropout: Chance = 0.1
+    clip_length: Width = 36  # T, of the weights
+    clip_stride: Width | None = None  # None: half the clip length, so that clips overlap
+    test_short_side: Side = 300  # pixels
+    test_long_side: Side | None = None  # no cap
 
 
 ModelConfig = IFCConfig | VisTRConfig
@@ -310,7 +324,7 @@ class TrainConfig(Settings, kw_only=True, frozen=True):
     accumulate: Count = 1  # batches a step: it is that of a batch so many times as large
     clip_length: Count = 1  # T; 1 trains on single pictures, as IFC's COCO stage does
     # (height, width), one drawn a batch.
-    canvases: Annotated[tuple[tuple[Count, Count], ...], Meta(min_length=1)] = ((192, 256),)
+    canvases: Annotated[tuple[tuple[Side, Side], ...], Meta(min_length=1)] = ((192, 256),)
     learning_rate: Amount = 4e-4
     backbone_rate: Amount = 4e-5
     weight_decay: Amount = 1e-4
@@ -409,7 +423,11 @@ def load_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path}: no such configuration file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (
+        ValueError,
+        RecursionError,
+        OSError,
+    ) as error:  # numbers of any length, tables in tables
         raise UsageError(f"{path}: not a readable TOML file: {error}") from None
 
 
@@ -426,7 +444,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
             raise UsageError(f"--set {override}: not of the form key=value")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             value = text
         *tables, key = name.strip().split(".")
         place = result

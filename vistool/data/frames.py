@@ -6,8 +6,9 @@ import os
 import secrets
 import shutil
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
+from vistool.errors import DataError
 from vistool.formats.dataset import DataSet, frame_file
 from vistool.progress import OnProgress, silent
 
@@ -32,6 +33,8 @@ def bring_frames(
     for video in dataset.videos:
         for name in video.file_names:
             source = frame_file(dataset.frames, name)
+            if ".." in PurePath(name).parts:  # inside by a link, perhaps, that the copy has not
+                raise DataError(f"file name {name!r} leads out of the folder {folder / PLACE}")
             missing += not source.is_file()
             if not inside and source.is_file():
                 link_or_copy(source, folder / PLACE / name)

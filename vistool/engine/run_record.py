@@ -14,6 +14,7 @@ import msgspec
 
 from vistool.errors import DataError
 from vistool.formats.atomic import atomic_path
+from vistool.formats.names import as_file_name
 
 RUN = "run.json"
 VIDEOS, FAILURE = "videos", "error.txt"  # in a run folder; of a video
@@ -79,6 +80,7 @@ def noted_failures(folder: Path, video_ids: Iterable[int]) -> dict[int, str]:
 
 def run_folder(parent: Path, stem: str, run: Run) -> Path:
     """The folder that holds this run already, or the first free one of stem, stem-2..."""
+    stem = as_file_name(stem)
     for number in count(1):
         folder = parent / (stem if number == 1 else f"{stem}-{number}")
         if folder.is_dir() and read_run(folder) == run:

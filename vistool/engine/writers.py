@@ -26,10 +26,19 @@ from vistool.errors import DataError, UsageError, VistoolError
 from vistool.formats.atomic import atomic_folder, atomic_path
 from vistool.formats.davis import MOST_OBJECTS
 from vistool.formats.label_maps import masks_of, painted, palette, write_label_map
-from vistool.formats.mots import PER_CLASS, mots_classes, mots_line, write_mots_classes
+from vistool.formats.mots import PER_CLASS, is_number, mots_classes, mots_line, write_mots_classes
 from vistool.formats.replacing import replaced_together, settle
-from vistool.formats.results import META, OVERLAY, RESULTS, read_meta, write_meta, write_results
+from vistool.formats.results import (
+    META,
+    OVERLAY,
+    RESULTS,
+    read_meta,
+    read_meta_and_ids,
+    write_meta,
+    write_results,
+)
 from vistool.formats.rle import area, bounding_box, decode_mask
+from vistool.formats.tables import safe_cells
 from vistool.formats.video_writer import VideoWriter
 from vistool.progress import OnProgress, silent
 from vistool.rendering.overlay import DEFAULT_STYLE
@@ -51,7 +60,7 @@ def write_csv(folder: Path, _: TrackedVideo) -> Iterator[WriteFrame]:
     """tracks.csv: one row for every track on every frame, for spreadsheets and data frames."""
     with (
         atomic_path(folder / "tracks.csv") as path,
-        path.open("w", newline="", encoding="utf-8") as file,
+        path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         rows = csv.writer(file)
         rows.writerow(COLUMNS)
@@ -60,7 +69,7 @@ def write_csv(folder: Path, _: TrackedVideo) -> Iterator[WriteFrame]:
             for track, rle in frame.instances:
                 about = (frame.index, f"{frame.time:.6f}", track.id, track.class_name)
                 box = (*bounding_box(rle), area(rle))
-                rows.writerow((*about, f"{track.score:.4f}", *box))
+                rows.writerow(safe_cells((*about, f"{track.score:.4f}", *box)))
 
         yield write
 
@@ -375,13 +384,30 @@ def _require_room(video: TrackedVideo, most: int, where: str) -> None:
 def _saved_outputs(folder: Path) -> Iterator[str]:
     """The files that an earlier run saved into a folder, by its meta.json, and no others."""
     try:
-        saved = read_meta(folder / META).settings.get("save", ())
+        meta, ids = read_meta_and_ids(folder / META)
     except VistoolError:
         return
-    for name in (name for kind in saved if kind in OUTPUTS for name in OUTPUTS[kind].names):
-        place = folder / name
-        if place.suffix:
+    saved = meta.settings.get("save")
+    kinds = [kind for kind in saved if isinstance(kind, str)] if isinstance(saved, list) else []
+    for name in (name for kind in kinds if kind in OUTPUTS for name in OUTPUTS[kind].names):
+        if Path(name).suffix:
             yield name
-        elif not place.is_symlink():
-            for file in [*place.glob("[0-9]*.png"), *place.glob("[0-9]*/[0-9]*.png")]:
-                yield file.relative_to(folder).as_posix()
+    if "davis" in kinds:
+        yield from _numbered(folder, "davis", meta.length)
+    if "cutouts" in kinds:
+        for id_ in set(ids):
+            yield from _numbered(folder, f"cutouts/{id_:03}", meta.first_frame + meta.length)
+
+
+def _numbered(folder: Path, inner: str, end: int) -> Iterator[str]:
+    """The pictures of frames up to `end` in a folder of a run folder.
+
+    A folder that is a link, or lies behind one, is another's.
+    """
+    place = folder / inner
+    if place.is_symlink() or place.parent.is_symlink() or not place.is_dir():
+        return
+    for file in place.iterdir():
+        number = int(file.stem) if is_number(file.stem) else end
+        if number < end and file.name == f"{number:05}.png":
+            yield f"{inner}/{file.name}"

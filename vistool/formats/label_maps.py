@@ -12,8 +12,10 @@ from PIL import Image
 from vistool.errors import DataError
 from vistool.formats.atomic import atomic_path
 from vistool.formats.dataset import AnnotatedVideo
+from vistool.formats.names import as_file_name
 from vistool.formats.pictures import open_picture
 from vistool.formats.rle import area, decode_mask, encode_runs
+from vistool.formats.video import IMAGE_SUFFIXES
 from vistool.structures import RLE, Size
 
 INDEXED = ("P", "L", "LA", "1", "I", "I;16", "I;16B")  # Pillow's modes whose pixels are ids
@@ -176,16 +178,19 @@ def painted(masks: Iterable[tuple[int, RLE]], size: Size) -> tuple[np.ndarray, i
 def folder_names(videos: Sequence[AnnotatedVideo]) -> dict[int, str]:
     """A folder name for every video id: of its name what every system takes, no two alike."""
     names: dict[int, str] = {}
+    taken: set[str] = set()
     for video in videos:
-        plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in video.name).strip(".")
-        taken = set(names.values())
-        name, number = plain or str(video.id), 2
-        while name in taken:
+        plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in video.name)
+        plain = as_file_name(plain, instead=str(video.id))
+        name, number = plain, 2
+        while name.casefold() in taken:
             name, number = f"{plain}-{number}", number + 1
+        taken.add(name.casefold())
         names[video.id] = name
     return names
 
 
 def suffix_of(video: AnnotatedVideo) -> str:
     """Of the picture files of a video."""
-    return PurePosixPath(video.file_names[0]).suffix if video.file_names else ".jpg"
+    stated = PurePosixPath(video.file_names[0]).suffix if video.file_names else ""
+    return stated if stated.lower() in IMAGE_SUFFIXES else ".jpg"

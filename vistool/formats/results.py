@@ -17,6 +17,7 @@ import msgspec
 from vistool.errors import DataError, UsageError, VistoolError
 from vistool.formats.atomic import atomic_path
 from vistool.formats.json_bytes import NOT_TAKEN, encode_json, read_json
+from vistool.formats.names import as_file_name
 from vistool.formats.replacing import owner, remove_leftovers, settle
 from vistool.formats.rle import validate_rle
 from vistool.structures import RLE, Size, Track, TrackSegmentation
@@ -293,7 +294,11 @@ def read_meta_and_ids(path: Path) -> tuple[VideoMeta, list[int]]:
 
 
 def new_run_folder(parent: Path, stem: str, *, exist_ok: bool) -> Path:
-    """Make and return parent/stem, or with "-2", "-3"... the first of them that is free."""
+    """Make and return parent/stem, or with "-2", "-3"... the first of them that is free.
+
+    The stem may be any text: `as_file_name` makes a name of it.
+    """
+    stem = as_file_name(stem)
     parent.mkdir(parents=True, exist_ok=True)
     if exist_ok:
         folder = parent / stem

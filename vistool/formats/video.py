@@ -30,6 +30,7 @@ from vistool.formats.frame_files import (
     Pages,
     stretched,
 )
+from vistool.formats.names import as_file_name
 from vistool.formats.pictures import tiff_pages
 from vistool.structures import Size, VideoFrame
 
@@ -181,7 +182,7 @@ def open_arrays(images: Iterable[np.ndarray], *, fps: float, keep: bool = False)
 
 def source_name(path: Path) -> str:
     """What a source's results are named after: the stem of a file, the name of a folder."""
-    return path.resolve().name if path.is_dir() else path.stem
+    return as_file_name(path.resolve().name if path.is_dir() else path.stem)
 
 
 class _FileReader(VideoReader):

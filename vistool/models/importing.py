@@ -16,14 +16,15 @@ from torch import Tensor
 
 from vistool.config import IFCConfig, ModelConfig, PixelConfig, ResNetConfig, VisTRConfig
 from vistool.errors import WeightsError
-from vistool.models import build_model, published
-from vistool.models.foreign import ForeignCheckpoint, read_checkpoint
+from vistool.models import published
+from vistool.models.budget import build_within
+from vistool.models.foreign import LARGEST, ForeignCheckpoint, read_checkpoint
 from vistool.models.presets import MSRA_PIXELS, PRESETS, preset
 from vistool.models.published import Rules
 from vistool.models.sizes import Shape, ifc_config, vistr_config
-from vistool.models.weights import START, save_state, sha256_of
+from vistool.models.weights import START, save_state, sha256_of, weights_fault
 
-Outcome = Literal["taken", "renamed", "left out", "fresh", "missing", "wrong shape"]
+Outcome = Literal["taken", "renamed", "left out", "fresh", "missing", "wrong shape", "unusable"]
 
 # detectron2 subtracts this from the variances it makes up, so that the norm's own addend cancels.
 NORM_EPS = 1e-5
@@ -104,7 +105,7 @@ def import_checkpoint(path: Path, init_of: str | None = None) -> ImportedModel:
         missing or misfit raise nothing: the report has them.
     """
     checkpoint = read_checkpoint(path)
-    tensors = {_without_wrapper(key): value for key, value in checkpoint.tensors.items()}
+    tensors = _without_wrapper(checkpoint.tensors, path)
     layout = _recognise(checkpoint, tensors, path)
     if init_of is not None:
         config = _start_config(layout, init_of, path)
@@ -130,13 +131,13 @@ def import_checkpoint(path: Path, init_of: str | None = None) -> ImportedModel:
 def save_imported(imported: ImportedModel, path: Path) -> None:
     """Write the weight file. Raises: WeightsError if something needed is missing or misfits."""
     report = imported.report
-    bad = report.of("missing", "wrong shape")
+    bad = report.of("missing", "wrong shape", "unusable")
     if bad:
         counts = report.count()
         raise WeightsError(
-            f"{report.source}: {counts['missing']} needed tensors are missing and "
-            f"{counts['wrong shape']} have a wrong shape, the first is {bad[0].ours}; "
-            "nothing was written",
+            f"{report.source}: {counts['missing']} needed tensors are missing, "
+            f"{counts['wrong shape']} have a wrong shape and {counts['unusable']} hold no usable "
+            f"numbers, the first is {bad[0].ours}; nothing was written",
             hint="--verbose lists every key",
         )
     metadata = {
@@ -150,9 +151,17 @@ def save_imported(imported: ImportedModel, path: Path) -> None:
     save_state(imported.state, imported.config, path, metadata)
 
 
-def _without_wrapper(key: str) -> str:
-    """The name without what torch's data-parallel wrapper puts before it."""
-    return key.removeprefix("module.")
+def _without_wrapper(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """By the names without what torch's data-parallel wrapper puts before them."""
+    plain = {key.removeprefix("module."): value for key, value in tensors.items()}
+    if len(plain) < len(tensors):
+        twice = next(key for key in tensors if f"module.{key}" in tensors)
+        raise WeightsError(
+            f"{path}: holds both {twice} and module.{twice}, and {len(tensors) - len(plain)} such "
+            "pairs in all",
+            hint="which of them are the weights? Save these alone",
+        )
+    return plain
 
 
 def _recognise(checkpoint: ForeignCheckpoint, keys: Mapping[str, Tensor], path: Path) -> _Layout:
@@ -193,11 +202,8 @@ def _start_config(layout: _Layout, name: str, path: Path) -> ModelConfig:
 
 
 def _expected(config: ModelConfig, path: Path) -> dict[str, Shape]:
-    """Our names and shapes."""
-    try:
-        model = build_model(config)
-    except (ValueError, AssertionError, RuntimeError) as error:
-        raise WeightsError(f"{path}: no model has these sizes: {error}") from None
+    """Our names and shapes. Of a file that lacks much, they are more than it has."""
+    model = build_within(config, path.stat().st_size + LARGEST, where=str(path))
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
@@ -214,6 +220,8 @@ def _sort(
             reason = _reason_against(ours, new, expected, state)
         if reason:
             keys.append(KeyReport(key, "", "left out", reason))
+        elif fault := weights_fault(value):
+            keys.append(KeyReport(key, ours, "unusable", fault))
         elif tuple(value.shape) == expected[ours]:
             state[ours] = value.to(torch.float32)
             keys.append(KeyReport(key, ours, "taken" if key == ours else "renamed"))

@@ -109,7 +109,7 @@ def load_model(name_or_path: str | Path) -> LoadedModel:
 
     Raises: WeightsError if the file is missing, damaged, or does not fit its own configuration.
     """
-    from vistool.models import build_model
+    from vistool.models.budget import build_within
 
     path = find_weights(name_or_path)
     header = read_header(path)
@@ -118,7 +118,7 @@ def load_model(name_or_path: str | Path) -> LoadedModel:
             f"{path}: a start for training {header.metadata[START]}, not a whole model",
             hint=f"train with --set init={path}",
         )
-    model = build_model(header.config)
+    model = build_within(header.config, path.stat().st_size, where=str(path))
     load_exactly(model, read_tensors(path), where=str(path))
     return LoadedModel(model.float().eval(), header, sha256_of(path))
 
@@ -138,13 +138,24 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: not a readable safetensors file: {error}") from None
 
 
-def load_exactly(model: nn.Module, state: Mapping[str, object], *, where: str) -> None:
+def weights_fault(tensor: Tensor) -> str:
+    """Why a tensor cannot be weights; empty if it can."""
+    if not tensor.is_floating_point():
+        return f"{str(tensor.dtype).removeprefix('torch.')} instead of floating point"
+    # One sum: NaN and infinity stay in it. Of large weights alone it may overflow.
+    if tensor.sum(dtype=tensor.dtype).isfinite() or tensor.isfinite().all():
+        return ""
+    return "holds NaN or infinity"
+
+
+def load_exactly(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
     """Fill a model; every key there must be one the model has, in its shape, and none may lack.
 
     Raises: WeightsError that counts and names what does not fit.
     """
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    given = {key: tuple(getattr(value, "shape", ())) for key, value in state.items()}
+    given = {key: tuple(value.shape) for key, value in state.items()}
+    faults = {key: fault for key, value in state.items() if (fault := weights_fault(value))}
     problems = {
         "missing": sorted(expected.keys() - given.keys()),
         "unknown": sorted(given.keys() - expected.keys()),
@@ -153,6 +164,7 @@ def load_exactly(model: nn.Module, state: Mapping[str, object], *, where: str) -
             for key in sorted(expected.keys() & given.keys())
             if expected[key] != given[key]
         ],
+        "unusable": [f"{key} {fault}" for key, fault in faults.items()],
     }
     found = [f"{len(keys)} {what} ({keys[0]}, ...)" for what, keys in problems.items() if keys]
     if found:
