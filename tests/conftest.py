@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,37 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
+from tests.processes import Start, ignore, programs
+from vistool.signals import STOP_SIGNALS
+
 # A slow machine is not a failure.
 hypothesis.settings.register_profile("vistool", deadline=None)
 hypothesis.settings.load_profile("vistool")
 # Where the asserts of a helper fail, they shall say why, as those of tests do.
 pytest.register_assert_rewrite("tests.made_squares")
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_in_a_terminal() -> Iterator[None]:
+    """Programs that a test starts obey signals, even where pytest was started to ignore them.
+
+    They inherit what is ignored, as under `nohup` or in the background of a script, but not a
+    handler that does nothing. A test also leaves the signals as they were.
+    """
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    for number, handler in before.items():
+        if handler == signal.SIG_IGN:
+            signal.signal(number, ignore)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """start(*arguments, env=...) runs Python in the background; it does not outlive the test."""
+    with programs() as start_program:
+        yield start_program
 
 
 @dataclass(frozen=True)

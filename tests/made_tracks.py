@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vistool.evaluation.overlaps import TruthTrack, VideoOverlaps, overlaps_of_video
+from vistool.evaluation.davis import DavisResult, davis_of_video
+from vistool.evaluation.hota import HotaCounts, hota_of_video
+from vistool.evaluation.identity import IdentityCounts, identity_of_video
+from vistool.evaluation.overlaps import VideoOverlaps, overlaps_of_video, overlaps_of_videos
+from vistool.evaluation.tracking_measures import TrackingResult
+from vistool.evaluation.video_ap import VideoAP, average_precision
+from vistool.formats.dataset import AnnotatedTrack
 from vistool.formats.rle import encode_masks
 from vistool.structures import RLE, TrackSegmentation
 
@@ -34,7 +40,7 @@ class MadeVideo:
     predictions: Sequence[MadeTrack]
 
     def overlaps(self, video_id: int = 1) -> VideoOverlaps:
-        truth = [TruthTrack(video_id, t.category_id, t.codes(), t.is_crowd) for t in self.truth]
+        truth = [AnnotatedTrack(video_id, t.category_id, t.codes(), t.is_crowd) for t in self.truth]
         return overlaps_of_video(video_id, truth, self.results(video_id))
 
     def results(self, video_id: int = 1) -> list[TrackSegmentation]:
@@ -47,6 +53,37 @@ class MadeVideo:
             )
             for p in self.predictions
         ]
+
+
+def hota_of(videos: Iterable[VideoOverlaps]) -> TrackingResult[HotaCounts]:
+    return TrackingResult(tuple((video.video_id, hota_of_video(video)) for video in videos))
+
+
+def identity_of(videos: Iterable[VideoOverlaps]) -> TrackingResult[IdentityCounts]:
+    return TrackingResult(tuple((video.video_id, identity_of_video(video)) for video in videos))
+
+
+def davis_of(videos: Iterable[VideoOverlaps]) -> DavisResult:
+    return DavisResult(tuple(followed for video in videos for followed in davis_of_video(video)))
+
+
+def ap_of(
+    truth: Iterable[AnnotatedTrack],
+    predictions: Iterable[TrackSegmentation],
+    *,
+    video_ids: Iterable[int],
+    category_ids: Iterable[int],
+) -> VideoAP:
+    """AP of the tracks of several videos; those of other videos are left out."""
+    videos: dict[int, tuple[list[AnnotatedTrack], list[TrackSegmentation]]]
+    videos = {video_id: ([], []) for video_id in video_ids}
+    for track in truth:
+        if track.video_id in videos:
+            videos[track.video_id][0].append(track)
+    for prediction in predictions:
+        videos[prediction["video_id"]][1].append(prediction)
+    compared = overlaps_of_videos((video_id, *tracks) for video_id, tracks in videos.items())
+    return average_precision(compared, category_ids=category_ids)
 
 
 def rectangle(top: int, left: int, height: int, width: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from vistool.cli import console
 from vistool.cli.app import Commands, app
+from vistool.cli.weights import print_weights
 from vistool.config import EfficientNetLiteConfig, IFCConfig, to_json
 from vistool.errors import (
     DataError,
@@ -23,7 +24,7 @@ from vistool.errors import (
     VistoolError,
     WeightsError,
 )
-from vistool.models import weights as weight_files
+from vistool.models.weights import available_weights
 
 runner = CliRunner()
 MODEL = IFCConfig(class_names=("cat", "dog"), backbone=EfficientNetLiteConfig())
@@ -220,32 +221,35 @@ def write_weights(path: Path, **metadata: str) -> Path:
     return path
 
 
-def test_weights_list_shows_what_is_at_hand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_weights_list_shows_what_is_at_hand() -> None:
+    listed = json.loads(runner.invoke(app, ["weights", "list", "--json"]).stdout)
+    assert [row["name"] for row in listed] == [path.stem for path in available_weights()]
+
+
+def test_weights_are_a_row_each_and_unreadable_ones_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(weight_files, "FOLDERS", (tmp_path,))
-    write_weights(tmp_path / "small.safetensors", license="CC0", score="AP 0.25")
-    (tmp_path / "torn.safetensors").write_bytes(b"torn")
-    result = runner.invoke(app, ["weights", "list"])
-    assert result.exit_code == 0
-    head, line = result.stdout.splitlines()
+    small = write_weights(tmp_path / "small.safetensors", license="CC0", score="AP 0.25")
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(b"torn")
+    print_weights([small, torn], as_json=False)
+    written = capsys.readouterr()
+    head, line = written.out.splitlines()
     assert head.split() == ["name", "MB", "architecture", "classes", "license", "score"]
     assert line.split() == [
         "small", "0.0", "ifc,", "efficientnet-lite", "2", "CC0", "AP", "0.25",
     ]  # fmt: skip
-    assert result.stderr.startswith(f"warning: {tmp_path}/torn.safetensors: not a readable")
-    listed = json.loads(runner.invoke(app, ["weights", "list", "--json"]).stdout)
+    assert written.err.startswith(f"warning: {torn}: not a readable")
+    print_weights([small, torn], as_json=True)
+    listed = json.loads(capsys.readouterr().out)
     assert [(row["name"], row["classes"]) for row in listed] == [("small", 2)]
 
 
-def test_weights_list_says_where_there_are_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(weight_files, "FOLDERS", (tmp_path,))
-    result = runner.invoke(app, ["weights", "list"])
-    assert result.exit_code == 0
-    assert not result.stdout
-    assert "no weights" in result.stderr
+def test_weights_list_says_where_there_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    print_weights([], as_json=False)
+    written = capsys.readouterr()
+    assert not written.out
+    assert "no weights" in written.err
 
 
 def test_weights_show_prints_all_of_the_header_and_the_checksum(tmp_path: Path) -> None:
@@ -270,11 +274,8 @@ def test_a_header_cannot_command_the_terminal(tmp_path: Path) -> None:
 # Progress
 
 
-def test_progress_is_lines_off_a_terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
-    with console.progress() as show:
+def test_progress_is_lines_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress(pause=0.0) as show:
         show("segmenting", 1, 40)
         show("segmenting", 20, 40)
         show("drawing", 1, None)
@@ -288,12 +289,11 @@ def test_progress_is_lines_off_a_terminal(
 
 
 def test_progress_says_nothing_when_quiet_or_when_all_is_done_at_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with console.progress() as show:
+    with console.progress(pause=600.0) as show:
         show("drawing", 1, 2)
-    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
-    with console.progress(quiet=True) as show:
+    with console.progress(quiet=True, pause=0.0) as show:
         show("drawing", 1, 2)
     assert capsys.readouterr() == ("", "")
 
@@ -334,10 +334,9 @@ def test_a_long_answer_is_not_broken_by_the_bar(
     assert [written.count(f"{text}\n") for text in texts] == [2, 2]
 
 
-def test_speed_counts_from_where_a_resumed_job_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speed_counts_from_where_a_resumed_job_begins() -> None:
     now = 0.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    pace = console._Pace()
+    pace = console._Pace(lambda: now)
     assert pace.speed(5000) == 0
     now = 10.0
     assert pace.speed(5020) == 2

@@ -45,6 +45,7 @@ CANVAS = Size(72, 96)
 CLASSES = {"thing": ("thing",)}
 # Far from each other, from the grey background, and from what a picture is not.
 PAINTS = [c for c in itertools.product((0, 85, 170, 255), repeat=3) if len(set(c)) > 1]
+RED, BLUE = (255, 0, 0), (0, 0, 255)
 # Everything moves, and what is drawn keeps its colour.
 PLAIN: dict[str, Any] = {"colour": 0.0, "blur_chance": 0.0, "motion_blur_chance": 0.0}
 PLAIN |= {"noise_chance": 0.0, "compression_chance": 0.0}
@@ -90,6 +91,26 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> ClipSampler:
     return ClipSampler([(read_annotations(folder / "painted.json", CLASSES), 1.0)], 1)
 
 
+@pytest.fixture(scope="module")
+def with_crowd(tmp_path_factory: pytest.TempPathFactory) -> ClipSampler:
+    """One picture: a red crowd, and a blue shape that is pasted over it, too."""
+    folder = tmp_path_factory.mktemp("crowd")
+    picture = np.full((80, 120, 3), 127, np.uint8)
+    crowd, shape = np.zeros((2, 80, 120), bool)
+    crowd[10:60, 10:70], shape[30:70, 80:110] = True, True
+    picture[crowd], picture[shape] = RED, BLUE
+    cv2.imwrite(str(folder / "0.png"), picture[..., ::-1])
+    annotations = [
+        {"id": i + 1, "image_id": 1, "category_id": 1, "iscrowd": 1 - i, "segmentation": mask}
+        for i, mask in enumerate(map(encode_mask, (crowd, shape)))
+    ]
+    images = [{"id": 1, "file_name": "0.png", "width": 120, "height": 80}]
+    categories = [{"id": 1, "name": "thing"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "crowd.json").write_text(json.dumps(content))
+    return ClipSampler([(read_annotations(folder / "crowd.json", CLASSES), 1.0)], 1)
+
+
 def draw(
     sampler: ClipSampler, seed: int, num_frames: int, augment: AugmentConfig = LIVELY
 ) -> TrainingClip:
@@ -110,6 +131,20 @@ def painted_in(frame: np.ndarray, paint: tuple[int, ...]) -> np.ndarray:
     return np.asarray((np.abs(frame.astype(int) - paint) <= 12).all(-1))
 
 
+@settings(max_examples=20)
+@given(seeds, lengths)
+def test_a_region_is_where_its_picture_shows_it_and_nothing_is_pasted(
+    with_crowd: ClipSampler, seed: int, num_frames: int
+) -> None:
+    clip = draw(with_crowd, seed, num_frames)
+    assert clip.target.regions is not None
+    assert clip.target.region_labels is not None
+    assert clip.target.region_labels.tolist() == [0]
+    for frame, region in zip(clip.frames, clip.target.regions[0].numpy(), strict=True):
+        assert painted_in(frame, RED)[grown(region, -3)].all()
+        assert (grown(painted_in(frame, RED), -1) & ~grown(region, 3)).sum() < 16
+
+
 @settings(max_examples=30)
 @given(seeds, lengths)
 def test_every_instance_is_drawn_where_its_mask_is_and_nowhere_else(
@@ -117,9 +152,9 @@ def test_every_instance_is_drawn_where_its_mask_is_and_nowhere_else(
 ) -> None:
     clip = draw(painted, seed, num_frames)
     by_paint: dict[tuple[int, ...], np.ndarray] = {}
-    for masks in clip.masks:
+    for masks in clip.target.masks.numpy():
         # Most of an instance's pixels have one colour over all frames: it stays the same one.
-        colours = clip.frames[masks]
+        colours = np.stack(clip.frames)[masks]
         counts = [(painted_in(colours, paint).sum(), paint) for paint in PAINTS]
         paint = max(counts)[1]
         by_paint[paint] = by_paint.get(paint, np.zeros_like(masks)) | masks  # itself on itself
@@ -137,8 +172,8 @@ def test_every_instance_is_drawn_where_its_mask_is_and_nowhere_else(
 @given(seeds, lengths)
 def test_instances_do_not_overlap(painted: ClipSampler, seed: int, num_frames: int) -> None:
     clip = draw(painted, seed, num_frames)
-    assert clip.masks.shape == (len(clip.labels), num_frames, *CANVAS)
-    assert clip.masks.sum(0).max(initial=0) <= 1
+    assert clip.target.masks.numpy().shape == (len(clip.target.labels.numpy()), num_frames, *CANVAS)
+    assert clip.target.masks.numpy().sum(0).max(initial=0) <= 1
 
 
 @settings(max_examples=20)
@@ -148,7 +183,7 @@ def test_a_clip_is_a_function_of_its_generator(
 ) -> None:
     one, two = (draw(painted, seed, num_frames, AugmentConfig()) for _ in range(2))
     np.testing.assert_array_equal(one.frames, two.frames)
-    np.testing.assert_array_equal(one.masks, two.masks)
+    np.testing.assert_array_equal(one.target.masks.numpy(), two.target.masks.numpy())
     assert not np.array_equal(
         one.frames, draw(painted, seed + 1, num_frames, AugmentConfig()).frames
     )
@@ -165,7 +200,7 @@ def test_a_single_picture_knows_nothing_of_motion(painted: ClipSampler, seed: in
     )
     one, two = (draw(painted, seed, 1, augment) for augment in (moving, still))
     np.testing.assert_array_equal(one.frames, two.frames)
-    np.testing.assert_array_equal(one.masks, two.masks)
+    np.testing.assert_array_equal(one.target.masks.numpy(), two.target.masks.numpy())
 
 
 def test_instances_leave_and_enter(painted: ClipSampler) -> None:
@@ -174,7 +209,7 @@ def test_instances_leave_and_enter(painted: ClipSampler) -> None:
     )
     left = entered = 0
     for seed in range(40):
-        for masks in draw(painted, seed, 5, augment).masks:
+        for masks in draw(painted, seed, 5, augment).target.masks.numpy():
             left += bool(masks[0].any() and not masks[-1].any())
             entered += bool(masks[-1].any() and not masks[0].any())
     assert left > 8
@@ -187,13 +222,13 @@ def test_what_passes_behind_hides_nothing(painted: ClipSampler) -> None:
         alone = draw(painted, seed, 3, AugmentConfig(**PLAIN, paste_chance=0.0))
         augment = AugmentConfig(**PLAIN, paste_chance=1.0, behind_chance=1.0, leave_chance=0.0)
         both = draw(painted, seed, 3, augment)
-        own = len(alone.masks)
-        np.testing.assert_array_equal(both.masks[:own], alone.masks)
-        covers = np.asarray(alone.masks.any(0))
+        own = len(alone.target.masks.numpy())
+        np.testing.assert_array_equal(both.target.masks.numpy()[:own], alone.target.masks.numpy())
+        covers = np.asarray(alone.target.masks.numpy().any(0))
         inside = np.stack([grown(cover, -2) for cover in covers])
-        np.testing.assert_array_equal(both.frames[inside], alone.frames[inside])
+        np.testing.assert_array_equal(np.stack(both.frames)[inside], np.stack(alone.frames)[inside])
         around = np.stack([grown(cover, 2) for cover in covers])
-        hidden += int((both.masks[own:] & around).any())
+        hidden += int((both.target.masks.numpy()[own:] & around).any())
     assert hidden > 5  # or nothing was behind anything
 
 
@@ -201,7 +236,9 @@ def test_more_pictures_paste_more_instances(painted: ClipSampler) -> None:
     found = [
         sum(
             len(
-                draw(painted, seed, 1, AugmentConfig(paste_chance=1.0, max_paste_shots=shots)).masks
+                draw(
+                    painted, seed, 1, AugmentConfig(paste_chance=1.0, max_paste_shots=shots)
+                ).target.masks.numpy()
             )
             for seed in range(30)
         )
@@ -220,7 +257,7 @@ def test_a_video_plays_forwards_or_backwards(tmp_path: Path) -> None:
     directions = set()
     for seed in range(40):
         clip = ClipMaker(sampler, 4, augment).draw(Size(64, 96), np.random.default_rng(seed))
-        red = clip.masks[clip.labels == 0]
+        red = clip.target.masks.numpy()[clip.target.labels.numpy() == 0]
         if not len(red) or not red[0].any((1, 2)).all():
             continue
         columns = [np.nonzero(mask)[1].mean() for mask in red[0]]
@@ -430,8 +467,12 @@ def test_objects_that_their_picture_cuts_off_are_not_sent_on_a_way(tmp_path: Pat
     pasted = [
         int(label)
         for seed in range(30)
-        for label in draw(sampler, seed, 3, augment).labels[
-            len(draw(sampler, seed, 3, AugmentConfig(**PLAIN, paste_chance=0.0)).labels) :
+        for label in draw(sampler, seed, 3, augment).target.labels.numpy()[
+            len(
+                draw(
+                    sampler, seed, 3, AugmentConfig(**PLAIN, paste_chance=0.0)
+                ).target.labels.numpy()
+            ) :
         ]
     ]
     assert len(pasted) > 10
@@ -447,7 +488,9 @@ def test_what_is_pasted_shows_the_classes_that_are_asked_for(tmp_path: Path) -> 
         **PLAIN, scale=(1.0, 1.0), paste_chance=1.0, paste_classes={"red": 0.0}, behind_chance=0.0
     )
     maker = ClipMaker(sampler, 1, augment, tuple(classes))
-    shown = [maker.draw(CANVAS, np.random.default_rng(seed)).labels for seed in range(20)]
+    shown = [
+        maker.draw(CANVAS, np.random.default_rng(seed)).target.labels.numpy() for seed in range(20)
+    ]
     assert max(np.sum(labels == 0) for labels in shown) == 1
     assert max(np.sum(labels == 1) for labels in shown) > 1
     with pytest.raises(UsageError, match="'green' is not a class"):

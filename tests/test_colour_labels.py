@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vistool.data.check import check_dataset
-from vistool.engine.evaluate import evaluate_results
+from vistool.engine.evaluate import evaluate
 from vistool.errors import DataError
 from vistool.formats.detect import read_dataset
 from vistool.formats.rle import decode_mask
@@ -116,9 +116,10 @@ def test_coloured_predictions_are_scored(tmp_path: Path) -> None:
     truth = davis(tmp_path / "truth", [[(GREEN, 2), (YELLOW, 20)]] * 3)
     for t in range(3):
         save(tmp_path / "predicted" / "run" / f"{t:05}.png", [(TEAL, 2), (PINK, 20)])
-    scores = evaluate_results(truth, tmp_path / "predicted")
-    assert scores["davis"]["J_mean"] == pytest.approx(1.0)
-    assert scores["ytvis"]["AP"] == pytest.approx(1.0)
+    scores = evaluate(truth, tmp_path / "predicted")
+    assert scores.davis is not None
+    assert scores.davis.J_mean == pytest.approx(1.0)
+    assert pytest.approx(1.0) == scores.ytvis.AP
 
 
 def test_mots_takes_no_colours(tmp_path: Path) -> None:

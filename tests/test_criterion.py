@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,7 @@ from vistool.criterion.losses import LAYER, absence_loss, class_loss
 from vistool.criterion.matcher import hungarian, match_scores
 from vistool.criterion.set_criterion import SetCriterion
 from vistool.models.published import IFC_NAMES, rename_key
-from vistool.ops.masks import resize_masks
+from vistool.ops.boxes import resize_masks
 from vistool.structures import ClipOutput, ClipTarget
 
 TERMS = {
@@ -243,6 +245,52 @@ def test_a_second_query_on_a_labelled_object_is_punished_even_where_labels_are_p
     gradient = _class_gradient(*_partial_clip(slice(0, 2)))
     assert gradient[1, 0] > 0
     assert gradient[1, 2] < 0
+
+
+def _with_region(target: ClipTarget, rows: slice, label: int) -> ClipTarget:
+    region = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+    region[0, 0, rows] = True
+    return replace(target, regions=region, region_labels=torch.tensor([label]))
+
+
+def test_in_a_region_a_query_is_blamed_for_all_classes_but_the_regions() -> None:
+    output, target = _partial_clip(slice(2, 4))
+    target = replace(target, exhaustive=torch.ones(2, dtype=torch.bool))
+    region = _with_region(target, slice(8, 16), label=0)
+    gradient = _class_gradient(output, region)[1]
+    # Class 0, which it may show, and "no object" keep their odds; class 1 is claimed less.
+    assert gradient[0].item() == pytest.approx(gradient[2].item())
+    assert gradient[0] < 0 < gradient[1]
+
+
+def test_a_region_elsewhere_or_under_a_duplicate_excuses_nothing() -> None:
+    for drawn, rows in ((slice(2, 4), slice(0, 7)), (slice(0, 2), slice(0, 16))):
+        output, target = _partial_clip(drawn)
+        target = replace(target, exhaustive=torch.ones(2, dtype=torch.bool))
+        gradient = _class_gradient(output, _with_region(target, rows, label=0))[1]
+        assert gradient[0] > 0
+        assert gradient[2] < 0
+
+
+def test_pixels_of_a_region_say_nothing_to_the_masks_of_other_instances() -> None:
+    """A query that spills over into a region costs as much as one that does not."""
+    output, target = _partial_clip(slice(2, 4))
+    spilt = output.mask_logits.clone()
+    spilt[0, 0, 0, 2:] = 8.0
+    more = ClipOutput(output.class_logits, spilt)
+    criterion, region = SetCriterion(), _with_region(target, slice(8, 16), label=1)
+    for name in ("focal", "dice"):
+        clean, spilling = (criterion(o, [region])[name] for o in (output, more))
+        torch.testing.assert_close(clean, spilling)
+        assert criterion(more, [target])[name] > 2 * criterion(output, [target])[name]
+
+
+def test_an_instance_is_learnt_inside_a_region_too() -> None:
+    output, target = _partial_clip(slice(2, 4))
+    missed = ClipOutput(output.class_logits, torch.full_like(output.mask_logits, -8.0))
+    criterion, region = SetCriterion(), _with_region(target, slice(0, 16), label=0)
+    for name in ("focal", "dice"):
+        assert criterion(missed, [region])[name] > 5 * criterion(output, [region])[name]
 
 
 @pytest.mark.parametrize("count", [0, 2])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.made_data import COLOURS, HEIGHT, WIDTH, make_pictures, make_video
 from vistool.config import AugmentConfig, PixelConfig
 from vistool.data.annotations import read_annotations
-from vistool.data.batches import Share, TrainingBatches, loader
+from vistool.data.batches import Share, TrainingBatches, loader, padded_batch
 from vistool.data.clips import ClipMaker
 from vistool.data.sampling import ClipSampler, draw_frames
 from vistool.errors import DataError
@@ -59,11 +59,30 @@ def test_only_the_listed_categories_of_a_partly_labelled_picture_are_exhaustive(
     assert read_annotations(path, merged)[0].exhaustive == (False,)
 
 
-def test_a_crowd_is_no_instance_and_makes_its_class_partly_labelled(tmp_path: Path) -> None:
+def test_a_crowd_is_no_instance_but_a_region_to_ignore(tmp_path: Path) -> None:
     path = edited(make_pictures(tmp_path, 1), iscrowd=1)
     (video,) = read_annotations(path, CLASSES)
     assert [track.label for track in video.tracks] == [1]
-    assert video.exhaustive == (False, True)
+    assert [region.label for region in video.regions] == [0]
+    assert video.regions[0].mask(0, video.size).sum() == 24 * 24
+    assert video.exhaustive == (True, True)
+
+
+def test_a_batch_has_the_regions_of_the_clips_that_have_some(tmp_path: Path) -> None:
+    source = edited(make_pictures(tmp_path, 2), iscrowd=1)  # in the first picture
+    sizes = {}
+    for video in read_annotations(source, CLASSES):
+        sampler = ClipSampler([([video], 1.0)], 2)
+        clip = ClipMaker(sampler, 1, STILL).draw(Size(64, 96), np.random.default_rng(0))
+        (target,) = padded_batch([clip], PixelConfig()).targets
+        sizes[video.files[0].name] = target.regions, target.region_labels
+    regions, labels = sizes["0.png"]
+    assert regions is not None
+    assert labels is not None
+    assert regions.shape == (1, 1, 64, 96)
+    assert regions.any()
+    assert labels.tolist() == [0]
+    assert sizes["1.png"] == (None, None)
 
 
 def test_files_outside_the_data_folder_are_refused(tmp_path: Path) -> None:
@@ -104,10 +123,10 @@ def test_masks_move_with_the_pixels_under_them(tmp_path: Path) -> None:
     seen = 0
     for _ in range(10):
         clip = maker.draw(Size(96, 128), rng)
-        for label, mask in zip(clip.labels, clip.masks, strict=True):
+        for label, mask in zip(clip.target.labels.numpy(), clip.target.masks.numpy(), strict=True):
             if mask.sum() < 600:
                 continue
-            inside = clip.frames[mask].astype(int)
+            inside = np.stack(clip.frames)[mask].astype(int)
             right = (np.abs(inside - colours[label]).max(-1) < 40).mean()
             # Edges are blended, and small squares are mostly edge.
             assert right > 0.75
@@ -120,8 +139,8 @@ def test_pasted_instances_cover_what_lies_below(tmp_path: Path) -> None:
     maker = clip_maker(make_pictures(tmp_path, 4), 2, augment)
     rng = np.random.default_rng(0)
     clips = [maker.draw(Size(64, 96), rng) for _ in range(20)]
-    assert max(len(clip.labels) for clip in clips) > 2
-    assert all(clip.masks.sum(0).max(initial=0) <= 1 for clip in clips)
+    assert max(len(clip.target.labels.numpy()) for clip in clips) > 2
+    assert all(clip.target.masks.numpy().sum(0).max(initial=0) <= 1 for clip in clips)
 
 
 @given(st.integers(1, 50), st.integers(1, 9), st.integers(0, 20), st.integers(0, 2**31))

@@ -218,25 +218,34 @@ def test_boxes_that_fit_their_masks_are_no_problem(tmp_path: Path) -> None:
     assert kinds(path) == []
 
 
+def video_of(folder: Path, pictures: list[np.ndarray], masks: list[np.ndarray]) -> Path:
+    """A YouTube-VIS set of one video and one track."""
+    height, width = masks[0].shape
+    for t, picture in enumerate(pictures):
+        cv2.imwrite(str(folder / f"{t}.png"), picture)
+    names = [f"{t}.png" for t in range(len(pictures))]
+    video = {"id": 5, "file_names": names, "width": width, "height": height}
+    codes = [encode_mask(mask) for mask in masks]
+    track = {"id": 1, "video_id": 5, "category_id": 1, "segmentations": codes}
+    content = {"videos": [video], "annotations": [track], "categories": [{"id": 1, "name": "disc"}]}
+    path = folder / "disc.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
 def textured_video(folder: Path, moved: tuple[int, int]) -> Path:
     """A noisy disc over other noise on 12 frames, its masks moved down and right by so much."""
     height, width = 120, 160
     rng = np.random.default_rng(1)
     rows, columns = np.mgrid[:height, :width]
-    masks, names = [], []
+    masks, pictures = [], []
     for t in range(12):
         disc = (rows - 60) ** 2 + (columns - 60 - 3 * t) ** 2 < 25**2
         picture = rng.integers(60, 110, (height, width, 3), dtype=np.uint8)
         picture[disc] = rng.integers(140, 200, (int(disc.sum()), 3), dtype=np.uint8)
-        names.append(f"{t}.jpg")
-        cv2.imwrite(str(folder / names[-1]), picture)
-        masks.append(encode_mask(np.roll(disc, moved, (0, 1))))
-    video = {"id": 5, "file_names": names, "width": width, "height": height}
-    track = {"id": 1, "video_id": 5, "category_id": 1, "segmentations": masks}
-    content = {"videos": [video], "annotations": [track], "categories": [{"id": 1, "name": "disc"}]}
-    path = folder / "disc.json"
-    path.write_text(json.dumps(content))
-    return path
+        pictures.append(picture)
+        masks.append(np.roll(disc, moved, (0, 1)))
+    return video_of(folder, pictures, masks)
 
 
 @pytest.mark.parametrize("moved", [(6, 0), (-4, 9), (0, -11)])
@@ -257,6 +266,26 @@ def test_masks_that_lie_right_or_a_pixel_off_are_no_problem(
     tmp_path: Path, moved: tuple[int, int]
 ) -> None:
     assert check_dataset(textured_video(tmp_path, moved)).problems == ()
+
+
+@pytest.mark.parametrize("shown", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_an_object_as_bright_as_its_background_is_no_problem(
+    tmp_path: Path, seed: int, shown: bool
+) -> None:
+    """Before boxes of any colour; what is not shown at all has edges of nothing but those."""
+    rng = np.random.default_rng(seed)
+    background = np.full((120, 160, 3), 100, np.uint8)
+    for top, left in zip(rng.integers(0, 100, 25), rng.integers(0, 140, 25), strict=True):
+        height, width = rng.integers(8, 40, 2)
+        background[top : top + height, left : left + width] = rng.integers(40, 200, 3)
+    luma = cv2.cvtColor(background, cv2.COLOR_BGR2YCrCb)
+    luma[..., 1:] = (190, 80)
+    coloured = cv2.cvtColor(luma, cv2.COLOR_YCrCb2BGR)
+    rows, columns = np.mgrid[:120, :160]
+    masks = [(rows - 60) ** 2 + (columns - 45 - 5 * t) ** 2 < 20**2 for t in range(12)]
+    pictures = [np.where(mask[..., None] & shown, coloured, background) for mask in masks]
+    assert check_dataset(video_of(tmp_path, pictures, masks)).problems == ()
 
 
 def test_a_path_that_is_no_data_set_is_refused(tmp_path: Path) -> None:

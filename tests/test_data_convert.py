@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,12 +28,13 @@ from vistool.formats.label_maps import palette
 from vistool.formats.problems import Problem
 from vistool.formats.results_check import problems_in_results
 from vistool.formats.rle import decode_mask, encode_mask
+from vistool.structures import RLE
 
 runner = CliRunner()
 SIDES = (6, 9)
 
 
-def tracks_of(dataset: DataSet) -> list[tuple[int, int, tuple[Any, ...]]]:
+def tracks_of(dataset: DataSet) -> list[tuple[int, int, Sequence[RLE | None]]]:
     """Video, category and masks of every track, in an order of their own."""
     found = [
         (t.video_id, 0 if dataset.class_agnostic else t.category_id, t.segmentations)

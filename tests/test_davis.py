@@ -14,21 +14,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tests.made_tracks import MadeTrack, MadeVideo, random_video, rectangle
+from tests.made_tracks import MadeTrack, MadeVideo, davis_of, random_video, rectangle
 from tests.trackeval_data import trackeval_metric
 from vistool.errors import DataError
 from vistool.evaluation.boundary import boundary_bounds, boundary_measure
 from vistool.evaluation.davis import (
     MOST_PROPOSALS,
     Comparison,
+    DavisResult,
     Statistics,
     best_partners,
     davis_of_video,
-    evaluate_davis,
-    region_similarity,
 )
-from vistool.evaluation.tracking_measures import NOT_MEASURED
+from vistool.evaluation.overlaps import NOT_MEASURED, overlaps_of_video
+from vistool.formats.dataset import AnnotatedTrack
 from vistool.formats.rle import encode_mask
+from vistool.structures import TrackSegmentation
 
 EXAMPLES = 40  # of each property; comparing masks takes its time
 PROBLEMS = 30
@@ -136,6 +137,13 @@ def block(left: int, right: int, height: int = 10) -> Any:
     return encode_mask(mask)
 
 
+def region_similarity(track: Any, truth: Any) -> np.ndarray:
+    """J of every frame of one pair: [F]."""
+    predicted = TrackSegmentation(video_id=1, category_id=1, score=1.0, segmentations=track)
+    video = overlaps_of_video(1, [AnnotatedTrack(1, 1, truth)], [predicted])
+    return Comparison(video).regions([0], [0])[:, 0, 0]
+
+
 def test_j_is_the_overlap_of_each_frame_and_one_where_both_are_empty() -> None:
     empty = block(0, 0)
     truth = [block(0, 10), block(0, 10), None, empty, None]
@@ -190,10 +198,11 @@ def test_the_unsupervised_protocol_equals_trackeval(
     rng = np.random.default_rng([seed, 2])
     videos = [visible(random_video(rng)) for _ in range(rng.integers(1, 4))]
     videos = [v for v in videos if v.truth] or [MadeVideo([still(A)], [still(B)])]
-    result = evaluate_davis(video.overlaps(i) for i, video in enumerate(videos))
+    result = davis_of(video.overlaps(i) for i, video in enumerate(videos))
     sequences = {i: metric.eval_sequence(as_trackeval(v)) for i, v in enumerate(videos)}
-    for i, measured in result.by_video().items():
-        agree(measured, sequences[i])
+    for i in {followed.video_id for followed in result.objects}:
+        objects = tuple(o for o in result.objects if o.video_id == i)
+        agree(DavisResult(objects).summary(), sequences[i])
     agree(result.summary(), metric.combine_sequences(sequences))
 
 
@@ -261,7 +270,7 @@ def test_an_object_is_compared_with_the_track_that_follows_it_best_whatever_its_
     video = MadeVideo([still(A), still(B)], [still(B, 0.3), still(ELSEWHERE, 0.9), still(A, 0.2)])
     overlaps = video.overlaps()
     assert best_partners(Comparison(overlaps)) == {0: 2, 1: 0}
-    assert evaluate_davis([overlaps]).summary()["J&F_mean"] == 1
+    assert davis_of([overlaps]).summary()["J&F_mean"] == 1
 
 
 def test_objects_without_a_prediction_and_groups() -> None:
@@ -275,17 +284,17 @@ def test_objects_without_a_prediction_and_groups() -> None:
 
 
 def test_without_objects_nothing_is_measured() -> None:
-    result = evaluate_davis([MadeVideo([], [still(A)]).overlaps(), MadeVideo([], []).overlaps()])
+    result = davis_of([MadeVideo([], [still(A)]).overlaps(), MadeVideo([], []).overlaps()])
     assert set(result.summary().values()) == {NOT_MEASURED}
-    assert result.by_video() == {}
+    assert result.objects == ()
 
 
 def test_only_the_best_scored_proposals_take_part() -> None:
     others = [still(ELSEWHERE, 0.9)] * (MOST_PROPOSALS - 1)
     last = MadeVideo([still(A)], [*others, still(A, 0.1)]).overlaps()
     one_more = MadeVideo([still(A)], [*others, still(B, 0.9), still(A, 0.1)]).overlaps()
-    assert evaluate_davis([last]).summary()["J_mean"] == 1
-    assert evaluate_davis([one_more]).summary()["J_mean"] == 0
+    assert davis_of([last]).summary()["J_mean"] == 1
+    assert davis_of([one_more]).summary()["J_mean"] == 0
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -317,7 +326,7 @@ def test_void_pixels_count_neither_as_object_nor_as_background(seed: int) -> Non
 def test_the_truth_scores_one(seed: int) -> None:
     truth = visible(random_video(np.random.default_rng(seed))).truth
     video = MadeVideo(truth, truth).overlaps()
-    summary = evaluate_davis([video]).summary()
+    summary = davis_of([video]).summary()
     for name in ("J&F_mean", "J_mean", "F_mean", "J_recall", "F_recall"):
         assert summary[name] == (1 if truth else NOT_MEASURED)
     assert summary["J_decay"] == (0 if truth else NOT_MEASURED)
@@ -328,10 +337,7 @@ def test_the_truth_scores_one(seed: int) -> None:
 def test_the_order_of_predictions_does_not_matter(seed: int, data: st.DataObject) -> None:
     video = random_video(np.random.default_rng(seed))
     shuffled = MadeVideo(video.truth, data.draw(st.permutations(video.predictions)))
-    assert (
-        evaluate_davis([shuffled.overlaps()]).summary()
-        == evaluate_davis([video.overlaps()]).summary()
-    )
+    assert davis_of([shuffled.overlaps()]).summary() == davis_of([video.overlaps()]).summary()
 
 
 @settings(max_examples=EXAMPLES)
@@ -341,7 +347,7 @@ def test_one_more_proposal_never_lowers_j_and_f_together(seed: int) -> None:
     if not video.truth or not video.predictions:
         return
     fewer = MadeVideo(video.truth, video.predictions[1:])
-    less = evaluate_davis([fewer.overlaps()]).summary()["J&F_mean"]
+    less = davis_of([fewer.overlaps()]).summary()["J&F_mean"]
     # An object may do worse with a wrong track than with none, where it is absent itself.
     if len(fewer.predictions) >= len(video.truth):
-        assert evaluate_davis([video.overlaps()]).summary()["J&F_mean"] >= less - 1e-12
+        assert davis_of([video.overlaps()]).summary()["J&F_mean"] >= less - 1e-12

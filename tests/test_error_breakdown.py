@@ -10,21 +10,23 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from tests.made_tracks import ap_of
 from vistool.evaluation.calibration import calibration
 from vistool.evaluation.confusion import ConfusionMatrix
 from vistool.evaluation.curves import precision_recall_curves
-from vistool.evaluation.diagnosis import Diagnosis, diagnose
+from vistool.evaluation.diagnosis import Diagnosis, DiagnosisBuilder
 from vistool.evaluation.error_breakdown import ErrorBreakdown, Mender, break_down
 from vistool.evaluation.error_kinds import IGNORED, KINDS, RIGHT, ErrorKind, judge
-from vistool.evaluation.overlaps import TruthTrack, VideoOverlaps, overlaps_of_video
-from vistool.evaluation.video_ap import NOT_MEASURED, VideoAP, evaluate_tracks
+from vistool.evaluation.overlaps import NOT_MEASURED, VideoOverlaps, overlaps_of_video
+from vistool.evaluation.video_ap import VideoAP
+from vistool.formats.dataset import AnnotatedTrack
 from vistool.formats.rle import encode_mask
 from vistool.structures import RLE, TrackSegmentation
 
 CATEGORIES = (1, 2, 3)
 LENGTH, SIDE = 10, 12
 Masks = list[RLE | None]
-Set = list[tuple[list[TruthTrack], list[TrackSegmentation]]]  # by video, ids from 0
+Set = list[tuple[list[AnnotatedTrack], list[TrackSegmentation]]]  # by video, ids from 0
 
 
 def square(top: int, left: int, side: int = SIDE, *, width: int | None = None) -> RLE:
@@ -38,8 +40,10 @@ def track(top: int, frames: range = range(LENGTH), shift: int = 0, side: int = S
     return [square(top, 4 * t + shift, side) if t in frames else None for t in range(LENGTH)]
 
 
-def labelled(masks: Masks, category: int = 1, video: int = 0, crowd: bool = False) -> TruthTrack:
-    return TruthTrack(video, category, masks, is_crowd=crowd)
+def labelled(
+    masks: Masks, category: int = 1, video: int = 0, crowd: bool = False
+) -> AnnotatedTrack:
+    return AnnotatedTrack(video, category, masks, is_crowd=crowd)
 
 
 def predicted(
@@ -58,7 +62,7 @@ def broken_down(videos: Set) -> ErrorBreakdown:
 
 
 def official(videos: Set) -> VideoAP:
-    return evaluate_tracks(
+    return ap_of(
         [t for truth, _ in videos for t in truth],
         [p for _, predictions in videos for p in predictions],
         video_ids=range(len(videos)),
@@ -209,7 +213,7 @@ def sets(draw: st.DrawFn) -> Set:
 
 def _random_video(
     rng: np.random.Generator, video: int
-) -> tuple[list[TruthTrack], list[TrackSegmentation]]:
+) -> tuple[list[AnnotatedTrack], list[TrackSegmentation]]:
     def masks() -> Masks:
         top, left, side = map(int, rng.integers((0, 0, 6), (40, 40, 16)))
         start, stop = sorted(rng.integers(0, 7, 2))
@@ -311,7 +315,10 @@ def test_the_order_of_tracks_does_not_matter(videos: Set, random: Random) -> Non
 
 
 def diagnosed(videos: Set, min_score: float = 0.5) -> Diagnosis:
-    return diagnose(overlaps(videos), CATEGORIES, min_score=min_score)
+    builder = DiagnosisBuilder(CATEGORIES, min_score=min_score)
+    for video in overlaps(videos):
+        builder.add(video)
+    return builder.diagnosis()
 
 
 def confusion(predictions: list[TrackSegmentation]) -> ConfusionMatrix:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.made_tracks import davis_of, hota_of
 from vistool.evaluation.bootstrap import (
     Measure,
     ap_measure,
@@ -14,10 +15,10 @@ from vistool.evaluation.bootstrap import (
     hota_measure,
     paired_bootstrap,
 )
-from vistool.evaluation.davis import evaluate_davis
-from vistool.evaluation.hota import evaluate_hota, hota_summary
-from vistool.evaluation.overlaps import TruthTrack, VideoOverlaps, overlaps_of_video
+from vistool.evaluation.hota import hota_summary
+from vistool.evaluation.overlaps import VideoOverlaps, overlaps_of_video
 from vistool.evaluation.video_ap import APBuilder, average_precision
+from vistool.formats.dataset import AnnotatedTrack
 from vistool.formats.rle import encode_mask
 from vistool.structures import RLE, TrackSegmentation
 
@@ -44,7 +45,7 @@ def videos_of(seed: int, count: int) -> list[VideoOverlaps]:
     videos = []
     for video in range(count):
         truth = [
-            TruthTrack(video, int(rng.integers(1, 3)), [box() for _ in range(FRAMES)])
+            AnnotatedTrack(video, int(rng.integers(1, 3)), [box() for _ in range(FRAMES)])
             for _ in range(rng.integers(0, 4))
         ]
         found: list[TrackSegmentation] = []
@@ -71,7 +72,7 @@ def measure_of(videos: list[VideoOverlaps]) -> Measure:
     builder = APBuilder(CATEGORIES)
     for video in videos:
         builder.add(video)
-    return ap_measure([outcome for _, outcome in builder.outcomes()], CATEGORIES)
+    return ap_measure(builder.outcomes(), CATEGORIES)
 
 
 def copies(videos: list[VideoOverlaps], drawn: np.ndarray) -> list[VideoOverlaps]:
@@ -94,10 +95,10 @@ def test_a_sample_scores_as_the_set_in_which_its_videos_stand_repeatedly(
     assert found == pytest.approx(expected, abs=1e-12)
     assert list(found) == list(expected)  # the official order
     ids = [video.video_id for video in videos]
-    hota = hota_measure(evaluate_hota(videos), ids)(drawn[None])
-    assert {n: v[0] for n, v in hota.items()} == pytest.approx(hota_summary(evaluate_hota(chosen)))
-    davis = davis_measure(evaluate_davis(videos), ids)(drawn[None])
-    summary = evaluate_davis(chosen).summary()
+    hota = hota_measure(hota_of(videos), ids)(drawn[None])
+    assert {n: v[0] for n, v in hota.items()} == pytest.approx(hota_summary(hota_of(chosen)))
+    davis = davis_measure(davis_of(videos), ids)(drawn[None])
+    summary = davis_of(chosen).summary()
     assert {n: v[0] for n, v in davis.items()} == pytest.approx({n: summary[n] for n in davis})
 
 
@@ -121,7 +122,9 @@ def by_value(values: list[float]) -> Measure:
 
 def test_a_gain_on_every_video_is_more_than_chance_however_much_videos_differ() -> None:
     quality = np.random.default_rng(0).random(30)
-    (gain,) = paired_bootstrap(by_value(list(quality)), by_value(list(quality + 0.01)), 30)
+    (gain,) = paired_bootstrap(
+        by_value(list(quality)), by_value(list(quality + 0.01)), 30, samples=2000
+    )
     assert gain.difference == pytest.approx(0.01)
     assert gain.low == pytest.approx(0.01)
     assert gain.high == pytest.approx(0.01)
@@ -131,7 +134,7 @@ def test_a_gain_on_every_video_is_more_than_chance_however_much_videos_differ() 
 def test_a_gain_on_some_videos_and_a_loss_on_as_many_is_chance() -> None:
     better = [0.6] * 10 + [0.4] * 9
     worse = [0.4] * 10 + [0.6] * 9
-    (found,) = paired_bootstrap(by_value(worse), by_value(better), 19)
+    (found,) = paired_bootstrap(by_value(worse), by_value(better), 19, samples=2000)
     assert found.low < 0 < found.high
     assert found.p > 0.3
 
@@ -154,6 +157,8 @@ def test_a_seed_gives_the_same_answer_and_another_seed_nearly_the_same() -> None
 
 def test_what_cannot_be_measured_is_left_out() -> None:
     videos = videos_of(5, 4)
-    names = [d.name for d in paired_bootstrap(measure_of(videos), measure_of(videos), 4)]
+    names = [
+        d.name for d in paired_bootstrap(measure_of(videos), measure_of(videos), 4, samples=2000)
+    ]
     assert "AP" in names
     assert "APl" not in names  # no labelled track is that large

@@ -215,9 +215,22 @@ def test_lines_that_do_not_fit_are_all_named(tmp_path: Path) -> None:
             "not six fields",
             "frame 9 is not among 0 to 3",
             "class 5 is none of [3, 7]",
-            "track 3007: malformed mask",
-            "track 3001 is on frame 0 twice",
+            "object 3007: malformed mask",
+            "object 3001 is on frame 0 twice",
         ),
         start=before + 1,
     ):
         assert f"{file}: line {line}: {words}" in done.stderr
+
+
+def test_mots_pictures_that_do_not_fit_are_all_named(tmp_path: Path) -> None:
+    folder, _ = converted(tmp_path, "mots")
+    mine = tmp_path / "mine"
+    shutil.copytree(folder / "instances", mine)
+    Image.fromarray(np.full((10, 20), 3001, np.uint16)).save(mine / "v1" / "000000.png")
+    (mine / "v1" / "000001.png").write_bytes(b"no picture")
+    done = vistool("eval", folder, "-p", mine)
+    assert done.exit_code == 3
+    size = f"a mask of size [10, 20], expected [{HEIGHT}, {WIDTH}]"
+    assert f"{mine / 'v1'}: picture 000000.png: object 3001: {size}" in done.stderr
+    assert f"{mine / 'v1' / '000001.png'}: damaged, or no picture that can be read" in done.stderr

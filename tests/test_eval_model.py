@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
+import vistool as vis
 from tests.made_eval import make_set, truth_as_results, write
+from tests.processes import PATIENCE, Start, wait_until
 from tests.untrained import save_untrained
 from vistool.cli.app import app
 from vistool.config import IFCConfig
 from vistool.engine import predict, predict_dataset
-from vistool.engine.class_matching import matched_classes
-from vistool.engine.run_record import MatchedClass, Run
+from vistool.engine.predictions import MatchedClass, Run
+from vistool.engine.scored_set import matched_classes
 from vistool.errors import DataError
-from vistool.formats.dataset import Category
-from vistool.formats.results import iterate_results, read_results
+from vistool.formats.results import Category, iterate_results, read_results
 from vistool.models.weights import WeightsHeader
 from vistool.structures import TrackSegmentation
 
@@ -75,6 +75,19 @@ def test_a_run_leaves_predictions_with_the_sets_ids_and_the_numbers(
     assert json.loads((RUN / "metrics.json").read_text()) == content
     again = vistool(truth, "-p", RUN, "--json")  # the folder is as good as the file in it
     assert json.loads(again.stdout)["ytvis"] == content["ytvis"]
+
+
+def test_from_python_a_model_is_run_and_goes_on_where_it_stopped(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = make_set(tmp_path / "data", frames=True)
+    found = vis.evaluate(truth, model=vis.load_model(str(weights)))
+    assert found.failed == {}
+    assert not (RUN / "metrics.json").exists()  # nobody asked for a report
+    monkeypatch.setattr(predict_dataset, "predict_opened", None)  # whoever runs it again fails
+    assert vis.evaluate(truth, model=weights).ytvis == found.ytvis
+    printed = json.loads(vistool(truth, "-m", weights, "--json").stdout)
+    assert printed["ytvis"]["AP"] == found.ytvis.AP
 
 
 def test_videos_that_are_done_are_not_run_again(
@@ -217,7 +230,7 @@ def test_processes_under_torchrun_share_the_videos(tmp_path: Path, weights: Path
         text=True,
         check=True,
         cwd=tmp_path,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert json.loads(run.stdout)["counts"]["videos"] == 3  # one of them prints
     assert len(list((tmp_path / RUN / "videos").iterdir())) == 3
@@ -226,23 +239,14 @@ def test_processes_under_torchrun_share_the_videos(tmp_path: Path, weights: Path
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_the_midst_of_processes_leaves_what_is_done_and_nothing_else(
-    tmp_path: Path, weights: Path, number: signal.Signals
+    tmp_path: Path, weights: Path, start: Start, number: signal.Signals
 ) -> None:
     truth = make_set(tmp_path / "data", lengths=(3, *(30,) * 5), frames=True)
-    command = [sys.executable, "-m", "vistool", "eval", truth, "-m", weights, "--workers", "2"]
-    process = subprocess.Popen(
-        list(map(str, command)),
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 120
+    process = start("-m", "vistool", "eval", truth, "-m", weights, "--workers", "2")
     done = tmp_path / RUN / "videos"
-    while not list(done.glob("*/meta.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: list(done.glob("*/meta.json")), process)
     os.killpg(process.pid, number)
-    _, complaint = process.communicate(timeout=60)
+    _, complaint = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert complaint.splitlines()[-1] == "interrupted"
     assert "Traceback" not in complaint
@@ -256,21 +260,16 @@ def test_a_signal_in_the_midst_of_processes_leaves_what_is_done_and_nothing_else
 
 @pytest.mark.slow
 def test_a_process_that_dies_is_told_in_one_line_and_loses_nothing_that_is_done(
-    tmp_path: Path, weights: Path
+    tmp_path: Path, weights: Path, start: Start
 ) -> None:
     truth = make_set(tmp_path / "data", lengths=(3, *(30,) * 5), frames=True)
-    command = [sys.executable, "-m", "vistool", "eval", truth, "-m", weights, "--workers", "2"]
-    process = subprocess.Popen(
-        list(map(str, command)), cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 240
+    process = start("-m", "vistool", "eval", truth, "-m", weights, "--workers", "2")
     done = tmp_path / RUN / "videos"
-    while not list(done.glob("*/meta.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: list(done.glob("*/meta.json")), process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     workers = [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
     os.kill(int(workers[0]), signal.SIGKILL)
-    _, complaint = process.communicate(timeout=60)
+    _, complaint = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert "error: a process that ran the model has died\nhint: " in complaint
     assert "Traceback" not in complaint
@@ -387,6 +386,11 @@ def test_merged_categories_are_scored_as_one_and_others_are_left_out(tmp_path: P
     assert found["labels"]["merged_categories"] == {"canine": ["dog", "wolf"]}
     assert found["labels"]["unscored_categories"] == {"axe": 1}
     assert found["categories"][1]["AP"] == 1
+    alone = write(tmp_path / "alone.json", results)
+    refused = vistool(truth, "--compare", folder, alone)
+    assert refused.exit_code == 3
+    assert "results.json is scored on cat, canine; " in refused.stderr
+    assert "alone.json on cat, dog, wolf, axe" in refused.stderr
     write(truth, {**content, "info": "another state of the set"})
     done = vistool(truth, "-p", folder, "--json")
     assert json.loads(done.stdout)["counts"]["categories"] == 4

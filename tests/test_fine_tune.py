@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import vistool
 from tests.made_data import CATEGORIES, make_pictures, make_video
+from tests.made_training import lines, losses
 from vistool.cli.train import train as command
 from vistool.config import (
     IFCConfig,
@@ -69,6 +73,64 @@ def test_one_command_turns_weights_into_a_model_for_another_set(model, tmp_path:
         assert getattr(tuned, setting) == getattr(before, setting)
     assert (run / BEST).exists()
     load_model(str(run / WEIGHTS))
+
+
+def test_a_training_from_python_is_that_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = saved(small_ifc("cat"), tmp_path / "start.safetensors")
+    make_pictures(tmp_path / "own", 3).rename(tmp_path / "own" / "train.json")
+    monkeypatch.chdir(tmp_path)
+    changes: dict[str, Any] = {
+        "steps": 5,
+        "workers": 0,
+        "batch": 1,
+        "augment.colour": 0.2,
+        "device": "cpu",
+    }
+    told = []
+    made = vistool.train(
+        "own/train.json",
+        init=weights,
+        validation="own/train.json",
+        on_step=lambda step, steps, line: told.append((step, steps)),
+        **changes,
+    )
+    assert made == Path("runs/train/train", WEIGHTS)
+    assert told == [(step, 5) for step in range(1, 6)]
+    assert sum("val_AP" in line for line in lines(made.parent)) == 5
+    command(
+        Path("own/train.json"),
+        init=str(weights),
+        validation=Path("own/train.json"),
+        output=Path("again"),
+        overrides=[f"{name}={value}" for name, value in changes.items()],
+        quiet=True,
+    )
+    assert losses(Path("again")) == losses(made.parent)
+    assert started_with(Path("again")) == started_with(made.parent)
+    with pytest.raises(UsageError, match="has something in it already"):
+        vistool.train("own/train.json", output=made.parent)
+    with pytest.raises(UsageError, match="frozen_blocks = 9"):
+        vistool.train("own/train.json", init=weights, frozen_blocks=9)
+    assert not Path("runs/train/train-2").exists()
+    with pytest.raises(UsageError, match="unknown setting 'colour'"):
+        vistool.train("own/train.json", init=str(weights), colour=1)
+
+
+def test_the_example_of_training_from_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a small model, and for two steps."""
+    saved(small_ifc("cat"), tmp_path / "small.safetensors")
+    for name in ("train", "valid"):
+        make_pictures(tmp_path / "own", 2).rename(tmp_path / "own" / f"{name}.json")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {"vistool": vistool}
+    for example in doctest.DocTestParser().get_examples(vistool.train.__doc__ or ""):
+        exec(example.source.replace("ifc-lite", "small.safetensors").replace("2000", "2"), found)
+    assert found["weights"] == Path("runs/train/train", WEIGHTS)
+    assert started_with(Path("runs/train/train")).steps == 2
 
 
 def test_the_folder_of_the_set_may_be_anywhere(
@@ -161,7 +223,7 @@ def test_a_set_without_categories_or_pictures_is_refused(tmp_path: Path) -> None
 
 
 def test_a_held_out_set_beside_a_configuration_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--validation goes with a data set"):
+    with pytest.raises(UsageError, match="validation goes with a data set"):
         command(tmp_path / "a.toml", validation=tmp_path / "b.json")
 
 

@@ -11,11 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.made_tracks import HEIGHT, WIDTH, MadeTrack, MadeVideo, random_video, rectangle
+from tests.made_tracks import (
+    HEIGHT,
+    WIDTH,
+    MadeTrack,
+    MadeVideo,
+    hota_of,
+    identity_of,
+    random_video,
+    rectangle,
+)
 from tests.trackeval_data import trackeval_metric, trackeval_on_files, trackeval_problem
-from vistool.evaluation.hota import ALPHAS, evaluate_hota, hota_of_video, hota_summary
-from vistool.evaluation.identity import evaluate_identity
-from vistool.evaluation.tracking_measures import NOT_MEASURED
+from vistool.evaluation.hota import ALPHAS, hota_of_video, hota_summary
+from vistool.evaluation.overlaps import NOT_MEASURED
 
 PROBLEMS = 60
 EXAMPLES = 40  # of each property; comparing masks takes its time
@@ -29,7 +37,7 @@ def test_hota_equals_trackeval(seed: int) -> None:
     metric = trackeval_metric("HOTA")
     rng = np.random.default_rng(seed)
     videos = [random_video(rng) for _ in range(rng.integers(1, 5))]
-    result = evaluate_hota(video.overlaps(i) for i, video in enumerate(videos))
+    result = hota_of(video.overlaps(i) for i, video in enumerate(videos))
     expected = {}
     for category in CATEGORIES:
         sequences = {
@@ -51,9 +59,11 @@ def test_hota_equals_trackeval(seed: int) -> None:
     if with_truth:
         averaged = metric.combine_classes_class_averaged(with_truth)
         equal(result.class_averaged(), {name: averaged[name].mean() for name in FIELDS})
-    if found:
+    total = result.total()
+    assert (total is None) == (not found)
+    if total:
         averaged = metric.combine_classes_det_averaged(expected)
-        equal(result.detection_averaged(), {name: averaged[name].mean() for name in FIELDS})
+        equal(total.summary(), {name: averaged[name].mean() for name in FIELDS})
 
 
 @pytest.mark.parity
@@ -66,11 +76,14 @@ def test_hota_and_idf1_equal_what_trackeval_prints_for_youtube_vis_files(
     videos = list(itertools.islice((v for v in made if v.truth), 6))
     combined = trackeval_on_files(tmp_path, videos, categories=2)
     overlaps = [video.overlaps(i) for i, video in enumerate(videos)]
-    hota, identity = evaluate_hota(overlaps), evaluate_identity(overlaps)
+    hota, identity = hota_of(overlaps), identity_of(overlaps)
+    totals = hota.total(), identity.total()
+    assert totals[0]
+    assert totals[1]
     assert all(counts.num_labelled for counts in hota.by_category().values())
     for rows, averages in (
         (combined["cls_comb_cls_av"], (hota.class_averaged(), identity.class_averaged())),
-        (combined["cls_comb_det_av"], (hota.detection_averaged(), identity.detection_averaged())),
+        (combined["cls_comb_det_av"], (totals[0].summary(), totals[1].summary())),
     ):
         equal(averages[0], {name: rows["HOTA"][name].mean() for name in FIELDS})
         for name in ("IDF1", "IDP", "IDR"):
@@ -107,19 +120,21 @@ def test_the_numbers_of_a_small_case_follow_from_the_definition() -> None:
 def test_a_prediction_of_another_category_finds_nothing() -> None:
     masks = np.stack([rectangle(2, 2, 8, 8)] * 3)
     video = MadeVideo([MadeTrack(masks, 1)], [MadeTrack(masks, 2)])
-    result = evaluate_hota([video.overlaps()])
+    result = hota_of([video.overlaps()])
     assert hota_summary(result) == {"HOTA": 0, "DetA": 0, "AssA": 0, "LocA": 1}
-    assert result.detection_averaged()["DetA"] == 0
+    total = result.total()
+    assert total
+    assert total.summary()["DetA"] == 0
     assert {k: c.num_labelled for k, c in result.by_category().items()} == {1: 3, 2: 0}
 
 
 def test_without_labels_hota_is_not_measured() -> None:
     masks = np.stack([rectangle(2, 2, 8, 8)])
     for predictions in ([], [MadeTrack(masks)]):
-        result = evaluate_hota([MadeVideo([], predictions).overlaps()])
+        result = hota_of([MadeVideo([], predictions).overlaps()])
         assert set(hota_summary(result).values()) == {NOT_MEASURED}
-    assert evaluate_hota([]).detection_averaged() == {}
-    assert evaluate_hota([]).total() is None
+    assert hota_of([]).class_averaged() == {}
+    assert hota_of([]).total() is None
 
 
 def test_every_prediction_counts_whatever_its_score() -> None:
@@ -127,7 +142,7 @@ def test_every_prediction_counts_whatever_its_score() -> None:
     video = MadeVideo(
         [MadeTrack(masks)], [MadeTrack(masks, score=0.9), MadeTrack(masks, score=0.2)]
     )
-    assert hota_summary(evaluate_hota([video.overlaps()]))["DetA"] == pytest.approx(0.5)
+    assert hota_summary(hota_of([video.overlaps()]))["DetA"] == pytest.approx(0.5)
 
 
 def test_what_is_predicted_in_a_group_counts_neither_as_right_nor_as_wrong() -> None:
@@ -147,7 +162,7 @@ def test_what_is_predicted_in_a_group_counts_neither_as_right_nor_as_wrong() -> 
         counts = hota_of_video(MadeVideo(truth, predictions).overlaps())
         return {category: int(c.wrong[0]) for category, c in counts.items()}
 
-    assert hota_summary(evaluate_hota([MadeVideo(truth, [right, inside]).overlaps()])) == {
+    assert hota_summary(hota_of([MadeVideo(truth, [right, inside]).overlaps()])) == {
         "HOTA": 1, "DetA": 1, "AssA": 1, "LocA": 1,
     }  # fmt: skip
     assert wrong(right, inside) == {1: 0}
@@ -159,7 +174,7 @@ def test_what_matches_an_object_counts_even_in_a_group() -> None:
     mask = rectangle(4, 4, 8, 8)
     group = MadeTrack(np.stack([rectangle(0, 0, 16, 16)]), is_crowd=True)
     video = MadeVideo([MadeTrack(np.stack([mask])), group], [MadeTrack(np.stack([mask]))])
-    assert hota_summary(evaluate_hota([video.overlaps()]))["HOTA"] == 1
+    assert hota_summary(hota_of([video.overlaps()]))["HOTA"] == 1
 
 
 # --- what must always hold ------------------------------------------------------------------------
@@ -190,7 +205,7 @@ def lane_masks(draw: st.DrawFn, lane: int, length: int) -> np.ndarray:
 
 
 def summary(truth: Sequence[MadeTrack], predictions: Sequence[MadeTrack]) -> dict[str, float]:
-    return hota_summary(evaluate_hota([MadeVideo(truth, predictions).overlaps()]))
+    return hota_summary(hota_of([MadeVideo(truth, predictions).overlaps()]))
 
 
 @settings(max_examples=EXAMPLES)

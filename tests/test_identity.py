@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.made_tracks import MadeTrack, MadeVideo, random_video, rectangle
+from tests.made_tracks import MadeTrack, MadeVideo, identity_of, random_video, rectangle
 from tests.trackeval_data import trackeval_metric, trackeval_problem
-from vistool.evaluation.identity import IdentityCounts, evaluate_identity, identity_of_video
+from vistool.evaluation.identity import IdentityCounts, identity_of_video
 
 PROBLEMS = 60
 EXAMPLES = 40  # of each property; comparing masks takes its time
@@ -22,7 +22,7 @@ def test_identity_and_clear_equal_trackeval(seed: int) -> None:
     identity, clear = trackeval_metric("Identity"), trackeval_metric("CLEAR")
     rng = np.random.default_rng([seed, 1])
     videos = [random_video(rng) for _ in range(rng.integers(1, 5))]
-    result = evaluate_identity(video.overlaps(i) for i, video in enumerate(videos))
+    result = identity_of(video.overlaps(i) for i, video in enumerate(videos))
     theirs = {}
     for category in CATEGORIES:
         problems = {i: trackeval_problem(video, category) for i, video in enumerate(videos)}

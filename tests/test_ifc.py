@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.recorded import formula_weights, published_shapes, recorded, recorded_json
+from tests.recorded import formula_weights, in_our_names, published_shapes, recorded, recorded_json
 from vistool.config import IFCConfig, PixelConfig, ResNetConfig
 from vistool.errors import UsageError
 from vistool.models import build_model
 from vistool.models.ifc import IFC
-from vistool.models.published import IFC_LEFT_OUT, IFC_NAMES, rename
+from vistool.models.published import IFC_NAMES
 from vistool.models.weights import load_exactly
 
 # Sums are taken in another order than by the published code, whose own float32 lies from its
@@ -48,7 +48,7 @@ def small_ifc() -> IFC:
             clip_length=c["T"],
         )
     )
-    state = rename(recorded("ifc/small_weights"), IFC_NAMES, IFC_LEFT_OUT)
+    state = in_our_names(recorded("ifc/small_weights"), IFC_NAMES)
     load_exactly(model, state, where="small_weights")
     return model.eval()
 
@@ -122,7 +122,7 @@ def test_full_ifc_gives_the_recorded_outputs(
     # The published count holds the backbone's frozen parameters, and no norm's buffers.
     assert sum(p.numel() for p in model.parameters()) == meta["params"]
     weights = formula_weights(published_shapes(section), config["seed"], config["stem_scale"])
-    load_exactly(model, rename(weights, IFC_NAMES, IFC_LEFT_OUT), where=name)
+    load_exactly(model, in_our_names(weights, IFC_NAMES), where=name)
     with torch.no_grad():
         out = model.eval()(normalised(case["in.clip"], config)[None])
     assert_recorded(out.class_logits, case["out.pred_logits"], FULL[name])

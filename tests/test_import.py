@@ -21,14 +21,16 @@ from typer.testing import CliRunner, Result
 
 from tests.recorded import published_shapes, recorded, recorded_json
 from tests.test_ifc import normalised
+from tests.test_vistr import small_weights as small_vistr_weights
 from vistool.cli.app import app
 from vistool.config import IFCConfig, ResNetConfig, VisTRConfig
 from vistool.errors import WeightsError
+from vistool.formats.atomic import sha256_of
 from vistool.models import build_model
 from vistool.models.importing import ImportedModel, import_checkpoint, save_imported
 from vistool.models.presets import preset
 from vistool.models.start import load_start
-from vistool.models.weights import load_model, read_header, sha256_of
+from vistool.models.weights import load_model, read_header
 from vistool.nn.frozen_norm import FrozenBatchNorm2d
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -254,7 +256,7 @@ def test_a_model_of_other_sizes_is_told_by_what_differs(tmp_path: Path) -> None:
 
 
 def test_a_small_vistr_is_measured_by_its_shapes(tmp_path: Path) -> None:
-    torch.save({"model": recorded("vistr/small_weights")}, tmp_path / "small.pth")
+    torch.save({"model": small_vistr_weights()}, tmp_path / "small.pth")
     imported = import_checkpoint(tmp_path / "small.pth")
     assert not imported.report.of("missing", "wrong shape", "left out")
     config = imported.config
@@ -269,7 +271,7 @@ def test_a_small_vistr_is_measured_by_its_shapes(tmp_path: Path) -> None:
 
 
 def test_the_settings_in_a_checkpoint_tell_what_shapes_cannot(tmp_path: Path) -> None:
-    state = recorded("vistr/small_weights")
+    state = small_vistr_weights()
     torch.save({"model": state, "args": argparse.Namespace(dilation=True)}, tmp_path / "m.pth")
     backbone = import_checkpoint(tmp_path / "m.pth").config.backbone
     assert isinstance(backbone, ResNetConfig)
@@ -316,7 +318,7 @@ def test_a_key_of_no_known_meaning_is_pointed_out(tmp_path: Path) -> None:
     as_pth({**recorded("ifc/small_weights"), "detr.surprise": torch.zeros(3)}, tmp_path / "m.pth")
     result = run(tmp_path / "m.pth")
     assert result.exit_code == 0
-    assert "detr.surprise: no part of the model" in result.stderr
+    assert "detr.surprise: not part of the model" in result.stderr
 
 
 # ---- what is missing or misfits
@@ -458,7 +460,7 @@ def test_a_backbone_alone_is_no_model(tmp_path: Path) -> None:
 
 def test_ifc_is_no_start_for_vistr(tmp_path: Path) -> None:
     as_pth(recorded("ifc/small_weights"), tmp_path / "m.pth")
-    with pytest.raises(WeightsError, match="no start for vistr-r50"):
+    with pytest.raises(WeightsError, match="cannot initialise vistr-r50"):
         import_checkpoint(tmp_path / "m.pth", init_of="vistr-r50")
 
 

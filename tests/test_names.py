@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from tests.made_data import make_pictures
 from tests.untrained import save_untrained
 from vistool.config import PredictConfig
-from vistool.data.frames import bring_frames
-from vistool.engine.predict import predict_videos
+from vistool.data.convert import bring_frames
+from vistool.engine.predict_sources import predict_videos
 from vistool.errors import DataError
+from vistool.formats.atomic import new_run_folder
 from vistool.formats.dataset import AnnotatedVideo
 from vistool.formats.detect import read_dataset
 from vistool.formats.label_maps import folder_names
 from vistool.formats.names import LONGEST, as_file_name
-from vistool.formats.results import new_run_folder
-from vistool.formats.video import source_name
+from vistool.formats.video_sources import source_name
 from vistool.structures import Size
 
 ODD = [

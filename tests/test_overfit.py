@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARK = Path(__file__).resolve().parent.parent / "benchmarks" / "overfit.py"
+BENCHMARK = Path(__file__).resolve().parent.parent / "research" / "overfit.py"
 
 
 @pytest.mark.slow

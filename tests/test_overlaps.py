@@ -15,12 +15,12 @@ from tests.pairwise_ap import pair_iou
 from vistool.errors import DataError
 from vistool.evaluation import overlaps as module
 from vistool.evaluation.overlaps import (
-    TruthTrack,
     VideoOverlaps,
     overlaps_of_video,
     overlaps_of_videos,
     shared_pixels,
 )
+from vistool.formats.dataset import AnnotatedTrack
 from vistool.formats.rle import encode_mask, rle_fault
 from vistool.formats.runs import compiled, decode_runs
 from vistool.structures import RLE, Size, TrackSegmentation
@@ -158,7 +158,9 @@ def compare(
         {"video_id": video, "category_id": 1, "score": 0.5, "segmentations": track}
         for track in predicted
     ]
-    return overlaps_of_video(video, [TruthTrack(video, 1, track) for track in labelled], results)
+    return overlaps_of_video(
+        video, [AnnotatedTrack(video, 1, track) for track in labelled], results
+    )
 
 
 def square(at: int, side: int = 3, size: tuple[int, int] = (20, 20)) -> RLE:
@@ -168,14 +170,14 @@ def square(at: int, side: int = 3, size: tuple[int, int] = (20, 20)) -> RLE:
 
 
 def test_many_videos_come_in_their_order_whatever_thread_is_first() -> None:
-    videos: list[tuple[int, list[TruthTrack], list[TrackSegmentation]]] = []
+    videos: list[tuple[int, list[AnnotatedTrack], list[TrackSegmentation]]] = []
     for video in range(30):
         length = 1 + 200 * (video % 3 == 0)  # some take longer
         masks: list[RLE | None] = [square(video % 10)] * length
         videos.append(
             (
                 video,
-                [TruthTrack(video, 1, masks)],
+                [AnnotatedTrack(video, 1, masks)],
                 [{"video_id": video, "category_id": 1, "score": 0.5, "segmentations": masks}],
             )
         )
@@ -190,7 +192,7 @@ def test_videos_are_taken_as_they_are_needed() -> None:
     def endless() -> object:
         for video in range(10_000):
             taken.append(video)
-            yield video, [TruthTrack(video, 1, [square(0)])], []
+            yield video, [AnnotatedTrack(video, 1, [square(0)])], []
 
     compared = overlaps_of_videos(endless())  # type: ignore[arg-type]
     for _ in range(5):
@@ -210,6 +212,6 @@ def test_a_malformed_mask_is_refused_with_its_frame_and_harms_nobody() -> None:
     bad = RLE(size=[20, 20], counts="ooooooo")
     with pytest.raises(DataError, match="video 7, frame 1: malformed mask"):
         compare([[square(0), bad]], [[square(0), None]], video=7)
-    truth = [TruthTrack(3, 1, [bad])]
+    truth = [AnnotatedTrack(3, 1, [bad])]
     with pytest.raises(DataError, match="video 3, frame 0"):
         list(overlaps_of_videos([(3, truth, [])]))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from vistool.evaluation.overlaps import TruthTrack, track_share_inside
+from vistool.evaluation.overlaps import track_share_inside
 from vistool.evaluation.partial_labels import scorable
+from vistool.formats.dataset import AnnotatedTrack
 from vistool.formats.rle import encode_mask
 from vistool.structures import RLE, TrackSegmentation
 
@@ -30,7 +31,7 @@ def found(left: int, right: int, category: int) -> TrackSegmentation:
 
 def kept(predictions: list[TrackSegmentation], *exhaustive: int) -> list[int]:
     """Places of those that count, with a cat on columns 0 to 10 and a thing on 20 to 30."""
-    cat = TruthTrack(1, CAT, [block(0, 10), block(0, 10)])
+    cat = AnnotatedTrack(1, CAT, [block(0, 10), block(0, 10)])
     thing = [block(20, 30), None]
     chosen = scorable(predictions, [cat], exhaustive=exhaustive, ignored=[thing])
     return [place for place, p in enumerate(predictions) if any(p is c for c in chosen)]
@@ -56,3 +57,19 @@ def test_the_share_of_a_track_in_a_region_is_taken_over_all_frames() -> None:
     track = [block(0, 10), block(0, 10), None]
     regions: list[list[RLE | None]] = [[block(5, 30), None, block(0, 30)], [None] * 3]
     assert track_share_inside([track, [None] * 3], regions).tolist() == [[0.25, 0], [0, 0]]
+
+
+def test_a_find_in_a_group_of_its_category_never_counts_and_others_do() -> None:
+    """However small a part of the region it covers: cats on columns 0 to 10, a group on 8 to 30."""
+    cat = AnnotatedTrack(1, CAT, [block(0, 10), None])
+    group = AnnotatedTrack(1, CAT, [block(8, 30), None], is_crowd=True)
+    predictions = [
+        found(0, 10, CAT),  # the cat
+        found(12, 14, CAT),  # in the group
+        found(12, 14, DOG),  # a dog is none of the group
+        found(8, 10, CAT),  # in the group, and a part of the cat: a duplicate
+        found(2, 20, CAT),  # most of it in the group
+        found(4, 9, DOG),
+    ]
+    chosen = scorable(predictions, [cat, group], exhaustive=[CAT, DOG])
+    assert [predictions.index(p) for p in chosen] == [0, 2, 3, 5]

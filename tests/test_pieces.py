@@ -11,7 +11,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from vistool.structures import FrameClipOutput
-from vistool.tracking.pieces import without_foreign_pieces
+from vistool.tracking.pieces import remove_misassigned_components
 from vistool.tracking.postprocess import clip_prediction
 
 SURE = 4.0
@@ -31,7 +31,7 @@ def shown(mask_logits: Tensor) -> list[str]:
 
 
 def cleaned(scores: list[float], *masks: Tensor) -> list[list[str]]:
-    result = without_foreign_pieces(torch.stack(masks), torch.tensor(scores))
+    result = remove_misassigned_components(torch.stack(masks), torch.tensor(scores))
     return [shown(mask) for mask in result]
 
 
@@ -44,7 +44,7 @@ def test_a_piece_that_is_another_instance_is_taken_from_a_mask() -> None:
 def test_what_is_taken_is_outside_as_surely_as_it_was_inside() -> None:
     masks = torch.stack([drawn("##.#"), drawn("...#")])
     masks[0, 0, 0, 3] = 1.5
-    result = without_foreign_pieces(masks, torch.tensor([0.9, 0.8]))
+    result = remove_misassigned_components(masks, torch.tensor([0.9, 0.8]))
     assert result[0, 0, 0].tolist() == [SURE, SURE, -SURE, -1.5]
     assert result.dtype == masks.dtype
 
@@ -99,7 +99,12 @@ def test_a_crumb_makes_no_instance_of_its_own_of_a_duplicate() -> None:
 
 
 def test_no_instances_and_empty_masks_are_nothing_to_clean() -> None:
-    assert without_foreign_pieces(torch.zeros(0, 2, 3, 3), torch.zeros(0)).shape == (0, 2, 3, 3)
+    assert remove_misassigned_components(torch.zeros(0, 2, 3, 3), torch.zeros(0)).shape == (
+        0,
+        2,
+        3,
+        3,
+    )
     empty, square = drawn("....", "...."), drawn("##..", "##..")
     assert cleaned([0.9, 0.8], empty, square) == [shown(empty), shown(square)]
 
@@ -118,7 +123,7 @@ def test_cleaning_only_takes_whole_pieces_and_leaves_something_of_every_mask(
     inside = rng.random((instances, *shape)) < share
     logits = torch.from_numpy(np.where(inside, 1, -1) * rng.uniform(0.1, 5, inside.shape)).float()
     scores = torch.from_numpy(rng.permutation(instances) / 10 + 0.1)
-    result = without_foreign_pieces(logits, scores)
+    result = remove_misassigned_components(logits, scores)
     assert torch.equal(result.abs(), logits.abs())
     after = (result > 0).numpy()
     for before, mask in zip(inside, after, strict=True):
@@ -131,7 +136,7 @@ def test_cleaning_only_takes_whole_pieces_and_leaves_something_of_every_mask(
         assert torch.equal(result, logits)
     # The order of the queries does not matter.
     order = torch.from_numpy(rng.permutation(instances))
-    assert torch.equal(without_foreign_pieces(logits[order], scores[order]), result[order])
+    assert torch.equal(remove_misassigned_components(logits[order], scores[order]), result[order])
 
 
 @pytest.mark.parametrize("bridged", [True, False])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.recorded import FIXTURES, SHARED, recorded_json
+from tests.recorded import FIXTURES, recorded_json
 from tests.test_ifc import small_ifc
 from tests.test_vistr import small_vistr
 from vistool.engine.device import autocast
@@ -22,7 +22,7 @@ from vistool.structures import ClipOutput, FrameClipOutput, Size
 
 CPU = torch.device("cpu")
 WEIGHTS = Path(__file__).parents[1] / "weights"
-DAVIS = SHARED.parent / "data" / "davis" / "val-dev"
+DAVIS = Path(__file__).parents[2] / "shared" / "data" / "davis" / "val-dev"
 VIDEOS = ("blackswan", "breakdance", "bmx-trees")
 
 

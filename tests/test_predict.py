@@ -32,8 +32,9 @@ from tests.made_squares import (
 )
 from vistool.config import PredictConfig, Scoring
 from vistool.engine.device import choose_device, choose_dtype
-from vistool.engine.predict import iterate, predict_videos
+from vistool.engine.predict import iterate
 from vistool.engine.predict_job import PredictJob
+from vistool.engine.predict_sources import predict_videos
 from vistool.engine.segment import AHEAD, Segmenter
 from vistool.engine.tracked_video import TrackedFrame
 from vistool.errors import UsageError

@@ -8,13 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from tests.processes import PATIENCE, Start, wait_until
 from tests.untrained import save_untrained
 from vistool.cli.app import app
 from vistool.formats.results import read_meta, read_results
@@ -40,6 +40,11 @@ def make_video(path: Path, length: int) -> Path:
 
 def vistool(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def spooled(run: Path) -> bool:
+    """Whether masks of some frames have gone to disk."""
+    return any(file.stat().st_size > 50_000 for file in run.glob(".masks-*/*"))
 
 
 def test_predict_writes_three_files_a_source_and_prints_their_folders(
@@ -194,19 +199,11 @@ def test_sources_may_have_any_name(tmp_path: Path, weights: Path, to_stdout: boo
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_no_result(tmp_path: Path, weights: Path) -> None:
+def test_a_killed_run_leaves_no_result(tmp_path: Path, weights: Path, start: Start) -> None:
     video = make_video(tmp_path / "long.mp4", 3000)
-    options = [str(video), "-m", str(weights), "-o", str(tmp_path), "--conf", "0"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vistool", "predict", *options],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("long/.masks-*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(2)
+    options = (video, "-m", weights, "-o", tmp_path, "--conf", "0")
+    process = start("-m", "vistool", "predict", *options)
+    wait_until(lambda: spooled(tmp_path / "long"), process)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE)
     assert not [p for p in (tmp_path / "long").glob("*.*") if not p.name.startswith(".")]

@@ -20,9 +20,9 @@ from tests.made_squares import (
     source,
 )
 from vistool.config import PredictConfig
-from vistool.engine.predict import predict_videos
+from vistool.engine.predict_sources import predict_videos
 from vistool.errors import DataError, PartialFailureError, UsageError, VistoolError
-from vistool.formats.results import SegmentationSpool
+from vistool.formats.spool import SegmentationSpool
 from vistool.formats.video_writer import VideoWriter
 from vistool.structures import RLE
 

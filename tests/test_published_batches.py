@@ -24,9 +24,10 @@ from vistool.config import (
     VisTRPipeline,
 )
 from vistool.data.annotations import LabelledVideo
-from vistool.data.batches import loader
-from vistool.data.published_batches import EpochOrder, padded_batch, published_batches
-from vistool.data.published_clips import PublishedClip, draw_region
+from vistool.data.batches import loader, padded_batch
+from vistool.data.clips import TrainingClip
+from vistool.data.published_batches import EpochOrder, published_batches
+from vistool.data.published_clips import draw_region
 from vistool.data.published_ifc import IFCClips
 from vistool.engine.train import train
 from vistool.errors import UsageError
@@ -112,14 +113,14 @@ def test_a_crop_lies_in_its_picture_and_has_sides_of_the_wanted_range(
         assert min(20, whole) <= side <= min(30, whole)
 
 
-def one_frame_clip(size: Size, value: int) -> PublishedClip:
+def one_frame_clip(size: Size, value: int) -> TrainingClip:
     target = ClipTarget(
         labels=torch.tensor([0]),
         masks=torch.ones(1, 1, *size, dtype=torch.bool),
         exhaustive=torch.tensor([True]),
         boxes=torch.tensor([[[0.5, 0.5, 1.0, 1.0]]]),
     )
-    return PublishedClip((np.full((*size, 3), value, np.uint8),), target, "made")
+    return TrainingClip((np.full((*size, 3), value, np.uint8),), target, "made")
 
 
 def test_a_batch_is_padded_below_and_to_the_right_with_zeros_after_normalising() -> None:

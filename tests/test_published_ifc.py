@@ -16,8 +16,7 @@ from torch import Tensor
 from tests.made_data import make_video
 from tests.recorded import FIXTURES, recorded, recorded_json
 from vistool.config import IFCPipeline
-from vistool.data.annotations import LabelledTrack, LabelledVideo, Stated
-from vistool.data.published_annotations import read_with_stated
+from vistool.data.annotations import LabelledTrack, LabelledVideo, read_annotations
 from vistool.data.published_clips import Region
 from vistool.data.published_ifc import (
     ABSENT,
@@ -41,7 +40,9 @@ DATASET = FIXTURES / "ifc" / "dataset"
 def recorded_videos() -> dict[int, LabelledVideo]:
     content = recorded_json("ifc/dataset/instances")
     classes = {c["name"]: (c["name"],) for c in content["categories"]}
-    videos = read_with_stated(DATASET / "instances.json", classes, frames=DATASET / "images")
+    videos = read_annotations(
+        DATASET / "instances.json", classes, frames=DATASET / "images", stated=True
+    )
     return {entry["id"]: video for entry, video in zip(content["videos"], videos, strict=True)}
 
 
@@ -118,8 +119,7 @@ def test_an_outline_and_its_pixels_are_cropped_and_mirrored_alike() -> None:
     angles = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     outline = np.stack([40 + 20 * np.cos(angles), 30 + 20 * np.sin(angles)], axis=1)
     as_pixels = LabelledTrack(0, (encode_mask(disc),), 1)
-    stated = Stated(boxes_xywh=(None,), areas=(None,), outlines=((outline,),))
-    as_outline = replace(as_pixels, stated=stated)
+    as_outline = replace(as_pixels, outlines=((outline,),))
     view = View(Region(5, 30, Size(40, 45)), Size(80, 90), mirrored=True)
     one, two = (view.mask(track, 0, size) for track in (as_pixels, as_outline))
     assert one.shape == two.shape == (80, 90)
@@ -128,7 +128,7 @@ def test_an_outline_and_its_pixels_are_cropped_and_mirrored_alike() -> None:
 
 def made_clips(folder: Path, length: int, clip_length: int, config: IFCPipeline) -> IFCClips:
     classes = {"red": ("red square",), "blue": ("blue square",)}
-    videos = read_with_stated(make_video(folder, length), classes)
+    videos = read_annotations(make_video(folder, length), classes, stated=True)
     return IFCClips(videos, clip_length, config)
 
 
@@ -207,6 +207,6 @@ def test_a_set_that_states_no_more_than_masks_is_read_for_its_masks(tmp_path: Pa
     ]
     file.write_text(json.dumps(content))
     classes = {"red": ("red square",), "blue": ("blue square",)}
-    (read,) = read_with_stated(file, classes)
-    assert [track.stated for track in read.tracks] == [None, None]
+    (read,) = read_annotations(file, classes, stated=True)
+    assert all(track.boxes_xywh is track.outlines is None for track in read.tracks)
     assert [mask is not None for mask in read.tracks[1].segmentations] == [True, False]

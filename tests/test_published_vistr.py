@@ -12,21 +12,21 @@ from torch import Tensor
 
 from tests.recorded import FIXTURES, recorded, recorded_json
 from vistool.config import VisTRPipeline
-from vistool.data.annotations import LabelledVideo
-from vistool.data.published_annotations import read_with_stated
-from vistool.data.published_clips import Region
-from vistool.data.published_colour import as_bytes, distorted
-from vistool.data.published_sampling import vistr_frames
+from vistool.data.annotations import LabelledVideo, read_annotations
+from vistool.data.published_clips import Region, vistr_frames
 from vistool.data.published_vistr import (
     FrameRows,
     VisTRClips,
+    as_bytes,
     clip_target,
     cropped,
+    distorted,
     mirrored,
     read_rows,
     recoloured,
     resized,
 )
+from vistool.formats.detect import read_dataset
 from vistool.models.presets import preset
 from vistool.ops.boxes import boxes_of_masks, xyxy_of
 from vistool.ops.pixels import normalise
@@ -40,13 +40,28 @@ def recorded_videos() -> list[LabelledVideo]:
     """Labels as published: the file's own category ids, and a class 0 that never occurs."""
     categories = recorded_json("vistr/dataset/instances")["categories"]
     classes = {"(unused)": (), **{c["name"]: (c["name"],) for c in categories}}
-    return read_with_stated(DATASET / "instances.json", classes, frames=DATASET / "images")
+    return read_annotations(
+        DATASET / "instances.json", classes, frames=DATASET / "images", stated=True
+    )
 
 
 def recorded_rows(index: int) -> FrameRows:
-    clip_length = recorded_json("vistr/dataset/meta")["num_frames"]
     video, last = anchor(index)
-    return read_rows(video, vistr_frames(last, len(video.files), clip_length))
+    return read_rows(video, frames_until(last, video))
+
+
+def frames_until(last: int, video: LabelledVideo) -> tuple[int, ...]:
+    clip_length = recorded_json("vistr/dataset/meta")["num_frames"]
+    return vistr_frames(last, len(video.files), clip_length)
+
+
+def stated_areas(index: int) -> Tensor:
+    """[N, T] pixels of a clip's instances, as the file states them; 0 where they are absent."""
+    video, last = anchor(index)
+    of_track = {track.id: track.areas for track in read_dataset(DATASET / "instances.json").tracks}
+    return torch.tensor(
+        [[(of_track[t.id] or ())[f] or 0 for f in frames_until(last, video)] for t in video.tracks]
+    )
 
 
 def anchor(index: int) -> tuple[LabelledVideo, int]:
@@ -55,27 +70,34 @@ def anchor(index: int) -> tuple[LabelledVideo, int]:
     return frames[index]
 
 
-def chained(rows: FrameRows, chain: str) -> FrameRows:
-    """Through one of the recording's two chains; `geom` has its numbers in a text."""
+def chained(rows: FrameRows, areas: Tensor, chain: str) -> tuple[FrameRows, Tensor]:
+    """Through one of the recording's two chains; `geom` has its numbers in a text.
+
+    The published code carries areas along: a crop sets them to those of the boxes that are left,
+    and a resize scales them. Nothing reads them, so ours does not.
+    """
     if chain == "plain":
-        return rows
+        return rows, areas
     text = recorded_json("vistr/dataset/meta")["chains"]["geom"]
     pattern = f"hflip; resize{NUMBER * 2}.; crop{NUMBER * 4}.; resize{NUMBER * 2}"
     found = re.match(pattern, text)
     assert found is not None, text
     short, long, top, left, height, width, last_short, last_long = map(int, found.groups())
     region = Region(top, left, Size(height, width))
-    return resized(cropped(resized(mirrored(rows), short, long), region), last_short, last_long)
+    part = cropped(resized(mirrored(rows), short, long), region)
+    rows = resized(part, last_short, last_long)
+    scale = rows.size.height / part.size.height * (rows.size.width / part.size.width)
+    return rows, (part.boxes[..., 2:] - part.boxes[..., :2]).prod(-1) * scale
 
 
-def as_recorded(rows: FrameRows) -> dict[str, Tensor]:
+def as_recorded(rows: FrameRows, areas: Tensor) -> dict[str, Tensor]:
     """Our rows in the recording's layout: instance-major, label 0 where an instance is absent."""
     present = rows.present
     return {
         "labels": (rows.labels[:, None] * present).flatten(),
         "valid": present.long().flatten(),
         "boxes": rows.boxes_cxcywh().flatten(0, 1),
-        "area": rows.areas.flatten(),
+        "area": areas.flatten(),
         "masks": rows.masks.flatten(0, 1).byte(),
         "size": torch.tensor(rows.size),
     }
@@ -87,8 +109,8 @@ def test_rows_are_the_recorded_ones(chain: str) -> None:
     expected = recorded("vistr/dataset/expected")
     for sample in recorded_json("vistr/dataset/meta")["samples"]:
         index = sample["index"]
-        rows = chained(recorded_rows(index), chain)
-        found = as_recorded(rows)
+        rows, areas = chained(recorded_rows(index), stated_areas(index), chain)
+        found = as_recorded(rows, areas)
         found["orig_size"] = torch.tensor(anchor(index)[0].size)
         found["image_id"] = torch.tensor([index])
         found["iscrowd"] = torch.zeros(
@@ -120,7 +142,6 @@ def moved(height: int = 60, width: int = 80) -> FrameRows:
         labels=torch.tensor([0, 1]),
         present=masks.flatten(2).any(2),
         boxes=xyxy_of(boxes_of_masks(masks)) * pixels,
-        areas=masks.flatten(2).sum(2),
         masks=masks,
     )
 

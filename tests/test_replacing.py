@@ -20,7 +20,8 @@ from vistool.errors import DataError
 from vistool.formats import replacing
 from vistool.formats.atomic import atomic_path
 from vistool.formats.replacing import remove_leftovers, replaced_together, settle
-from vistool.formats.results import SegmentationSpool, read_meta, read_results
+from vistool.formats.results import read_meta, read_results
+from vistool.formats.spool import SegmentationSpool
 
 OLD = {"a.json": b"old a", "b.json": b"old b", "c.mp4": b"old c", "cut/001/7.png": b"old p"}
 NEW = {"a.json": b"new a", "b.json": b"new b"}
@@ -232,7 +233,7 @@ LEAVE = (
     "import os, sys\n"
     "from pathlib import Path\n"
     "from vistool.formats.atomic import atomic_folder, atomic_path\n"
-    "from vistool.formats.results import SegmentationSpool\n"
+    "from vistool.formats.spool import SegmentationSpool\n"
     "place = Path(sys.argv[1])\n"
     "with SegmentationSpool(place), atomic_path(place / 'x.mp4') as part:\n"
     "    part.with_suffix('.picture.mp4').touch()\n"

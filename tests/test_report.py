@@ -6,31 +6,30 @@ import base64
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import unquote
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
 from tests.browser import Browser, headless_browser
-from vistool.engine.report import EvaluationReport, VideoFacts, write_report
-from vistool.engine.report_files import (
-    diagnosis_as_json,
-    diagnosis_as_text,
-    write_diagnosis,
-    write_figures,
-)
-from vistool.evaluation.curves import precision_recall_curves
-from vistool.evaluation.diagnosis import diagnose
-from vistool.evaluation.overlaps import TruthTrack, overlaps_of_video
-from vistool.evaluation.video_ap import evaluate_tracks
+from vistool.cli.eval import table
+from vistool.config import EvalConfig
+from vistool.engine.evaluate import Evaluation, measure
+from vistool.engine.evaluation_files import write_diagnosis, write_figures
+from vistool.engine.predictions import Predictions
+from vistool.engine.report import write_report
+from vistool.evaluation.curves import PrecisionRecallCurves
+from vistool.evaluation.diagnosis import Diagnosis
+from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, DataSet
 from vistool.formats.results import Category
 from vistool.formats.rle import encode_mask
 from vistool.rendering.film_strip import StripFrame, chosen_frames, film_strip
 from vistool.rendering.page import Link, Page, Picture, Section, Table, render_page
-from vistool.structures import RLE, TrackSegmentation
+from vistool.structures import RLE, Size, TrackSegmentation
 
 EVIL = "<script>alert('x')</script>&\"$x_1$"
 HEIGHT, WIDTH, LENGTH = 48, 64, 8
@@ -47,8 +46,8 @@ def moving(top: int, frames: range = range(LENGTH)) -> Masks:
 
 
 TRUTH = {
-    1: [TruthTrack(1, 1, moving(0)), TruthTrack(1, 2, moving(30))],
-    2: [TruthTrack(2, 1, moving(10))],
+    1: [AnnotatedTrack(1, 1, moving(0)), AnnotatedTrack(1, 2, moving(30))],
+    2: [AnnotatedTrack(2, 1, moving(10))],
 }
 
 
@@ -62,29 +61,25 @@ PREDICTIONS = {
 }
 
 
-def report(pictures: Path | None = None, name: str = "a & b") -> EvaluationReport:
-    overlaps = [overlaps_of_video(i, TRUTH[i], PREDICTIONS[i]) for i in TRUTH]
-    ap = evaluate_tracks(
-        [t for tracks in TRUTH.values() for t in tracks],
-        [p for tracks in PREDICTIONS.values() for p in tracks],
-        video_ids=TRUTH,
-        category_ids=[1, 2],
-    )
-    files = tuple(pictures / f"{t}.png" for t in range(LENGTH)) if pictures else ()
-    return EvaluationReport(
-        title=f"Results of {name}",
-        facts={"data": name, "model": name},
-        scores={"ytvis": ap.summary(), "hota": {"HOTA": 0.5, "DetA": 0.4, "AssA": -1}},
-        tables={f"By {name}": {name: {"AP": 0.25, "AP50": -1}}},
+def report(
+    pictures: Path | None = None, name: str = "a & b", failed: Mapping[int, str] | None = None
+) -> Evaluation:
+    names = tuple(f"{t}.png" for t in range(LENGTH)) if pictures else ()
+    size = Size(HEIGHT, WIDTH)
+    dataset = DataSet(
+        path=Path(name),
+        frames=pictures or Path(),
         categories=(Category(id=1, name=name), Category(id=2, name="other")),
-        videos={i: VideoFacts(f"{name} {i}", files, {"HOTA": i / 10}) for i in TRUTH},
-        curves=precision_recall_curves(ap),
-        diagnosis=diagnose(overlaps, [1, 2]),
+        videos=tuple(AnnotatedVideo(i, f"{name} {i}", size, LENGTH, names) for i in TRUTH),
+        tracks=tuple(track for tracks in TRUTH.values() for track in tracks),
     )
+    found = [prediction for predictions in PREDICTIONS.values() for prediction in predictions]
+    predictions = Predictions(Path("p.json"), "", found, failed=failed or {})
+    return measure(dataset, predictions, EvalConfig())
 
 
-def written(path: Path, content: EvaluationReport) -> str:
-    write_report(path, content, tracks=lambda i: (TRUTH[i], PREDICTIONS[i]))
+def written(path: Path, content: Evaluation) -> str:
+    write_report(path, content)
     return path.read_text(encoding="utf-8")
 
 
@@ -145,7 +140,9 @@ def test_strips_show_the_pictures_and_link_to_them(tmp_path: Path, pictures: Pat
 
 
 def test_strips_are_grey_where_pictures_cannot_be_read(tmp_path: Path) -> None:
-    html = written(tmp_path / "report.html", report(tmp_path / "gone"))
+    for t in range(0, LENGTH, 2):
+        (tmp_path / f"{t}.png").write_bytes(b"no picture")  # and the others are not there
+    html = written(tmp_path / "report.html", report(tmp_path))
     assert 'id="track-1"' in html
 
 
@@ -197,7 +194,8 @@ def test_files_for_machines_say_what_the_diagnosis_says(tmp_path: Path) -> None:
     content = report()
     files = {path.name: path for path in write_diagnosis(tmp_path, content)}
     stored = json.loads(files["diagnosis.json"].read_text())
-    assert stored == json.loads(json.dumps(diagnosis_as_json(content)))
+    assert msgspec.convert(stored.pop("curves"), PrecisionRecallCurves) == content.curves
+    assert msgspec.convert(stored, Diagnosis) == content.diagnosis
     assert stored["breakdown"]["ap50"] == content.diagnosis.breakdown.ap50
 
     def rows(name: str) -> list[dict[str, str]]:
@@ -229,26 +227,18 @@ def test_every_chart_is_a_png_file_as_well(tmp_path: Path) -> None:
 
 
 def test_the_text_names_the_costliest_kind_first() -> None:
-    lines = diagnosis_as_text(report(name="line\nbreak\x1b[31m")).splitlines()
+    text = table(report(name="line\nbreak\x1b[31m"))
+    lines = text[text.index("if mended") :].splitlines()
     gains = [float(line.split()[-3]) for line in lines[1:9]]
     assert gains == sorted(gains, reverse=True)
     assert any(line.startswith("line?break?[31m 2") for line in lines)
 
 
 def test_a_report_of_nothing_is_a_page_as_well(tmp_path: Path) -> None:
-    empty = EvaluationReport(
-        title="nothing",
-        facts={},
-        scores={},
-        tables={},
-        categories=(),
-        videos={},
-        curves=precision_recall_curves(evaluate_tracks([], [], video_ids=[1], category_ids=[1])),
-        diagnosis=diagnose([], [1]),
-    )
+    empty = report(failed=dict.fromkeys(TRUTH, "no frames"))
     html = written(tmp_path / "report.html", empty)
     assert "Every labelled track was found." in html
-    assert diagnosis_as_text(empty)
+    assert table(empty)
     assert write_figures(tmp_path, empty)
 
 
@@ -271,7 +261,7 @@ def test_a_browser_shows_the_page_without_complaint_or_request(
     assert browser.complaints() == []
     assert browser.requests() == [path.as_uri()]
     assert browser.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 50)")
-    assert browser.evaluate("document.title") == f"Results of {EVIL}"
+    assert browser.evaluate("document.title") == f"{Path(EVIL).name}: p.json"
     assert browser.evaluate("getComputedStyle(document.body).maxWidth") != "none"
 
 
@@ -286,7 +276,7 @@ def test_a_browser_is_forbidden_what_the_page_did_not_bring(
     path.write_text(html.replace("</main>", f"{foreign}</main>"))
     browser.open(path)
     assert len(browser.complaints()) >= 2
-    assert browser.evaluate("document.title") == "Results of a & b"
+    assert browser.evaluate("document.title") == "a & b: p.json"
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from PIL import Image
 from tests.test_predict_command import make_video, vistool, weights
 from tests.untrained import save_untrained
 from vistool.formats.mots import PER_CLASS, labels_in_text
+from vistool.formats.problems import Place
 from vistool.formats.results import read_meta, read_results
 from vistool.formats.rle import decode_mask
 from vistool.formats.video import open_video
@@ -127,8 +128,8 @@ def test_mots_text_has_the_same_pixels_by_class(run: Path, found: Found) -> None
     for track in found.tracks:
         ids[track["track_id"]] = track["category_id"] * PER_CLASS + track["track_id"]
 
-    def fail(line: int, what: str) -> None:
-        raise AssertionError(f"{line}: {what}")
+    def fail(place: Place, what: str) -> None:
+        raise AssertionError(f"{place}: {what}")
 
     shape = (meta["height"], meta["width"])
     seen = {frame: np.zeros(shape, int) for frame in range(meta["length"])}

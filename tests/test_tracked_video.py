@@ -27,7 +27,8 @@ from vistool.engine.predict_job import PredictJob
 from vistool.engine.tracked_video import TrackedVideo
 from vistool.engine.writers import save_results
 from vistool.errors import DataError, UsageError, VistoolError
-from vistool.formats.results import Category, SegmentationSpool, VideoMeta
+from vistool.formats.results import Category, VideoMeta
+from vistool.formats.spool import SegmentationSpool
 from vistool.formats.video import VideoReader, open_video
 from vistool.structures import RLE, Track, VideoFrame
 

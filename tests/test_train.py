@@ -127,7 +127,7 @@ def test_a_torn_last_line_of_the_log_is_written_anew(tmp_path: Path) -> None:
 
 def test_a_data_set_is_where_it_is(tmp_path: Path) -> None:
     path = make_pictures(tmp_path, 1)
-    with pytest.raises(UsageError, match="--data goes with a configuration"):
+    with pytest.raises(UsageError, match="data goes with a configuration"):
         command(config=path, data=tmp_path, quiet=True)
 
 

@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,10 @@ from vistool.config import (
     ValidationConfig,
     from_mapping,
 )
-from vistool.data.batches import Batch, collate
+from vistool.data.batches import Batch, padded_batch
 from vistool.data.clips import TrainingClip
 from vistool.engine.checkpoint import CHECKPOINT, TrainingState
 from vistool.engine.failures import failures_in_words
-from vistool.engine.interruption import stop_wish
 from vistool.engine.run_log import LOG, STARTS
 from vistool.engine.train import BEST, WEIGHTS, train
 from vistool.errors import (
@@ -43,6 +42,7 @@ from vistool.errors import (
 )
 from vistool.models import build_model
 from vistool.models.weights import load_model, read_header
+from vistool.signals import stop_wish
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -73,17 +73,15 @@ def test_a_run_that_is_asked_to_stop_finishes_its_step_and_saves(
 
 
 def test_a_second_ctrl_c_ends_the_process_and_what_is_ignored_stays_so() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
-    try:
-        with stop_wish() as wish:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not wish.expressed
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with stop_wish() as wish:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not wish.expressed
+        os.kill(os.getpid(), signal.SIGINT)
+        assert wish.expressed
+        with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-            assert wish.expressed
-            with pytest.raises(KeyboardInterrupt):
-                os.kill(os.getpid(), signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_data_worker_that_dies_is_told_in_one_line(tmp_path: Path) -> None:
@@ -206,14 +204,14 @@ def test_a_step_with_a_broken_clip_is_skipped_and_says_which(
 ) -> None:
     make_pictures(tmp_path, 3)
 
-    def poisoned(clips: list[TrainingClip], pixels: PixelConfig) -> Batch:
-        batch = collate(clips, pixels)
+    def poisoned(clips: Sequence[TrainingClip], pixels: PixelConfig) -> Batch:
+        batch = padded_batch(clips, pixels)
         for number, clip in enumerate(clips):
             if clip.origin.endswith("1.png"):
                 batch.pixels[number] = torch.nan
         return batch
 
-    monkeypatch.setattr("vistool.data.batches.collate", poisoned)
+    monkeypatch.setattr("vistool.data.batches.padded_batch", poisoned)
     run = tmp_path / "run"
     train(settings(tmp_path, steps=12, max_skipped=12), run)
     skipped = [line["skipped"] for line in lines(run) if "skipped" in line]

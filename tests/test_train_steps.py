@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,9 @@ def test_a_model_that_cannot_be_compiled_is_told_in_one_line(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler for torch.compile"
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch's compiler itself uses
 def test_a_compiled_model_has_the_losses_of_one_that_is_not(tmp_path: Path) -> None:
     make_pictures(tmp_path, 4)

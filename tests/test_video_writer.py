@@ -6,7 +6,6 @@ import os
 import signal
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -18,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import MakeVideo, draw_shapes
+from tests.processes import PATIENCE, Start
 from vistool.errors import VistoolError
-from vistool.formats import video_writer
 from vistool.formats.video import open_video
 from vistool.formats.video_writer import VideoWriter
 from vistool.structures import Size
@@ -299,27 +298,35 @@ def test_a_frame_that_does_not_belong_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("frames", [1, 200])  # found out at the end, or on the way
 def test_what_ffmpeg_says_against_writing_is_the_error(
-    frames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    frames: int, tmp_path: Path, start: Start
 ) -> None:
-    program = tmp_path / "ffmpeg"
-    program.write_text(
+    ffmpeg = tmp_path / "ffmpeg"
+    ffmpeg.write_text(
         "#!/bin/sh\nhead -c 100000 > /dev/null\n"
         "echo '[out#0/mp4 @ 0x55d] Error writing: No space left on device' >&2\n"
         "echo 'Conversion failed!' >&2\nexit 1\n"
     )
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(video_writer, "program", lambda: str(program))
+    ffmpeg.chmod(ffmpeg.stat().st_mode | stat.S_IXUSR)
+    program = (
+        "import sys, numpy as np; from pathlib import Path\n"
+        "from tests.test_video_writer import write\n"
+        "from vistool.errors import VistoolError\n"
+        "try: write(Path(sys.argv[1]), np.zeros((int(sys.argv[2]), 48, 64, 3), np.uint8))\n"
+        "except VistoolError as error: print(error)\n"
+    )
     out = tmp_path / "folder" / "out.mp4"
-    with pytest.raises(VistoolError) as caught:
-        write(out, np.zeros((frames, 48, 64, 3), np.uint8))
-    assert str(caught.value) == (
-        f"{out}: the video could not be written: Error writing: No space left on device"
+    process = start("-c", program, out, str(frames), env={"IMAGEIO_FFMPEG_EXE": str(ffmpeg)})
+    assert process.communicate(timeout=PATIENCE) == (
+        f"{out}: the video could not be written: Error writing: No space left on device\n",
+        "",
     )
     assert list(out.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_program_leaves_no_half_video(how: signal.Signals, tmp_path: Path) -> None:
+def test_an_interrupted_program_leaves_no_half_video(
+    how: signal.Signals, tmp_path: Path, start: Start
+) -> None:
     program = (
         "import sys, itertools, numpy as np; from pathlib import Path\n"
         "from vistool.formats.video_writer import VideoWriter\n"
@@ -330,17 +337,11 @@ def test_an_interrupted_program_leaves_no_half_video(how: signal.Signals, tmp_pa
         "        if t == 50: print('going', flush=True)\n"
     )
     path = tmp_path / "out.mp4"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, str(path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    process = start("-c", program, path)
     assert process.stdout is not None
-    assert process.stdout.readline() == b"going\n"
+    assert process.stdout.readline() == "going\n"
     os.killpg(process.pid, how)  # as a terminal does with Ctrl-C: all of the group
-    process.wait(timeout=20)
-    process.stdout.close()
+    process.communicate(timeout=PATIENCE)
     time.sleep(0.2)  # an ffmpeg left alone ends when its input ends
     assert not path.exists()
     if how == signal.SIGINT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,11 +16,11 @@ from tests.recorded import recorded, recorded_json
 from tests.test_vistr import small_vistr, tiny_vistr
 from vistool.criterion.losses import LAYER
 from vistool.criterion.matcher import Validity, frame_match_costs, hungarian, paired_frames
-from vistool.criterion.vistr_criterion import VisTRCriterion, frame_target
+from vistool.criterion.vistr_criterion import FrameTarget, VisTRCriterion, frame_target
 from vistool.models.published import VISTR_NAMES, rename_key
 from vistool.models.vistr import by_instance
 from vistool.ops.boxes import box_coverage, box_giou, box_iou, boxes_of_masks, xyxy_of
-from vistool.structures import ClipTarget, FrameClipOutput, FrameHeads, FrameTarget
+from vistool.structures import ClipTarget, FrameClipOutput, FrameHeads
 
 SLOTS = 10
 TERMS = {
@@ -34,19 +35,21 @@ TERMS = {
 SETS = ("main", "extra0", "extra1", "extra2", "extra3", "extra4")
 
 
-def recorded_target(case: dict[str, Tensor], name: str, num_frames: int) -> FrameTarget:
+def recorded_target(case: dict[str, Tensor], name: str, num_frames: int) -> ClipTarget:
     """Rows are instance-major: instance * T + frame."""
     rows = {key: case[f"{name}.target.{key}"] for key in ("labels", "valid", "boxes")}
     n = len(rows["labels"]) // num_frames
     shaped = {key: value.view(n, num_frames, *value.shape[1:]) for key, value in rows.items()}
     masks = case.get(f"{name}.target.masks", torch.zeros(n * num_frames, 1, 1))
-    return FrameTarget(
-        labels=shaped["labels"],
+    target = ClipTarget(
+        labels=shaped["labels"].amax(1),  # 0 where absent
         present=shaped["valid"].bool(),
         boxes=shaped["boxes"],
         masks=masks.view(n, num_frames, *masks.shape[1:]).bool(),
         exhaustive=torch.ones(41, dtype=torch.bool),
     )
+    assert torch.equal(frame_target(target, "published").labels, shaped["labels"])
+    return target
 
 
 def recorded_output() -> FrameClipOutput:
@@ -88,7 +91,8 @@ def test_matcher_cases_are_the_recorded_ones(number: int) -> None:
         for key in ("pred_logits", "pred_boxes")
     )
     expected = {key: tensors[f"{name}.{key}"] for key in ("cost", "idx_src", "idx_tgt")}
-    pairs = assert_pairs_recorded(logits, boxes, target, expected)
+    by_frame = frame_target(target, "published")
+    pairs = assert_pairs_recorded(logits, boxes, by_frame, expected)
     assert pairs == about["assignment"]
 
 
@@ -99,9 +103,10 @@ def test_pairs_and_losses_are_the_recorded_ones(name: str) -> None:
     output, target = recorded_output(), recorded_target(losses, name, 4)
     for layer, heads in (("final", output), ("aux_0", output.auxiliary[0])):
         expected = {key: losses[f"{name}.{key}.{layer}"] for key in ("cost", "idx_src", "idx_tgt")}
-        assert_pairs_recorded(heads.class_logits[0], heads.boxes[0], target, expected)
+        by_frame = frame_target(target, "published")
+        assert_pairs_recorded(heads.class_logits[0], heads.boxes[0], by_frame, expected)
     criterion = VisTRCriterion(validity="published")
-    terms = criterion.terms(output, [target])
+    terms = criterion(output, [target])
     assert len(terms) == 11
     for term, value in terms.items():
         kind = LAYER.sub("", term)
@@ -117,7 +122,7 @@ def test_gradients_are_the_recorded_ones() -> None:
     model.backbone.freeze_first(1)
     criterion = VisTRCriterion(validity="published")
     output = model(recorded("vistr/small_outputs")["in.clip"][None], auxiliary=True)
-    terms = criterion.terms(output, [recorded_target(losses, "main", 4)])
+    terms = criterion(output, [recorded_target(losses, "main", 4)])
     criterion.total(terms).backward()
     parameters = dict(model.named_parameters())
     without = {rename_key(key, VISTR_NAMES) for key in meta["grad_none"]}
@@ -204,6 +209,27 @@ def test_a_query_on_a_labelled_object_is_known_to_be_a_duplicate() -> None:
     gradient = class_gradient(twice, target)
     assert (gradient[1, 0, :2] > 0).all()  # less of any class
     assert gradient[1, 1].abs().max() == 0  # on this frame nothing is labelled
+
+
+def test_in_a_region_only_its_class_is_excused_and_pixels_say_nothing() -> None:
+    """On the right half there may be unlabelled instances of class 1, on the second frame only."""
+    output, target = made_clip()
+    region = torch.zeros(1, 2, 16, 16, dtype=torch.bool)
+    region[0, 1, :, 8:] = True
+    marked = replace(target, regions=region, region_labels=torch.tensor([1]))
+    gradient = class_gradient(output, marked)[1]
+    assert (gradient[0, :2] > 0).all()  # outside, any class is wrong
+    assert gradient[1, 0] > 0 > gradient[1, 1]
+    assert gradient[1, 1].item() == pytest.approx(gradient[1, 2].item())
+
+    spilt = output.mask_logits.clone()
+    spilt[0, 0, 0, :, 3:] = 8.0  # on the first frame
+    more = FrameClipOutput(output.class_logits, output.boxes, spilt)
+    there = replace(marked, regions=region.flip(1))
+    for name in ("focal", "dice"):
+        clean, spilling = (VisTRCriterion()(o, [there])[name] for o in (output, more))
+        torch.testing.assert_close(clean, spilling)
+        assert VisTRCriterion()(more, [target])[name] > clean + 0.1
 
 
 def clips_to_train_on() -> tuple[Tensor, list[ClipTarget]]:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.test_ifc import small_ifc
 from vistool.errors import WeightsError
+from vistool.formats.atomic import sha256_of
 from vistool.models import published
 from vistool.models.weights import (
     available_weights,
@@ -18,7 +19,6 @@ from vistool.models.weights import (
     load_model,
     read_header,
     save_model,
-    sha256_of,
 )
 
 

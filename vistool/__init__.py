@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vistool.config import PredictConfig
-    from vistool.engine.evaluate import evaluate_results
+    from vistool.engine.evaluate import Evaluation, evaluate
+    from vistool.engine.fine_tune import train
     from vistool.engine.predict import predict, track
     from vistool.engine.read_video import load
     from vistool.engine.tracked_video import TrackedFrame, TrackedVideo
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from vistool.structures import Instance, Track
 
 _HOMES = {
+    "Evaluation": "vistool.engine.evaluate",
     "Instance": "vistool.structures",
     "LoadedModel": "vistool.models.weights",
     "PredictConfig": "vistool.config",
@@ -28,14 +30,16 @@ _HOMES = {
     "TrackedVideo": "vistool.engine.tracked_video",
     "VistoolError": "vistool.errors",
     "decode_mask": "vistool.formats.rle",
-    "evaluate_results": "vistool.engine.evaluate",
+    "evaluate": "vistool.engine.evaluate",
     "load": "vistool.engine.read_video",
     "load_model": "vistool.models.weights",
     "predict": "vistool.engine.predict",
     "track": "vistool.engine.predict",
+    "train": "vistool.engine.fine_tune",
 }
 
 __all__ = [
+    "Evaluation",
     "Instance",
     "LoadedModel",
     "PredictConfig",
@@ -45,11 +49,12 @@ __all__ = [
     "VistoolError",
     "__version__",
     "decode_mask",
-    "evaluate_results",
+    "evaluate",
     "load",
     "load_model",
     "predict",
     "track",
+    "train",
 ]
 
 

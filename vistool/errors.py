@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 
 class VistoolError(Exception):
@@ -57,3 +58,19 @@ class PartialFailureError(VistoolError):
     """Some of several sources failed; the others are done and on disk."""
 
     exit_code = 6
+
+
+def visible(text: str) -> str:
+    """One line of text from a file, without what could command the terminal that shows it."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def first_few(items: Iterable[object], most: int, note: str = "") -> list[str]:
+    """Some of many things in words: the first `most`, and then the number of the others.
+
+    >>> ", ".join(first_few(["cat", "dog", "horse", "cow"], 2))
+    'cat, dog, ... and 2 more'
+    """
+    words = [str(item) for item in items]
+    more = [f"... and {len(words) - most} more{note}"] if len(words) > most else []
+    return words[:most] + more

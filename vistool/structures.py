@@ -40,11 +40,11 @@ class VideoFrame:
 
 @dataclass(frozen=True, slots=True)
 class FrameFeatures:
-    """What the backbone keeps of N frames: computed once a frame, used by every clip it lies in."""
+    """Backbone features of N frames, computed once per frame and shared by overlapping clips."""
 
     top: Tensor  # [N, C, h, w] at stride 32, projected to the transformer's width
-    laterals: tuple[Tensor, ...]  # [N, C', h', w'], coarse to fine: what the mask head adds
-    padded: Tensor | None  # [N, h, w] bool at stride 32, True on added cells; None: no padding
+    laterals: tuple[Tensor, ...]  # [N, C', h', w'], coarse to fine: for the mask head
+    padded: Tensor | None  # [N, h, w] bool at stride 32, True on padding; None: no padding
 
     def __len__(self) -> int:
         return len(self.top)
@@ -52,7 +52,7 @@ class FrameFeatures:
 
 @dataclass(frozen=True, slots=True)
 class ClipOutput:
-    """What a model returns for a batch of clips; `auxiliary` are the earlier decoder layers."""
+    """A model's output for a batch of clips; `auxiliary` holds the earlier decoder layers."""
 
     class_logits: Tensor  # [B, Q, K + 1], "no object" last
     mask_logits: Tensor  # [B, Q, T, h, w], > 0 is inside
@@ -68,7 +68,7 @@ class ClipOutput:
 
 @dataclass(frozen=True, slots=True)
 class FrameHeads:
-    """What one decoder layer of VisTR says: class and box of every instance on every frame."""
+    """Class and box of every instance on every frame, from one decoder layer of VisTR."""
 
     class_logits: Tensor  # [B, Q, T, K + 1], "no object" last
     boxes: Tensor  # [B, Q, T, 4] centre x, centre y, width, height, as fractions of the frame
@@ -76,7 +76,7 @@ class FrameHeads:
 
 @dataclass(frozen=True, slots=True)
 class FrameClipOutput:
-    """What VisTR returns for a batch of clips; only the last decoder layer has masks."""
+    """VisTR's output for a batch of clips; only the last decoder layer has masks."""
 
     class_logits: Tensor  # [B, Q, T, K + 1], "no object" last
     boxes: Tensor  # [B, Q, T, 4] centre x, centre y, width, height, as fractions of the frame
@@ -93,15 +93,18 @@ class FrameClipOutput:
 class ClipTarget:
     """The truth of one clip: N instances on T frames.
 
-    `exhaustive` says of which classes every instance in the clip is labelled; a prediction of any
-    other class may be an object that nobody was asked to label, and is not held against the model.
+    `exhaustive` marks the classes of which every instance in the clip is labelled. A prediction of
+    any other class may be an unlabelled object, and is not penalised.
     """
 
     labels: Tensor  # [N] int64 in [0, K)
     masks: Tensor  # [N, T, H, W] bool, on the padded canvas of the batch
     exhaustive: Tensor  # [K] bool
-    present: Tensor | None = None  # [N, T] bool; None: where the mask is not empty
-    boxes: Tensor | None = None  # [N, T, 4] as in FrameTarget; None: around the masks
+    present: Tensor | None = None  # [N, T] bool; None: where masks are not empty
+    boxes: Tensor | None = None  # [N, T, 4] as in FrameHeads, or zeros; None: around the masks
+    # Regions to ignore: they may hold unlabelled instances of a class; None: no regions.
+    regions: Tensor | None = None  # [R, T, H, W] bool
+    region_labels: Tensor | None = None  # [R] int64 in [0, K)
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.masks):
@@ -109,29 +112,13 @@ class ClipTarget:
 
 
 @dataclass(frozen=True, slots=True)
-class FrameTarget:
-    """The truth of one clip, frame by frame: what VisTR is trained on."""
-
-    labels: Tensor  # [N, T] int64 in [0, K]; where the instance is absent, only matching reads it
-    present: Tensor  # [N, T] bool
-    boxes: Tensor  # [N, T, 4] centre x, centre y, width, height, fractions of the frame; or zeros
-    masks: Tensor  # [N, T, H, W] bool
-    exhaustive: Tensor  # [K] bool
-
-    def __post_init__(self) -> None:
-        shapes = [x.shape[:2] for x in (self.labels, self.present, self.boxes, self.masks)]
-        if len(set(shapes)) > 1:
-            raise ValueError(f"{shapes}: not the same instances and frames")
-
-
-@dataclass(frozen=True, slots=True)
 class ClipPrediction:
-    """What a model says about one clip of T frames and N instances."""
+    """A model's prediction for one clip of T frames: N instances."""
 
     frame_ids: tuple[int, ...]  # position among the frames the model sees, increasing, length T
     class_probs: Tensor  # [N, K], "no object" left out, so a row sums to less than 1
     mask_logits: Tensor  # [N, T, h, w] at the model's resolution; > 0 is inside
-    present: Tensor | None = None  # [N, T] bool, False: not on that frame at all; None: everywhere
+    present: Tensor | None = None  # [N, T] bool, False: not on that frame; None: on all
 
     def __post_init__(self) -> None:
         if self.present is not None and self.present.shape != self.mask_logits.shape[:2]:

@@ -15,10 +15,10 @@ from vistool.cli.data import data
 from vistool.cli.eval import evaluate
 from vistool.cli.predict import predict
 from vistool.cli.render import render
-from vistool.cli.signals import ended_by_signals
 from vistool.cli.train import train
 from vistool.cli.visualize import visualize
 from vistool.cli.weights import weights
+from vistool.signals import ended_by_signals
 
 DEBUG = "--debug"
 

@@ -1,4 +1,4 @@
-"""What commands say to people, all of it on stderr: how far they are, and what went wrong."""
+"""What commands say to people, on stderr: how far they are, what went wrong. Answers: on stdout."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
 
-from vistool.cli.signals import INTERRUPTED
 from vistool.errors import OutOfMemoryError, UsageError, VistoolError
 from vistool.progress import OnProgress, silent
+from vistool.signals import INTERRUPTED
 
+NO_UNITS: Mapping[str, str] = {}
 SECONDS_BETWEEN_LINES = 5.0  # of progress where stderr is no terminal
 
 # The option parser's own error; typer has kept it in more than one package.
@@ -75,22 +76,31 @@ def answer(text: str) -> None:
 
 
 @contextmanager
-def progress(*, quiet: bool = False, unit: str = "frames") -> Iterator[OnProgress]:
+def progress(
+    *,
+    quiet: bool = False,
+    unit: str = "frames",
+    units: Mapping[str, str] = NO_UNITS,
+    pause: float = SECONDS_BETWEEN_LINES,
+) -> Iterator[OnProgress]:
     """A callback that shows stage, bar, count, speed and time left; plain lines off a terminal.
 
-    A stage begins when `done` starts over; its name may change on the way, to show a number.
+    A stage begins when `done` starts over; its name may change on the way, to show a number. Lines
+    are `pause` seconds apart at least.
+
+    Args: unit: what stages count; units: of single stages, where they count something else.
     """
     if quiet:
         yield silent
     elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        with _bar(unit) as callback:
+        with _bar(unit, units) as callback:
             yield callback
     else:
-        yield _lines(unit)
+        yield _lines(unit, units, pause)
 
 
 @contextmanager
-def _bar(unit: str) -> Iterator[OnProgress]:
+def _bar(unit: str, units: Mapping[str, str]) -> Iterator[OnProgress]:
     """A live bar, gone when the command ends."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
@@ -110,13 +120,13 @@ def _bar(unit: str) -> Iterator[OnProgress]:
         task = display.add_task("starting", total=None, counted="")
 
         def callback(stage: str, done: int, total: int | None) -> None:
-            counted = _counted(done, total, pace.speed(done), unit)
+            counted = _counted(done, total, pace.speed(done), units.get(stage, unit))
             display.update(task, description=stage, completed=done, total=total, counted=counted)
 
         yield callback
 
 
-def _lines(unit: str) -> OnProgress:
+def _lines(unit: str, units: Mapping[str, str], pause: float) -> OnProgress:
     """A line now and then, for logs."""
     pace = _Pace()
     spoken = time.monotonic()
@@ -124,23 +134,24 @@ def _lines(unit: str) -> OnProgress:
     def callback(stage: str, done: int, total: int | None) -> None:
         nonlocal spoken
         speed = pace.speed(done)
-        if time.monotonic() - spoken >= SECONDS_BETWEEN_LINES:
+        if time.monotonic() - spoken >= pause:
             spoken = time.monotonic()
-            say(f"{stage}: {_counted(done, total, speed, unit)}")
+            say(f"{stage}: {_counted(done, total, speed, units.get(stage, unit))}")
 
     return callback
 
 
 class _Pace:
-    """How fast a stage advances."""
+    """How fast a stage advances, by a clock that counts seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._first = self._last = 0
-        self._begun = time.monotonic()
+        self._clock = clock
+        self._begun = clock()
 
     def speed(self, done: int) -> float:
         """Units a second since the stage's first call; 0 while there is nothing to tell from."""
-        now = time.monotonic()
+        now = self._clock()
         if done < self._last or self._last == 0:  # a stage begins, perhaps half-way (resumed)
             self._first, self._begun = done, now
         self._last = done

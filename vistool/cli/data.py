@@ -10,9 +10,8 @@ import typer
 
 from vistool.cli.console import progress, say
 from vistool.cli.options import Frames, Quiet
-from vistool.errors import DataError, UsageError
-from vistool.formats.json_bytes import encode_json
-from vistool.formats.problems import visible
+from vistool.errors import DataError, UsageError, first_few, visible
+from vistool.formats.atomic import encode_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -182,14 +181,14 @@ def _print_findings(problems: Sequence[Problem], summary: SetSummary | None) -> 
     """The first problems, with the way out where it is not the same as above, and the counts."""
     from vistool.formats.problems import SHOWN
 
-    hint = ""
-    for problem in problems[:SHOWN]:
-        typer.echo(f"{problem.severity}: {problem}")
+    hint, texts = "", []
+    for problem in problems:
+        texts.append(f"{problem.severity}: {problem}")
         if problem.hint and problem.hint != hint:
-            typer.echo(f"  hint: {problem.hint}")
             hint = problem.hint
-    if len(problems) > SHOWN:
-        typer.echo(f"... and {len(problems) - SHOWN} more (--json lists all)")
+            texts[-1] += f"\n  hint: {hint}"
+    for text in first_few(texts, SHOWN, " (--json lists all)"):
+        typer.echo(text)
     if summary is not None:
         typer.echo(_table(summary))
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from vistool.cli.console import answer, progress, say
-from vistool.config import TrainConfig, apply_overrides, from_mapping, load_toml
+from vistool.config import TrainConfig, parse_overrides
 from vistool.errors import DataError, UsageError
 from vistool.progress import OnProgress
 
@@ -60,17 +60,14 @@ def train(
             "--resume goes on with a run's own settings, in its own folder",
             hint=f"vistool train --resume {resume}, or a configuration for a new run",
         )
-    values, where = _settings(config, resume, init, validation, frames, data)
-    values = apply_overrides(values, overrides or [])
-    if data is not None:
-        values["data"] = str(data)
-    settings: TrainConfig = from_mapping(values, TrainConfig, where=where)
+    settings = _settings(config, resume, init, validation, frames, data, overrides or [])
 
     from vistool.engine.distributed import joined
+    from vistool.engine.fine_tune import training_folder
     from vistool.engine.train import train as run_training
 
     with joined(settings.device) as processes:
-        folder = resume or processes.agree(lambda: _folder(output, config))
+        folder = resume or processes.agree(lambda: training_folder(output, config or ""))
         speaks = processes.is_first
         if speaks:
             say(f"run folder: {folder}")
@@ -94,14 +91,12 @@ def train(
 
 @contextmanager
 def _epilogue(run: Path) -> Iterator[None]:
-    """Of a training that is cut short: says how it goes on, or leaves no empty folder behind."""
+    """Of a training that is cut short: says how it goes on."""
     from vistool.engine.checkpoint import has_checkpoint
 
     try:
         yield
     except BaseException as error:
-        with suppress(OSError):
-            run.rmdir()  # only if nothing was written
         if isinstance(error, KeyboardInterrupt | DataError | OSError) and has_checkpoint(run):
             say(f"go on with: vistool train --resume {run}")
         raise
@@ -114,50 +109,24 @@ def _settings(
     validation: Path | None,
     frames: Path | None,
     data: Path | None,
-) -> tuple[dict[str, Any], str]:
-    """The settings as plain values, and where they come from."""
+    overrides: list[str],
+) -> TrainConfig:
+    """Of the run to go on with, or of a new one."""
+    changes = parse_overrides(overrides)
     if resume is not None:
-        import msgspec
-
         from vistool.engine.train_setup import started_with
 
-        values: dict[str, Any] = msgspec.to_builtins(started_with(resume))
-        return values, str(resume)
+        moved = {} if data is None else {"data": str(data)}
+        return started_with(resume, {**changes, **moved})
     if config is None:
         raise UsageError(
             "nothing to train", hint="give a data set or a configuration, or --resume RUN"
         )
-    if config.suffix != ".toml":
-        if data is not None:
-            raise UsageError(
-                f"{config}: --data goes with a configuration, not with a data set",
-                hint="where its frames are not found by themselves, name their folder: --frames",
-            )
-        from vistool.engine.fine_tune import DEFAULT_INIT, fine_tuning
+    from vistool.engine.fine_tune import training_settings
 
-        return fine_tuning(config, init or DEFAULT_INIT, validation, frames), str(config)
-    for name, value in {"validation": validation, "frames": frames}.items():
-        if value is not None:
-            raise UsageError(
-                f"{config}: --{name} goes with a data set, not with a configuration",
-                hint="name it there: [validation] annotations, or frames of one of the [[sources]]",
-            )
-    return load_toml(config) | ({"init": init} if init else {}), str(config)
-
-
-def _folder(output: Path | None, config: Path | None) -> Path:
-    """Raises: UsageError for a folder with something in it, which would be mixed up."""
-    from vistool.formats.results import new_run_folder
-
-    assert config is not None
-    if output is None:
-        return new_run_folder(Path("runs/train"), config.resolve().stem, exist_ok=False)
-    if output.is_dir() and any(output.iterdir()):
-        raise UsageError(
-            f"{output}: has something in it already",
-            hint=f"to go on with a run: vistool train --resume {output}; else choose another -o",
-        )
-    return output
+    return training_settings(
+        config, init=init, validation=validation, frames=frames, data=data, changes=changes
+    )
 
 
 class _Told:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vistool.cli.console import say
-from vistool.errors import UsageError
-from vistool.formats.problems import visible
+from vistool.errors import UsageError, first_few, visible
 
 if TYPE_CHECKING:
     from vistool.models.importing import ImportedModel, ImportReport
@@ -31,13 +30,20 @@ def list_weights(as_json: AsJson = False) -> None:
 
     Example: vistool weights list
     """
+    from vistool.models.weights import available_weights
+
+    print_weights(available_weights(), as_json=as_json)
+
+
+def print_weights(paths: list[Path], *, as_json: bool) -> None:
+    """Print one row per weight file, as a table or as JSON; warn of those that are not readable."""
     import msgspec
 
     from vistool.errors import WeightsError
-    from vistool.models.weights import available_weights, read_header
+    from vistool.models.weights import read_header
 
     rows = []
-    for path in available_weights():
+    for path in paths:
         try:
             rows.append(_summary(read_header(path)))
         except WeightsError as error:
@@ -63,7 +69,8 @@ def show_weights(
     """
     import msgspec
 
-    from vistool.models.weights import find_weights, read_header, sha256_of
+    from vistool.formats.atomic import sha256_of
+    from vistool.models.weights import find_weights, read_header
 
     header = read_header(find_weights(name))
     facts = {
@@ -142,14 +149,15 @@ def _say_report(report: ImportReport, *, verbose: bool) -> None:
     say(_printable(f"{report.source}: {report.recognised}"))
     for outcome, number in report.count().items():
         say(f"  {number} {outcome}")
-        keys = report.of(outcome)
-        if not verbose:
-            keys = [] if outcome in ("taken", "renamed") else keys[:FIRST_FEW]
-        for key in keys:
-            names = " -> ".join(name for name in (key.published, key.ours) if name)
-            say(_printable(f"    {names}{': ' if key.note else ''}{key.note}"))
-        if keys and len(keys) < number:
-            say(f"    ... and {number - len(keys)} more (--verbose)")
+        if outcome in ("taken", "renamed") and not verbose:
+            continue
+        texts = [
+            " -> ".join(name for name in (key.published, key.ours) if name)
+            + (f": {key.note}" if key.note else "")
+            for key in report.of(outcome)
+        ]
+        for text in first_few(texts, number if verbose else FIRST_FEW, " (--verbose)"):
+            say(_printable(f"    {text}"))
 
 
 def _report_as_json(imported: ImportedModel) -> str:

@@ -95,6 +95,22 @@ def lies_on(mask_logits: Tensor, labelled: Tensor) -> Tensor:
     return (own * labelled).flatten(1).sum(1) > DUPLICATE_SHARE * own.flatten(1).sum(1)
 
 
+@torch.no_grad()
+def blamed_outside(
+    regions: Tensor, labels: Tensor, exhaustive: Tensor, duplicate: Tensor
+) -> Tensor:
+    """The classes that a row may be blamed for, less those of the regions that it lies in.
+
+    Args:
+        regions: [R, ...] bool, the rows in each of the regions; labels: [R], their classes.
+        exhaustive: [..., K] bool, without regard to regions.
+        duplicate: [...] bool, the rows on labelled objects; they are blamed wherever they are.
+    """
+    of_class = F.one_hot(labels, exhaustive.shape[-1]).bool()
+    unclear = regions[..., None] & of_class.view(-1, *[1] * duplicate.ndim, of_class.shape[1])
+    return exhaustive & ~(unclear.any(0) & ~duplicate[..., None])
+
+
 def misjudged(logits: Tensor, labels: Tensor) -> Tensor:
     """How many rows are likelier something else than their label. [P, K + 1], [P] -> []"""
     return (logits.argmax(1) != labels).sum()

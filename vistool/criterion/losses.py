@@ -22,19 +22,29 @@ def dice_score(logits: Tensor, target: Tensor) -> Tensor:
     return (2 * (p @ y.T) + 1) / (p.sum(1)[:, None] + y.sum(1)[None] + 1)
 
 
-def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """1 - Dice, +1 smoothed. Both [N, ...]: N sequences (IFC) or single frames (VisTR). -> [N]"""
+def dice_loss(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
+    """1 - Dice, +1 smoothed. Both [N, ...]: N sequences (IFC) or single frames (VisTR). -> [N]
+
+    Args: counted: bool like the target, the pixels that say something; None: all.
+    """
     p, y = logits.sigmoid().flatten(1), target.flatten(1)
+    if counted is not None:
+        p, y = p * counted.flatten(1), y * counted.flatten(1)
     return 1 - (2 * (p * y).sum(1) + 1) / (p.sum(1) + y.sum(1) + 1)
 
 
-def focal_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Sigmoid focal loss, mean over a row's pixels; target in [0, 1]. Both [N, ...] -> [N]"""
+def focal_loss(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Sigmoid focal loss, mean over a row's pixels; target in [0, 1]. Both [N, ...] -> [N]
+
+    Args: counted: bool like the target, the pixels that say something, the others being right;
+        None: all.
+    """
     p = logits.sigmoid()
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     p_target = p * target + (1 - p) * (1 - target)
     alpha = FOCAL_ALPHA * target + (1 - FOCAL_ALPHA) * (1 - target)
-    return (alpha * (1 - p_target) ** FOCAL_GAMMA * entropy).flatten(1).mean(1)
+    loss = alpha * (1 - p_target) ** FOCAL_GAMMA * entropy
+    return (loss if counted is None else loss * counted).flatten(1).mean(1)
 
 
 def class_loss(logits: Tensor, label: Tensor) -> Tensor:
@@ -70,6 +80,14 @@ def absence_loss(logits: Tensor, exhaustive: Tensor) -> Tensor:
     mean = (logits * allowed).sum(1, keepdim=True) / allowed.sum(1, keepdim=True)
     lifted = torch.where(allowed, logits.detach() + (mean - mean.detach()), logits)
     return lifted.logsumexp(1) - lifted.masked_fill(~allowed, -torch.inf).logsumexp(1)
+
+
+def counted_pixels(regions: Tensor, masks: Tensor) -> Tensor:
+    """The pixels that say something of an instance: its own, and those in no region to ignore.
+
+    Args: regions: [R, ...] bool or in [0, 1]; masks: [N, ...], likewise.  Returns: [N, ...] bool
+    """
+    return (regions <= 0).all(0) | (masks > 0)
 
 
 def weighted_total(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vistool.criterion.class_term import (
     Counts,
+    blamed_outside,
     class_error,
     class_terms,
     class_weight,
@@ -16,9 +17,9 @@ from vistool.criterion.class_term import (
     miscounted,
     misjudged,
 )
-from vistool.criterion.losses import dice_loss, focal_loss, weighted_total
+from vistool.criterion.losses import counted_pixels, dice_loss, focal_loss, weighted_total
 from vistool.criterion.matcher import hungarian, match_scores
-from vistool.ops.masks import resize_masks
+from vistool.ops.boxes import resize_masks
 from vistool.structures import ClipOutput, ClipTarget
 
 TARGET_STRIDE = 4  # masks are compared at a quarter of the picture (IFC)
@@ -109,9 +110,12 @@ class SetCriterion:
             wrong += misjudged(class_logits[query], target.labels[instance])
             apart += miscounted(class_logits, len(target.labels))
             # Once more for the paired queries alone: a gradient is kept for no others.
-            paired, truth = resize_masks(mask_logits[query], size), target_masks
-            focal_sum = focal_sum + focal_loss(paired, truth[instance]).sum()
-            dice_sum = dice_sum + dice_loss(paired, truth[instance]).sum()
+            paired, truth = resize_masks(mask_logits[query], size), target_masks[instance]
+            counted = None
+            if target.regions is not None:
+                counted = counted_pixels(resize_masks(target.regions, size), truth)
+            focal_sum = focal_sum + focal_loss(paired, truth, counted).sum()
+            dice_sum = dice_sum + dice_loss(paired, truth, counted).sum()
         instances = counts.instances or 1
         return {
             "class": class_sum / counts.class_weight,
@@ -126,7 +130,12 @@ class SetCriterion:
 def _exhaustive(mask_logits: Tensor, target: ClipTarget, target_masks: Tensor) -> Tensor:
     """[Q, K] bool: the classes a query may not claim if it matches nothing."""
     exhaustive = target.exhaustive.expand(len(mask_logits), -1)
-    if target.exhaustive.all():
+    if target.exhaustive.all() and target.regions is None:
         return exhaustive
-    labelled = target_masks.sum(0).clamp(max=1)
-    return exhaustive | lies_on(mask_logits, labelled)[:, None]
+    duplicate = lies_on(mask_logits, target_masks.sum(0).clamp(max=1))
+    exhaustive = exhaustive | duplicate[:, None]
+    if target.regions is None or target.region_labels is None:
+        return exhaustive
+    regions = resize_masks(target.regions, target_masks.shape[-2:])
+    inside = torch.stack([lies_on(mask_logits, region) for region in regions])
+    return blamed_outside(inside, target.region_labels, exhaustive, duplicate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from vistool.criterion.class_term import (
     DUPLICATE_SHARE,
     Counts,
+    blamed_outside,
     class_error,
     class_terms,
     class_weight,
@@ -18,6 +20,7 @@ from vistool.criterion.class_term import (
 )
 from vistool.criterion.losses import (
     box_loss,
+    counted_pixels,
     dice_loss,
     focal_loss,
     giou_loss,
@@ -30,9 +33,21 @@ from vistool.criterion.matcher import (
     hungarian,
     paired_frames,
 )
-from vistool.ops.boxes import box_coverage, boxes_of_masks
-from vistool.ops.masks import resize_masks
-from vistool.structures import ClipTarget, FrameClipOutput, FrameHeads, FrameTarget
+from vistool.ops.boxes import box_coverage, boxes_of_masks, resize_masks
+from vistool.structures import ClipTarget, FrameClipOutput, FrameHeads
+
+
+@dataclass(frozen=True, slots=True)
+class FrameTarget:
+    """The truth of one clip, frame by frame."""
+
+    labels: Tensor  # [N, T] int64 in [0, K]; on frames without the instance, only matching uses it
+    present: Tensor  # [N, T] bool
+    boxes: Tensor  # [N, T, 4] centre x, centre y, width, height, fractions of the frame; or zeros
+    masks: Tensor  # [N, T, H, W] bool
+    exhaustive: Tensor  # [K] bool
+    regions: Tensor | None  # as in ClipTarget
+    region_labels: Tensor | None
 
 
 def frame_target(target: ClipTarget, validity: Validity = "own") -> FrameTarget:
@@ -50,6 +65,8 @@ def frame_target(target: ClipTarget, validity: Validity = "own") -> FrameTarget:
         boxes=boxes_of_masks(target.masks) if target.boxes is None else target.boxes,
         masks=target.masks,
         exhaustive=target.exhaustive,
+        regions=target.regions,
+        region_labels=target.region_labels,
     )
 
 
@@ -106,7 +123,17 @@ class VisTRCriterion:
 
         Instances count on all frames, whether present or not (as published).
         """
-        return self._counts([_present(target) for target in targets], num_queries)
+        present = [_present(target) for target in targets]
+        weight = all_matched = 0.0
+        for frames in present:
+            matched: float = int(frames[:num_queries].sum())
+            if len(frames) > num_queries and self.validity == "own":
+                # Which instances are matched is not known yet: on the average.
+                matched = int(frames.sum()) * num_queries / len(frames)
+            weight += class_weight(num_queries * frames.shape[1], matched)
+            all_matched += matched
+        rows = sum(frames.numel() for frames in present)
+        return Counts(rows, weight, all_matched, len(present))
 
     def __call__(
         self, output: FrameClipOutput, targets: Sequence[ClipTarget], counts: Counts | None = None
@@ -122,24 +149,19 @@ class VisTRCriterion:
 
         Args: counts: of the whole step that the targets are a part of; None: they are all of it.
         """
-        return self.terms(output, [frame_target(t, self.validity) for t in targets], counts)
-
-    def terms(
-        self, output: FrameClipOutput, targets: Sequence[FrameTarget], counts: Counts | None = None
-    ) -> dict[str, Tensor]:
-        """The same for targets that bring boxes and presence of their own."""
-        counts = counts or self._counts([t.present for t in targets], output.class_logits.shape[1])
-        frames = {output.mask_logits.shape[2], *(target.present.shape[1] for target in targets)}
+        counts = counts or self.counts(targets, output.class_logits.shape[1])
+        by_frame = [frame_target(target, self.validity) for target in targets]
+        frames = {output.mask_logits.shape[2], *(target.present.shape[1] for target in by_frame)}
         if len(frames) > 1:
             raise ValueError(f"clips of {sorted(frames)} frames")
         exhaustive = [
-            _exhaustive(boxes, target) for boxes, target in zip(output.boxes, targets, strict=True)
+            _exhaustive(boxes, target) for boxes, target in zip(output.boxes, by_frame, strict=True)
         ]
         last = FrameHeads(output.class_logits, output.boxes)
-        terms, pairs = self._heads(last, targets, exhaustive, counts)
-        terms |= _mask_terms(output.mask_logits, targets, pairs, counts.instances or 1)
+        terms, pairs = self._heads(last, by_frame, exhaustive, counts)
+        terms |= _mask_terms(output.mask_logits, by_frame, pairs, counts.instances or 1)
         for layer, heads in enumerate(output.auxiliary):
-            for name, value in self._heads(heads, targets, exhaustive, counts)[0].items():
+            for name, value in self._heads(heads, by_frame, exhaustive, counts)[0].items():
                 if name != "class_error":
                     terms[f"{name}_{layer}"] = value
         return terms
@@ -147,18 +169,6 @@ class VisTRCriterion:
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """The weighted sum that is minimised."""
         return weighted_total(terms, self.weights)
-
-    def _counts(self, present: Sequence[Tensor], num_queries: int) -> Counts:
-        weight = all_matched = 0.0
-        for frames in present:
-            matched: float = int(frames[:num_queries].sum())
-            if len(frames) > num_queries and self.validity == "own":
-                # Which instances are matched is not known yet: on the average.
-                matched = int(frames.sum()) * num_queries / len(frames)
-            weight += class_weight(num_queries * frames.shape[1], matched)
-            all_matched += matched
-        rows = sum(frames.numel() for frames in present)
-        return Counts(rows, weight, all_matched, len(present))
 
     @torch.no_grad()
     def _pairs(self, heads: FrameHeads, clip: int, target: FrameTarget) -> tuple[Tensor, Tensor]:
@@ -220,8 +230,11 @@ def _mask_terms(
     for clip, (target, at) in enumerate(zip(targets, pairs, strict=True)):
         truth = target.masks[at.instance, at.frame].float()
         found = resize_masks(mask_logits[clip][at.query, at.frame], truth.shape[-2:])
-        focal_sum = focal_sum + focal_loss(found, truth).sum()
-        dice_sum = dice_sum + dice_loss(found, truth).sum()
+        counted = None
+        if target.regions is not None:
+            counted = counted_pixels(target.regions[:, at.frame], truth)
+        focal_sum = focal_sum + focal_loss(found, truth, counted).sum()
+        dice_sum = dice_sum + dice_loss(found, truth, counted).sum()
     return {"focal": focal_sum / rows, "dice": dice_sum / rows}
 
 
@@ -232,8 +245,14 @@ def _exhaustive(boxes: Tensor, target: FrameTarget) -> Tensor:
     boxes: [Q, T, 4] of the last layer.
     """
     exhaustive = target.exhaustive.expand(*boxes.shape[:2], -1)
-    if target.exhaustive.all():
+    if target.exhaustive.all() and target.regions is None:
         return exhaustive
     inside = box_coverage(boxes.float()[:, None], target.boxes)  # [Q, N, T]
     covered = (inside * target.present).amax(1) if len(target.boxes) else inside.sum(1)
-    return exhaustive | (covered > DUPLICATE_SHARE)[..., None]
+    duplicate = covered > DUPLICATE_SHARE
+    exhaustive = exhaustive | duplicate[..., None]
+    if target.regions is None or target.region_labels is None:
+        return exhaustive
+    around = boxes_of_masks(target.regions)[:, None]  # [R, 1, T, 4]
+    within = box_coverage(boxes.float(), around) > DUPLICATE_SHARE  # [R, Q, T]
+    return blamed_outside(within, target.region_labels, exhaustive, duplicate)

@@ -12,23 +12,16 @@ from vistool.errors import DataError
 from vistool.formats.dataset import (
     AnnotatedTrack,
     AnnotatedVideo,
-    Category,
     DataSet,
+    Outlines,
+    StatedBoxes,
     frame_file,
     group_tracks,
 )
 from vistool.formats.detect import read_dataset
+from vistool.formats.results import Category
 from vistool.formats.rle import decode_mask
 from vistool.structures import RLE, Size
-
-
-@dataclass(frozen=True, slots=True)
-class Stated:
-    """What a file says of an instance beside its masks, frame by frame; None: nothing."""
-
-    boxes_xywh: tuple[tuple[float, ...] | None, ...]  # left, top, width, height in pixels
-    areas: tuple[float | None, ...]
-    outlines: tuple[tuple[np.ndarray, ...] | None, ...]  # polygons, [P, 2] x, y each
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +29,11 @@ class LabelledTrack:
     """One instance over the frames of its video."""
 
     label: int  # class index of the model
-    segmentations: tuple[RLE | None, ...]  # one a frame; None: not visible
+    segmentations: Sequence[RLE | None]  # one a frame; None: not visible
     id: int = 0  # of the annotation
-    stated: Stated | None = None  # read by the papers' pipelines only
+    # As the file states them on every frame, where that was asked for; None: not.
+    boxes_xywh: StatedBoxes | None = None
+    outlines: Outlines | None = None
 
     def mask(self, frame: int, size: Size) -> np.ndarray:
         """[H, W] uint8, 1 on the instance."""
@@ -55,31 +50,38 @@ class LabelledVideo:
     files: tuple[Path, ...]
     size: Size
     tracks: tuple[LabelledTrack, ...]
-    exhaustive: tuple[bool, ...]  # [K]: are all instances of the class labelled here?
+    exhaustive: tuple[bool, ...]  # [K]: are all instances of the class labelled outside regions?
+    # Where there are instances that nobody took apart, or whose masks cannot be trusted.
+    regions: tuple[LabelledTrack, ...] = ()
 
 
 def read_annotations(
-    path: Path, classes: Mapping[str, Sequence[str]], *, frames: Path | None = None
+    path: Path,
+    classes: Mapping[str, Sequence[str]],
+    *,
+    frames: Path | None = None,
+    stated: bool = False,
 ) -> list[LabelledVideo]:
     """Read any data set that `read_dataset` knows; its frames never leave their folder.
 
-    Instances of a category that no class lists are left out. Where a class has a crowd region (an
-    unseparated group), or a picture says by `exhaustive: false` that only the categories in
-    `exhaustive_category_ids` are labelled completely, the other classes are not exhaustive there.
+    Instances of a category that no class lists are left out. Crowds (`iscrowd`) are regions to
+    ignore. Where a picture says by `exhaustive: false` that only the categories in
+    `exhaustive_category_ids` are labelled completely, the other classes are not exhaustive.
 
     Args:
         classes: the model's class names, in order, each with the category names it stands for.
         frames: the folder that file names are relative to; None: the one they are found in.
+        stated: keep the boxes and outlines of the file too, which the papers' pipelines use.
 
     Raises: DataError that names the file and the entry.
     """
-    dataset = read_dataset(path, frames=frames)
+    dataset = read_dataset(path, frames=frames, outlines=stated)
     members = _category_ids(dataset, classes)
     # Of a class that stands for nothing, as the published VisTR has one, nothing is unlabelled.
     judged = [bool(ids) or not names for ids, names in zip(members, classes.values(), strict=True)]
     tracks = group_tracks(dataset.tracks)
     return [
-        _labelled_video(dataset, video, tracks[video.id], members, judged)
+        _labelled_video(dataset, video, tracks[video.id], members, judged, stated)
         for video in dataset.videos
     ]
 
@@ -117,25 +119,34 @@ def _labelled_video(
     tracks: Sequence[AnnotatedTrack],
     members: Sequence[frozenset[int]],
     judged: Sequence[bool],
+    stated: bool,
 ) -> LabelledVideo:
     if not video.file_names:
         raise DataError(f"{dataset.path}: video {video.id} has no file_names to train on")
     label_of = {category: label for label, ids in enumerate(members) for category in ids}
-    crowded = {track.category_id for track in tracks if track.is_crowd}
     try:
         files = tuple(frame_file(dataset.frames, name) for name in video.file_names)
     except DataError as error:
         raise DataError(f"{dataset.path}: video {video.id}: {error}", hint=error.hint) from None
+    labelled: dict[bool, list[LabelledTrack]] = {False: [], True: []}  # by whether it is a crowd
+    for track in tracks:
+        if track.category_id in label_of:
+            labelled[track.is_crowd].append(
+                LabelledTrack(
+                    label=label_of[track.category_id],
+                    segmentations=track.segmentations,
+                    id=track.id,
+                    boxes_xywh=track.boxes if stated else None,
+                    outlines=track.outlines,
+                )
+            )
     return LabelledVideo(
         files=files,
         size=video.size,
-        tracks=tuple(
-            LabelledTrack(label_of[track.category_id], track.segmentations, track.id)
-            for track in tracks
-            if track.category_id in label_of and not track.is_crowd
-        ),
+        tracks=tuple(labelled[False]),
         exhaustive=tuple(
-            known and not ids & crowded and (video.exhaustive or ids <= video.exhaustive_ids)
+            known and (video.exhaustive or ids <= video.exhaustive_ids)
             for ids, known in zip(members, judged, strict=True)
         ),
+        regions=tuple(labelled[True]),
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import time
 from abc import abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import cv2
@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vistool.config import PixelConfig
-from vistool.data.clips import ClipMaker, TrainingClip
+from vistool.data.clips import ClipMaker, TrainingClip, masks_on_canvas
 from vistool.errors import VistoolError
 from vistool.ops.pixels import normalise
-from vistool.stop_signals import STOP_SIGNALS
+from vistool.signals import STOP_SIGNALS
 from vistool.structures import ClipTarget, Size
 
 
@@ -108,29 +108,33 @@ class TrainingBatches(BatchSource):
     def make(self, step: int, clips: range) -> Batch:
         of_step = np.random.default_rng((self.seed, step))
         canvas = self.canvases[int(of_step.integers(len(self.canvases)))]
-        return collate(
-            [self.maker.draw(canvas, self.generator(step, n)) for n in clips], self.pixels
-        )
+        drawn = [self.maker.draw(canvas, self.generator(step, n)) for n in clips]
+        return padded_batch(drawn, self.pixels)
 
 
-def collate(clips: list[TrainingClip], pixels: PixelConfig) -> Batch:
-    """Stack clips of one size."""
-    frames = torch.from_numpy(np.stack([clip.frames for clip in clips]))
-    batch, num_frames = frames.shape[:2]
-    normal = normalise(frames.flatten(0, 1), pixels)
-    targets = [
-        ClipTarget(
-            labels=torch.from_numpy(clip.labels),
-            masks=torch.from_numpy(clip.masks),
-            exhaustive=torch.from_numpy(clip.exhaustive),
-        )
-        for clip in clips
-    ]
+def padded_batch(clips: Sequence[TrainingClip], pixels: PixelConfig) -> Batch:
+    """Clips of different sizes on one canvas: zeros below and to the right, after normalising."""
+    frames = [frame for clip in clips for frame in clip.frames]
+    height, width = (max(frame.shape[axis] for frame in frames) for axis in (0, 1))
+    # Channels last in memory, as `normalise` leaves them.
+    canvas = torch.zeros(len(frames), height, width, 3).permute(0, 3, 1, 2)
+    padded = torch.ones(len(frames), height, width, dtype=torch.bool)
+    for n, frame in enumerate(frames):
+        h, w = frame.shape[:2]
+        canvas[n, :, :h, :w] = normalise(torch.from_numpy(frame)[None], pixels)[0]
+        padded[n, :h, :w] = False
     return Batch(
-        normal.unflatten(0, (batch, num_frames)),
-        targets,
+        pixels=canvas.unflatten(0, (len(clips), -1)),
+        targets=[_on_canvas(clip.target, Size(height, width)) for clip in clips],
+        padded=padded.unflatten(0, (len(clips), -1)) if padded.any() else None,
         origins=tuple(clip.origin for clip in clips),
     )
+
+
+def _on_canvas(target: ClipTarget, canvas: Size) -> ClipTarget:
+    """The same with masks of the canvas' size; boxes stay fractions of their own frame."""
+    regions = None if target.regions is None else masks_on_canvas(target.regions, canvas)
+    return replace(target, masks=masks_on_canvas(target.masks, canvas), regions=regions)
 
 
 def loader(

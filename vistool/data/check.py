@@ -13,7 +13,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from vistool.data.alignment import FitSum, outline_fits, step_of
-from vistool.errors import DataError
+from vistool.errors import DataError, first_few
 from vistool.formats.dataset import (
     AnnotatedTrack,
     AnnotatedVideo,
@@ -164,7 +164,7 @@ def _track_faults(track: AnnotatedTrack, size: Size) -> Iterator[tuple[str, str]
     boxes = coco.toBbox([mask for _, mask in visible])
     for (t, _), area, box in zip(visible, areas, boxes, strict=True):
         stated = track.boxes[t] if track.boxes else None
-        if area and stated is not None and len(stated) == 4 and _box_iou(box, stated) < BOX_IOU:
+        if area and stated is not None and _box_iou(box, stated) < BOX_IOU:
             yield (
                 "box-elsewhere",
                 f"frame {t}: its mask lies at {_rounded(box)}, its box says {_rounded(stated)} "
@@ -270,17 +270,17 @@ def _look_at(dataset: DataSet, frame: _Frame) -> _Seen:
         with open_picture(file) as image:
             turn, stored = orientation(image), Size(image.height, image.width)
             image.load()  # OpenCV, which training reads with, takes pictures that end early
-            grey = np.asarray(image.convert("L")) if frame.masks and turn == 1 else None
+            picture = np.asarray(image.convert("RGB")) if frame.masks and turn == 1 else None
         size = stored
         if turn != 1:
-            grey = read_picture(file, grey=True)  # turns it as training and prediction do
-            size = Size(*grey.shape)
+            picture = read_picture(file)  # turns it as training and prediction do
+            size = Size(*picture.shape[:2])
     except DataError as broken:
         return error("unreadable-file", str(broken), broken.hint)
     if size != frame.video.size:
         other = other_size(file, size, frame.video.size)
         return error("picture-size", str(other), other.hint)
-    fits = () if grey is None else outline_fits(grey, map(decode_mask, frame.masks))
+    fits = () if picture is None else outline_fits(picture, map(decode_mask, frame.masks))
     if turn == 1 or size != stored:
         return _Seen(fits=fits)
     what = f"{file}: is read as displayed, turned by its EXIF orientation ({turn})"
@@ -313,4 +313,4 @@ def _share(ids: list[int], dataset: DataSet) -> str:
 
 
 def _some(ids: list[int]) -> str:
-    return ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
+    return ", ".join(first_few(ids, 10))

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from vistool.config import AugmentConfig
-from vistool.data.annotations import LabelledVideo
+from vistool.data.annotations import LabelledTrack, LabelledVideo
 from vistool.data.augment import blur, change_colours, compress, happens, make_noise
 from vistool.data.motion import draw_camera, draw_object_path
 from vistool.data.pasting import Pasted, paste
@@ -16,7 +19,7 @@ from vistool.data.sampling import ClipSampler, draw_frames
 from vistool.data.shots import Patch, Shot, read_patches
 from vistool.data.warping import project
 from vistool.errors import UsageError
-from vistool.structures import Size
+from vistool.structures import ClipTarget, Size
 
 MIN_VISIBLE = 16  # pixels on the canvas, summed over the clip; less is no instance
 SHUTTER = (0.15, 0.6)  # of the time between two frames, where there is motion blur
@@ -25,13 +28,17 @@ REAL_MOTION = 0.2  # of the camera's motion is added to a video, which has its o
 
 @dataclass(frozen=True, slots=True)
 class TrainingClip:
-    """T frames with N instances, exact after occlusion."""
+    """T frames, whose sizes may differ in the papers' clips, and the truth."""
 
-    frames: np.ndarray  # [T, H, W, 3] uint8, RGB
-    masks: np.ndarray  # [N, T, H, W] bool
-    labels: np.ndarray  # [N] int64
-    exhaustive: np.ndarray  # [K] bool
-    origin: str = ""  # where its first picture lies, for messages
+    frames: tuple[np.ndarray, ...]  # [H, W, 3] uint8, RGB
+    target: ClipTarget  # exact after occlusion, on a canvas that holds the largest frame
+    origin: str  # where its first picture lies, for messages
+
+
+def masks_on_canvas(masks: Tensor, canvas: Size) -> Tensor:
+    """[..., h, w] bool -> [..., H, W]: nothing below and to the right."""
+    height, width = masks.shape[-2:]
+    return F.pad(masks, (0, canvas.width - width, 0, canvas.height - height))
 
 
 class ClipMaker:
@@ -56,7 +63,8 @@ class ClipMaker:
         """A clip of `canvas` size."""
         shot = self._shot(self.sampler.draw(rng), canvas, rng, self.augment.scale)
         shutter = self._shutter(rng)
-        frames, masks, labels = shot.frames(shutter), shot.masks(), _labels(shot)
+        frames, masks, labels = shot.frames(shutter), shot.masks(), _labels(shot.video.tracks)
+        regions = shot.region_masks()
         if rng.random() < self.augment.paste_chance:
             for _ in range(int(rng.integers(1, self.augment.max_paste_shots + 1))):
                 label = self._pasted_class(rng)
@@ -65,13 +73,20 @@ class ClipMaker:
                 instances = self._instances(other, rng, label)
                 if instances:
                     masks = paste(frames, masks, shot, other, instances, shutter)
-                    labels = np.append(labels, _labels(other)[[i.track for i in instances]])
+                    regions &= ~masks[-len(instances) :].any(0)
+                    pasted = _labels(other.video.tracks)[[i.track for i in instances]]
+                    labels = np.append(labels, pasted)
         visible = masks.sum(axis=(1, 2, 3)) >= MIN_VISIBLE
+        region_labels = torch.from_numpy(_labels(shot.video.regions))
         return TrainingClip(
-            frames=self._filmed(frames, rng),
-            masks=masks[visible],
-            labels=labels[visible],
-            exhaustive=np.array(shot.video.exhaustive, bool),
+            frames=tuple(self._filmed(frames, rng)),
+            target=ClipTarget(
+                labels=torch.from_numpy(labels[visible]),
+                masks=torch.from_numpy(masks[visible]),
+                exhaustive=torch.tensor(shot.video.exhaustive, dtype=torch.bool),
+                regions=torch.from_numpy(regions) if len(regions) else None,
+                region_labels=region_labels if len(regions) else None,
+            ),
             origin=str(shot.video.files[shot.frame_ids[0]]),
         )
 
@@ -180,8 +195,8 @@ def _paste_chances(
     return np.asarray(chances / chances.sum())
 
 
-def _labels(shot: Shot) -> np.ndarray:
-    return np.array([track.label for track in shot.video.tracks], np.int64)
+def _labels(tracks: Sequence[LabelledTrack]) -> np.ndarray:
+    return np.array([track.label for track in tracks], np.int64)
 
 
 def _middle_patches(shot: Shot) -> list[Patch | None]:

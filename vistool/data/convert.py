@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
 from typing import Literal
 
-from vistool.data.frames import bring_frames, link_or_copy
 from vistool.errors import DataError, UsageError
+from vistool.formats.atomic import atomic_folder, atomic_path
 from vistool.formats.dataset import DataSet, frame_file
 from vistool.formats.davis import write_davis
 from vistool.formats.detect import Kind, kind_of, read_dataset
@@ -21,6 +21,7 @@ from vistool.progress import OnProgress, silent
 
 Target = Literal["youtube-vis", "davis", "mots"]
 ANNOTATIONS = "instances.json"
+PLACE = "JPEGImages"  # of frames, below a new annotation file
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +112,46 @@ def _new_folder(path: Path) -> Iterator[Path]:
     """A folder that gets its name when everything is in it. Raises: UsageError if it exists."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UsageError(f"{path}: exists already", hint="-o names another folder")
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}.part")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        if path.exists():
-            path.rmdir()
-        temporary.rename(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with atomic_folder(path) as folder:
+        yield folder
+
+
+def bring_frames(
+    dataset: DataSet, folder: Path, on_progress: OnProgress = silent
+) -> tuple[DataSet, int]:
+    """The data set with file names relative to `folder`, and how many files are not there.
+
+    Frames below `folder` stay where they are. Others get a second name (a hard link; a copy where
+    the disk cannot do that) in `folder`/JPEGImages, since file names never lead out of a data set.
+
+    Raises: DataError for a file name that does.
+    """
+    inside = dataset.frames.resolve().is_relative_to(folder.resolve())
+    prefix = dataset.frames.resolve().relative_to(folder.resolve()) if inside else Path(PLACE)
+    total = sum(len(video.file_names) for video in dataset.videos)
+    missing = done = 0
+    videos = []
+    for video in dataset.videos:
+        for name in video.file_names:
+            source = frame_file(dataset.frames, name)
+            if ".." in PurePath(name).parts:  # inside by a link, perhaps, that the copy has not
+                raise DataError(f"file name {name!r} leads out of the folder {folder / PLACE}")
+            missing += not source.is_file()
+            if not inside and source.is_file():
+                link_or_copy(source, folder / PLACE / name)
+            done += 1
+            on_progress("bringing frames", done, total)
+        names = tuple((prefix / name).as_posix() for name in video.file_names)
+        videos.append(replace(video, file_names=names))
+    return replace(dataset, frames=folder, videos=tuple(videos)), missing
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it to another disk; what stood at `target` is replaced."""
+    if target.exists() and target.samefile(source):
+        return
+    with atomic_path(target) as temporary:
+        try:
+            os.link(source.resolve(), temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)

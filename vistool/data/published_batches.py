@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import lru_cache
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from vistool.config import IFCPipeline, PixelConfig, TrainConfig, VisTRPipeline
-from vistool.data.batches import Batch, BatchSource, Share
-from vistool.data.published_annotations import read_with_stated
-from vistool.data.published_clips import Pipeline, PublishedClip, masks_on_canvas
+from vistool.data.annotations import read_annotations
+from vistool.data.batches import Batch, BatchSource, Share, padded_batch
+from vistool.data.published_clips import Pipeline
 from vistool.data.published_ifc import IFCClips
 from vistool.data.published_vistr import VisTRClips
 from vistool.data.sampling import refuse_unlabelled
 from vistool.errors import UsageError
-from vistool.ops.pixels import normalise
-from vistool.structures import ClipTarget, Size
 
 
 def published_batches(
@@ -34,10 +29,11 @@ def published_batches(
     videos = [
         video
         for source in config.sources
-        for video in read_with_stated(
+        for video in read_annotations(
             Path(config.data) / source.annotations,
             config.classes,
             frames=source.frames_folder(config.data),
+            stated=True,
         )
     ]
     refuse_unlabelled(videos, config.named_sources())
@@ -70,44 +66,22 @@ class EpochOrder:
         self.groups = groups
         self.size = size
         self.seed = seed
-        self.counts = np.bincount(groups)
+        self._epochs = 0  # gone through so far
+        self._batches: list[np.ndarray] = []
+        self._waiting: dict[int, list[int]] = defaultdict(list)  # by group
 
     def __call__(self, step: int) -> np.ndarray:
         """[size]: the numbers of the clips that are collected at this step."""
-        epoch = self._epoch_of(step)
-        order = self._shuffled(epoch)
-        group = self.groups[order]
-        # The position, among all of its group since the beginning, of every clip of the epoch.
-        position = np.empty(len(order), np.int64)
-        for g, count in enumerate(self.counts):
-            position[group == g] = epoch * count + np.arange(count)
-        completes = np.flatnonzero((position + 1) % self.size == 0)
-        last = completes[step - self._collected_before(epoch)]
-        end = int(position[last]) + 1
-        return np.array([self._clip(int(group[last]), n) for n in range(end - self.size, end)])
-
-    def _collected_before(self, epoch: int) -> int:
-        return int((epoch * self.counts // self.size).sum())
-
-    def _epoch_of(self, step: int) -> int:
-        """The epoch in which the batch is completed."""
-        epoch = step * self.size // len(self.groups)  # or a later one, for what was left over
-        while self._collected_before(epoch + 1) <= step:
-            epoch += 1
-        return epoch
-
-    def _clip(self, group: int, position: int) -> int:
-        epoch, place = divmod(position, int(self.counts[group]))
-        order = self._shuffled(epoch)
-        return int(order[self.groups[order] == group][place])
-
-    def _shuffled(self, epoch: int) -> np.ndarray:
-        return _shuffled(len(self.groups), self.seed, epoch)
-
-
-@lru_cache(maxsize=4)
-def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, 0, epoch)).permutation(count)
+        while len(self._batches) <= step:
+            order = np.random.default_rng((self.seed, 0, self._epochs)).permutation(
+                len(self.groups)
+            )
+            self._epochs += 1
+            for clip, group in zip(order.tolist(), self.groups[order].tolist(), strict=True):
+                self._waiting[group].append(clip)
+                if len(self._waiting[group]) == self.size:
+                    self._batches.append(np.array(self._waiting.pop(group)))
+        return self._batches[step]
 
 
 class PublishedBatches(BatchSource):
@@ -132,27 +106,3 @@ class PublishedBatches(BatchSource):
         numbers = self.order(step)
         drawn = [self.pipeline.draw(int(numbers[n]), self.generator(step, n)) for n in clips]
         return padded_batch(drawn, self.pixels)
-
-
-def padded_batch(clips: Sequence[PublishedClip], pixels: PixelConfig) -> Batch:
-    """Clips of different sizes on one canvas: zeros below and to the right, after normalising."""
-    frames = [frame for clip in clips for frame in clip.frames]
-    height, width = (max(frame.shape[axis] for frame in frames) for axis in (0, 1))
-    # Channels last in memory, as `normalise` leaves them.
-    canvas = torch.zeros(len(frames), height, width, 3).permute(0, 3, 1, 2)
-    padded = torch.ones(len(frames), height, width, dtype=torch.bool)
-    for n, frame in enumerate(frames):
-        h, w = frame.shape[:2]
-        canvas[n, :, :h, :w] = normalise(torch.from_numpy(frame)[None], pixels)[0]
-        padded[n, :h, :w] = False
-    return Batch(
-        pixels=canvas.unflatten(0, (len(clips), -1)),
-        targets=[_on_canvas(clip.target, Size(height, width)) for clip in clips],
-        padded=padded.unflatten(0, (len(clips), -1)) if padded.any() else None,
-        origins=tuple(clip.origin for clip in clips),
-    )
-
-
-def _on_canvas(target: ClipTarget, canvas: Size) -> ClipTarget:
-    """The same with masks of the canvas' size; boxes stay fractions of their own frame."""
-    return replace(target, masks=masks_on_canvas(target.masks, canvas))

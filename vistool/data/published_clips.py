@@ -1,16 +1,45 @@
-"""What the papers' pipelines share: a clip, its crops, and how clips are asked for."""
+"""What the papers' pipelines share: the frames and crops of clips, and how clips are asked for."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch.nn.functional as F
-from torch import Tensor
 
-from vistool.structures import ClipTarget, Size
+from vistool.data.clips import TrainingClip
+from vistool.data.sampling import Frames
+from vistool.structures import Size
+
+
+def vistr_frames(last: int, length: int, clip_length: int) -> Frames:
+    """VisTR's: the frames up to `last`, once around the video as often as it takes.
+
+    An epoch has one clip for every frame of every video.
+
+    >>> vistr_frames(0, 3, 5)
+    (2, 0, 1, 2, 0)
+    """
+    return tuple((last - back) % length for back in reversed(range(clip_length)))
+
+
+def ifc_frames(
+    length: int, clip_length: int, rng: np.random.Generator, max_distance: int = 20
+) -> Frames:
+    """IFC's: one frame of the video, and others around it, drawn with replacement; sorted.
+
+    The first is drawn once, so a video of one frame makes no longer clip; the published code fails
+    there.
+
+    Raises: ValueError for such a video.
+    """
+    if length == 1 and clip_length > 1:
+        raise ValueError(f"a video of one frame makes no clip of {clip_length}")
+    reference = int(rng.integers(length))
+    low, high = max(0, reference - max_distance), min(length - 1, reference + max_distance)
+    around = np.delete(np.arange(low, high + 1), reference - low)
+    others = rng.choice(around, clip_length - 1) if clip_length > 1 else around[:0]
+    return tuple(sorted([reference, *others.tolist()]))
 
 
 class Region(NamedTuple):
@@ -35,26 +64,11 @@ def draw_region(picture: Size, sides: tuple[int, int], rng: np.random.Generator)
     return Region(top, left, Size(height, width))
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedClip:
-    """T frames, whose sizes may differ, and the truth on a canvas that holds the largest."""
-
-    frames: tuple[np.ndarray, ...]  # [H, W, 3] uint8, RGB
-    target: ClipTarget
-    origin: str  # for messages
-
-
 class Pipeline(Protocol):
     """Makes the clips of one of the papers; an epoch has `len(groups)`."""
 
     groups: np.ndarray  # [number of clips] int: only clips of one group come into one batch
 
     @abstractmethod
-    def draw(self, number: int, rng: np.random.Generator) -> PublishedClip:
+    def draw(self, number: int, rng: np.random.Generator) -> TrainingClip:
         """Clip `number` of an epoch; the same generator state gives the same clip."""
-
-
-def masks_on_canvas(masks: Tensor, canvas: Size) -> Tensor:
-    """[..., h, w] bool -> [..., H, W]: nothing below and to the right."""
-    height, width = masks.shape[-2:]
-    return F.pad(masks, (0, canvas.width - width, 0, canvas.height - height))

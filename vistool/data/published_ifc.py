@@ -13,8 +13,13 @@ from torch import Tensor
 
 from vistool.config import IFCPipeline
 from vistool.data.annotations import LabelledTrack, LabelledVideo
-from vistool.data.published_clips import PublishedClip, Region, draw_region, masks_on_canvas
-from vistool.data.published_sampling import Frames, ifc_frames
+from vistool.data.clips import TrainingClip, masks_on_canvas
+from vistool.data.published_clips import (
+    Region,
+    draw_region,
+    ifc_frames,
+)
+from vistool.data.sampling import Frames
 from vistool.data.shots import read_image
 from vistool.ops.boxes import boxes_of_masks, cxcywh_of, xyxy_of
 from vistool.ops.pixels import input_size, resize
@@ -43,7 +48,7 @@ class View:
         Run-length codes are resized as pixels, by nearest neighbour; outlines as outlines, and
         filled at the size that the model sees.
         """
-        outlines = track.stated.outlines[frame] if track.stated else None
+        outlines = track.outlines[frame] if track.outlines else None
         if outlines is not None:
             return self._filled(outlines)
         mask = Image.fromarray(np.ascontiguousarray(self._cut(track.mask(frame, picture))))
@@ -170,7 +175,7 @@ class IFCClips:
         self.config = config
         self.groups = np.array([video.size.width > video.size.height for video in videos], np.int64)
 
-    def draw(self, number: int, rng: np.random.Generator) -> PublishedClip:
+    def draw(self, number: int, rng: np.random.Generator) -> TrainingClip:
         """Clip `number` of an epoch: a video in one view, a picture in one for every frame."""
         video = self.videos[number]
         if len(video.files) == 1:  # of which the published code makes no longer clip of a video
@@ -186,7 +191,7 @@ class IFCClips:
             frame_truth(tracks, frame, video.size, view, len(video.exhaustive))
             for frame, view in zip(frames, views, strict=True)
         ]
-        return PublishedClip(
+        return TrainingClip(
             frames=tuple(
                 view.picture(read_image(video, frame))
                 for frame, view in zip(frames, views, strict=True)

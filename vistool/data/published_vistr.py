@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,17 +14,21 @@ from torch import Tensor
 
 from vistool.config import PixelConfig, VisTRPipeline
 from vistool.data.annotations import LabelledTrack, LabelledVideo
-from vistool.data.published_clips import PublishedClip, Region, draw_region
-from vistool.data.published_colour import Overflow, distorted
-from vistool.data.published_sampling import Frames, vistr_frames
+from vistool.data.clips import TrainingClip
+from vistool.data.published_clips import Region, draw_region, vistr_frames
+from vistool.data.sampling import Frames
 from vistool.data.shots import read_image
 from vistool.ops.boxes import boxes_of_masks, cxcywh_of, xyxy_of
 from vistool.ops.pixels import input_size, resize
 from vistool.structures import ClipTarget, Size
 
 Validity = Literal["visible", "annotated"]
+Overflow = Literal["clip", "wrap"]
 
 DETR = PixelConfig(rounding="down")
+BRIGHTNESS = 32.0  # grey levels, more or less
+GAIN = (0.5, 1.5)  # of contrast and of saturation
+HUE = 18.0  # degrees, either way
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,6 @@ class FrameRows:
     labels: Tensor  # [N] int64
     present: Tensor  # [N, T] bool, as annotated; a crop changes nothing in it
     boxes: Tensor  # [N, T, 4] float32 left, top, right, bottom in pixels; absent: no width, height
-    areas: Tensor  # [N, T] pixels, as annotated, and scaled with the boxes
     masks: Tensor  # [N, T, H, W] bool
 
     @property
@@ -51,7 +55,7 @@ class FrameRows:
 def read_rows(video: LabelledVideo, frames: Frames) -> FrameRows:
     """The frames of a clip as they are, with all instances of the video in the file's order.
 
-    Boxes and areas are those that the file states (`read_with_stated`), or else the masks' own.
+    Boxes are those that the file states, where they were read, or else the masks' own.
     """
     pictures = {frame: read_image(video, frame) for frame in set(frames)}
     n, t = len(video.tracks), len(frames)
@@ -62,7 +66,6 @@ def read_rows(video: LabelledVideo, frames: Frames) -> FrameRows:
     by_instance = torch.from_numpy(np.stack([masks[frame] for frame in frames])).view(
         t, n, *video.size
     )
-    areas = [[_area(track, frame, video.size) for frame in frames] for track in video.tracks]
     boxes = [[_box(track, frame, video.size) for frame in frames] for track in video.tracks]
     return FrameRows(
         frames=np.stack([pictures[frame] for frame in frames]),
@@ -74,7 +77,6 @@ def read_rows(video: LabelledVideo, frames: Frames) -> FrameRows:
         boxes=torch.stack([box for row in boxes for box in row]).view(n, t, 4)
         if n
         else torch.zeros(0, t, 4),
-        areas=torch.tensor(areas).view(n, t),
         masks=by_instance.transpose(0, 1),
     )
 
@@ -100,7 +102,6 @@ def resized(rows: FrameRows, short: int, long: int | None) -> FrameRows:
         rows,
         frames=np.stack([resize(np.ascontiguousarray(frame), size) for frame in rows.frames]),
         boxes=rows.boxes * torch.tensor([across, down, across, down]),
-        areas=rows.areas * (across * down),
         masks=masks[:, 0].unflatten(0, rows.masks.shape[:2]) > 0,
     )
 
@@ -114,7 +115,6 @@ def cropped(rows: FrameRows, region: Region) -> FrameRows:
         rows,
         frames=rows.frames[:, top : top + height, left : left + width],
         boxes=boxes,
-        areas=(boxes[..., 2:] - boxes[..., :2]).prod(-1),
         masks=rows.masks[..., top : top + height, left : left + width],
     )
 
@@ -122,6 +122,59 @@ def cropped(rows: FrameRows, region: Region) -> FrameRows:
 def recoloured(rows: FrameRows, rng: np.random.Generator, overflow: Overflow) -> FrameRows:
     """Every frame in colours of its own."""
     return replace(rows, frames=np.stack([distorted(f, rng, overflow) for f in rows.frames]))
+
+
+def distorted(
+    image: np.ndarray, rng: np.random.Generator, overflow: Overflow = "clip"
+) -> np.ndarray:
+    """Brightness, contrast, saturation, hue and order of the channels, each half of the time.
+
+    The published code takes its RGB pictures for BGR ones, which changes nothing: the hue then
+    turns the other way round, and either way is as likely.
+
+    Args:
+        image: [H, W, 3] uint8, RGB.
+        overflow: what becomes of values beyond 0 and 255. "wrap" goes on at the other end, so that
+            the brightest places turn black: the published code does so.
+
+    Returns: [H, W, 3] uint8.
+    """
+    values = image.astype(np.float32)
+    if _happens(rng):
+        values += rng.uniform(-BRIGHTNESS, BRIGHTNESS)
+    contrast_first = _happens(rng)
+    if contrast_first and _happens(rng):
+        values *= rng.uniform(*GAIN)
+    values = _recoloured(values, rng)
+    if not contrast_first and _happens(rng):
+        values *= rng.uniform(*GAIN)
+    if _happens(rng):
+        values = values[..., rng.permutation(3)]
+    return as_bytes(values, overflow)
+
+
+def as_bytes(values: np.ndarray, overflow: Overflow) -> np.ndarray:
+    """Whole grey levels, cut off after the point. [...] float32 -> uint8."""
+    if overflow == "clip":
+        values = values.clip(0, 255)
+    return np.ascontiguousarray(values.astype(np.int32).astype(np.uint8))
+
+
+def _recoloured(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    saturation = float(rng.uniform(*GAIN)) if _happens(rng) else None
+    turn = float(rng.uniform(-HUE, HUE)) if _happens(rng) else None
+    if saturation is None and turn is None:
+        return values
+    hsv = cv2.cvtColor(values, cv2.COLOR_RGB2HSV)
+    if saturation is not None:
+        hsv[..., 1] = hsv[..., 1] * saturation
+    if turn is not None:
+        hsv[..., 0] = (hsv[..., 0] + turn) % 360
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+def _happens(rng: np.random.Generator) -> bool:
+    return bool(rng.random() < 0.5)
 
 
 class VisTRClips:
@@ -138,13 +191,13 @@ class VisTRClips:
         ]
         self.groups = np.zeros(len(self.last_frames), np.int64)
 
-    def draw(self, number: int, rng: np.random.Generator) -> PublishedClip:
+    def draw(self, number: int, rng: np.random.Generator) -> TrainingClip:
         """Clip `number` of an epoch, augmented as in training."""
         v, last = self.last_frames[number]
         video = self.videos[v]
         rows = read_rows(video, vistr_frames(last, len(video.files), self.clip_length))
         rows = self.augmented(rows, rng)
-        return PublishedClip(
+        return TrainingClip(
             frames=tuple(rows.frames),
             target=clip_target(rows, video.exhaustive, self.config.validity),
             origin=f"{video.files[last]}",
@@ -187,7 +240,7 @@ def clip_target(rows: FrameRows, exhaustive: Sequence[bool], validity: Validity)
 
 def _box(track: LabelledTrack, frame: int, size: Size) -> Tensor:
     """[4] left, top, right, bottom, within the frame."""
-    stated = track.stated.boxes_xywh[frame] if track.stated else None
+    stated = track.boxes_xywh[frame] if track.boxes_xywh else None
     limits = torch.tensor([size.width, size.height, size.width, size.height])
     if track.segmentations[frame] is None:
         return torch.zeros(4)
@@ -196,10 +249,3 @@ def _box(track: LabelledTrack, frame: int, size: Size) -> Tensor:
         return xyxy_of(boxes_of_masks(mask)) * limits
     box = torch.tensor(stated, dtype=torch.float32)
     return torch.cat([box[:2], box[:2] + box[2:]]).clamp(min=0).minimum(limits)
-
-
-def _area(track: LabelledTrack, frame: int, size: Size) -> float:
-    stated = track.stated.areas[frame] if track.stated else None
-    if track.segmentations[frame] is None:
-        return 0
-    return int(track.mask(frame, size).sum()) if stated is None else stated

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from vistool.data.annotations import LabelledVideo
+from vistool.data.annotations import LabelledTrack, LabelledVideo
 from vistool.data.motion import Camera, frame_times, shifted
 from vistool.data.warping import (
     Part,
@@ -101,11 +102,20 @@ class Shot:
 
     def masks(self) -> np.ndarray:
         """[N, T, H, W] bool."""
-        shape = (len(self.video.tracks), len(self.frame_ids), *self.camera.canvas)
-        masks = np.zeros(shape, bool)
+        return self._on_canvas(self.patches, len(self.video.tracks))
+
+    def region_masks(self) -> np.ndarray:
+        """[R, T, H, W] bool, the video's regions."""
+        regions = self.video.regions
+        patches = patches_of(regions, set(self.frame_ids)) if regions else {}
+        return self._on_canvas(patches, len(regions))
+
+    def _on_canvas(self, patches: dict[int, list[Patch | None]], count: int) -> np.ndarray:
+        """[count, T, H, W] bool."""
+        masks = np.zeros((count, len(self.frame_ids), *self.camera.canvas), bool)
         for t, (frame, time) in enumerate(zip(self.frame_ids, self.times, strict=True)):
             matrix = self.camera.matrix(time)
-            for n, patch in enumerate(self.patches[frame]):
+            for n, patch in enumerate(patches.get(frame, ())):
                 if patch is not None:
                     patch.on(masks[n, t], matrix)
         return masks
@@ -113,7 +123,12 @@ class Shot:
 
 def read_patches(video: LabelledVideo, frames: set[int]) -> dict[int, list[Patch | None]]:
     """The masks of all tracks on some frames."""
-    return {f: [_patch(track.segmentations[f]) for track in video.tracks] for f in frames}
+    return patches_of(video.tracks, frames)
+
+
+def patches_of(tracks: Sequence[LabelledTrack], frames: set[int]) -> dict[int, list[Patch | None]]:
+    """By frame, the mask of every track."""
+    return {f: [_patch(track.segmentations[f]) for track in tracks] for f in frames}
 
 
 def _patch(rle: RLE | None) -> Patch | None:

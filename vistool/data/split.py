@@ -11,16 +11,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from vistool.data.frames import bring_frames
+from vistool.data.convert import bring_frames
 from vistool.errors import UsageError
-from vistool.formats.atomic import atomic_path
+from vistool.formats.atomic import atomic_path, decode_json, encode_json, plain
 from vistool.formats.coco_json import kind_of_parts, read_coco_json
 from vistool.formats.dataset import group_tracks
 from vistool.formats.detect import annotation_file
-from vistool.formats.json_bytes import decode_json, encode_json, plain
 from vistool.progress import OnProgress, silent
 
-ATTEMPTS = 50  # draws, where one leaves a category on one side only
 NOTHING = -1  # stands for the category of a video without annotations
 
 
@@ -96,22 +94,55 @@ def split_dataset(
 def hold_out(members: Sequence[frozenset[int]], fraction: float, seed: int) -> frozenset[int]:
     """Which of N videos to hold out: about `fraction` of all, and of the videos of every category.
 
-    Categories that two videos or more have end up on both sides wherever that is possible; for
-    that, more are held out than asked for, if it must be. The same arguments give the same videos.
+    First one video of every category that two or more have, the rarest first, then one at a time of
+    the category of which the smallest share is held out; never the last of what two or more have.
+    So more may be held out than asked for. The same arguments give the same videos.
 
     Args: members: the categories in each video.
     """
-    rng = np.random.default_rng(seed)
-    best: frozenset[int] = frozenset()
-    fewest = None
-    for _ in range(ATTEMPTS):
-        chosen = _Draw(members, fraction, rng).run()
-        missed = len(one_sided(members, chosen))
-        if fewest is None or missed < fewest:
-            best, fewest = chosen, missed
-        if missed == 0:
-            break
-    return best
+    wanted = min(max(round(fraction * len(members)), 1), len(members) - 1)
+    named = [categories or frozenset([NOTHING]) for categories in members]
+    count = Counter(category for categories in named for category in categories)
+    held: Counter[int] = Counter(dict.fromkeys(count, 0))
+    chosen: set[int] = set()
+
+    def shared(video: int) -> list[int]:
+        """The categories of a video that other videos have, too."""
+        return [c for c in named[video] if count[c] > 1 and c != NOTHING]
+
+    def may_go(video: int) -> bool:
+        last = any(count[c] - held[c] == 1 for c in shared(video))
+        return not last and video not in chosen and len(chosen) < len(members) - 1
+
+    def take(video: int) -> None:
+        chosen.add(video)
+        held.update(named[video])
+
+    order = np.random.default_rng(seed).permutation(len(members)).tolist()
+    # Those with a category that no other video has come last: it would not be trained on.
+    order.sort(key=lambda v: any(count[c] == 1 for c in named[v]))
+    videos = _by_category(order, named)
+    for category in sorted(count, key=lambda c: (count[c], c)):
+        allowed = [v for v in videos[category] if category in shared(v) and may_go(v)]
+        if allowed and not held[category]:
+            take(max(allowed, key=lambda v: sum(not held[c] for c in shared(v))))
+    while len(chosen) < wanted and videos:
+        category = min(videos, key=lambda c: held[c] / count[c] if count[c] > 1 else 1.0)
+        video = videos[category].popleft()
+        if may_go(video):
+            take(video)
+        if not videos[category]:
+            del videos[category]
+    return frozenset(chosen)
+
+
+def _by_category(order: Sequence[int], named: Sequence[frozenset[int]]) -> dict[int, deque[int]]:
+    """The videos of every category, in this order."""
+    videos: dict[int, deque[int]] = defaultdict(deque)
+    for video in order:
+        for category in named[video]:
+            videos[category].append(video)
+    return videos
 
 
 def one_sided(members: Sequence[frozenset[int]], chosen: frozenset[int]) -> set[int]:
@@ -119,86 +150,6 @@ def one_sided(members: Sequence[frozenset[int]], chosen: frozenset[int]) -> set[
     count = Counter(category for categories in members for category in categories)
     held = Counter(category for i in chosen for category in members[i])
     return {c for c, number in count.items() if number > 1 and held[c] in (0, number)}
-
-
-class _Draw:
-    """One draw of the videos to hold out."""
-
-    def __init__(
-        self, members: Sequence[frozenset[int]], fraction: float, rng: np.random.Generator
-    ) -> None:
-        self.members = [categories or frozenset([NOTHING]) for categories in members]
-        self.fraction = fraction
-        self.want = min(max(round(fraction * len(members)), 1), len(members) - 1)
-        self.count = Counter(c for categories in self.members for c in categories)
-        self.have: Counter[int] = Counter()
-        self.chosen: set[int] = set()
-        self.order = rng.permutation(len(members)).tolist()
-        self.spare_singles = True  # categories of a single video stay for training
-
-    def run(self) -> frozenset[int]:
-        """One of every category first, the rarest first; then whatever a category lacks most."""
-        having = self._by_category()
-        for category in sorted(self.count, key=lambda c: (self.count[c], c)):
-            if self.count[category] > 1 and category != NOTHING and not self.have[category]:
-                allowed = [video for video in having[category] if self._may_go(video)]
-                if allowed:
-                    self._take(max(allowed, key=self._new_categories))
-        self._fill()
-        self.spare_singles = False
-        self._fill()
-        return frozenset(self.chosen)
-
-    def _by_category(self) -> dict[int, deque[int]]:
-        """The videos of every category, in the order of this draw."""
-        having: dict[int, deque[int]] = defaultdict(deque)
-        for video in self.order:
-            for category in self.members[video]:
-                having[category].append(video)
-        return having
-
-    def _fill(self) -> None:
-        having = self._by_category()
-        while len(self.chosen) < self.want:
-            video = self._next(having)
-            if video is None:
-                return
-            self._take(video)
-
-    def _next(self, having: dict[int, deque[int]]) -> int | None:
-        """A video of the category that lacks most, of those that still have one to give."""
-        while having:
-            lacking = max(having, key=lambda c: self.fraction - self.have[c] / self.count[c])
-            videos = having[lacking]
-            # What may not go now never may: what is left of a category only shrinks.
-            while videos and not self._may_go(videos[0]):
-                videos.popleft()
-            if videos:
-                return videos[0]
-            del having[lacking]
-        return None
-
-    def _may_go(self, video: int) -> bool:
-        """Is it still there, not the last one, nor the last of any category?"""
-        return (
-            video not in self.chosen
-            and len(self.chosen) < len(self.members) - 1
-            and all(
-                self.count[category] - self.have[category] > 1 or self._is_free(category)
-                for category in self.members[video]
-            )
-        )
-
-    def _is_free(self, category: int) -> bool:
-        """May its last video go?"""
-        return category == NOTHING or (self.count[category] == 1 and not self.spare_singles)
-
-    def _new_categories(self, video: int) -> int:
-        return sum(not self.have[category] for category in self.members[video])
-
-    def _take(self, video: int) -> None:
-        self.chosen.add(video)
-        self.have.update(self.members[video])
 
 
 def _with_plain_lists(content: dict[str, Any]) -> dict[str, Any]:

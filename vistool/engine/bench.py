@@ -76,7 +76,7 @@ def bench(
     config: PredictConfig,
     *,
     frame: Size,
-    seconds: float = 10.0,
+    seconds: float,
     on_progress: OnProgress = silent,
 ) -> BenchReport:
     """Run a model over frames of noise that moves, for about so many seconds after a warm-up.

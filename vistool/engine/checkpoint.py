@@ -37,10 +37,8 @@ class TrainingState:
     optimizer: AdamW
     scaler: GradScaler
     step: int = 0  # steps done
-    skipped: int = 0  # of them without usable gradients
-    skipped_in_a_row: int = 0
+    skipped_in_a_row: int = 0  # the last ones, without usable gradients
     best_score: float | None = None  # of the validations so far
-    best_step: int = 0
     validated: int = 0  # step after which the last of them was
 
     def as_dict(self) -> dict[str, Any]:
@@ -59,7 +57,7 @@ class TrainingState:
 
 
 _PARTS = ("model", "averaged", "optimizer", "scaler")
-_NUMBERS = ("step", "skipped", "skipped_in_a_row", "best_score", "best_step")
+_NUMBERS = ("step", "skipped_in_a_row", "best_score")
 
 
 def save_checkpoint(run: Path, state: TrainingState) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from vistool.config import EvalConfig
-from vistool.engine.evaluate import Evaluation, boundaries_wanted, evaluate
-from vistool.engine.predictions import Predictions, inputs_of, open_dataset, read_predictions
+from vistool.engine.evaluate import measure
+from vistool.engine.predictions import open_dataset, read_predictions
+from vistool.engine.report_content import Measured
 from vistool.errors import DataError
 from vistool.evaluation.bootstrap import (
     CONFIDENCE,
@@ -54,14 +55,14 @@ def compare(
     b: Path,
     config: EvalConfig,
     *,
-    boundaries: bool | None = None,
+    davis: bool | None = None,
     on_progress: OnProgress = silent,
 ) -> Comparison:
     """Score two results on one data set and draw its videos anew, many times.
 
     Args:
         a, b: as `read_predictions` takes them.
-        boundaries: DAVIS's J and F too; None: where it does not take long.
+        davis: DAVIS's J and F too; None: where it does not take long.
 
     Raises: DataError; also if the two were made for different classes.
     """
@@ -70,51 +71,39 @@ def compare(
         read_predictions(file, dataset, key, on_progress=on_progress).above(config.conf)
         for file in (a, b)
     ]
-    _check_comparable(found[0], found[1])
     failed = {id_: why for one in found for id_, why in one.failed.items()}
     found = [replace(one, failed=failed) for one in found]  # both on the same videos
-    wanted = boundaries_wanted(dataset, config, boundaries)
-    results = [evaluate(dataset, one, boundaries=wanted, on_progress=on_progress) for one in found]
-    _check_same_categories(results[0], results[1], a, b)
+    results = [measure(dataset, one, config, davis=davis, on_progress=on_progress) for one in found]
+    _check_comparable(results[0], results[1])
     ids = results[0].scored.video_ids
     measure_a, measure_b = (_measure(result) for result in results)
     differences = paired_bootstrap(
         measure_a, measure_b, len(ids), samples=config.samples, seed=config.seed
     )
-    inputs = {
-        "A": inputs_of(dataset, key, found[0]),
-        "B": inputs_of(dataset, key, found[1]),
-    }
+    inputs = {"A": results[0].inputs(), "B": results[1].inputs()}
     return Comparison(tuple(differences), len(ids), config.samples, config.seed, inputs)
 
 
-def _check_comparable(a: Predictions, b: Predictions) -> None:
-    classes = [one.run.classes if one.run else () for one in (a, b)]
-    targets = [{match.category_ids for match in c if match.category_ids} for c in classes]
-    if targets[0] != targets[1]:
-        raise DataError(
-            f"{a.path} and {b.path}: made for different classes, so their numbers are of "
-            "different categories",
-            hint="compare runs of models with the same classes, or results files without run.json",
-        )
-
-
-def _check_same_categories(a: Evaluation, b: Evaluation, *paths: Path) -> None:
+def _check_comparable(a: Measured, b: Measured) -> None:
     """Raises: DataError, since means over other categories say nothing of each other."""
-    if a.scored.categories != b.scored.categories:
+    if (a.scored.categories, a.scored.merged) != (b.scored.categories, b.scored.merged):
         names = [", ".join(one.scored.categories.values()) for one in (a, b)]
         raise DataError(
-            f"{paths[0]} is scored on {names[0]}; {paths[1]} on {names[1]}",
+            f"{a.source.path} is scored on {names[0]}; {b.source.path} on {names[1]}"
+            + (", which stand for other categories" if names[0] == names[1] else ""),
             hint="compare two runs of models, or two results files without run.json",
         )
 
 
-def _measure(result: Evaluation) -> Measure:
+def _measure(result: Measured) -> Measure:
     """All numbers that can be drawn anew, in one."""
     ids = result.scored.video_ids
-    parts = [ap_measure(result.outcomes, result.scored.categories), hota_measure(result.hota, ids)]
-    if result.davis:
-        parts.append(davis_measure(result.davis, ids))
+    parts = [
+        ap_measure(result.outcomes, result.scored.categories),
+        hota_measure(result.hota_counts, ids),
+    ]
+    if result.objects:
+        parts.append(davis_measure(result.objects, ids))
 
     def measure(drawn: np.ndarray) -> dict[str, np.ndarray]:
         return {name: values for part in parts for name, values in part(drawn).items()}

@@ -1,10 +1,12 @@
-"""Where a model runs and with how many bits."""
+"""Where a model runs, with how many bits, and by which versions."""
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
 from typing import TypeVar
 
 import torch
@@ -83,3 +85,12 @@ def unless_out_of_memory(call: Callable[[], T]) -> T | None:
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     return None
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on, to be noted with it."""
+    return {
+        "vistool": version("vistool"),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }

@@ -103,12 +103,20 @@ class Processes:
     def end_on(self, error: VistoolError | None) -> None:
         """End all processes, as `together` does, if any of them has met an error."""
         met = [other for other in self.gather(error) if other is not None]
-        if met and self.is_first:
+        if not met:
+            return
+        self.part()
+        if self.is_first:
             raise met[0]
-        if met:
-            # All end, and have agreed to: left to Python's end, gloo's threads may abort it.
+        raise SystemExit(met[0].exit_code)
+
+    def part(self) -> None:
+        """Leave the others, after all have agreed to end with an error.
+
+        Without it, gloo's threads may abort a process that Python ends.
+        """
+        if self.count > 1:
             distributed.destroy_process_group()
-            raise SystemExit(met[0].exit_code)
 
     def mine(self, items: Sequence[T]) -> Sequence[T]:
         """This process's part of some work that can be divided."""

@@ -3,153 +3,231 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from vistool.config import EvalConfig
-from vistool.engine.predictions import Predictions, inputs_of, open_dataset, read_predictions
-from vistool.engine.scored_set import ScoredSet, scored_set
-from vistool.errors import DataError
-from vistool.evaluation.breakdown import Breakdown, BreakdownBuilder
+from vistool.engine.evaluation_files import REPORT, write_evaluation
+from vistool.engine.predictions import (
+    Predictions,
+    folder_of_run,
+    new_folder,
+    open_dataset,
+    read_predictions,
+    write_submission,
+)
+from vistool.engine.report_content import Measured
+from vistool.engine.scored_set import scored_set
+from vistool.errors import DataError, UsageError
+from vistool.evaluation.breakdown import BreakdownBuilder
 from vistool.evaluation.davis import DavisResult, davis_of_video
-from vistool.evaluation.diagnosis import Diagnosis, DiagnosisBuilder
-from vistool.evaluation.hota import HotaCounts, hota_of_video, hota_summary
-from vistool.evaluation.identity import IdentityCounts, identity_of_video
+from vistool.evaluation.diagnosis import DiagnosisBuilder
+from vistool.evaluation.hota import hota_of_video
+from vistool.evaluation.identity import identity_of_video
 from vistool.evaluation.overlaps import overlaps_of_videos
 from vistool.evaluation.tracking_measures import TrackingResult
-from vistool.evaluation.video_ap import APBuilder, VideoAP, VideoOutcome
+from vistool.evaluation.video_ap import APBuilder
+from vistool.formats.atomic import new_run_folder
 from vistool.formats.dataset import DataSet
 from vistool.progress import OnProgress, silent
 
-IDENTITY_NUMBERS = (
-    *("num_labelled", "num_predicted", "switches", "fragmentations"),
-    *("num_tracks", "mostly_tracked", "mostly_lost"),
-)
+if TYPE_CHECKING:
+    from vistool.models.weights import LoadedModel
+
+RUNS = Path("runs/eval")  # where runs of models and their numbers go
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """All that was measured."""
+class Evaluation(Measured):
+    """All that was measured; numbers are -1 where nothing is labelled to measure them by.
 
-    scored: ScoredSet
-    ap: VideoAP
-    outcomes: Sequence[VideoOutcome]  # behind AP, by rising video id
-    hota: TrackingResult[HotaCounts]
-    identity: TrackingResult[IdentityCounts]
-    davis: DavisResult | None  # None: not asked for
-    breakdown: Breakdown
-    diagnosis: Diagnosis
-    seconds: Mapping[str, float]  # by stage
+    `ytvis`, `hota`, `identity` and `davis` hold the overall numbers, `by_category()` one row for
+    every category, `as_json()` all that `vistool eval --json` prints. `failed` are the videos that
+    the model could not be run on, and `warnings` tells what is odd about the predictions.
+    """
 
-    def as_json(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """What `--json` prints; -1 where there is nothing labelled to measure by."""
-        return {
-            "ytvis": self.ap.summary(),
-            "hota": hota_summary(self.hota),
-            **({"davis": self.davis.summary()} if self.davis else {}),
-            "identity": self._identity(),
-            "categories": self.by_category(),
-            "breakdown": self.by_group(),
-            "errors": msgspec.to_builtins(self.diagnosis.breakdown),
-            "counts": self._counts(),
-            "labels": self._labels(),
-            "inputs": dict(inputs),
-            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
-            "versions": {"vistool": version("vistool")},
-        }
+    def report(self, folder: str | Path, *, exist_ok: bool = False) -> Path:
+        """Write what the command writes: metrics.json, tables, figures and report.html.
 
-    def by_category(self) -> list[dict[str, Any]]:
-        """One row a scored category."""
-        ap = self.ap.by_category()
-        hota = self.hota.by_category()
-        rows = []
-        for number, name in sorted(self.scored.categories.items()):
-            row: dict[str, Any] = {
-                "id": number,
-                "name": name,
-                "truth": _count(self.scored.truth, number),
-                "predictions": _count(self.scored.predictions, number),
-                **ap[number],
-            }
-            if number in hota and hota[number].num_labelled:
-                row |= {k: hota[number].summary()[k] for k in ("HOTA", "DetA", "AssA", "LocA")}
-            rows.append(row)
-        return rows
+        Args: exist_ok: write into a folder that is there already.
+        Returns: the path of report.html.
+        Raises: UsageError if the folder is there already; DataError if it is a file.
+        """
+        folder = Path(folder)
+        if folder.is_dir() and any(folder.iterdir()) and not exist_ok:
+            raise UsageError(
+                f"{folder}: is there already, and not empty",
+                hint="name another folder, or allow it with exist_ok=True",
+            )
+        write_evaluation(new_run_folder(folder.parent, folder.name, exist_ok=True), self)
+        return folder / REPORT
 
-    def by_group(self) -> dict[str, dict[str, dict[str, float]]]:
-        """AP by occlusion (where it is labelled), length and speed of the labelled tracks."""
-        kinds = {
-            "occlusion": self.breakdown.occlusion,
-            "length": self.breakdown.length,
-            "speed": self.breakdown.speed,
-        }
-        return {
-            kind: {group.name: {"truth": group.num_truth, **group.numbers} for group in groups}
-            for kind, groups in kinds.items()
-            if groups
-        }
-
-    def _identity(self) -> dict[str, float]:
-        total = self.identity.total()
-        numbers = {k: getattr(total, k) for k in IDENTITY_NUMBERS} if total else {}
-        return {**self.identity.class_averaged(), **numbers}
-
-    def _counts(self) -> dict[str, int]:
-        scored = self.scored
-        return {
-            "videos": len(scored.videos),
-            "frames": sum(video.length for video in scored.videos),
-            "categories": len(scored.categories),
-            "truth_tracks": scored.num_truth,
-            "crowds": sum(t.is_crowd for tracks in scored.truth.values() for t in tracks),
-            "predicted_tracks": scored.num_predictions,
-        }
-
-    def _labels(self) -> dict[str, Any]:
-        """What was merged or left out, and so is not in the numbers."""
-        scored = self.scored
-        return {
-            "merged_categories": scored.merged,
-            "unscored_categories": scored.unscored,
-            "partly_labelled_videos": scored.partly_labelled,
-            "unnamed_objects_ignored": sum(map(len, scored.unnamed.values())),
-            "predictions_not_judged": scored.unjudged,
-        }
-
-
-def _count(tracks: Mapping[int, Sequence[Any]], category: int) -> int:
-    ids = (
-        t["category_id"] if isinstance(t, dict) else t.category_id
-        for video in tracks.values()
-        for t in video
-    )
-    return sum(id_ == category for id_ in ids)
-
-
-def boundaries_wanted(dataset: DataSet, config: EvalConfig, asked: bool | None) -> bool:
-    """Whether to measure J and F: as asked, else where it does not take long."""
-    if asked is not None or dataset.class_agnostic:
-        return asked is not False
-    masks = sum(mask is not None for track in dataset.tracks for mask in track.segmentations)
-    return masks <= config.davis_masks
+    def __repr__(self) -> str:
+        videos = f"{len(self.scored.videos)} videos, {self.scored.num_predictions} tracks"
+        return f"<Evaluation: {videos}, AP {self.ytvis.AP:.3f}, HOTA {self.hota.HOTA:.3f}>"
 
 
 def evaluate(
+    dataset: str | Path,
+    predictions: str | Path | None = None,
+    *,
+    model: str | Path | LoadedModel | None = None,
+    frames: str | Path | None = None,
+    conf: float = EvalConfig().conf,
+    davis: bool | None = None,
+    output: str | Path = RUNS,
+    on_progress: OnProgress = silent,
+) -> Evaluation:
+    """Score saved predictions, or run a model and score what it predicts, as `vistool eval` does.
+
+    >>> import json, tempfile, vistool
+    >>> temporary = tempfile.TemporaryDirectory()
+    >>> folder = Path(temporary.name)
+    >>> mask = {"size": [4, 4], "counts": "0`0"}
+    >>> track = {"video_id": 1, "category_id": 1, "segmentations": [mask]}
+    >>> labelled = {
+    ...     "videos": [{"id": 1, "width": 4, "height": 4, "length": 1}],
+    ...     "categories": [{"id": 1, "name": "cat"}],
+    ...     "annotations": [{"id": 1, **track}],
+    ... }
+    >>> _ = (folder / "valid.json").write_text(json.dumps(labelled))
+    >>> _ = (folder / "results.json").write_text(json.dumps([{**track, "score": 0.9}]))
+    >>> scores = vistool.evaluate(folder / "valid.json", predictions=folder / "results.json")
+    >>> scores.ytvis.AP, scores.hota.HOTA, scores.identity.switches
+    (1.0, 1.0, 0)
+    >>> temporary.cleanup()
+
+    Args:
+        dataset: a YouTube-VIS or COCO file, or a folder: of one of these, of DAVIS or of MOTS.
+        predictions: a results file, a zip of one, a run's folder, or a folder of DAVIS or MOTS.
+        model: the name of released weights, a weight file or a loaded model, to run first.
+        frames: the folder that file names are relative to; None: the one they are found in.
+        conf: tracks that score less are left out.
+        davis: measure DAVIS's J and F; None: on DAVIS, and where it does not take long.
+        output: below it, a model's run is saved; the same call again goes on where it stopped.
+
+    Raises: DataError that lists all that is wrong with the predictions; UsageError unless either
+        predictions or a model are given.
+    """
+    if (predictions is None) == (model is None):
+        raise UsageError("evaluate needs either predictions or a model")
+    job = EvalJob(
+        dataset=Path(dataset),
+        predictions=None if predictions is None else Path(predictions),
+        model=str(model) if isinstance(model, Path) else model,
+        frames=None if frames is None else Path(frames),
+        config=EvalConfig(conf=conf),
+        davis=davis,
+        output=Path(output),
+        write=False,
+    )
+    result = job.run(on_progress).evaluation
+    if result is None:
+        raise UsageError(
+            "only the first process of torchrun has the numbers", hint="use `vistool eval` there"
+        )
+    return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a job has left."""
+
+    evaluation: Evaluation | None = None  # None: no labels, or another process of torchrun has it
+    folder: Path | None = None  # with the numbers
+    submission: Path | None = None
+    failed: tuple[str, ...] = ()  # videos that could not be run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalJob:
+    """What to score, and what to write of it: `vistool eval` as a whole."""
+
+    dataset: Path
+    predictions: Path | None = None  # either these or a model
+    model: str | LoadedModel | None = None
+    frames: Path | None = None
+    config: EvalConfig
+    davis: bool | None = None  # None: where it does not take long
+    output: Path = RUNS
+    write: bool = True  # the numbers, into a folder below `output`
+    report: bool = True  # with page, figures and tables of errors
+    submission: Path | None = None  # a zip for a server; not written if a video failed
+    exist_ok: bool = False  # write the numbers of saved predictions into a folder that is there
+
+    def run(
+        self,
+        on_progress: OnProgress = silent,
+        on_message: Callable[[str], None] = lambda text: None,
+    ) -> Outcome:
+        """Make or read predictions, score them and write what is wanted.
+
+        Args: on_message: told warnings, and what went wrong with single videos.
+        Raises: DataError, UsageError, WeightsError.
+        """
+        saved = [self.predictions] if self.predictions else []
+        dataset, key = open_dataset(self.dataset, *saved, frames=self.frames)
+        found = self._predictions(dataset, key, on_progress)
+        if found is None:
+            return Outcome()
+        failed = tuple(video.name for video in dataset.videos if video.id in found.failed)
+        for name, why in zip(failed, found.failed.values(), strict=True) if self.model else ():
+            on_message(f"error: {name}: {why}")
+        for warning in found.warnings:
+            on_message(f"warning: {warning}")
+        if self.submission:
+            if failed:
+                return Outcome(failed=failed)
+            write_submission(self.submission, found)
+            if not dataset.tracks:
+                return Outcome(submission=self.submission)
+        result = measure(dataset, found, self.config, davis=self.davis, on_progress=on_progress)
+        folder = self._write(result) if self.write else None
+        return Outcome(evaluation=result, folder=folder, submission=self.submission, failed=failed)
+
+    def _predictions(
+        self, dataset: DataSet, key: str, on_progress: OnProgress
+    ) -> Predictions | None:
+        conf = self.config.conf
+        if self.predictions:
+            found = read_predictions(self.predictions, dataset, key, on_progress=on_progress)
+            return found.above(conf)
+        from vistool.engine.predict_dataset import predict_dataset  # torch loads here
+
+        assert self.model is not None
+        made = predict_dataset(
+            dataset,
+            key,
+            self.model,
+            self.output,
+            self.config.predict,
+            workers=self.config.workers,
+            on_progress=on_progress,
+        )
+        return made.above(conf) if made else None
+
+    def _write(self, result: Evaluation) -> Path:
+        if self.model:
+            folder = folder_of_run(result.source)
+        else:
+            folder = new_folder(result.source, result.dataset, self.output, exist_ok=self.exist_ok)
+        write_evaluation(folder, result, report=self.report)
+        return folder
+
+
+def measure(
     dataset: DataSet,
     predictions: Predictions,
+    config: EvalConfig,
     *,
-    boundaries: bool = True,
+    davis: bool | None = None,
     on_progress: OnProgress = silent,
 ) -> Evaluation:
     """Measure all there is to measure.
 
-    Args: boundaries: DAVIS's J and F too; F decodes masks, which takes longer than all the rest.
+    Args: davis: J and F too, which takes longer than all the rest; None: where it does not.
     Raises: DataError if nothing is labelled.
     """
     if not dataset.tracks:
@@ -165,6 +243,7 @@ def evaluate(
             classes=predictions.run.classes if predictions.run else (),
             without=frozenset(predictions.failed),
         )
+    boundaries = _boundaries_wanted(dataset, config, davis)
     ap, groups = APBuilder(scored.categories), BreakdownBuilder(scored.categories)
     reasons = DiagnosisBuilder(scored.categories)
     hota, identity, followed = [], [], []
@@ -194,30 +273,26 @@ def evaluate(
     with clock.stage("diagnosis"):
         diagnosis = reasons.diagnosis()
     return Evaluation(
+        dataset=dataset,
+        source=predictions,
         scored=scored,
         ap=result,
-        outcomes=[outcome for _, outcome in ap.outcomes()],
-        hota=TrackingResult(tuple(hota)),
-        identity=TrackingResult(tuple(identity)),
-        davis=DavisResult(tuple(followed)) if boundaries else None,
+        outcomes=ap.outcomes(),
+        hota_counts=TrackingResult(tuple(hota)),
+        identity_counts=TrackingResult(tuple(identity)),
+        objects=DavisResult(tuple(followed)) if boundaries else None,
         breakdown=breakdown,
         diagnosis=diagnosis,
         seconds=clock.total(),
     )
 
 
-def evaluate_results(
-    dataset: Path | str, predictions: Path | str, *, conf: float = 0.0
-) -> dict[str, Any]:
-    """What `vistool eval DATASET --predictions PREDICTIONS --json` prints.
-
-    Args: conf: tracks with a lower score are left out.
-    Raises: DataError that lists all that is wrong.
-    """
-    labelled, key = open_dataset(Path(dataset), Path(predictions))
-    found = read_predictions(Path(predictions), labelled, key).above(conf)
-    boundaries = boundaries_wanted(labelled, EvalConfig(), None)
-    return evaluate(labelled, found, boundaries=boundaries).as_json(inputs_of(labelled, key, found))
+def _boundaries_wanted(dataset: DataSet, config: EvalConfig, asked: bool | None) -> bool:
+    """Whether to measure J and F: as asked, else on DAVIS and where it does not take long."""
+    if asked is not None or dataset.class_agnostic:
+        return asked is not False
+    masks = sum(mask is not None for track in dataset.tracks for mask in track.segmentations)
+    return masks <= config.davis_masks
 
 
 class _Clock:

@@ -1,16 +1,31 @@
-"""Fine-tuning: the settings of a training that has nothing but a data set and weights."""
+"""A new training and its settings: from a configuration, or from a data set and weights alone."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from vistool.config import IFCConfig, ModelConfig, SourceConfig, ValidationConfig
-from vistool.errors import DataError
+from vistool.config import (
+    IFCConfig,
+    ModelConfig,
+    SourceConfig,
+    TrainConfig,
+    ValidationConfig,
+    changed,
+    from_mapping,
+    load_toml,
+)
+from vistool.engine.distributed import joined
+from vistool.engine.train import StepCallback
+from vistool.engine.train import train as run_training
+from vistool.errors import DataError, UsageError
+from vistool.formats.atomic import new_run_folder
 from vistool.formats.dataset import DataSet
 from vistool.formats.detect import read_dataset
 from vistool.models.weights import find_weights, read_header
@@ -19,10 +34,109 @@ from vistool.structures import Size
 
 DEFAULT_INIT = "ifc-lite"
 STEPS = 600
+VALIDATIONS = 5
 SIDE_MULTIPLE = 32  # of the canvas: the deepest stride of every backbone
 VIEW = 0.75  # of a picture's height and width that a clip shows at the size of `predict`
 CLIP_LENGTH = 2  # where a model takes any: the least that shows it motion
 OF_CLASSES = {"class_names", "category_ids"}
+
+
+def train(
+    source: str | Path,
+    *,
+    init: str | Path | None = None,
+    validation: str | Path | None = None,
+    frames: str | Path | None = None,
+    data: str | Path | None = None,
+    output: str | Path | None = None,
+    on_step: StepCallback = lambda step, steps, line: None,
+    **settings: Any,
+) -> Path:
+    """Train a model, as `vistool train` does; returns the file of its weights.
+
+    >>> weights = vistool.train(
+    ...     "own/train.json", init="ifc-lite", validation="own/valid.json", steps=2000
+    ... )  # doctest: +SKIP
+    >>> vistool.load_model(weights)  # doctest: +SKIP
+
+    A training that was cut short goes on with `vistool train --resume RUN`.
+
+    Args:
+        source, init, validation, frames, data: as in `training_settings`.
+        output: the run folder; None: runs/train/NAME, as the source is called.
+        on_step: told after every step its number, how many there are, and the loss terms.
+        settings: of `TrainConfig`, by name: steps=2000, canvases=[(192, 256)]; one of a table as
+            `**{"augment.colour": 0.2}`.
+
+    Raises: as `vistool.engine.train.train`; UsageError for an output folder with something in it.
+    """
+    config = training_settings(
+        source, init=init, validation=validation, frames=frames, data=data, changes=settings
+    )
+    with joined(config.device) as processes:
+        folder = processes.agree(lambda: training_folder(output, source))
+        return run_training(config, folder, processes=processes, on_step=on_step)
+
+
+def training_settings(
+    source: str | Path,
+    *,
+    init: str | Path | None = None,
+    validation: str | Path | None = None,
+    frames: str | Path | None = None,
+    data: str | Path | None = None,
+    changes: Mapping[str, Any],
+) -> TrainConfig:
+    """The settings of a new training.
+
+    Args:
+        source: a data set, whose categories the model learns (`fine_tuning`), or a configuration
+            (.toml).
+        init: name or file of the weights to start from; None: ifc-lite for a data set, and what it
+            says for a configuration.
+        validation: with a data set: one of the same categories, scored five times on the way.
+        frames: with a data set: folder of both sets' file names; None: found.
+        data: with a configuration: the folder that its paths are relative to.
+        changes: other settings, as `changed` takes them.
+
+    Raises: UsageError for settings that do not exist, or not together; DataError, WeightsError.
+    """
+    source = Path(source)
+    if source.suffix == ".toml":
+        for name, value in {"validation": validation, "frames": frames}.items():
+            if value is not None:
+                raise UsageError(
+                    f"{source}: {name} goes with a data set, not with a configuration",
+                    hint="name it there: [validation] annotations, or frames of [[sources]]",
+                )
+        given = {"init": init, "data": data}
+        values = changed(load_toml(source), {k: str(v) for k, v in given.items() if v is not None})
+        return from_mapping(changed(values, changes), TrainConfig, where=str(source))
+    if data is not None:
+        raise UsageError(
+            f"{source}: data goes with a configuration, not with a data set",
+            hint="where its frames are not found by themselves, name their folder: frames",
+        )
+    paths = (None if path is None else Path(path) for path in (validation, frames))
+    values = changed(fine_tuning(source, str(init or DEFAULT_INIT), *paths), changes)
+    config: TrainConfig = from_mapping(values, TrainConfig, where=str(source))
+    if config.validation is None or "validation.every" in changes:
+        return config
+    every = max(1, config.steps // VALIDATIONS)
+    return replace(config, validation=replace(config.validation, every=every))
+
+
+def training_folder(output: str | Path | None, source: str | Path) -> Path:
+    """The folder of a new run. Raises: UsageError for one with something in it."""
+    if output is None:
+        return new_run_folder(Path("runs/train"), Path(source).resolve().stem, exist_ok=False)
+    output = Path(output)
+    if output.is_dir() and any(output.iterdir()):
+        raise UsageError(
+            f"{output}: has something in it already",
+            hint=f"to go on with a run: vistool train --resume {output}; else choose another -o",
+        )
+    return output
 
 
 def fine_tuning(
@@ -35,11 +149,7 @@ def fine_tuning(
     differs from `TrainConfig`'s defaults suits a model that knows how to look and has to learn
     what for: a few hundred steps of small batches.
 
-    Args:
-        init: name or path of a weight file.
-        validation: a set of the same categories, scored five times on the way.
-        frames: folder of both sets' file names; None: found.
-
+    Args: as in `training_settings`.
     Raises: DataError if the set cannot be read or has no category, WeightsError.
     """
     header = read_header(find_weights(init))
@@ -71,7 +181,7 @@ def fine_tuning(
     }
     if validation is not None:
         relative = _relative(validation, folder)
-        plan = ValidationConfig(annotations=relative, frames=below, every=STEPS // 5)
+        plan = ValidationConfig(annotations=relative, frames=below)
         values["validation"] = msgspec.to_builtins(plan)
     return values
 

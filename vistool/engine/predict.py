@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Unpack
 
-import msgspec
 import numpy as np
 
 from vistool.config import PredictConfig, PredictOptions, from_mapping
-from vistool.engine.device import choose_device
-from vistool.engine.distributed import Processes
 from vistool.engine.predict_job import PredictJob
 from vistool.engine.predict_record import VideoRecord
 from vistool.engine.segment import SegmentedFrame, Segmenter
@@ -24,14 +20,14 @@ from vistool.engine.tracked_video import TrackedFrame, TrackedVideo
 from vistool.engine.writers import (
     OUTPUTS,
     may_be_whole,
-    refuse_to_replace,
     save_results,
     write_outputs,
 )
-from vistool.errors import PartialFailureError, UsageError, VistoolError, WeightsError
-from vistool.formats.results import SegmentationSpool, new_run_folder
+from vistool.errors import UsageError, VistoolError
+from vistool.formats.atomic import new_run_folder
 from vistool.formats.rle import encode_mask
-from vistool.formats.video import VideoReader, open_arrays, open_video, source_name
+from vistool.formats.spool import SegmentationSpool
+from vistool.formats.video import VideoReader, open_arrays, open_video
 from vistool.models.weights import LoadedModel, find_weights, load_model
 from vistool.progress import OnProgress, silent
 from vistool.structures import FrameTracks, Instance, VideoFrame
@@ -121,34 +117,6 @@ def _opened(
     return open_video(Path(source))
 
 
-def stream_videos(
-    model: LoadedModel | str,
-    sources: Sequence[Path],
-    config: PredictConfig,
-    *,
-    on_frame: Callable[[Path, TrackedFrame], None],
-    on_warning: Callable[[str], None],
-    on_failure: Callable[[Path, VistoolError], None],
-) -> None:
-    """Segment several sources, one after the other; hands on every frame as soon as it is final.
-
-    Raises: as `predict_videos`.
-    """
-    job = PredictJob(model, config)
-    failed: list[Path] = []
-    for source in sources:
-        with _or_note(source, len(sources), failed, on_failure):
-            with (
-                open_video(source) as reader,
-                contextlib.closing(iterate(job, reader, job.segmenter())) as frames,
-            ):
-                for frame in frames:
-                    on_frame(source, frame)
-            for warning in reader.warnings:
-                on_warning(warning)
-    _raise_if_any(failed, len(sources))
-
-
 def iterate(
     job: PredictJob, reader: VideoReader, segmenter: Segmenter
 ) -> Generator[TrackedFrame, None, None]:
@@ -201,90 +169,6 @@ def _instances(
             id_ = ids.setdefault(number, len(ids) + 1)
             found.append(Instance(replace(likely[number], id=id_), encode_mask(mask)))
     return sorted(found, key=lambda instance: instance.track.id)
-
-
-@contextlib.contextmanager
-def _or_note(
-    source: Path,
-    total: int,
-    failed: list[Path],
-    on_failure: Callable[[Path, VistoolError], None] | None,
-) -> Iterator[None]:
-    """Let one of several sources fail without the others; what concerns all of them is raised."""
-    try:
-        yield
-    except (UsageError, WeightsError, BrokenPipeError):
-        raise
-    except (VistoolError, OSError) as error:
-        if total == 1:
-            raise
-        failed.append(source)
-        if on_failure:
-            failure = VistoolError.of_system(error) if isinstance(error, OSError) else error
-            on_failure(source, failure)
-
-
-def _raise_if_any(failed: Sequence[Path], total: int) -> None:
-    if failed:
-        raise PartialFailureError(
-            f"{len(failed)} of {total} sources failed: {', '.join(map(str, failed))}"
-        )
-
-
-def predict_videos(
-    model: LoadedModel | str,
-    sources: Sequence[Path],
-    parent: Path,
-    config: PredictConfig,
-    *,
-    exist_ok: bool = False,
-    processes: Processes | None = None,
-    on_progress: OnProgress = silent,
-    on_done: Callable[[TrackedVideo, Path], None] | None = None,
-    on_failure: Callable[[Path, VistoolError], None] | None = None,
-) -> list[Path]:
-    """Predict several sources, each into a folder below `parent` that is named after it.
-
-    Args:
-        exist_ok: write into a folder that is there already; else its name gets "-2", "-3"...
-            Either way, every source has its own.
-        processes: that share the sources, each calling this with all of them.
-        on_done, on_failure: called after each source, in the process that had it; the former with
-            the video and its folder.
-
-    Returns: the folders of this process.
-    Raises: the error of a single source; PartialFailureError if some of several failed; and at
-        once what concerns all of them (UsageError, WeightsError).
-    """
-    names = [source_name(source) for source in sources]
-    if exist_ok:
-        names = _numbered(names)
-        refuse_to_replace(sources, [parent / name for name in names])
-    processes = processes or Processes(choose_device(config.device))
-    job = PredictJob(model, msgspec.structs.replace(config, device=str(processes.device)))
-    folders: list[Path] = []
-    failed: list[Path] = []
-    for number in processes.mine(range(len(sources))):
-        source = sources[number]
-        with _or_note(source, len(sources), failed, on_failure):
-            with open_video(source) as reader:
-                folder = new_run_folder(parent, names[number], exist_ok=exist_ok)
-                video = predict_opened(job, reader, folder, on_progress)
-            folders.append(folder)
-            if on_done:
-                on_done(video, folder)
-    # Not before all are done: whoever started the processes ends them when one fails.
-    _raise_if_any([source for some in processes.gather(failed) for source in some], len(sources))
-    return folders
-
-
-def _numbered(names: Iterable[str]) -> list[str]:
-    """The names, with "-2", "-3"... where one is there already."""
-    taken: dict[str, None] = {}
-    for name in names:
-        others = (f"{name}-{number}" for number in itertools.count(2))
-        taken[next(free for free in itertools.chain([name], others) if free not in taken)] = None
-    return list(taken)
 
 
 def predict_opened(

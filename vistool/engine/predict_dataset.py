@@ -23,22 +23,24 @@ import msgspec
 import torch
 
 from vistool.config import PredictConfig, to_json
-from vistool.engine.class_matching import matched_classes
 from vistool.engine.distributed import joined
 from vistool.engine.predict import predict_opened
 from vistool.engine.predict_job import PredictJob
-from vistool.engine.run_record import (
+from vistool.engine.predictions import (
     FAILURE,
-    PredictedSet,
+    Predictions,
     Run,
     noted_failures,
     run_folder,
     video_folder,
 )
+from vistool.engine.scored_set import matched_classes
 from vistool.errors import DataError, UsageError, VistoolError, WeightsError
 from vistool.formats.atomic import atomic_path
 from vistool.formats.dataset import AnnotatedVideo, DataSet, frame_file
+from vistool.formats.problems import SHOWN, refuse_all
 from vistool.formats.results import META, RESULTS, iterate_results, read_meta, write_results
+from vistool.formats.results_check import check_results
 from vistool.formats.video import open_frames
 from vistool.models.weights import LoadedModel, load_model
 from vistool.progress import OnProgress, silent
@@ -48,22 +50,21 @@ from vistool.structures import TrackSegmentation
 def predict_dataset(
     dataset: DataSet,
     data_key: str,
-    model: str,
+    model: str | LoadedModel,
     parent: Path,
     config: PredictConfig,
     *,
     workers: int = 1,
     on_progress: OnProgress = silent,
-    on_failure: Callable[[str, str], None] | None = None,
-) -> PredictedSet | None:
+) -> Predictions | None:
     """Run a model over the videos that have no complete result yet; write all into results.json.
 
     Under `torchrun`, every process takes its share of the videos.
 
     Args:
         data_key: tells one state of the data set from another.
+        model: a name, a weight file, or one that is loaded already.
         workers: processes on this machine, each with the model in its memory.
-        on_failure: told the name of a video that could not be run, and why.
 
     Returns: None in all processes under `torchrun` but the first.
     Raises: UsageError, WeightsError, DataError if the data set names no frames.
@@ -73,7 +74,7 @@ def predict_dataset(
             f"{dataset.path}: does not say where the frames of its videos are",
             hint="score saved results with --predictions instead",
         )
-    loaded = load_model(model)
+    loaded = model if isinstance(model, LoadedModel) else load_model(model)
     run = _run(dataset, data_key, loaded, config)
     with joined(config.device) as processes:
         stem = f"{_stem(dataset)}-{run.model}"
@@ -87,7 +88,7 @@ def predict_dataset(
         on_device = msgspec.structs.replace(config, device=str(processes.device))
         _run_videos(
             loaded if workers == 1 else None,
-            _Task(model, on_device, run.multi_class, folder, dataset.frames),
+            _Task(str(loaded.header.path), on_device, run.multi_class, folder, dataset.frames),
             mine,
             workers=workers,
             progress=_Frames(dataset.videos, mine, on_progress),
@@ -96,20 +97,25 @@ def predict_dataset(
         if not processes.is_first:
             return None
     failed = _failures(folder, dataset.videos)
-    for video in dataset.videos:
-        if video.id in failed and on_failure:
-            on_failure(video.name, failed[video.id])
     done = [video for video in dataset.videos if video.id not in failed]
     if not done:
-        first = dataset.videos[0]
+        reasons = [f"{video.name}: {failed[video.id]}" for video in dataset.videos[:SHOWN]]
         raise DataError(
-            f"none of the {len(failed)} videos could be run; {first.name}: {failed[first.id]}",
+            "\n".join([f"none of the {len(failed)} videos could be run", *reasons]),
             hint="where the frames lie elsewhere, name their folder: --frames",
         )
     targets = {c.id: c.target for c in run.classes if c.category_ids}
-    left_out = _LeftOut()
+    left_out: list[int] = []
     write_results(folder / RESULTS, _joined(folder, done, targets, left_out))
-    return PredictedSet(folder, folder / RESULTS, run, failed, left_out.count)
+    checked = check_results(folder / RESULTS, dataset)
+    refuse_all(checked.problems)
+    without = [match.name for match in run.classes if not match.category_ids]
+    warning = (
+        f"the data set has no category for the model's {', '.join(without)}: "
+        f"{len(left_out)} predictions left out"
+    )
+    warnings = (warning,) if without else ()
+    return Predictions(folder / RESULTS, data_key, checked.results, run, warnings, failed)
 
 
 # --- the run folder -------------------------------------------------------------------------------
@@ -148,20 +154,18 @@ def _failures(folder: Path, videos: Iterable[AnnotatedVideo]) -> dict[int, str]:
     return dict.fromkeys(undone, "was not run") | noted_failures(folder, undone)
 
 
-@dataclass(slots=True)
-class _LeftOut:
-    count: int = 0
-
-
 def _joined(
-    folder: Path, videos: Iterable[AnnotatedVideo], targets: Mapping[int, int], left_out: _LeftOut
+    folder: Path, videos: Iterable[AnnotatedVideo], targets: Mapping[int, int], left_out: list[int]
 ) -> Iterator[TrackSegmentation]:
-    """The results of all videos, with the data set's ids; a repetition is written once."""
+    """The results of all videos, with the data set's ids; a repetition is written once.
+
+    Args: targets: the category of each class; left_out: takes the classes of results without one.
+    """
     for video in videos:
         seen: set[int] = set()
         for result in iterate_results(video_folder(folder, video.id) / RESULTS):
             if result["category_id"] not in targets:
-                left_out.count += 1
+                left_out.append(result["category_id"])
                 continue
             result["video_id"] = video.id
             result["category_id"] = targets[result["category_id"]]

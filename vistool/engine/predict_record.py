@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 from array import array
 from collections import defaultdict
 from dataclasses import replace
-from importlib.metadata import version
 
 import msgspec
-import torch
 
 from vistool.config import PredictConfig
+from vistool.engine.device import versions
 from vistool.engine.predict_job import PredictJob
 from vistool.engine.segment import SegmentedFrame
 from vistool.engine.tracked_video import TrackedVideo
-from vistool.formats.results import Category, SegmentationSpool, VideoMeta, path_as_text
+from vistool.formats.atomic import path_as_text
+from vistool.formats.results import Category, VideoMeta
 from vistool.formats.rle import encode_mask
+from vistool.formats.spool import SegmentationSpool
 from vistool.formats.video import VideoReader
 from vistool.progress import OnProgress
 from vistool.structures import Track
@@ -124,11 +124,7 @@ class VideoRecord:
                 "sha256": self._job.loaded.sha256,
             },
             settings={**msgspec.to_builtins(config), **used},
-            versions={
-                "vistool": version("vistool"),
-                "torch": str(torch.__version__),
-                "python": platform.python_version(),
-            },
+            versions=versions(),
         )
 
 

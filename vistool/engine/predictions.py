@@ -1,21 +1,63 @@
-"""What is scored: a data set, and predictions on it that a file holds or a model has just made."""
+"""Predictions on a data set: where they come from, read and checked, and packed for a server."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vistool.engine.run_record import PredictedSet, Run, file_key, noted_failures, read_run
+import msgspec
+
+from vistool.errors import UsageError
+from vistool.formats.atomic import (
+    atomic_path,
+    encode_json,
+    new_run_folder,
+    numbered,
+    read_json,
+    sha256_of,
+)
 from vistool.formats.dataset import DataSet
 from vistool.formats.detect import read_dataset
+from vistool.formats.names import as_file_name
 from vistool.formats.predicted_masks import read_predicted_masks, with_predicted_lengths
 from vistool.formats.problems import refuse_all
-from vistool.formats.results import RESULTS, new_run_folder
+from vistool.formats.results import RESULTS, write_results
 from vistool.formats.results_check import check_results
 from vistool.progress import OnProgress, silent
 from vistool.structures import TrackSegmentation
+
+RUN = "run.json"
+VIDEOS, FAILURE = "videos", "error.txt"  # in a run folder; of a video
+SUBMISSION = ".zip"
+
+
+class MatchedClass(msgspec.Struct, frozen=True):
+    """A class of a model and the categories of a data set that it stands for."""
+
+    name: str
+    id: int  # in the model's own results
+    category_ids: tuple[int, ...]  # rising; empty: the data set has none of them
+
+    @property
+    def target(self) -> int:
+        """The category under which predictions of the class are written."""
+        return self.category_ids[0]
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """run.json: what a folder of predictions was made of; another run gets another folder."""
+
+    data: str  # SHA-256 of the annotation file; of a folder, its path
+    model: str  # name
+    sha256: str  # of the weight file
+    settings: dict[str, Any]
+    multi_class: bool
+    classes: tuple[MatchedClass, ...]
+    version: str = ""  # of vistool: another one may predict otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +65,7 @@ class Predictions:
     """Checked predictions and where they come from."""
 
     path: Path
+    data: str  # the state of the data set that they were checked against, as in `Run`
     results: Sequence[TrackSegmentation]
     run: Run | None = None  # what made them, where that is known
     warnings: tuple[str, ...] = ()
@@ -35,6 +78,26 @@ class Predictions:
             return self
         return replace(self, results=[r for r in self.results if r["score"] >= conf], conf=conf)
 
+    def source(self) -> dict[str, Any]:
+        """Where they come from, with checksums, so that numbers can be traced."""
+        source: dict[str, Any] = {
+            "predictions": {
+                "path": str(self.path),
+                "sha256": _file_key(self.path),
+                "conf": self.conf,
+            }
+        }
+        if self.run:
+            source["model"] = {
+                "name": self.run.model,
+                "sha256": self.run.sha256,
+                "settings": self.run.settings,
+                "multi_class": self.run.multi_class,
+            }
+        if self.failed:
+            source["failed_videos"] = {str(id_): why for id_, why in self.failed.items()}
+        return source
+
 
 def open_dataset(path: Path, *predictions: Path, frames: Path | None = None) -> tuple[DataSet, str]:
     """A data set with its labels, and a key that tells this state of it from another.
@@ -46,7 +109,7 @@ def open_dataset(path: Path, *predictions: Path, frames: Path | None = None) -> 
     Raises: DataError.
     """
     dataset = read_dataset(path, frames=frames)
-    key = file_key(dataset.path)
+    key = _file_key(dataset.path)
     for file in predictions:
         dataset = with_predicted_lengths(dataset, file)
     return dataset, key
@@ -66,57 +129,39 @@ def read_predictions(
     if path.is_dir() and not (path / RESULTS).is_file():
         masks = read_predicted_masks(path, dataset, on_progress=on_progress)
         refuse_all(masks.problems)
-        return Predictions(path, masks.results, None, tuple(map(str, masks.problems)))
+        return Predictions(path, data_key, masks.results, None, tuple(map(str, masks.problems)))
     file = path / RESULTS if path.is_dir() else path
     checked = check_results(file, dataset, on_progress=on_progress)
     refuse_all(checked.problems)
     warnings = [str(problem) for problem in checked.problems]
-    run = read_run(file.parent) if file.name == RESULTS else None
+    run = _read_run(file.parent) if file.name == RESULTS else None
     if run is not None and run.data != data_key:
         warnings.append(f"{file}: made on another state of the data set; categories as they are")
         run = None
     failed = noted_failures(file.parent, (video.id for video in dataset.videos)) if run else {}
-    return Predictions(file, checked.results, run, tuple(warnings), failed)
+    return Predictions(file, data_key, checked.results, run, tuple(warnings), failed)
 
 
-def predictions_of_run(done: PredictedSet, dataset: DataSet) -> Predictions:
-    """What a model has just left on disk, as `read_predictions` gives it."""
-    checked = check_results(done.results, dataset)
-    refuse_all(checked.problems)
-    notes = tuple(_class_notes(done))
-    return Predictions(done.results, checked.results, done.run, notes, done.failed)
+def write_submission(path: Path, predictions: Predictions) -> None:
+    """Write a zip with results.json at its top; the predictions have been checked already.
+
+    Raises: UsageError if it is no .zip.
+    """
+    if path.suffix.lower() != SUBMISSION:
+        raise UsageError(f"{path}: servers take a {SUBMISSION}")
+    results = path.with_name(f".{path.stem}-{RESULTS}")
+    try:
+        write_results(results, predictions.results)
+        with (
+            atomic_path(path) as temporary,
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
+        ):
+            archive.write(results, RESULTS)
+    finally:
+        results.unlink(missing_ok=True)
 
 
-def _class_notes(done: PredictedSet) -> Iterator[str]:
-    without = [match.name for match in done.run.classes if not match.category_ids]
-    if without:
-        yield (
-            f"the data set has no category for the model's {', '.join(without)}: "
-            f"{done.left_out} predictions left out"
-        )
-
-
-def inputs_of(dataset: DataSet, data_key: str, predictions: Predictions) -> dict[str, Any]:
-    """What was scored, with checksums, so that numbers can be traced."""
-    inputs: dict[str, Any] = {
-        "dataset": {"path": str(dataset.path), "sha256": data_key},
-        "predictions": {
-            "path": str(predictions.path),
-            "sha256": file_key(predictions.path),
-            "conf": predictions.conf,
-        },
-    }
-    if predictions.run:
-        run = predictions.run
-        inputs["model"] = {
-            "name": run.model,
-            "sha256": run.sha256,
-            "settings": run.settings,
-            "multi_class": run.multi_class,
-        }
-    if predictions.failed:
-        inputs["failed_videos"] = {str(id_): why for id_, why in predictions.failed.items()}
-    return inputs
+# --- folders --------------------------------------------------------------------------------------
 
 
 def folder_of_run(predictions: Predictions) -> Path:
@@ -133,3 +178,39 @@ def new_folder(
     if stem == Path(RESULTS).stem:  # all of them are called so
         stem = predictions.path.resolve().parent.name
     return new_run_folder(parent, f"{dataset.path.stem}-{stem}", exist_ok=exist_ok)
+
+
+def run_folder(parent: Path, stem: str, run: Run) -> Path:
+    """The folder that holds this run already, or the first free one of stem, stem-2..."""
+    for name in numbered(as_file_name(stem)):
+        folder = parent / name
+        if folder.is_dir() and _read_run(folder) == run:
+            return folder
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            with atomic_path(folder / RUN) as temporary:
+                temporary.write_bytes(encode_json(run, indented=True) + b"\n")
+            return folder
+    raise AssertionError("unreachable")
+
+
+def video_folder(folder: Path, video_id: int) -> Path:
+    """Where a run keeps what `predict` leaves of one video."""
+    return folder / VIDEOS / str(video_id)
+
+
+def noted_failures(folder: Path, video_ids: Iterable[int]) -> dict[int, str]:
+    """The videos that could not be run, with the reason."""
+    notes = {id_: video_folder(folder, id_) / FAILURE for id_ in video_ids}
+    return {id_: note.read_text().strip() for id_, note in notes.items() if note.exists()}
+
+
+def _read_run(folder: Path) -> Run | None:
+    """What a folder of predictions was made of; None if it is none. Raises: DataError."""
+    path = folder / RUN
+    return read_json(path, Run) if path.exists() else None
+
+
+def _file_key(path: Path) -> str:
+    """SHA-256 of a file; of a folder, its path."""
+    return sha256_of(path) if path.is_file() else str(path.resolve())

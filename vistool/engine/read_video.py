@@ -13,20 +13,20 @@ import msgspec
 
 from vistool.engine.tracked_video import TrackedVideo
 from vistool.errors import DataError, UsageError
+from vistool.formats.atomic import path_as_text
 from vistool.formats.dataset import DataSet
 from vistool.formats.detect import read_dataset
 from vistool.formats.results import (
     META,
     RESULTS,
     Category,
-    SegmentationSpool,
     VideoMeta,
     iterate_results,
-    path_as_text,
     read_meta_and_ids,
     video_ids,
 )
 from vistool.formats.rle import area
+from vistool.formats.spool import SegmentationSpool
 from vistool.formats.video import VideoReader, open_video
 from vistool.structures import RLE, Track
 

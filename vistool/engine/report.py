@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
+from vistool.engine.predictions import Predictions
 from vistool.engine.report_charts import charts_of, curve_chart_name, seen_confusions
-from vistool.engine.report_strips import MOST_STRIPS, StripMaker, TracksOfVideo
-from vistool.evaluation.curves import LEVELS, PrecisionRecallCurves
-from vistool.evaluation.diagnosis import Diagnosis, FalsePositive, TruthVerdict
+from vistool.engine.report_content import Measured
+from vistool.engine.report_strips import MOST_STRIPS, StripMaker
+from vistool.evaluation.curves import LEVELS
+from vistool.evaluation.diagnosis import FalsePositive, TruthVerdict
 from vistool.evaluation.error_kinds import ErrorKind
-from vistool.formats.results import Category
+from vistool.evaluation.overlaps import NOT_MEASURED
 from vistool.rendering.page import (
     Block,
     Cell,
@@ -36,6 +38,7 @@ HEADLINE = {  # what is shown large: group -> names
     "hota": ("HOTA", "DetA", "AssA"),
     "davis": ("J_mean", "F_mean"),
 }
+BY_CATEGORY = ("AP", "AP50", "AP75", "AR10", "HOTA", "AssA")
 MEANING = {
     ErrorKind.CLASS: "follows a track well, calls it something else",
     ErrorKind.SPATIAL: "on the right track, with wrong outlines",
@@ -49,63 +52,29 @@ MEANING = {
 STRIP_LEGEND = "White line: the labelled track. Tinted area: the prediction. Corner: the frame."
 
 
-@dataclass(frozen=True, slots=True)
-class VideoFacts:
-    """What the report says of a video besides its errors."""
-
-    name: str
-    files: tuple[Path, ...] = ()  # its pictures; empty: not at hand
-    scores: Mapping[str, float] = field(default_factory=dict)  # HOTA of this video, for example
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationReport:
-    """All results of one evaluation, as plain values; nothing in it is computed again."""
-
-    title: str
-    facts: Mapping[str, str]  # what was scored: data set, model, numbers of videos and tracks...
-    scores: Scores  # "ytvis", "hota", "davis" with their numbers, as `eval --json` prints them
-    tables: Mapping[str, Scores]  # title -> table: by category, by occlusion, by length...
-    categories: tuple[Category, ...]
-    videos: Mapping[int, VideoFacts]  # by video id
-    curves: PrecisionRecallCurves
-    diagnosis: Diagnosis
-
-    def category_name(self, category_id: int) -> str:
-        """The name, or the id where it has none."""
-        names = {category.id: category.name for category in self.categories}
-        return names.get(category_id, str(category_id))
-
-    def video_name(self, video_id: int) -> str:
-        """The name, or the id where it has none."""
-        return self.videos[video_id].name if video_id in self.videos else str(video_id)
-
-
-def write_report(path: Path, report: EvaluationReport, *, tracks: TracksOfVideo) -> Path:
+def write_report(path: Path, result: Measured) -> Path:
     """Write the page, with film strips of the worst tracks.
 
-    Args: tracks: masks for the strips, asked for of the worst videos alone. They are drawn on the
-        pictures that the report names, and without these on grey.
+    They are drawn on the pictures of the data set, and where these are not at hand on grey.
     """
-    return write_page(path, _Builder(report, path.parent, tracks).page())
+    return write_page(path, _Builder(result, path.parent).page())
 
 
 class _Builder:
     """Puts the page together."""
 
-    def __init__(self, report: EvaluationReport, folder: Path, tracks: TracksOfVideo) -> None:
-        self._report = report
-        self._strips = StripMaker(report, folder, tracks)
+    def __init__(self, result: Measured, folder: Path) -> None:
+        self._result = result
+        self._strips = StripMaker(result, folder)
         self._charts = {
             name: Picture(chart.svg(), "image/svg+xml", chart.description, chart.title)
-            for name, chart in charts_of(report).items()
+            for name, chart in charts_of(result).items()
         }
 
     def page(self) -> Page:
-        report = self._report
         # Before the table of videos, which links to them.
-        missed, missed_strips = self._tracks_part()
-        wrong, wrong_strips = self._predictions_part()
+        missed, missed_strips = self._missed()
+        wrong, wrong_strips = self._wrong()
         strips = {**wrong_strips, **missed_strips}
         sections = [
             Section("overview", "Overview", list(self._overview())),
@@ -118,28 +87,29 @@ class _Builder:
             Section("tracks", "Worst tracks", missed),
             Section("false", "Surest mistakes", wrong),
         ]
-        return Page(report.title, [section for section in sections if section.blocks])
+        title = f"{self._result.dataset.path.name}: {_subject(self._result.source)}"
+        return Page(title, [section for section in sections if section.blocks])
 
     def _overview(self) -> Iterator[Block]:
-        report = self._report
-        yield Facts(report.facts)
+        numbers = self._result.numbers()
+        yield Facts(_facts(self._result))
         yield Numbers(
             {
-                name: _shown(report.scores[group][name])
+                name: _shown(numbers[group][name])
                 for group, names in HEADLINE.items()
                 for name in names
-                if name in report.scores.get(group, {})
+                if group in numbers
             }
         )
         rows = [
-            [group, name, _measured(value)]
-            for group, numbers in report.scores.items()
-            for name, value in numbers.items()
+            [group, name, _measured(float(value))]
+            for group, values in numbers.items()
+            for name, value in values.items()
         ]
         yield Folded("All numbers", [Table("All numbers", ("measure", "number", "value"), rows)])
 
     def _breakdown(self) -> Iterator[Block]:
-        breakdown = self._report.diagnosis.breakdown
+        breakdown = self._result.diagnosis.breakdown
         yield Paragraph(
             f"{breakdown.num_truth} labelled tracks, {breakdown.num_right} predictions that are "
             "right at IoU 0.5. Every other prediction, and every track that nothing was meant "
@@ -164,7 +134,9 @@ class _Builder:
         yield Table(caption, columns, rows)
 
     def _tables(self) -> list[Block]:
-        return [_score_table(title, table) for title, table in self._report.tables.items()]
+        groups = {f"By {kind}": table for kind, table in self._result.breakdown.items()}
+        tables = {"By category": _categories(self._result), **groups}
+        return [_score_table(title, table) for title, table in tables.items()]
 
     def _curves(self) -> Iterator[Block]:
         if "precision_recall" not in self._charts:
@@ -174,7 +146,7 @@ class _Builder:
             yield self._charts[name]
 
     def _confusion(self) -> Iterator[Block]:
-        confusion = self._report.diagnosis.confusion
+        confusion = self._result.diagnosis.confusion
         yield Paragraph(
             f"Predictions that score {confusion.min_score:g} or more, each with the free labelled "
             f"track that it overlaps most, by IoU {confusion.min_iou:g} or more."
@@ -182,12 +154,12 @@ class _Builder:
         if "confusion" not in self._charts:
             return
         yield self._charts["confusion"]
-        rows, columns, counts = seen_confusions(self._report)
+        rows, columns, counts = seen_confusions(self._result)
         table: list[list[Cell]] = [[n, *row] for n, row in zip(rows, counts, strict=True)]
         yield Folded("As a table", [Table("Labelled by row", ("labelled as", *columns), table)])
 
     def _calibration(self) -> Iterator[Block]:
-        found = self._report.diagnosis.calibration
+        found = self._result.diagnosis.calibration
         if not found.count:
             return
         tendency = "too sure of itself" if found.bias > 0 else "not sure enough"
@@ -205,10 +177,9 @@ class _Builder:
         yield Folded("As a table", [Table("By score", columns, rows)])
 
     def _videos(self, strips: Mapping[int, str]) -> Block:
-        videos = self._report.diagnosis.videos[:MOST_ROWS]
-        extra = list(
-            dict.fromkeys(n for facts in self._report.videos.values() for n in facts.scores)
-        )
+        videos = self._result.diagnosis.videos[:MOST_ROWS]
+        hota = {i: counts.summary() for i, counts in self._result.hota_counts.by_video().items()}
+        extra = list(next(iter(hota.values()), ()))
         columns = (
             *("video", "AP lost", "AP50 lost", "labelled", "found", "false"),
             *extra,
@@ -216,99 +187,133 @@ class _Builder:
         )
         rows: list[Sequence[Cell]] = []
         for video in videos:
-            facts = self._report.videos.get(video.video_id, VideoFacts(str(video.video_id)))
             worst = max(video.kinds, key=lambda kind: video.kinds[kind])
-            strip = strips.get(video.video_id)
+            tracking = hota.get(video.video_id, {})
             rows.append(
                 (
-                    Link(facts.name, f"#{strip}") if strip else facts.name,
+                    self._link(video.video_id, strips.get(video.video_id)),
                     *(video.ap_lost, video.ap50_lost),
                     *(video.num_truth, video.num_found, video.num_false),
-                    *(_measured(facts.scores.get(name, -1)) for name in extra),
+                    *(_measured(tracking.get(name, NOT_MEASURED)) for name in extra),
                     f"{worst} ({video.kinds[worst]})" if video.kinds[worst] else None,
                     self._strips.picture_link(video.video_id, 0),
                 )
             )
-        shown = f"The worst {len(rows)} of {len(self._report.diagnosis.videos)} videos"
+        shown = f"The worst {len(rows)} of {len(self._result.diagnosis.videos)} videos"
         return Table(f"{shown}, by how much higher AP would be without their errors", columns, rows)
 
-    def _tracks_part(self) -> tuple[list[Block], dict[int, str]]:
+    def _missed(self) -> tuple[list[Block], dict[int, str]]:
         """The worst labelled tracks, and the film strips there are, by video."""
-        report = self._report
-        worst = [t for t in report.diagnosis.tracks if t.kind is not None]
-        strips = self._strips.strips("track", worst)
-        columns = ("video", "track", "category", "frames", "error", "best IoU", "its score")
+        worst = [track for track in self._result.diagnosis.tracks if track.kind is not None]
+        if not worst:
+            return [Paragraph("Every labelled track was found.")], {}
         rows: list[Sequence[Cell]] = [
             (
-                self._strip_link(track.video_id, strips.get(i)),
                 track.truth,
-                report.category_name(track.category_id),
+                self._result.scored.categories[track.category_id],
                 track.num_frames,
                 str(track.kind),
                 track.iou,
                 track.score if track.prediction is not None else None,
             )
-            for i, track in enumerate(worst[:MOST_ROWS])
+            for track in worst[:MOST_ROWS]
         ]
-        if not rows:
-            return [Paragraph("Every labelled track was found.")], {}
+        columns = ("track", "category", "frames", "error", "best IoU", "its score")
         caption = f"The worst of {len(worst)} labelled tracks that were not found at IoU 0.5"
-        return self._with_strips(Table(caption, columns, rows), strips, worst)
+        return self._worst("track", worst, Table(caption, columns, rows))
 
-    def _predictions_part(self) -> tuple[list[Block], dict[int, str]]:
+    def _wrong(self) -> tuple[list[Block], dict[int, str]]:
         """The wrong predictions with the highest scores, and the film strips there are."""
-        report = self._report
-        worst = report.diagnosis.false_positives
-        strips = self._strips.strips("false", worst)
-        columns = ("video", "prediction", "category", "score", "error", "meant for", "IoU")
+        worst = self._result.diagnosis.false_positives
+        if not worst:
+            return [Paragraph("No prediction is wrong.")], {}
         rows: list[Sequence[Cell]] = [
             (
-                self._strip_link(wrong.video_id, strips.get(i)),
                 wrong.prediction,
-                report.category_name(wrong.category_id),
+                self._result.scored.categories[wrong.category_id],
                 wrong.score,
                 str(wrong.kind),
                 None if wrong.truth is None else f"track {wrong.truth}",
                 None if wrong.truth is None else wrong.iou,
             )
-            for i, wrong in enumerate(worst[:MOST_ROWS])
+            for wrong in worst[:MOST_ROWS]
         ]
-        if not rows:
-            return [Paragraph("No prediction is wrong.")], {}
+        columns = ("prediction", "category", "score", "error", "meant for", "IoU")
         caption = "The wrong predictions with the highest scores"
-        return self._with_strips(Table(caption, columns, rows), strips, worst)
+        return self._worst("false", worst, Table(caption, columns, rows))
 
-    def _with_strips(
-        self,
-        table: Table,
-        strips: Mapping[int, Picture],
-        tracks: Sequence[TruthVerdict | FalsePositive],
+    def _worst(
+        self, kind: str, tracks: Sequence[TruthVerdict | FalsePositive], table: Table
     ) -> tuple[list[Block], dict[int, str]]:
+        """A table of tracks with their videos, and film strips of the first ones."""
+        strips = self._strips.strips(kind, tracks)
         anchors: dict[int, str] = {}
         for i, strip in strips.items():
             anchors.setdefault(tracks[i].video_id, strip.anchor)
+        rows = [
+            (self._link(tracks[i].video_id, strips[i].anchor if i in strips else None), *row)
+            for i, row in enumerate(table.rows)
+        ]
+        whole = replace(table, columns=("video", *table.columns), rows=rows)
         legend = [Paragraph(STRIP_LEGEND)] if strips else []
-        short = replace(table, rows=table.rows[:MOST_STRIPS])
-        more = [Folded(f"All {len(table.rows)} rows", [table])]
-        if len(table.rows) <= MOST_STRIPS:
-            more = []
-        return [short, *legend, *strips.values(), *more], anchors
+        more = [Folded(f"All {len(rows)} rows", [whole])] if len(rows) > MOST_STRIPS else []
+        return [replace(whole, rows=rows[:MOST_STRIPS]), *legend, *strips.values(), *more], anchors
 
-    def _strip_link(self, video_id: int, strip: Picture | None) -> Cell:
-        name = self._report.video_name(video_id)
-        return Link(name, f"#{strip.anchor}") if strip else name
+    def _link(self, video_id: int, strip: str | None) -> Cell:
+        name = self._result.video_name(video_id)
+        return Link(name, f"#{strip}") if strip else name
+
+
+def _subject(source: Predictions) -> str:
+    return source.run.model if source.run else source.path.name
+
+
+def _facts(result: Measured) -> dict[str, str]:
+    """What was scored, and what of it was left out."""
+    scored, source = result.scored, result.source
+    facts = {
+        "Data set": str(result.dataset.path),
+        "Predictions": str(source.path),
+        "Videos": f"{len(scored.videos)}, {scored.num_frames} frames",
+        "Labelled tracks": str(scored.num_truth),
+        "Predicted tracks": str(scored.num_predictions),
+    }
+    if source.run:
+        facts["Model"] = f"{source.run.model} ({source.run.sha256[:12]})"
+    for name, members in scored.merged.items():
+        facts[f"As {name}"] = ", ".join(members)
+    if scored.unscored:
+        left = [f"{name} ({number})" for name, number in scored.unscored.items()]
+        facts["Not scored"] = ", ".join(left)
+    if scored.unjudged:
+        facts["Left out"] = f"{scored.unjudged} predictions that may show what is not labelled"
+    return facts
+
+
+def _categories(result: Measured) -> Scores:
+    return {
+        row["name"]: {
+            "labelled": row["truth"],
+            "predicted": row["predictions"],
+            **{name: row.get(name, NOT_MEASURED) for name in BY_CATEGORY},
+        }
+        for row in result.by_category()
+    }
 
 
 def _score_table(title: str, table: Scores) -> Table:
     columns = list(dict.fromkeys(name for row in table.values() for name in row))
-    rows = [[name, *(_measured(row.get(c, -1)) for c in columns)] for name, row in table.items()]
+    rows = [
+        [name, *(_measured(row.get(c, NOT_MEASURED)) for c in columns)]
+        for name, row in table.items()
+    ]
     return Table(title, ("name", *columns), rows)
 
 
 def _measured(value: float) -> float | None:
     """None for the -1 of a number that could not be measured."""
-    return None if value == -1 else value
+    return None if value == NOT_MEASURED else value
 
 
 def _shown(value: float) -> str:
-    return "-" if value == -1 else f"{value:.3f}"
+    return "-" if value == NOT_MEASURED else f"{value:.3f}"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vistool.engine.report_content import Measured
 from vistool.evaluation.curves import LEVELS
 from vistool.rendering.figures import (
     Chart,
@@ -16,26 +16,23 @@ from vistool.rendering.figures import (
     reliability_diagram,
 )
 
-if TYPE_CHECKING:
-    from vistool.engine.report import EvaluationReport
-
 MOST_LINES = 14  # in a chart
 CURVE_AXES, CURVE_LIMITS = ("recall", "precision"), (0.0, 1.02)
 
 
-def charts_of(report: EvaluationReport) -> dict[str, Chart]:
+def charts_of(result: Measured) -> dict[str, Chart]:
     """All charts of a report, by the name of their file."""
     charts = [
-        _breakdown_chart(report),
-        *_curve_charts(report),
-        _confusion_chart(report),
-        _calibration_chart(report),
+        _breakdown_chart(result),
+        *_curve_charts(result),
+        _confusion_chart(result),
+        _calibration_chart(result),
     ]
     return {chart.name: chart for chart in charts if chart is not None}
 
 
-def _breakdown_chart(report: EvaluationReport) -> Chart:
-    kinds = report.diagnosis.breakdown.kinds
+def _breakdown_chart(result: Measured) -> Chart:
+    kinds = result.diagnosis.breakdown.kinds
     return bar_chart(
         "error_breakdown",
         "What AP would gain if one kind of error were mended",
@@ -45,8 +42,8 @@ def _breakdown_chart(report: EvaluationReport) -> Chart:
     )
 
 
-def _curve_charts(report: EvaluationReport) -> Iterator[Chart]:
-    curves = report.curves
+def _curve_charts(result: Measured) -> Iterator[Chart]:
+    curves = result.curves
     if not curves.curves:
         return
     mean, *categories = curves.curves
@@ -64,7 +61,7 @@ def _curve_charts(report: EvaluationReport) -> Iterator[Chart]:
         lines = {"mean": mean.precision[level]}
         for curve in shown[: MOST_LINES - 1]:
             assert curve.category_id is not None
-            name = report.category_name(curve.category_id)
+            name = result.scored.categories[curve.category_id]
             # Two categories may share a name.
             lines[name if name not in lines else f"{name} {curve.category_id}"] = curve.precision[
                 level
@@ -84,8 +81,8 @@ def curve_chart_name(level: str) -> str:
     return f"precision_recall_{level.replace(' ', '_').lower()}"
 
 
-def _confusion_chart(report: EvaluationReport) -> Chart | None:
-    rows, columns, counts = seen_confusions(report)
+def _confusion_chart(result: Measured) -> Chart | None:
+    rows, columns, counts = seen_confusions(result)
     if not counts:
         return None
     return heat_map(
@@ -98,22 +95,20 @@ def _confusion_chart(report: EvaluationReport) -> Chart | None:
     )
 
 
-def seen_confusions(
-    report: EvaluationReport,
-) -> tuple[list[str], list[str], list[list[int]]]:
+def seen_confusions(result: Measured) -> tuple[list[str], list[str], list[list[int]]]:
     """The matrix without categories that occur on neither side: rows, columns, counts."""
-    confusion = report.diagnosis.confusion
+    confusion = result.diagnosis.confusion
     table = np.array(confusion.counts, np.int64)
     seen = np.flatnonzero((table.sum(axis=0) + table.sum(axis=1))[:-1])
     if not len(seen):
         return [], [], []
-    names = [report.category_name(confusion.category_ids[i]) for i in seen]
+    names = [result.scored.categories[confusion.category_ids[i]] for i in seen]
     places = [*seen, -1]
     return [*names, "background"], [*names, "missed"], table[np.ix_(places, places)].tolist()
 
 
-def _calibration_chart(report: EvaluationReport) -> Chart:
-    bins = report.diagnosis.calibration.bins
+def _calibration_chart(result: Measured) -> Chart:
+    bins = result.diagnosis.calibration.bins
     return reliability_diagram(
         "calibration",
         "Do scores mean what they say?",

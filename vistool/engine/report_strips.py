@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
 
+from vistool.engine.report_content import Measured
 from vistool.errors import DataError
 from vistool.evaluation.diagnosis import FalsePositive, TruthVerdict
-from vistool.evaluation.overlaps import TruthTrack
 from vistool.formats.frame_files import read_frame
 from vistool.formats.rle import decode_mask
 from vistool.rendering.film_strip import StripFrame, chosen_frames, film_strip
 from vistool.rendering.page import Link, Picture
 from vistool.structures import RLE, TrackSegmentation
-
-if TYPE_CHECKING:
-    from vistool.engine.report import EvaluationReport
-
-# The tracks of a video, in the order in which the overlaps were computed.
-TracksOfVideo = Callable[[int], tuple[Sequence[TruthTrack], Sequence[TrackSegmentation]]]
 
 MOST_STRIPS = 12  # of a kind
 STRIP_FRAMES = 6
@@ -33,10 +26,9 @@ MOST_STRIP_BYTES = 6_000_000  # of all strips together
 class StripMaker:
     """Draws strips for a page in `folder`, up to a number of bytes in all."""
 
-    def __init__(self, report: EvaluationReport, folder: Path, tracks: TracksOfVideo) -> None:
-        self._report = report
+    def __init__(self, result: Measured, folder: Path) -> None:
+        self._result = result
         self._folder = folder
-        self._tracks = tracks
         self._bytes = 0
 
     def strips(
@@ -54,14 +46,16 @@ class StripMaker:
         return strips
 
     def _strip(self, anchor: str, track: TruthVerdict | FalsePositive) -> Picture | None:
-        truth, predictions = self._tracks(track.video_id)
+        scored = self._result.scored
+        truth, predictions = scored.truth[track.video_id], scored.predictions[track.video_id]
         labelled = truth[track.truth].segmentations if track.truth is not None else None
         prediction = predictions[track.prediction] if track.prediction is not None else None
         found = prediction["segmentations"] if prediction else None
-        pairs = list(zip(*_same_length(labelled, found), strict=True))
         # Where the labelled track is, if there is one, and else where the prediction is.
         wanted = labelled if isinstance(track, TruthVerdict) else found
         assert wanted is not None
+        nothing = [None] * len(wanted)
+        pairs = list(zip(labelled or nothing, found or nothing, strict=True))
         places = chosen_frames(np.array([_visible(mask) for mask in wanted]), STRIP_FRAMES)
         if not places:
             return None
@@ -76,8 +70,8 @@ class StripMaker:
     def _caption(
         self, track: TruthVerdict | FalsePositive, prediction: TrackSegmentation | None
     ) -> str:
-        video = self._report.video_name(track.video_id)
-        category = self._report.category_name(track.category_id)
+        video, categories = self._result.video_name(track.video_id), self._result.scored.categories
+        category = categories[track.category_id]
         if isinstance(track, FalsePositive):
             return (
                 f"{video}, prediction {track.prediction}, {category} {track.score:.2f}: "
@@ -86,7 +80,7 @@ class StripMaker:
         caption = f"{video}, track {track.truth}, {category}: {track.kind}"
         if prediction is None:
             return caption
-        called = self._report.category_name(prediction["category_id"])
+        called = categories[prediction["category_id"]]
         return f"{caption}; best IoU {track.iou:.2f} with {called} {track.score:.2f}"
 
     def _strip_frame(
@@ -102,28 +96,19 @@ class StripMaker:
         )
 
     def _image(self, video_id: int, place: int) -> np.ndarray | None:
-        files = self._report.videos[video_id].files if video_id in self._report.videos else ()
-        if place >= len(files):
-            return None
+        files = self._result.pictures(video_id)
         try:
-            return read_frame(files, place)
+            return read_frame(files, place) if place < len(files) else None
         except DataError:
             return None
 
     def picture_link(self, video_id: int, place: int) -> Link | None:
         """Where the picture of a frame lies, seen from the page; None if it is not at hand."""
-        files = self._report.videos[video_id].files if video_id in self._report.videos else ()
-        if place >= len(files):
+        file = self._result.picture(video_id, place)
+        if file is None:
             return None
-        relative = Path(os.path.relpath(files[place].resolve(), self._folder.resolve()))
-        return Link(files[place].name, quote(f"./{relative.as_posix()}"))
-
-
-def _same_length(
-    labelled: Sequence[RLE | None] | None, found: Sequence[RLE | None] | None
-) -> tuple[Sequence[RLE | None], Sequence[RLE | None]]:
-    nothing = [None] * max(len(labelled or ()), len(found or ()))
-    return labelled or nothing, found or nothing
+        relative = Path(os.path.relpath(file.resolve(), self._folder.resolve()))
+        return Link(file.name, quote(f"./{relative.as_posix()}"))
 
 
 def _visible(mask: RLE | None) -> bool:

@@ -8,20 +8,19 @@ import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import msgspec
 import torch
 
-import vistool
+from vistool.engine.device import versions
 from vistool.errors import UsageError
 from vistool.formats.atomic import atomic_path
+from vistool.models.weights import PACKAGE
 
 LOG = "log.jsonl"
 STARTS = "starts.jsonl"
 CURVES = "tensorboard"
-PACKAGE = Path(vistool.__file__).resolve().parent
 
 Line = Mapping[str, float | int | str | None]
 
@@ -56,15 +55,8 @@ class RunLog:
     def __enter__(self) -> RunLog:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with contextlib.suppress(
-            OSError
-        ):  # `write` has told it, and there is nothing else to write
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # `write` has told it; there is nothing else to write
             self._file.close()
         if self._curves is not None:
             self._curves.close()
@@ -75,10 +67,8 @@ def note_start(run: Path, step: int, **facts: str | int) -> None:
     line = {
         "step": step,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "vistool": vistool.__version__,
         "revision": code_revision(PACKAGE),
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
+        **versions(),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         **facts,

@@ -6,20 +6,23 @@ or wrong are taken out; what was done is counted, so that it can be said.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
+import msgspec
 
-from vistool.engine.run_record import MatchedClass
-from vistool.evaluation.overlaps import TruthTrack
+from vistool.engine.predictions import MatchedClass
+from vistool.errors import DataError
 from vistool.evaluation.partial_labels import scorable
 from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, DataSet
+from vistool.formats.results import Category
+from vistool.models.weights import WeightsHeader
 from vistool.structures import TrackSegmentation
 
 # Video id, truth, predictions.
-OfVideo = tuple[int, Sequence[TruthTrack], Sequence[TrackSegmentation]]
+OfVideo = tuple[int, Sequence[AnnotatedTrack], Sequence[TrackSegmentation]]
 
 IGNORE = "ignore"  # the category of regions to ignore
 UNNAMED = "object"  # the category of things that have none of the others, or several
@@ -31,18 +34,28 @@ class ScoredSet:
 
     videos: tuple[AnnotatedVideo, ...]
     categories: Mapping[int, str]  # that are scored, by id; a merged one has its class's name
-    truth: Mapping[int, Sequence[TruthTrack]]  # by video id
+    truth: Mapping[int, Sequence[AnnotatedTrack]]  # by video id
     predictions: Mapping[int, Sequence[TrackSegmentation]]  # by video id, in the file's order
     merged: Mapping[str, Sequence[str]]  # scored category -> the data set's, where it is several
     unscored: Mapping[str, int]  # labelled categories that are left out -> their tracks
     partly_labelled: int  # videos in which not everything is labelled
-    unnamed: Mapping[int, Sequence[TruthTrack]]  # by video id: labelled without a category
+    unnamed: Mapping[int, Sequence[AnnotatedTrack]]  # by video id: labelled without a category
     found: Mapping[int, Sequence[TrackSegmentation]]  # by video id: predictions, judged or not
+
+    @property
+    def num_frames(self) -> int:
+        """Of all videos."""
+        return sum(video.length for video in self.videos)
 
     @property
     def num_truth(self) -> int:
         """Labelled tracks that are to be found."""
         return sum(not track.is_crowd for tracks in self.truth.values() for track in tracks)
+
+    @property
+    def num_unnamed(self) -> int:
+        """Objects that are labelled without a category."""
+        return sum(map(len, self.unnamed.values()))
 
     @property
     def unjudged(self) -> int:
@@ -91,18 +104,18 @@ def scored_set(
     nameless, regions = _unnamed(dataset, classes, names), _regions(dataset, names)
     becomes = {old: new for old, new in becomes.items() if old not in nameless | regions}
     scored = {id_: name for id_, name in scored.items() if id_ in becomes.values()}
-    truth: dict[int, list[TruthTrack]] = {video.id: [] for video in videos}
-    unnamed: dict[int, list[TruthTrack]] = {video.id: [] for video in videos}
+    truth: dict[int, list[AnnotatedTrack]] = {video.id: [] for video in videos}
+    unnamed: dict[int, list[AnnotatedTrack]] = {video.id: [] for video in videos}
     unscored: Counter[str] = Counter()
     for track in dataset.tracks:
         if track.video_id not in truth:
             continue
         if track.category_id in nameless:
-            unnamed[track.video_id].append(_truth_track(track, track.category_id))
+            unnamed[track.video_id].append(track)
         elif track.category_id in regions:
-            truth[track.video_id] += [_truth_track(track, category) for category in scored]
+            truth[track.video_id] += [replace(track, category_id=category) for category in scored]
         elif track.category_id in becomes:
-            truth[track.video_id].append(_truth_track(track, becomes[track.category_id]))
+            truth[track.video_id].append(replace(track, category_id=becomes[track.category_id]))
         else:
             unscored[names[track.category_id]] += 1
     found = _of_videos(dataset, predictions, videos, becomes)
@@ -181,31 +194,18 @@ def _regions(dataset: DataSet, names: Mapping[int, str]) -> frozenset[int]:
     return frozenset(labelled - objects)
 
 
-def _truth_track(track: AnnotatedTrack, category_id: int) -> TruthTrack:
-    area = None
-    if track.areas is not None:  # the evaluator takes the areas that the file states
-        stated = [value for value in track.areas if value]
-        area = float(np.mean(stated)) if stated else 0.0
-    return TruthTrack(
-        video_id=track.video_id,
-        category_id=category_id,
-        segmentations=track.segmentations,
-        is_crowd=track.is_crowd,
-        area=area,
-        annotation_id=track.id,
-        occlusion=track.occlusion or (),
-    )
-
-
 def _judged(
     video: AnnotatedVideo,
-    truth: Sequence[TruthTrack],
+    truth: Sequence[AnnotatedTrack],
     predictions: Sequence[TrackSegmentation],
-    ignored: Sequence[TruthTrack],
+    ignored: Sequence[AnnotatedTrack],
     becomes: Mapping[int, int],
 ) -> Sequence[TrackSegmentation]:
     """The predictions of a video that can be called right or wrong."""
-    if video.exhaustive and not ignored:
+    # Of a picture, groups are regions to ignore, as COCO's evaluator has it. On completely labelled
+    # videos, YouTube-VIS's evaluator asks for the overlap with the whole group.
+    groups = video.length == 1 and any(track.is_crowd for track in truth)
+    if video.exhaustive and not ignored and not groups:
         return predictions
     complete = set(becomes.values())
     if not video.exhaustive:  # of a merged category, all parts must be labelled
@@ -223,3 +223,73 @@ def _each_once(predictions: Sequence[TrackSegmentation]) -> Sequence[TrackSegmen
         )
         best.setdefault(masks, prediction)
     return list(best.values())
+
+
+# --- the classes of a model -----------------------------------------------------------------------
+
+
+def matched_classes(
+    header: WeightsHeader, categories: Sequence[Category], *, class_agnostic: bool = False
+) -> tuple[MatchedClass, ...]:
+    """Which categories of a data set every class of a model stands for, by their names.
+
+    Categories of one name are one class, as in training. Where no category has the very name of a
+    class, upper case, underscores and hyphens make no difference. A model that was trained on
+    merged classes says in its header what each stands for. Where objects have no category, every
+    class stands for them.
+
+    Raises: DataError if no class has any, or two claim the same.
+    """
+    config = header.config
+    members = _trained_classes(header)
+    named = {name: (name, *members.get(name, ())) for name in config.class_names}
+    ids_of = _ids_of_names({name for names in named.values() for name in names}, categories)
+    matched = []
+    for name, number in zip(config.class_names, config.ids_of_classes(), strict=True):
+        found = {id_ for n in named[name] for id_ in ids_of[n]}
+        if class_agnostic:
+            found = {category.id for category in categories}
+        matched.append(MatchedClass(name, number, tuple(sorted(found))))
+    if not any(m.category_ids for m in matched):
+        raise DataError(
+            f"none of the model's classes is a category of the data set: "
+            f"{', '.join(config.class_names)}",
+            hint=f"categories of the set: {', '.join(c.name for c in categories[:20])}",
+        )
+    claimed: dict[int, str] = {}
+    for match in [] if class_agnostic else matched:
+        for category in match.category_ids:
+            if category in claimed:
+                raise DataError(
+                    f"the model's classes {claimed[category]!r} and {match.name!r} both stand for "
+                    f"category {category} of the data set"
+                )
+            claimed[category] = match.name
+    return tuple(matched)
+
+
+def _ids_of_names(
+    names: Collection[str], categories: Sequence[Category]
+) -> Mapping[str, Collection[int]]:
+    """The categories that every name means: those so called, or else those written otherwise."""
+    exact: dict[str, list[int]] = defaultdict(list)
+    otherwise: dict[str, list[int]] = defaultdict(list)
+    for category in categories:
+        exact[category.name].append(category.id)
+        if category.name not in names:
+            otherwise[_plain(category.name)].append(category.id)
+    return {name: exact[name] or otherwise[_plain(name)] for name in names}
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def _trained_classes(header: WeightsHeader) -> dict[str, list[str]]:
+    """The header's table of what was trained as which class, if it has one."""
+    with contextlib.suppress(msgspec.MsgspecError):
+        content = msgspec.json.decode(
+            header.metadata.get("training", ""), type=dict[str, msgspec.Raw]
+        )
+        return msgspec.json.decode(content.get("classes", b"{}"), type=dict[str, list[str]])
+    return {}

@@ -19,7 +19,7 @@ from torch import Tensor
 from vistool.config import ModelConfig, PredictConfig
 from vistool.engine.device import autocast, choose_dtype, unless_out_of_memory
 from vistool.errors import OutOfMemoryError, UsageError
-from vistool.formats.video import prefetch
+from vistool.formats.threads import prefetch
 from vistool.models.vistr import VisTR
 from vistool.ops.features import concatenate_features, split_features
 from vistool.ops.pixels import input_size, normalise, resize

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import fields, replace
 from functools import partial
 from itertools import islice
@@ -31,10 +31,7 @@ from vistool.engine.checkpoint import (
 )
 from vistool.engine.device import autocast, choose_device, choose_dtype
 from vistool.engine.distributed import Processes
-from vistool.engine.divergence import broken_clips, broken_terms, named
-from vistool.engine.failures import failures_in_words
-from vistool.engine.interruption import StopWish, stop_wish
-from vistool.engine.recompute import recompute_activations
+from vistool.engine.failures import MOST_NAMED, broken_clips, broken_terms, failures_in_words
 from vistool.engine.run_log import RunLog, curve_writer, note_start
 from vistool.engine.schedule import parameter_groups, set_rates
 from vistool.engine.train_setup import (
@@ -43,16 +40,18 @@ from vistool.engine.train_setup import (
     card,
     fresh_model,
     held_out,
+    recompute_activations,
     settle,
     training_batches,
     training_criterion,
     with_classes,
 )
 from vistool.engine.validate import validate
-from vistool.errors import UsageError, VistoolError
+from vistool.errors import UsageError, VistoolError, first_few
 from vistool.models.ifc import IFC
 from vistool.models.vistr import VisTR
 from vistool.models.weights import save_model
+from vistool.signals import StopWish, stop_wish
 from vistool.structures import ClipTarget
 
 WEIGHTS = "weights.safetensors"
@@ -99,12 +98,23 @@ def train(
         one raises its error, and the others exit with its code.
     """
     everyone = processes or Processes(choose_device(config.device))
-    with failures_in_words(f"go on with: vistool train --resume {run}"):
+    with _no_empty_folder(run), failures_in_words(f"go on with: vistool train --resume {run}"):
         job = everyone.together(lambda: _Job(with_classes(config), run, everyone))
         everyone.together(lambda: job.take_up(on_warning))
         job.connect()
         _loop(job, _Callbacks(on_step, on_validation, on_scores))
     return run / WEIGHTS
+
+
+@contextmanager
+def _no_empty_folder(run: Path) -> Iterator[None]:
+    """Leave no folder behind that a run has put nothing into."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            run.rmdir()
+        raise
 
 
 def _loop(job: _Job, told: _Callbacks) -> None:
@@ -273,7 +283,6 @@ class _Job:
     def note_skipped(self, broken: str, parts: Sequence[Batch]) -> str:
         """Count a step without usable gradients; says what was no number, and in which clips."""
         state, scale = self.state, self.state.scaler.get_scale()
-        state.skipped += 1
         if broken == "gradient_norm" and state.scaler.is_enabled() and scale > 1:
             # As float16 goes: the scale of the losses is too large, and will be halved.
             return f"gradients beyond float16 at scale {scale:g}"
@@ -281,8 +290,9 @@ class _Job:
         found = [
             origin for part in parts for origin in broken_clips(part, self._predict, self.criterion)
         ]
-        clips = named([origin for some in self.processes.gather(found) for origin in some])
-        return f"not finite: {broken}; in {clips}"
+        clips = [origin for some in self.processes.gather(found) for origin in some]
+        where = ", ".join(first_few(clips, MOST_NAMED)) or "no single clip"  # but the whole step
+        return f"not finite: {broken}; in {where}"
 
     def stop_if_hopeless(self, skipped: str | None) -> None:
         """Raises: VistoolError after several steps in a row that had to be skipped."""
@@ -317,7 +327,7 @@ class _Job:
             self.save()
             raise KeyboardInterrupt
         if state.best_score is None or scores[plan.measure] > state.best_score:
-            state.best_score, state.best_step = scores[plan.measure], state.step
+            state.best_score = scores[plan.measure]
             if self.processes.is_first:
                 told = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
                 about = {"validation": f"{told} on {Path(plan.annotations).name}"}

@@ -11,9 +11,10 @@ from vistool.config import PredictConfig
 from vistool.data.annotations import LabelledVideo
 from vistool.engine.distributed import Processes
 from vistool.engine.segment import Segmenter
-from vistool.evaluation.overlaps import TruthTrack
+from vistool.evaluation.overlaps import overlaps_of_videos
 from vistool.evaluation.partial_labels import scorable
-from vistool.evaluation.video_ap import evaluate_tracks
+from vistool.evaluation.video_ap import average_precision
+from vistool.formats.dataset import AnnotatedTrack
 from vistool.formats.rle import encode_mask
 from vistool.formats.video import open_frames
 from vistool.models.ifc import IFC
@@ -97,13 +98,15 @@ def _score(
     tracks: dict[int, list[TrackSegmentation]],
     num_classes: int,
 ) -> dict[str, float]:
-    truth, predictions = [], []
+    compared = []
     for index, video in enumerate(videos):
-        labelled = [TruthTrack(index, t.label, t.segmentations) for t in video.tracks]
+        labelled = [AnnotatedTrack(index, t.label, t.segmentations) for t in video.tracks]
+        labelled += [
+            AnnotatedTrack(index, region.label, region.segmentations, is_crowd=True)
+            for region in video.regions
+        ]
         complete = [label for label, all_labelled in enumerate(video.exhaustive) if all_labelled]
-        truth += labelled
-        predictions += scorable(tracks[index], labelled, exhaustive=complete)
-    summary = evaluate_tracks(
-        truth, predictions, video_ids=range(len(videos)), category_ids=range(num_classes)
-    ).summary()
+        compared.append((index, labelled, scorable(tracks[index], labelled, exhaustive=complete)))
+    videos_of_all = overlaps_of_videos(compared)
+    summary = average_precision(videos_of_all, category_ids=range(num_classes)).summary()
     return {name: summary[name] for name in MEASURES}

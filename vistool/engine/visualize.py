@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from vistool.config import OverlayStyle
-from vistool.errors import UsageError
+from vistool.errors import UsageError, first_few
 from vistool.formats.atomic import atomic_path
 from vistool.formats.dataset import (
     AnnotatedTrack,
@@ -51,8 +51,7 @@ def listed(names: Sequence[str], everything: Sequence[str]) -> str:
         return "no class"
     if len(names) == len(everything):
         return "all classes"
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    return ", ".join(first_few(names, NAMED))
 
 
 def dataset_sheet(

@@ -14,16 +14,15 @@ import numpy as np
 
 from vistool.evaluation.davis import DavisResult
 from vistool.evaluation.hota import ALPHAS, HotaCounts
+from vistool.evaluation.overlaps import NOT_MEASURED
 from vistool.evaluation.tracking_measures import TrackingResult
 from vistool.evaluation.video_ap import (
     AREA_RANGES,
     MAX_TRACKS,
-    NOT_MEASURED,
     RECALL_POINTS,
     VideoOutcome,
 )
 
-SAMPLES = 2000
 CONFIDENCE = 0.95
 # How often each of V videos was drawn in each of B samples, [B, V] -> a number a sample, [B] each.
 Measure = Callable[[np.ndarray], Mapping[str, np.ndarray]]
@@ -47,7 +46,7 @@ class Difference:
 
 
 def paired_bootstrap(
-    a: Measure, b: Measure, num_videos: int, *, samples: int = SAMPLES, seed: int = 0
+    a: Measure, b: Measure, num_videos: int, *, samples: int, seed: int = 0
 ) -> list[Difference]:
     """Compare two results on the same videos, number by number.
 
@@ -89,16 +88,6 @@ def _two_sided(spread: np.ndarray) -> float:
 # --- YouTube-VIS ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Matches:
-    """The D predictions of a category that count, in all videos, and what they hit."""
-
-    videos: np.ndarray  # [D] place of the video among the V; by falling score
-    found: np.ndarray  # [10, D] bool: matches a labelled track at the threshold
-    ignored: np.ndarray  # [10, D] bool: neither right nor wrong
-    num_truth: np.ndarray  # [V] labelled tracks that should be found
-
-
 def ap_measure(outcomes: Sequence[VideoOutcome], category_ids: Iterable[int]) -> Measure:
     """The twelve numbers of the benchmark on samples of V videos.
 
@@ -106,11 +95,14 @@ def ap_measure(outcomes: Sequence[VideoOutcome], category_ids: Iterable[int]) ->
 
     Args: outcomes: of the V videos, in their order, by the groups of `AREA_RANGES`.
     """
-    categories = sorted(set(category_ids))
+    whole = VideoOutcome.joined(outcomes)
+    categories = [whole.of_category(category) for category in sorted(set(category_ids))]
 
     def measure(drawn: np.ndarray) -> dict[str, np.ndarray]:
         def curves(group: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-            return _precision_and_recall(outcomes, categories, group, most, drawn)
+            values = [_on_samples(part, group, most, drawn) for part in categories]
+            precision, recall = zip(*values, strict=True)
+            return np.stack(precision, axis=-1), np.stack(recall, axis=-1)  # [10, B, K]
 
         one, ten, hundred = MAX_TRACKS
         precision, recall = curves(0, hundred)
@@ -130,52 +122,29 @@ def ap_measure(outcomes: Sequence[VideoOutcome], category_ids: Iterable[int]) ->
     return measure
 
 
-def _precision_and_recall(
-    outcomes: Sequence[VideoOutcome],
-    categories: Sequence[int],
-    group: int,
-    most: int,
-    drawn: np.ndarray,
+def _on_samples(
+    category: VideoOutcome, group: int, most: int, drawn: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Precision (mean over the recall points) and recall: both [10, B, K], -1 if not measured."""
-    curves = [_on_samples(_matches(outcomes, c, group, most), drawn) for c in categories]
-    return np.stack([p for p, _ in curves], axis=-1), np.stack([r for _, r in curves], axis=-1)
+    """Precision (mean over the recall points) and recall of a category: both [10, B].
 
-
-def _matches(outcomes: Sequence[VideoOutcome], category: int, group: int, most: int) -> _Matches:
-    counting = [(o.categories == category) & (o.ranks < most) for o in outcomes]
-    scores = np.concatenate(
-        [o.scores[chosen] for o, chosen in zip(outcomes, counting, strict=True)]
-    )
-    order = np.argsort(-scores, kind="stable")
-
-    def joined(name: str) -> np.ndarray:
-        parts = [
-            getattr(o, name)[group][:, chosen] for o, chosen in zip(outcomes, counting, strict=True)
-        ]
-        return np.concatenate(parts, axis=1)[:, order]
-
-    return _Matches(
-        videos=np.repeat(np.arange(len(outcomes)), [chosen.sum() for chosen in counting])[order],
-        found=joined("found"),
-        ignored=joined("ignored"),
-        num_truth=np.array(
-            [o.to_find[group][o.truth_categories == category].sum() for o in outcomes]
-        ),
-    )
-
-
-def _on_samples(category: _Matches, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall of one category: both [10, B], -1 without a labelled track."""
-    num_truth = drawn @ category.num_truth
+    -1 without a labelled track.
+    """
+    counting = category.ranks < most
+    videos = category.videos[counting]
+    to_find = category.truth_videos[category.to_find[group]]
+    num_truth = drawn @ np.bincount(to_find, minlength=drawn.shape[1])
     measured = num_truth > 0
-    shape = (len(category.found), len(drawn))
+    outcomes = category.found[group][:, counting], category.ignored[group][:, counting]
+    shape = (len(outcomes[0]), len(drawn))
     precision, recall = np.full(shape, NOT_MEASURED), np.full(shape, NOT_MEASURED)
-    for t, (found, ignored) in enumerate(zip(category.found, category.ignored, strict=True)):
+    for t, (found, ignored) in enumerate(zip(*outcomes, strict=True)):
         right = np.flatnonzero(found & ~ignored)
         wrong = np.flatnonzero(~found & ~ignored)
-        reached = np.cumsum(drawn[:, category.videos[right]], axis=1)  # [B, P] right so far
-        mistakes = drawn @ _before(category, wrong, right)
+        reached = np.cumsum(drawn[:, videos[right]], axis=1)  # [B, P] right so far
+        # The mistakes of every video that rank before each right prediction.
+        before = np.zeros((drawn.shape[1], len(right) + 1), np.int64)
+        np.add.at(before, (videos[wrong], np.searchsorted(right, wrong)), 1)
+        mistakes = drawn @ np.cumsum(before, axis=1)[:, :-1]
         # Precision falls at every mistake, so the best that is still to come is at a right one.
         at_right = reached / np.maximum(reached + mistakes, 1)
         envelope = np.maximum.accumulate(at_right[:, ::-1], axis=1)[:, ::-1]
@@ -186,13 +155,6 @@ def _on_samples(category: _Matches, drawn: np.ndarray) -> tuple[np.ndarray, np.n
         last = share[:, -1] if share.shape[1] else np.zeros(len(drawn))
         precision[t, measured], recall[t, measured] = area[measured], last[measured]
     return precision, recall
-
-
-def _before(category: _Matches, wrong: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """[V, P]: the mistakes of every video that rank before each right prediction."""
-    counts = np.zeros((len(category.num_truth), len(right) + 1), np.int64)
-    np.add.at(counts, (category.videos[wrong], np.searchsorted(right, wrong)), 1)
-    return np.cumsum(counts, axis=1)[:, :-1]
 
 
 def _mean_measured(values: np.ndarray) -> np.ndarray:
@@ -222,12 +184,15 @@ def hota_measure(result: TrackingResult[HotaCounts], video_ids: Sequence[int]) -
             HotaCounts(*np.einsum("bv,vna->nba", drawn, array, optimize=True))
             for array in counts.values()
         ]
-        labelled = np.array([total.matches[:, 0] + total.missed[:, 0] > 0 for total in sums])
+        shape = (len(sums), len(drawn), len(ALPHAS))
+        labelled = np.reshape([total.matches + total.missed > 0 for total in sums], shape)[..., 0]
         curves = [total.curves() for total in sums]
-        return {
-            name: _mean_over(labelled, [curve[name].mean(axis=-1) for curve in curves], len(drawn))
-            for name in ("HOTA", "DetA", "AssA", "LocA")
-        }
+
+        def mean(name: str) -> np.ndarray:
+            values = np.reshape([curve[name] for curve in curves], shape).mean(axis=-1)  # [K, B]
+            return _mean_measured(np.where(labelled, values, NOT_MEASURED).T[None])
+
+        return {name: mean(name) for name in ("HOTA", "DetA", "AssA", "LocA")}
 
     return measure
 
@@ -248,12 +213,3 @@ def davis_measure(result: DavisResult, video_ids: Sequence[int]) -> Measure:
         }
 
     return measure
-
-
-def _mean_over(counting: np.ndarray, values: Sequence[np.ndarray], samples: int) -> np.ndarray:
-    """[B]: of [K] arrays [B], the mean of those that count on a sample ([K, B] bool)."""
-    if not values:
-        return np.full(samples, NOT_MEASURED)
-    total = np.where(counting, np.array(values), 0.0).sum(axis=0)
-    number = counting.sum(axis=0)
-    return np.where(number > 0, total / np.maximum(number, 1), NOT_MEASURED)

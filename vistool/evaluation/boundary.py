@@ -11,8 +11,8 @@ from functools import cache
 
 import numpy as np
 
-from vistool.errors import DataError
-from vistool.formats.runs import Runs, compiled, decode_runs
+from vistool.evaluation.overlaps import decode_tracks
+from vistool.formats.runs import Runs, compiled
 from vistool.structures import RLE
 
 TOLERANCE = 0.008  # of the picture's diagonal: how far apart two boundaries may be
@@ -60,19 +60,11 @@ def boundary_bounds(tracks: Sequence[Masks], truth: Sequence[Masks]) -> np.ndarr
 
 
 def _decode(tracks: Sequence[Masks]) -> tuple[Runs, np.ndarray, tuple[int, int]]:
-    """Runs, the numbers of the masks among them [F, N], -1 where there is none, and their size."""
-    masks = [mask for track in tracks for mask in track if mask is not None]
-    runs = decode_runs(masks)
-    if not runs.sound.all():
-        number = int(np.argmin(runs.sound))
-        raise DataError(
-            f"a mask of size {masks[number]['size']} is malformed, or not of the size "
-            f"{masks[0]['size']} of the first one"
-        )
-    there = np.array([[mask is not None for mask in track] for track in tracks])  # [N, F]
-    numbers = np.where(there, np.cumsum(there).reshape(there.shape) - 1, -1)
-    height, width = masks[0]["size"] if masks else (0, 0)
-    return runs, numbers.T, (height, width)
+    """As `decode_tracks`, and the size of the masks."""
+    runs, places = decode_tracks(tracks, "two tracks")
+    first = next((mask for track in tracks for mask in track if mask is not None), None)
+    height, width = first["size"] if first else (0, 0)
+    return runs, places, (height, width)
 
 
 def _radius(height: int, width: int) -> int:

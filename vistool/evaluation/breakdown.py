@@ -7,7 +7,6 @@ and a prediction that finds it, or finds nothing and is itself of another kind, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,24 +29,9 @@ LENGTHS = {"short": (1.0, 10.0), "medium": (11.0, 20.0), "long": (21.0, np.inf)}
 SPEEDS = {"slow": (0.9, 1.0), "medium": (0.7, 0.9), "fast": (0.0, 0.7)}
 
 
-@dataclass(frozen=True, slots=True)
-class GroupAP:
-    """AP over the labelled tracks of one group."""
-
-    name: str
-    lowest: float  # of what the tracks are grouped by; both ends belong to the group
-    highest: float
-    num_truth: int  # labelled tracks that are to be found
-    numbers: Mapping[str, float]  # AP AP50 AP75 AR1 AR10 AR100 in [0, 1], -1 without such tracks
-
-
-@dataclass(frozen=True, slots=True)
-class Breakdown:
-    """AP by group, in each of three ways to group tracks."""
-
-    occlusion: tuple[GroupAP, ...]  # light, medium, heavy; empty where none is labelled
-    length: tuple[GroupAP, ...]  # short, medium, long
-    speed: tuple[GroupAP, ...]  # slow, medium, fast
+# Way to group tracks ("occlusion", "length", "speed") -> group -> its numbers, as in
+# `VideoAP.by_group`; without occlusion where none is labelled.
+Breakdown = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 class BreakdownBuilder:
@@ -56,40 +40,30 @@ class BreakdownBuilder:
     def __init__(self, category_ids: Iterable[int]) -> None:
         """Args: category_ids: all categories of the set; tracks of others are left out."""
         categories = tuple(category_ids)
-        self._builders = [APBuilder(categories, grouping) for grouping in _GROUPINGS]
+        self._builders = {kind: APBuilder(categories, by) for kind, by in _GROUPINGS.items()}
 
     def add(self, video: VideoOverlaps) -> None:
         """Match the tracks of one video; its masks are decoded once more.
 
         Raises: DataError if its labels of occlusion are not those of OVIS.
         """
-        for builder in self._builders:
+        for builder in self._builders.values():
             builder.add(video)
 
     def result(self) -> Breakdown:
         """AP by group over all videos so far."""
-        occlusion, length, speed = (
-            _groups(builder, grouping)
-            for builder, grouping in zip(self._builders, _GROUPINGS, strict=True)
-        )
-        labelled = any(group.num_truth for group in occlusion)
-        return Breakdown(occlusion if labelled else (), length, speed)
+        tables = {kind: builder.result().by_group() for kind, builder in self._builders.items()}
+        if not any(row["truth"] for row in tables["occlusion"].values()):
+            del tables["occlusion"]
+        return tables
 
 
-def break_down_tracks(videos: Iterable[VideoOverlaps], *, category_ids: Iterable[int]) -> Breakdown:
-    """AP by occlusion, length and speed; see `BreakdownBuilder`."""
-    builder = BreakdownBuilder(category_ids)
-    for video in videos:
-        builder.add(video)
-    return builder.result()
-
-
-def occlusion_of(levels: Sequence[str | None]) -> float:
+def occlusion_of(levels: Sequence[str | None] | None) -> float:
     """The mean level over the frames that have one; NaN if there is none.
 
     Raises: DataError if a level is not one of OVIS.
     """
-    stated = [level for level in levels if level is not None]
+    stated = [level for level in levels or () if level is not None]
     unknown = sorted(set(stated) - OCCLUSION_LEVELS.keys())
     if unknown:
         raise DataError(
@@ -139,16 +113,8 @@ def _box_overlaps(video: VideoOverlaps) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-_GROUPINGS = (
-    Grouping(OCCLUSIONS, _occlusions),
-    Grouping(LENGTHS, _lengths),
-    Grouping(SPEEDS, _box_overlaps),
-)
-
-
-def _groups(builder: APBuilder, grouping: Grouping) -> tuple[GroupAP, ...]:
-    ap = builder.result()
-    return tuple(
-        GroupAP(name, lowest, highest, int(ap.num_truth[:, place].sum()), ap.of_group(name))
-        for place, (name, (lowest, highest)) in enumerate(grouping.ranges.items())
-    )
+_GROUPINGS = {
+    "occlusion": Grouping(OCCLUSIONS, _occlusions),
+    "length": Grouping(LENGTHS, _lengths),
+    "speed": Grouping(SPEEDS, _box_overlaps),
+}

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vistool.evaluation.video_ap import IOU_THRESHOLDS, NOT_MEASURED, RECALL_POINTS, VideoAP
+from vistool.evaluation.overlaps import NOT_MEASURED
+from vistool.evaluation.video_ap import IOU_THRESHOLDS, RECALL_POINTS, VideoAP
 
 ALL_AREAS, MOST_TRACKS = 0, -1  # places in a VideoAP's last two axes
 LEVELS = {"IoU 0.5": [0], "IoU 0.75": [5], "mean": list(range(len(IOU_THRESHOLDS)))}

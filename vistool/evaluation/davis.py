@@ -7,15 +7,15 @@ Segmentation". Categories play no part. F frames, P predicted tracks and G label
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from vistool.evaluation.boundary import Masks, boundary_bounds, boundary_measure
-from vistool.evaluation.overlaps import VideoOverlaps, overlaps_of_video, ratio, shared_pixels
-from vistool.evaluation.tracking_measures import NOT_MEASURED, by_score
+from vistool.evaluation.overlaps import NOT_MEASURED, VideoOverlaps, overlaps_of_video, ratio
+from vistool.evaluation.tracking_measures import by_score
 from vistool.formats.rle import decode_mask, encode_mask
 from vistool.structures import RLE, TrackSegmentation
 
@@ -65,25 +65,14 @@ class DavisResult:
 
     def summary(self) -> dict[str, float]:
         """Mean, recall and decay of J and F, each the mean over objects; -1 without objects."""
-        return _summary(self.objects)
-
-    def by_video(self) -> dict[int, dict[str, float]]:
-        """The same for each video in which an object is labelled."""
-        videos: dict[int, list[ObjectQuality]] = {}
-        for followed in self.objects:
-            videos.setdefault(followed.video_id, []).append(followed)
-        return {video_id: _summary(objects) for video_id, objects in videos.items()}
-
-
-def _summary(objects: Sequence[ObjectQuality]) -> dict[str, float]:
-    summary = {}
-    for name in ("J", "F"):
-        values = [o.region if name == "J" else o.boundary for o in objects]
-        statistics = [Statistics.of(v) for v in values]
-        for which in ("mean", "recall", "decay"):
-            measured = [getattr(s, which) for s in statistics]
-            summary[f"{name}_{which}"] = float(np.mean(measured)) if measured else NOT_MEASURED
-    return {"J&F_mean": (summary["J_mean"] + summary["F_mean"]) / 2, **summary}
+        summary = {}
+        for name in ("J", "F"):
+            values = [o.region if name == "J" else o.boundary for o in self.objects]
+            statistics = [Statistics.of(v) for v in values]
+            for which in ("mean", "recall", "decay"):
+                measured = [getattr(s, which) for s in statistics]
+                summary[f"{name}_{which}"] = float(np.mean(measured)) if measured else NOT_MEASURED
+        return {"J&F_mean": (summary["J_mean"] + summary["F_mean"]) / 2, **summary}
 
 
 # --- which prediction an object is compared with --------------------------------------------------
@@ -155,14 +144,10 @@ def best_partners(compared: Comparison) -> dict[int, int]:
 # --- the measures ---------------------------------------------------------------------------------
 
 
-def evaluate_davis(videos: Iterable[VideoOverlaps]) -> DavisResult:
-    """J and F of a set of videos, by the unsupervised protocol."""
-    return DavisResult(tuple(followed for video in videos for followed in davis_of_video(video)))
-
-
 def davis_of_video(video: VideoOverlaps) -> list[ObjectQuality]:
     """J and F of every object that is visible at all; one without a partner has an empty track.
 
+    Partners are found by the unsupervised protocol, see `best_partners`.
     What is labelled as a group (`is_crowd`) is DAVIS's void: its pixels count for nothing.
     """
     compared = Comparison(_without_void(video))
@@ -177,14 +162,6 @@ def davis_of_video(video: VideoOverlaps) -> list[ObjectQuality]:
         )
         for g in compared.objects
     ]
-
-
-def region_similarity(track: Masks, truth: Masks) -> np.ndarray:
-    """J, intersection over union, of every frame: [F] in [0, 1]; 1 where both are empty.
-
-    Raises: DataError if numbers of frames or mask sizes differ.
-    """
-    return _region(*shared_pixels([track], [truth]))[:, 0, 0]
 
 
 def _without_void(video: VideoOverlaps) -> VideoOverlaps:

@@ -130,8 +130,6 @@ class DiagnosisBuilder:
     def _errors(self, place: int, mender: Mender) -> VideoErrors:
         video = self._videos[place]
         ap_lost, ap50_lost = mender.lost_in(place)
-        counts = {kind: int(video.of_kind({kind})[HALF].sum()) for kind in KINDS}
-        counts[ErrorKind.MISSED] = int(video.missed()[HALF].sum())
         wrong = video.kinds[HALF] >= 0
         return VideoErrors(
             video_id=video.video_id,
@@ -140,18 +138,8 @@ class DiagnosisBuilder:
             num_false=int((wrong & (video.scores >= self._min_score)).sum()),
             ap_lost=ap_lost,
             ap50_lost=ap50_lost,
-            kinds={str(kind): count for kind, count in counts.items()},
+            kinds={str(kind): count for kind, count in video.counts().items()},
         )
-
-
-def diagnose(
-    videos: Iterable[VideoOverlaps], category_ids: Iterable[int], *, min_score: float = MIN_SCORE
-) -> Diagnosis:
-    """All videos at once, as `DiagnosisBuilder` takes them one by one."""
-    builder = DiagnosisBuilder(category_ids, min_score=min_score)
-    for video in videos:
-        builder.add(video)
-    return builder.diagnosis()
 
 
 def _verdicts(judged: JudgedVideo, video: VideoOverlaps) -> Iterable[TruthVerdict]:

@@ -22,7 +22,8 @@ from vistool.evaluation.error_kinds import (
     ErrorKind,
     JudgedVideo,
 )
-from vistool.evaluation.video_ap import IOU_THRESHOLDS, NOT_MEASURED, precision_and_recall
+from vistool.evaluation.overlaps import NOT_MEASURED
+from vistool.evaluation.video_ap import IOU_THRESHOLDS, precision_and_recall
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +52,12 @@ class ErrorBreakdown:
 def break_down(mender: Mender, videos: Sequence[JudgedVideo]) -> ErrorBreakdown:
     """What AP would be with each kind of error mended."""
     now = mender.mended(())
-    counts = {kind: sum(int(v.of_kind({kind})[HALF].sum()) for v in videos) for kind in KINDS}
-    counts[ErrorKind.MISSED] = sum(int(v.missed()[HALF].sum()) for v in videos)
+    counts = [video.counts() for video in videos]
     kinds = []
     for kind in KINDS:
         then = mender.mended({kind})
         gains = (0.0, 0.0) if now[0] == NOT_MEASURED else (then[0] - now[0], then[1] - now[1])
-        kinds.append(MendedKind(kind, counts[kind], *then, *gains))
+        kinds.append(MendedKind(kind, sum(c[kind] for c in counts), *then, *gains))
     return ErrorBreakdown(
         ap=now[0],
         ap50=now[1],

@@ -79,6 +79,11 @@ class JudgedVideo:
         """[10, G] bool: labelled tracks that no prediction has found or is meant for."""
         return ~self.found() & ~self._aimed_at(self.of_kind(MEANT)) & ~self.crowd
 
+    def counts(self) -> dict[ErrorKind, int]:
+        """How many there are of each kind at IoU 0.5."""
+        counts = {kind: int(self.of_kind({kind})[HALF].sum()) for kind in KINDS}
+        return {**counts, ErrorKind.MISSED: int(self.missed()[HALF].sum())}
+
     def _aimed_at(self, predictions: np.ndarray) -> np.ndarray:
         aimed = np.zeros((len(self.targets), len(self.crowd)), bool)
         thresholds, places = np.nonzero(predictions)

@@ -6,16 +6,14 @@ to the TrackEval package on the same masks. F frames, G labelled and P predicted
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from vistool.evaluation.overlaps import VideoOverlaps, ratio
+from vistool.evaluation.overlaps import NOT_MEASURED, VideoOverlaps, ratio
 from vistool.evaluation.tracking_measures import (
     EPS,
-    NOT_MEASURED,
     FramePairs,
     TrackingResult,
     pairs_by_category,
@@ -70,26 +68,22 @@ class HotaCounts:
         return {name: float(curve.mean()) for name, curve in self.curves().items()}
 
 
-def evaluate_hota(videos: Iterable[VideoOverlaps]) -> TrackingResult[HotaCounts]:
-    """HOTA of a set of videos.
+def hota_of_video(video: VideoOverlaps) -> dict[int, HotaCounts]:
+    """The counts of every category that is labelled or predicted in one video.
 
     Categories are evaluated one by one, as TrackEval does for YouTube-VIS: a prediction can match
-    labelled tracks of its own category only. Of the two means over categories that TrackEval
-    prints, `class_averaged()` is the one to report; here it leaves out categories that the set has
-    no label of, which TrackEval takes in with HOTA 0 and LocA 1. Every prediction counts, whatever
-    its score.
+    labelled tracks of its own category only. Every prediction counts, whatever its score.
     """
-    return TrackingResult(tuple((video.video_id, hota_of_video(video)) for video in videos))
-
-
-def hota_of_video(video: VideoOverlaps) -> dict[int, HotaCounts]:
-    """The counts of every category that is labelled or predicted in one video."""
     pairs = pairs_by_category(video)
     return {category: _count(masks) for category, masks in pairs.items()}
 
 
 def hota_summary(result: TrackingResult[HotaCounts]) -> dict[str, float]:
-    """HOTA, DetA, AssA and LocA, the mean over categories; -1 where nothing is labelled."""
+    """HOTA, DetA, AssA and LocA, the mean over categories; -1 where nothing is labelled.
+
+    Categories that the set has no label of are left out; TrackEval takes them in with HOTA 0 and
+    LocA 1.
+    """
     measured = result.class_averaged()
     return {name: measured.get(name, NOT_MEASURED) for name in ("HOTA", "DetA", "AssA", "LocA")}
 

@@ -8,7 +8,6 @@ overlap of one half on. F frames, G labelled and P predicted tracks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -18,7 +17,6 @@ from vistool.evaluation.overlaps import VideoOverlaps
 from vistool.evaluation.tracking_measures import (
     EPS,
     FramePairs,
-    TrackingResult,
     pairs_by_category,
 )
 
@@ -62,17 +60,8 @@ class IdentityCounts:
         }
 
 
-def evaluate_identity(videos: Iterable[VideoOverlaps]) -> TrackingResult[IdentityCounts]:
-    """Identity measures of a set of videos, category by category as `evaluate_hota`.
-
-    Rates are in `class_averaged()` and `detection_averaged()`; numbers, such as switches, in
-    `total()`.
-    """
-    return TrackingResult(tuple((video.video_id, identity_of_video(video)) for video in videos))
-
-
 def identity_of_video(video: VideoOverlaps) -> dict[int, IdentityCounts]:
-    """The counts of every category that is labelled or predicted in one video."""
+    """The counts of every category that is labelled or predicted in a video, as `hota_of_video`."""
     pairs = pairs_by_category(video)
     return {category: _count(masks) for category, masks in pairs.items()}
 

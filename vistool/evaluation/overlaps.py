@@ -11,25 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from vistool.errors import DataError
+from vistool.formats.dataset import AnnotatedTrack
 from vistool.formats.rle import validate_rle
 from vistool.formats.runs import Runs, decode_runs
 from vistool.formats.threads import in_threads
 from vistool.structures import RLE, Size, TrackSegmentation
 
 MASKS_AT_ONCE = 4096  # decoded at a time; some ten MB of runs
-
-
-@dataclass(frozen=True, slots=True)
-class TruthTrack:
-    """A labelled instance over the frames of its video."""
-
-    video_id: int
-    category_id: int
-    segmentations: Sequence[RLE | None]  # one entry a frame; None: not visible
-    is_crowd: bool = False  # a group: it need not be found, and finding it is no mistake
-    area: float | None = None  # mean over the frames, pixels; None: that of the masks
-    annotation_id: int | None = None  # in the data set's file
-    occlusion: Sequence[str | None] = ()  # OVIS: its level on every frame, None where not visible
+NOT_MEASURED = -1.0  # of a measure: there is nothing labelled
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +26,7 @@ class VideoOverlaps:
     """What all pairs of predicted and labelled tracks of one video share, frame by frame."""
 
     video_id: int
-    truth: tuple[TruthTrack, ...]  # G, all categories
+    truth: tuple[AnnotatedTrack, ...]  # G, all categories
     predictions: tuple[TrackSegmentation, ...]  # P, all categories, in the order of the file
     intersections: np.ndarray  # [F, P, G] int64, pixels
     predicted_areas: np.ndarray  # [F, P] int64, pixels; 0: absent in that frame
@@ -51,7 +40,7 @@ class VideoOverlaps:
 
 
 def overlaps_of_video(
-    video_id: int, truth: Sequence[TruthTrack], predictions: Sequence[TrackSegmentation]
+    video_id: int, truth: Sequence[AnnotatedTrack], predictions: Sequence[TrackSegmentation]
 ) -> VideoOverlaps:
     """Compare all tracks of one video.
 
@@ -66,7 +55,7 @@ def overlaps_of_video(
 
 
 def overlaps_of_videos(
-    videos: Iterable[tuple[int, Sequence[TruthTrack], Sequence[TrackSegmentation]]],
+    videos: Iterable[tuple[int, Sequence[AnnotatedTrack], Sequence[TrackSegmentation]]],
 ) -> Iterator[VideoOverlaps]:
     """`overlaps_of_video` for every (video id, truth, predictions), in the order they come.
 
@@ -98,24 +87,21 @@ def shared_pixels(
     step = max(1, MASKS_AT_ONCE // max(1, len(predicted) + len(labelled)))
     for first in range(0, length, step):
         part = slice(first, first + step)
-        runs, ours, theirs = _decode(predicted, labelled, part, where)
+        runs, places = decode_tracks([*predicted, *labelled], where, part)
+        ours, theirs = places[:, : len(predicted)], places[:, len(predicted) :]
         intersections[part] = runs.intersections(ours, theirs)
         areas[part] = np.append(runs.areas, 0)[ours]  # no mask is number -1
         labelled_areas[part] = np.append(runs.areas, 0)[theirs]
     return intersections, areas, labelled_areas
 
 
-def _decode(
-    predicted: Sequence[Sequence[RLE | None]],
-    labelled: Sequence[Sequence[RLE | None]],
-    part: slice,
-    where: str,
-) -> tuple[Runs, np.ndarray, np.ndarray]:
-    """Some frames of a video: runs, and the numbers of predicted [F, P] and labelled [F, G] masks.
+def decode_tracks(
+    tracks: Sequence[Sequence[RLE | None]], where: str, part: slice = slice(None)
+) -> tuple[Runs, np.ndarray]:
+    """The masks of N tracks on some frames: runs, and the number of each mask [F, N], -1: none.
 
     Raises: DataError if sizes differ or a mask is malformed.
     """
-    tracks = [*predicted, *labelled]
     entries = [mask for track in tracks for mask in track[part]]
     masks = list(filter(None, entries))
     _check_sizes(masks, where)
@@ -124,8 +110,7 @@ def _decode(
         _refuse_malformed(tracks, where)
     visible = np.fromiter(map(bool, entries), bool, len(entries))
     numbers = np.where(visible, np.cumsum(visible) - 1, -1)
-    places = np.ascontiguousarray(numbers.reshape(len(tracks), -1).T)  # [F, P + G]
-    return runs, places[:, : len(predicted)], places[:, len(predicted) :]
+    return runs, np.ascontiguousarray(numbers.reshape(len(tracks), -1).T)
 
 
 def _check_sizes(masks: Sequence[RLE], where: str) -> None:

@@ -6,8 +6,10 @@ F frames, G labelled and P predicted tracks of one category in one video.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
@@ -15,7 +17,6 @@ from scipy.optimize import linear_sum_assignment
 
 from vistool.evaluation.overlaps import VideoOverlaps, ratio
 
-NOT_MEASURED = -1.0  # there is nothing labelled to follow
 CROWD_SHARE = 0.5  # what lies in a group by more than this is not held against the predictions
 EPS = float(np.finfo(float).eps)
 
@@ -130,7 +131,7 @@ class TrackingResult(Generic[CountsT]):
     def by_video(self) -> dict[int, CountsT]:
         """The counts of all categories; videos with nothing labelled or predicted are left out."""
         return {
-            video_id: _sum(categories.values())
+            video_id: reduce(add, categories.values())
             for video_id, categories in self.videos
             if categories
         }
@@ -138,12 +139,7 @@ class TrackingResult(Generic[CountsT]):
     def total(self) -> CountsT | None:
         """The counts of all videos and categories; None if nothing is labelled or predicted."""
         categories = self.by_category()
-        return _sum(categories.values()) if categories else None
-
-    def detection_averaged(self) -> dict[str, float]:
-        """Every mask weighs the same, whatever its category; empty if there is none at all."""
-        total = self.total()
-        return {} if total is None else total.summary()
+        return reduce(add, categories.values()) if categories else None
 
     def class_averaged(self) -> dict[str, float]:
         """The mean over the categories of which something is labelled; empty if none is."""
@@ -153,10 +149,3 @@ class TrackingResult(Generic[CountsT]):
         if not summaries:
             return {}
         return {name: float(np.mean([s[name] for s in summaries])) for name in summaries[0]}
-
-
-def _sum(counts: Iterable[CountsT]) -> CountsT:
-    first, *others = counts
-    for other in others:
-        first = first + other
-    return first

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from vistool.errors import DataError
-from vistool.evaluation.overlaps import TruthTrack, VideoOverlaps, overlaps_of_videos
+from vistool.evaluation.overlaps import NOT_MEASURED, VideoOverlaps
 from vistool.formats.runs import compiled
-from vistool.structures import TrackSegmentation
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)
@@ -28,7 +26,6 @@ AREA_RANGES = {
     "m": (128.0**2, 256.0**2),
     "l": (256.0**2, 1e10),
 }
-NOT_MEASURED = -1.0  # there is no labelled track to find
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,8 +49,9 @@ def mean_areas(video: VideoOverlaps) -> tuple[np.ndarray, np.ndarray]:
     """
     truth = _mean_where_visible(video.truth_areas)
     for g, track in enumerate(video.truth):
-        if track.area is not None:
-            truth[g] = track.area
+        if track.areas is not None:
+            stated = [area for area in track.areas if area]
+            truth[g] = np.mean(stated) if stated else 0.0
     return truth, _mean_where_visible(video.predicted_areas)
 
 
@@ -76,7 +74,7 @@ class VideoAP:
     def summary(self) -> dict[str, float]:
         """The twelve numbers of the benchmark, in [0, 1], or -1 where nothing could be measured.
 
-        For the groups by area; see `of_group` for others.
+        For the groups by area; see `by_group` for others.
         """
         return self._summary(slice(None))
 
@@ -87,9 +85,14 @@ class VideoAP:
             for index, category_id in enumerate(self.category_ids)
         }
 
-    def of_group(self, group: str) -> dict[str, float]:
-        """AP, AP50, AP75, AR1, AR10 and AR100 over the tracks of one group."""
-        return self._of_group(slice(None), self.groups.index(group))
+    def by_group(self) -> dict[str, dict[str, float]]:
+        """Of each group AP, AP50, AP75, AR1, AR10, AR100 and `truth`, the tracks to be found."""
+        return {
+            name: {"truth": int(num_truth), **self._of_group(slice(None), place)}
+            for place, (name, num_truth) in enumerate(
+                zip(self.groups, self.num_truth.sum(axis=0), strict=True)
+            )
+        }
 
     def _summary(self, categories: slice) -> dict[str, float]:
         precision, recall = self.precision[:, :, categories], self.recall[:, categories]
@@ -127,20 +130,22 @@ class APBuilder:
         """Match the tracks of one video; the order of videos does not matter."""
         self._videos.append((video.video_id, _outcome(video, self._grouping)))
 
-    def outcomes(self) -> list[tuple[int, VideoOutcome]]:
+    def outcomes(self) -> list[VideoOutcome]:
         """What became of the tracks of every video so far, by rising id."""
-        return sorted(self._videos, key=lambda entry: entry[0])
+        return [outcome for _, outcome in sorted(self._videos, key=lambda entry: entry[0])]
 
     def result(self) -> VideoAP:
         """AP over all videos so far."""
         # Of equal scores, the one of the lower video id comes first.
-        videos = [outcome for _, outcome in self.outcomes()]
         names = tuple(self._grouping.ranges)
         shape = (len(self._categories), len(names))
         precision = np.full((len(IOU_THRESHOLDS), len(RECALL_POINTS), *shape, 3), NOT_MEASURED)
         recall = np.full((len(IOU_THRESHOLDS), *shape, 3), NOT_MEASURED)
         num_truth = np.zeros(shape, np.int64)
-        whole = VideoOutcome.joined(videos, len(names))
+        ap = VideoAP(tuple(self._categories), precision, recall, num_truth, names)
+        if not self._videos:
+            return ap
+        whole = VideoOutcome.joined(self.outcomes())
         for k, category in enumerate(self._categories):
             of_category = whole.of_category(category)
             num_truth[k] = of_category.to_find.sum(axis=1)
@@ -148,7 +153,7 @@ class APBuilder:
                 for m, most in enumerate(MAX_TRACKS):
                     curve = of_category.precision_and_recall(a, most, num_truth[k, a])
                     precision[:, :, k, a, m], recall[:, k, a, m] = curve
-        return VideoAP(tuple(self._categories), precision, recall, num_truth, names)
+        return ap
 
 
 def average_precision(
@@ -164,82 +169,42 @@ def average_precision(
     return builder.result()
 
 
-def evaluate_tracks(
-    truth: Iterable[TruthTrack],
-    predictions: Iterable[TrackSegmentation],
-    *,
-    video_ids: Iterable[int],
-    category_ids: Iterable[int],
-) -> VideoAP:
-    """Compare predicted tracks with labelled ones.
-
-    Args:
-        video_ids: all videos of the set, also those with nothing labelled in them.
-        category_ids: all categories of the set; tracks of others are left out.
-
-    Raises: DataError for a prediction of another video or with another number of frames.
-    """
-    videos, categories = sorted(set(video_ids)), set(category_ids)
-    labelled: dict[int, list[TruthTrack]] = defaultdict(list)
-    for track in truth:
-        if track.category_id in categories:
-            labelled[track.video_id].append(track)
-    predicted: dict[int, list[TrackSegmentation]] = defaultdict(list)
-    known = set(videos)
-    for index, prediction in enumerate(predictions):
-        if prediction["video_id"] not in known:
-            raise DataError(
-                f"prediction {index} is of video {prediction['video_id']}, which the truth lacks",
-                hint=f"the {len(videos)} videos of the truth have the ids {_some(videos)}",
-            )
-        if prediction["category_id"] in categories:
-            predicted[prediction["video_id"]].append(prediction)
-    compared = overlaps_of_videos((v, labelled[v], predicted[v]) for v in videos)
-    return average_precision(compared, category_ids=categories)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoOutcome:
-    """What became of P predictions, by falling score in each video, and G labelled tracks."""
+    """What became of P predictions, by falling score, and G labelled tracks, of a video or more."""
 
+    videos: np.ndarray  # [P] place of the video, where there are several
     categories: np.ndarray  # [P] int64
     scores: np.ndarray  # [P] float64
     ranks: np.ndarray  # [P] int64, from 0, in its video and category
     found: np.ndarray  # [A, 10, P] bool: matches a labelled track at the threshold
     ignored: np.ndarray  # [A, 10, P] bool: neither right nor wrong
+    truth_videos: np.ndarray  # [G] place of the video
     truth_categories: np.ndarray  # [G] int64
     to_find: np.ndarray  # [A, G] bool
 
     @classmethod
-    def joined(cls, outcomes: Sequence[VideoOutcome], num_groups: int) -> VideoOutcome:
-        """All videos as one, predictions by falling score, of equals the earlier video first."""
-        if not outcomes:
-            none, matched = np.zeros(0, np.int64), np.zeros((num_groups, 10, 0), bool)
-            return cls(
-                none, np.zeros(0), none, matched, matched, none, np.zeros((num_groups, 0), bool)
-            )
-        scores = np.concatenate([o.scores for o in outcomes])
-        order = np.argsort(-scores, kind="stable")
-        return cls(
-            categories=np.concatenate([o.categories for o in outcomes])[order],
-            scores=scores[order],
-            ranks=np.concatenate([o.ranks for o in outcomes])[order],
-            found=np.concatenate([o.found for o in outcomes], axis=-1)[..., order],
-            ignored=np.concatenate([o.ignored for o in outcomes], axis=-1)[..., order],
-            truth_categories=np.concatenate([o.truth_categories for o in outcomes]),
-            to_find=np.concatenate([o.to_find for o in outcomes], axis=-1),
+    def joined(cls, outcomes: Sequence[VideoOutcome]) -> VideoOutcome:
+        """At least one video each; predictions of equal score in the order of the videos."""
+        whole = cls(
+            *(np.concatenate([getattr(o, f.name) for o in outcomes], axis=-1) for f in fields(cls))
         )
+        places = np.arange(len(outcomes))
+        whole = replace(
+            whole,
+            videos=np.repeat(places, [len(o.scores) for o in outcomes]),
+            truth_videos=np.repeat(places, [len(o.truth_categories) for o in outcomes]),
+        )
+        return whole._chosen(np.argsort(-whole.scores, kind="stable"), slice(None))
 
     def of_category(self, category: int) -> VideoOutcome:
-        here = np.flatnonzero(self.categories == category)
+        """The predictions and labelled tracks of one category."""
+        return self._chosen(self.categories == category, self.truth_categories == category)
+
+    def _chosen(self, predictions: np.ndarray, truth: np.ndarray | slice) -> VideoOutcome:
         return VideoOutcome(
-            categories=self.categories[here],
-            scores=self.scores[here],
-            ranks=self.ranks[here],
-            found=self.found[..., here],
-            ignored=self.ignored[..., here],
-            truth_categories=self.truth_categories[self.truth_categories == category],
-            to_find=self.to_find[:, self.truth_categories == category],
+            *(getattr(self, f.name)[..., predictions] for f in fields(self)[:6]),
+            *(getattr(self, f.name)[..., truth] for f in fields(self)[6:]),
         )
 
     def precision_and_recall(
@@ -313,7 +278,15 @@ def _outcome(video: VideoOverlaps, grouping: Grouping) -> VideoOutcome:
     ignored = np.where(found, ignorable, outside[:, None])
     truth_categories = np.array([t.category_id for t in video.truth], np.int64)
     return VideoOutcome(
-        categories, scores, _ranks(categories), found, ignored, truth_categories, ~optional
+        videos=np.zeros(len(order), np.int64),
+        categories=categories,
+        scores=scores,
+        ranks=_ranks(categories),
+        found=found,
+        ignored=ignored,
+        truth_videos=np.zeros(len(truth_categories), np.int64),
+        truth_categories=truth_categories,
+        to_find=~optional,
     )
 
 
@@ -374,8 +347,3 @@ def _mean_where_visible(areas: np.ndarray) -> np.ndarray:
 def _mean(values: np.ndarray) -> float:
     measured = values[values > NOT_MEASURED]
     return float(measured.mean()) if measured.size else NOT_MEASURED
-
-
-def _some(ids: Sequence[int]) -> str:
-    shown = ", ".join(map(str, ids[:10]))
-    return f"{shown}, ..." if len(ids) > 10 else shown

@@ -1,15 +1,27 @@
-"""Files and folders that appear whole or not at all: written under a temporary name, renamed."""
+"""Files and folders: written whole or not at all, named, read as JSON, and known by a checksum."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import itertools
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
+import msgspec
+
+from vistool.errors import DataError
+from vistool.formats.names import as_file_name
 from vistool.formats.replacing import sync, temporary_name
+
+T = TypeVar("T")
+# What msgspec raises for text that it does not take. ValueError: bytes that are no UTF-8.
+NOT_TAKEN = (msgspec.DecodeError, ValueError, RecursionError)
 
 
 @contextlib.contextmanager
@@ -93,3 +105,114 @@ def _name_place(error: BaseException, path: Path, temporary: Path) -> None:
         named = error.filename
         if named is None or Path(os.fsdecode(named)).is_relative_to(temporary):
             error.filename, error.filename2 = str(path), None
+
+
+def numbered(name: str) -> Iterator[str]:
+    """Names to choose the first free one of.
+
+    >>> list(itertools.islice(numbered("street"), 3))
+    ['street', 'street-2', 'street-3']
+    """
+    yield name
+    yield from (f"{name}-{number}" for number in itertools.count(2))
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def decode_json(data: bytes, kind: Any, where: str) -> Any:
+    """JSON text as `kind`, whose inner `msgspec.Raw` stay undecoded: `plain` gives their values.
+
+    Text with NaN, Infinity or a name that is no UTF-8 in it comes back whole, as plain values. Its
+    type may be another than `kind`, so look at it. Raises: DataError that begins with `where`.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise DataError(f"{where}: {error}") from None
+    except NOT_TAKEN as error:
+        reason = str(error)
+    try:
+        return json.loads(data)
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg}, line {error.lineno}, column {error.colno}"
+    except (ValueError, RecursionError):
+        pass
+    raise DataError(f"{where}: not a readable JSON file: {reason}")
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """A small JSON file as `kind`. Raises: DataError if it is missing, damaged or another kind."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise DataError(f"{path}: {error}") from None
+    except NOT_TAKEN as error:
+        reason = str(error)
+    try:  # perhaps for a name that is no UTF-8
+        return msgspec.convert(json.loads(data, parse_constant=_refuse_constant), kind)
+    except (ValueError, RecursionError, msgspec.ValidationError):
+        raise DataError(f"{path}: not a readable JSON file: {reason}") from None
+
+
+def plain(value: Any) -> Any:
+    """The Python value of what may still be JSON text. Raises: DataError."""
+    if not isinstance(value, msgspec.Raw):
+        return value
+    try:
+        return msgspec.json.decode(value)
+    except NOT_TAKEN as error:
+        reason = str(error)
+    try:
+        return json.loads(bytes(value))
+    except (ValueError, RecursionError):
+        raise DataError(f"not readable JSON: {reason}") from None
+
+
+def encode_json(value: Any, *, indented: bool = False) -> bytes:
+    """JSON text of a value. Bytes of a name that are no UTF-8 become \\udcXX, as in Python."""
+    try:
+        text = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        simple = msgspec.to_builtins(value, builtin_types=(msgspec.Raw,))
+        text = json.dumps(simple, default=plain).encode("ascii")
+    return msgspec.json.format(text) if indented else text
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def path_as_text(path: Path) -> str:
+    """A path as JSON can hold it: every byte of its name that is no UTF-8 becomes \\udcXX."""
+    return str(path).encode(errors="backslashreplace").decode()
+
+
+def new_run_folder(parent: Path, stem: str, *, exist_ok: bool) -> Path:
+    """Make and return parent/stem, or with "-2", "-3"... the first of them that is free.
+
+    The stem may be any text: `as_file_name` makes a name of it.
+    """
+    stem = as_file_name(stem)
+    parent.mkdir(parents=True, exist_ok=True)
+    if exist_ok:
+        folder = parent / stem
+        if folder.exists() and not folder.is_dir():
+            raise DataError(f"{folder}: is a file, not a folder")
+        folder.mkdir(exist_ok=True)
+        return folder
+    for name in numbered(stem):
+        folder = parent / name
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()  # fails if it exists, so two processes never get the same
+            return folder
+    raise AssertionError("unreachable")

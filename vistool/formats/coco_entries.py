@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo
+from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, StatedBoxes
 from vistool.structures import Size
 
 
@@ -129,7 +129,7 @@ def of_every_frame(entry: dict[str, Any], key: str, length: int) -> list[Any] | 
     return values
 
 
-def boxes_of(entry: dict[str, Any], length: int) -> tuple[tuple[float, ...] | None, ...] | None:
+def boxes_of(entry: dict[str, Any], length: int) -> StatedBoxes | None:
     """The stated box of every frame. Raises: EntryError."""
     values = entry.get("bboxes", [entry["bbox"]] if "bbox" in entry else None)
     if values is None:
@@ -140,7 +140,8 @@ def boxes_of(entry: dict[str, Any], length: int) -> tuple[tuple[float, ...] | No
         if box is not None and not (isinstance(box, list) and all(map(_is_finite, box))):
             raise EntryError("not-finite", f"bbox {box!r} on frame {frame}")
         if box and len(box) != 4:
-            raise EntryError("box", f"bbox of {len(box)} numbers on frame {frame}, not of 4")
+            what = f"bbox {box!r} on frame {frame}, not left, top, width and height"
+            raise EntryError("malformed-box", what)
     return tuple(tuple(box) if box else None for box in values)
 
 

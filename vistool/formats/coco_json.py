@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from vistool.errors import DataError
+from vistool.formats.atomic import decode_json, plain
 from vistool.formats.coco_entries import (
     EntryError,
     areas_of,
@@ -28,11 +29,11 @@ from vistool.formats.coco_entries import (
     video_of,
     video_of_images,
 )
-from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, Category, DataSet
-from vistool.formats.json_bytes import decode_json, plain
+from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, DataSet
 from vistool.formats.limits import refuse_too_many_masks
 from vistool.formats.problems import Place, Problem, ProblemCallback, refuse
-from vistool.formats.segmentation import MaskError, to_rle
+from vistool.formats.results import Category
+from vistool.formats.segmentation import MaskError, outlines_of, to_rle
 from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, Size
 
@@ -49,6 +50,7 @@ def read_coco_json(
     *,
     frames: Path | None = None,
     masks: bool = True,
+    outlines: bool = False,
     on_problem: ProblemCallback = refuse,
     on_progress: OnProgress = silent,
 ) -> DataSet:
@@ -60,12 +62,13 @@ def read_coco_json(
     Args:
         frames: the folder that file names are relative to; None: found by `frames_folder`.
         masks: False leaves the tracks out, which is much faster.
+        outlines: keep polygons of pictures and YouTube-VIS files as well.
         on_problem: told about everything that is wrong; by default the first error is raised.
 
     Raises: DataError if the file is no such file at all.
     """
     content = load_parts(path)
-    reader = _Reader(path, on_problem, on_progress)
+    reader = _Reader(path, on_problem, on_progress, outlines=outlines)
     categories = reader.categories(content["categories"])
     annotations = content["annotations"] if masks else []
     match kind_of_parts(content):
@@ -167,8 +170,16 @@ def kind_of_parts(parts: Mapping[str, list[Any]]) -> FileKind:
 class _Reader:
     """Reads the lists of one file, and tells `on_problem` what is wrong with which entry."""
 
-    def __init__(self, path: Path, on_problem: ProblemCallback, on_progress: OnProgress) -> None:
+    def __init__(
+        self,
+        path: Path,
+        on_problem: ProblemCallback,
+        on_progress: OnProgress,
+        *,
+        outlines: bool,
+    ) -> None:
         self.path = path
+        self.outlines = outlines
         self.on_problem = on_problem
         self.on_progress = on_progress
 
@@ -259,16 +270,18 @@ class _Reader:
                 segmentations = of_every_frame(entry, "segmentation", video.length)
                 if segmentations is None:
                     raise no_masks()
+                masks = self._masks(place, segmentations, video.size)
                 found.append(
                     AnnotatedTrack(
                         id=entry["id"],
                         video_id=video.id,
                         category_id=category.id,
-                        segmentations=self._masks(place, segmentations, video.size),
+                        segmentations=masks,
                         is_crowd=flag_of(entry, "iscrowd", default=False),
                         areas=areas_of(entry, video.length),
                         boxes=boxes_of(entry, video.length),
                         occlusion=occlusion_of(entry, video.length),
+                        outlines=outlines_of(segmentations, masks) if self.outlines else None,
                     )
                 )
             except EntryError as fault:

@@ -4,24 +4,20 @@ of one frame. Sizes and masks are of pictures as displayed, turned by their EXIF
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+
+import numpy as np
 
 from vistool.errors import DataError
 from vistool.formats.results import Category
 from vistool.structures import RLE, Size
 
-__all__ = [
-    "AnnotatedTrack",
-    "AnnotatedVideo",
-    "Category",
-    "DataSet",
-    "frame_file",
-    "group_tracks",
-    "other_size",
-]
+# One value a frame; None: the file has none there.
+StatedBoxes = tuple[tuple[float, ...] | None, ...]  # left, top, width, height in pixels
+Outlines = tuple[tuple[np.ndarray, ...] | None, ...]  # polygons, [P, 2] x, y each
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +37,15 @@ class AnnotatedVideo:
 class AnnotatedTrack:
     """One instance over the frames of its video; its masks are safe to decode."""
 
-    id: int
     video_id: int
     category_id: int
-    segmentations: tuple[RLE | None, ...]  # one a frame; None: not visible
-    is_crowd: bool = False  # a group that nobody took apart
+    segmentations: Sequence[RLE | None]  # one a frame; None: not visible
+    is_crowd: bool = False  # a group: it need not be found, and finding it is no mistake
     areas: tuple[float | None, ...] | None = None  # pixels, as the file states them
-    boxes: tuple[tuple[float, ...] | None, ...] | None = None  # left, top, width, height; likewise
-    occlusion: tuple[str | None, ...] | None = None  # OVIS: no_, slight_ or severe_occlusion
+    boxes: StatedBoxes | None = None  # likewise
+    occlusion: Sequence[str | None] | None = None  # OVIS: no_, slight_ or severe_occlusion
+    outlines: Outlines | None = None  # where the file has polygons, and they were asked for
+    id: int = 0  # of the annotation
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from vistool.formats.atomic import atomic_path
 from vistool.formats.dataset import (
     AnnotatedTrack,
     AnnotatedVideo,
-    Category,
     DataSet,
     group_tracks,
 )
@@ -29,8 +28,9 @@ from vistool.formats.label_maps import (
 )
 from vistool.formats.pictures import displayed_size
 from vistool.formats.problems import Problem, ProblemCallback, refuse
+from vistool.formats.results import Category
 from vistool.formats.threads import in_threads
-from vistool.formats.video import IMAGE_SUFFIXES
+from vistool.formats.video_sources import IMAGE_SUFFIXES
 from vistool.progress import OnProgress, silent
 from vistool.structures import RLE
 
@@ -90,14 +90,7 @@ def read_davis(
         videos.append(video)
         if masks:
             stems = [file.stem for file in files]
-            found = _Sequence(video, stems, labels / name, on_problem).read()
-            only = set(found) == {VOID}
-            tracks += [
-                AnnotatedTrack(
-                    len(tracks) + i, number, OBJECT.id, of_frames, id_ == VOID and not only
-                )
-                for i, (id_, of_frames) in enumerate(found.items(), start=1)
-            ]
+            tracks += sequence_tracks(video, stems, labels / name, on_problem, len(tracks) + 1)
         on_progress("reading labels", sum(video.length for video in videos), None)
     return DataSet(
         path=folder,
@@ -178,59 +171,63 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
-class _Sequence:
-    """The label pictures of one sequence."""
+def sequence_tracks(
+    video: AnnotatedVideo,
+    stems: Sequence[str],
+    folder: Path,
+    on_problem: ProblemCallback,
+    first_id: int = 1,
+) -> list[AnnotatedTrack]:
+    """The objects in the label pictures of one sequence, by rising id of their pixels.
 
-    def __init__(
-        self,
-        video: AnnotatedVideo,
-        stems: Sequence[str],
-        folder: Path,
-        on_problem: ProblemCallback,
-    ) -> None:
-        self.video, self.stems, self.folder, self.on_problem = video, stems, folder, on_problem
+    Void beside other ids is a group. Pictures that do not fit are reported and left out.
 
-    def read(self) -> dict[int, tuple[RLE | None, ...]]:
-        """The masks of every id, rising."""
-        stems = self.stems
-        labelled = {file.stem: file for file in _pictures(self.folder)}
-        unlabelled = [t for t, stem in enumerate(stems) if stem not in labelled]
-        if unlabelled:
-            what = f"{len(unlabelled)} of {len(stems)} frames have no label picture"
-            self.on_problem(Problem("warning", "no-annotation", str(self.folder), (), what))
-        for stem in sorted(labelled.keys() - set(stems)):
-            what = "labels of a frame that is not there"
-            self.on_problem(Problem("error", "no-frame", str(labelled[stem]), (), what))
-        by_id: dict[int, dict[int, RLE]] = defaultdict(dict)
-        todo = [t for t, stem in enumerate(stems) if stem in labelled]
-        files = [labelled[stems[t]] for t in todo]
-        for t, masks in zip(todo, self._masks(files), strict=True):
-            for id_, mask in masks.items():
-                by_id[id_][t] = mask
-        return {
-            id_: tuple(masks.get(t) for t in range(self.video.length))
-            for id_, masks in sorted(by_id.items())
-        }
+    Args: stems: of the frames' files; first_id: of the tracks, which count from it.
+    """
+    labelled = {file.stem: file for file in _pictures(folder)}
+    there = [t for t, stem in enumerate(stems) if stem in labelled]
+    if len(there) < len(stems):
+        what = f"{len(stems) - len(there)} of {len(stems)} frames have no label picture"
+        on_problem(Problem("warning", "no-annotation", str(folder), (), what))
+    for stem in sorted(labelled.keys() - set(stems)):
+        what = "a frame that the sequence does not have"
+        on_problem(Problem("error", "no-frame", str(labelled[stem]), (), what))
+    by_id: dict[int, dict[int, RLE]] = defaultdict(dict)
+    files = [labelled[stems[t]] for t in there]
+    for t, masks in zip(there, _masks_of_frames(files, video, on_problem), strict=True):
+        for id_, mask in masks.items():
+            by_id[id_][t] = mask
+    return [
+        AnnotatedTrack(
+            video.id,
+            OBJECT.id,
+            tuple(masks.get(t) for t in range(video.length)),
+            is_crowd=id_ == VOID and len(by_id) > 1,
+            id=number,
+        )
+        for number, (id_, masks) in enumerate(sorted(by_id.items()), start=first_id)
+    ]
 
-    def _masks(self, files: Sequence[Path]) -> Iterator[dict[int, RLE]]:
-        """The masks in every picture, by the ids of the sequence."""
-        pictures = list(in_threads(label_picture_or_reason, files))
-        whole = [
-            (f, p) for f, p in zip(files, pictures, strict=True) if isinstance(p, LabelPicture)
-        ]
-        try:
-            ids = ids_of_colours(whole)
-        except DataError as error:
-            self.on_problem(Problem("error", "colours", "", (), str(error)))
-            ids = {}
-        for file, picture in zip(files, pictures, strict=True):
-            if isinstance(picture, str):
-                self.on_problem(Problem("error", "unreadable-file", "", (), picture))
-                yield {}
-            elif picture.size != self.video.size:
-                size, own = self.video.size, picture.size
-                what = f"is {own.width}x{own.height}, its video {size.width}x{size.height}"
-                self.on_problem(Problem("error", "mask-size", str(file), (), what))
-                yield {}
-            else:
-                yield picture.masks_by(ids)
+
+def _masks_of_frames(
+    files: Sequence[Path], video: AnnotatedVideo, on_problem: ProblemCallback
+) -> Iterator[dict[int, RLE]]:
+    """The masks in every picture, by the ids of the sequence."""
+    pictures = list(in_threads(label_picture_or_reason, files))
+    whole = [(f, p) for f, p in zip(files, pictures, strict=True) if isinstance(p, LabelPicture)]
+    try:
+        ids = ids_of_colours(whole)
+    except DataError as error:
+        on_problem(Problem("error", "colours", "", (), str(error)))
+        ids = {}
+    for file, picture in zip(files, pictures, strict=True):
+        if isinstance(picture, str):
+            on_problem(Problem("error", "unreadable-file", "", (), picture))
+            yield {}
+        elif picture.size != video.size:
+            size, own = video.size, picture.size
+            what = f"is {own.width}x{own.height}, its video {size.width}x{size.height}"
+            on_problem(Problem("error", "mask-size", str(file), (), what))
+            yield {}
+        else:
+            yield picture.masks_by(ids)

@@ -22,12 +22,13 @@ def read_dataset(
     *,
     frames: Path | None = None,
     masks: bool = True,
+    outlines: bool = False,
     on_problem: ProblemCallback = refuse,
     on_progress: OnProgress = silent,
 ) -> DataSet:
     """Read a data set: an annotation file, a folder that holds one, a DAVIS or a MOTS folder.
 
-    Args: as in `read_coco_json`; `frames` is for annotation files.
+    Args: as in `read_coco_json`; `frames` and `outlines` are for annotation files.
     Raises: DataError at the first thing that is wrong, or what `on_problem` raises.
     """
     match _folder_kind(path):
@@ -35,9 +36,13 @@ def read_dataset(
             return read_davis(path, masks=masks, on_problem=on_problem, on_progress=on_progress)
         case "mots":
             return read_mots(path, masks=masks, on_problem=on_problem, on_progress=on_progress)
-    file = annotation_file(path)
     return read_coco_json(
-        file, frames=frames, masks=masks, on_problem=on_problem, on_progress=on_progress
+        annotation_file(path),
+        frames=frames,
+        masks=masks,
+        outlines=outlines,
+        on_problem=on_problem,
+        on_progress=on_progress,
     )
 
 

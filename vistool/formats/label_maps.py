@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image
 
 from vistool.errors import DataError
-from vistool.formats.atomic import atomic_path
+from vistool.formats.atomic import atomic_path, numbered
 from vistool.formats.dataset import AnnotatedVideo
 from vistool.formats.names import as_file_name
 from vistool.formats.pictures import open_picture
 from vistool.formats.rle import area, decode_mask, encode_runs
-from vistool.formats.video import IMAGE_SUFFIXES
+from vistool.formats.video_sources import IMAGE_SUFFIXES
 from vistool.structures import RLE, Size
 
 INDEXED = ("P", "L", "LA", "1", "I", "I;16", "I;16B")  # Pillow's modes whose pixels are ids
@@ -181,12 +181,9 @@ def folder_names(videos: Sequence[AnnotatedVideo]) -> dict[int, str]:
     taken: set[str] = set()
     for video in videos:
         plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in video.name)
-        plain = as_file_name(plain, instead=str(video.id))
-        name, number = plain, 2
-        while name.casefold() in taken:
-            name, number = f"{plain}-{number}", number + 1
-        taken.add(name.casefold())
-        names[video.id] = name
+        choice = numbered(as_file_name(plain, instead=str(video.id)))
+        names[video.id] = next(name for name in choice if name.casefold() not in taken)
+        taken.add(names[video.id].casefold())
     return names
 
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from vistool.errors import DataError
-from vistool.formats.atomic import atomic_path
+from vistool.formats.atomic import atomic_path, encode_json, read_json
 from vistool.formats.dataset import (
     AnnotatedTrack,
     AnnotatedVideo,
-    Category,
     DataSet,
     group_tracks,
 )
-from vistool.formats.json_bytes import encode_json, read_json
 from vistool.formats.label_maps import (
     folder_names,
     masks_of,
@@ -29,10 +27,11 @@ from vistool.formats.label_maps import (
 )
 from vistool.formats.limits import refuse_too_many_masks
 from vistool.formats.pictures import displayed_size
-from vistool.formats.problems import Problem, ProblemCallback, refuse
+from vistool.formats.problems import Place, Problem, ProblemCallback, refuse
+from vistool.formats.results import Category
 from vistool.formats.rle import rle_fault
 from vistool.formats.threads import in_threads
-from vistool.formats.video import IMAGE_SUFFIXES
+from vistool.formats.video_sources import IMAGE_SUFFIXES
 from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, Size
 
@@ -47,16 +46,6 @@ LONGEST = 10_000_000  # frames; a label beyond is taken for damage
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
-    """Where one sequence has its labels and its frames."""
-
-    name: str
-    labels: Path  # a text file, or a folder of pictures
-    frames: tuple[Path, ...]
-    first: int  # the number of the first frame
-
-
-@dataclass(frozen=True, slots=True)
 class Labelled:
     """One object on one frame, as a line or a picture has it."""
 
@@ -64,7 +53,7 @@ class Labelled:
     id: int
     category: int
     rle: RLE
-    line: int  # in its file, or 0
+    place: Place  # its line of a file, or its picture of a folder
 
 
 def is_mots(folder: Path) -> bool:
@@ -96,9 +85,9 @@ def read_mots(
     videos: list[AnnotatedVideo] = []
     tracks: list[AnnotatedTrack] = []
     for number, (name, labels) in enumerate(sorted(places.items()), start=1):
-        source = _source(folder, name, labels)
-        sequence = _Sequence(source, on_problem)
-        video = sequence.video(folder, number)
+        frames, first = _frames(folder, name, labels)
+        sequence = MotsSequence(labels, first, on_problem)
+        video = _video(sequence, folder, number, name, frames)
         if video is not None:
             videos.append(video)
             if masks:
@@ -118,7 +107,7 @@ def read_mots(
 def first_frames(folder: Path) -> dict[str, int]:
     """The number of the first frame of every sequence, by its name."""
     places = _label_places(folder)
-    return {name: _source(folder, name, labels).first for name, labels in places.items()}
+    return {name: _frames(folder, name, labels)[1] for name, labels in places.items()}
 
 
 def write_mots(
@@ -248,7 +237,8 @@ def _is_mots_text(path: Path) -> bool:
         return len(file.readline(1 << 20).split(" ")) == 6
 
 
-def _source(folder: Path, name: str, labels: Path) -> _Source:
+def _frames(folder: Path, name: str, labels: Path) -> tuple[list[Path], int]:
+    """The pictures of a sequence, and the number of its first frame."""
     own = labels.parent.parent / "img1" if labels.name == "gt.txt" else None
     places = [own] if own else [folder / place / name for place in FRAME_PLACES]
     files: list[Path] = []
@@ -261,22 +251,22 @@ def _source(folder: Path, name: str, labels: Path) -> _Source:
             ]
             break
     first = min((int(file.stem) for file in files), default=1 if own else 0)
-    return _Source(name, labels, tuple(files), first)
+    return files, first
 
 
-def labels_in_text(file: Path, on_fault: Callable[[int, str], None]) -> Iterator[Labelled]:
+def labels_in_text(file: Path, on_fault: Callable[[Place, str], None]) -> Iterator[Labelled]:
     """What the lines of a text file say; `on_fault` is told which line says nothing, and why."""
     text = file.read_text(encoding="utf-8", errors="replace")
     for number, line in enumerate(text.splitlines(), start=1):
-        fields = line.split()
+        fields, place = line.split(), (("line", number),)
         if not fields:
             continue
         if len(fields) != 6 or not all(map(is_number, fields[:5])):
-            on_fault(number, "not six fields: frame, id, class, height, width, run-length code")
+            on_fault(place, "not six fields: frame, id, class, height, width, run-length code")
             continue
         frame, id_, category, height, width = map(int, fields[:5])
         rle = RLE(size=[height, width], counts=fields[5])
-        yield Labelled(frame, id_, category, rle, number)
+        yield Labelled(frame, id_, category, rle, place)
 
 
 def by_frame(masks: Mapping[int, RLE], length: int) -> list[RLE | None]:
@@ -292,68 +282,65 @@ def is_number(text: str) -> bool:
     return text.isdecimal() and len(text) <= MAX_DIGITS
 
 
-class _Sequence:
-    """The labels of one sequence."""
+class MotsSequence:
+    """The labels of one sequence; what is wrong with them is reported."""
 
-    def __init__(self, source: _Source, on_problem: ProblemCallback) -> None:
-        self.source, self.on_problem = source, on_problem
-        self.labelled = list(
-            labels_in_text(source.labels, partial(self._error, "malformed-line"))
-            if source.labels.is_file()
-            else self._from_pictures()
-        )
+    def __init__(self, labels: Path, first: int, on_problem: ProblemCallback) -> None:
+        """Args: labels: a text file, or a folder of pictures; first: number of the first frame."""
+        self.path, self.first, self._on_problem = labels, first, on_problem
+        self._pictures: list[Path] = []
+        if labels.is_file():
+            self.labelled = list(labels_in_text(labels, partial(self.error, "malformed-line")))
+        else:
+            files = (path for path in labels.glob("*.png") if is_number(path.stem))
+            self._pictures = sorted(files)
+            self.labelled = list(self._in_pictures())
 
-    def video(self, folder: Path, number: int) -> AnnotatedVideo | None:
-        """Its size and length, from the frames or else from the labels."""
-        files = self.source.frames
-        last = max([item.frame for item in self.labelled] + self._pictured, default=-1)
-        length = len(files) or last - self.source.first + 1
-        try:
-            size = displayed_size(files[0]) if files else self._stated_size()
-        except DataError as error:
-            self._error("unreadable-file", 0, str(error))
-            return None
-        if not 1 <= length <= LONGEST or size is None:
-            self._error(
-                "empty", 0, f"{len(files)} frames, {len(self.labelled)} labels up to {last}"
-            )
-            return None
-        return AnnotatedVideo(
-            id=number,
-            name=self.source.name,
-            size=size,
-            length=length,
-            file_names=tuple(file.relative_to(folder).as_posix() for file in files),
-        )
+    @property
+    def last(self) -> int:
+        """The number of the last frame with a label or a picture of labels; -1 without any."""
+        numbers = [item.frame for item in self.labelled] + [int(p.stem) for p in self._pictures]
+        return max(numbers, default=-1)
 
     def tracks(
-        self, video: AnnotatedVideo, earlier: Sequence[AnnotatedTrack]
+        self,
+        video: AnnotatedVideo,
+        earlier: Sequence[AnnotatedTrack] = (),
+        *,
+        known: Collection[int] | None = None,
     ) -> list[AnnotatedTrack]:
-        """By rising object id; masks that do not fit their video are reported and left out.
+        """By rising object id; masks that do not fit their video are left out.
 
-        Args: earlier: tracks of the set so far; ids go on from theirs.
+        Args:
+            earlier: tracks of the set so far; ids go on from theirs.
+            known: the classes that there may be, beside regions to ignore; None: any.
+
+        Raises: DataError if all tracks together have too many frames.
         """
         masks: dict[int, dict[int, RLE]] = defaultdict(dict)
         category: dict[int, int] = {}
         for item in self.labelled:
-            t = item.frame - self.source.first
+            t = item.frame - self.first
             fault = rle_fault(item.rle, video.size)
             if fault:
-                self._error("malformed-mask", item.line, f"object {item.id}: {fault}")
+                self.error("malformed-mask", item.place, f"object {item.id}: {fault}")
             elif not 0 <= t < video.length:
-                last = self.source.first + video.length - 1
-                what = f"frame {item.frame} is not among {self.source.first} to {last}"
-                self._error("no-frame", item.line, what)
+                last = self.first + video.length - 1
+                what = f"frame {item.frame} is not among {self.first} to {last}"
+                self.error("no-frame", item.place, what)
+            elif known is not None and item.category not in {*known, IGNORED}:
+                what = f"class {item.category} is none of {sorted(known)}"
+                self.error("unknown-category", item.place, what)
             elif t in masks[item.id]:
                 what = f"object {item.id} is on frame {item.frame} twice"
-                self._error("duplicate", item.line, what)
+                self.error("duplicate", item.place, what)
             elif category.setdefault(item.id, item.category) != item.category:
                 what = f"object {item.id} is of class {item.category} and {category[item.id]}"
-                self._error("category", item.line, what)
+                self.error("category", item.place, what)
             else:
                 masks[item.id][t] = item.rle
         before = sum(len(track.segmentations) for track in earlier)
-        refuse_too_many_masks(before + len(category) * video.length, self.source.labels)
+        refuse_too_many_masks(before + len(category) * video.length, self.path)
         return [
             AnnotatedTrack(
                 id=len(earlier) + position,
@@ -365,25 +352,40 @@ class _Sequence:
             for position, id_ in enumerate(sorted(category), start=1)
         ]
 
-    def _stated_size(self) -> Size | None:
-        return Size(*self.labelled[0].rle["size"]) if self.labelled else None
+    def error(self, kind: str, place: Place, what: str) -> None:
+        """Report what is wrong at a place of the labels."""
+        self._on_problem(Problem("error", kind, str(self.path), place, what))
 
-    def _from_pictures(self) -> Iterator[Labelled]:
-        files = sorted(path for path in self.source.labels.glob("*.png") if is_number(path.stem))
-        for file, masks in zip(files, in_threads(masks_of_file, files), strict=True):
+    def _in_pictures(self) -> Iterator[Labelled]:
+        found = in_threads(masks_of_file, self._pictures)
+        for file, masks in zip(self._pictures, found, strict=True):
             if isinstance(masks, str):
-                self._error("unreadable-file", 0, masks)
+                self.error("unreadable-file", (), masks)
                 continue
             for id_, rle in masks.items():
-                yield Labelled(int(file.stem), id_, id_ // PER_CLASS, rle, 0)
+                place = (("picture", file.name),)
+                yield Labelled(int(file.stem), id_, id_ // PER_CLASS, rle, place)
 
-    @property
-    def _pictured(self) -> list[int]:
-        """The numbers of the label pictures, with objects on them or without."""
-        if self.source.labels.is_file():
-            return []
-        return [int(p.stem) for p in self.source.labels.glob("*.png") if is_number(p.stem)]
 
-    def _error(self, kind: str, line: int, what: str) -> None:
-        place = (("line", line),) if line else ()
-        self.on_problem(Problem("error", kind, str(self.source.labels), place, what))
+def _video(
+    sequence: MotsSequence, folder: Path, number: int, name: str, files: Sequence[Path]
+) -> AnnotatedVideo | None:
+    """Its size and length, from the frames or else from the labels; None if there is neither."""
+    length = len(files) or sequence.last - sequence.first + 1
+    try:
+        stated = [Size(*item.rle["size"]) for item in sequence.labelled[:1]]
+        size = displayed_size(files[0]) if files else next(iter(stated), None)
+    except DataError as error:
+        sequence.error("unreadable-file", (), str(error))
+        return None
+    if not 1 <= length <= LONGEST or size is None:
+        what = f"{len(files)} frames, {len(sequence.labelled)} labels up to {sequence.last}"
+        sequence.error("empty", (), what)
+        return None
+    return AnnotatedVideo(
+        id=number,
+        name=name,
+        size=size,
+        length=length,
+        file_names=tuple(file.relative_to(folder).as_posix() for file in files),
+    )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vistool.errors import DataError
+from vistool.errors import DataError, first_few, visible
 
 SHOWN = 20  # problems that are spelt out; of the rest, the number
 
@@ -30,11 +30,6 @@ class Problem:
         return visible(text)
 
 
-def visible(text: str) -> str:
-    """One line of text from a file, without what could command the terminal that shows it."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 ProblemCallback = Callable[[Problem], None]
 
 
@@ -54,12 +49,4 @@ def refuse_all(problems: Sequence[Problem]) -> None:
     errors = errors_of(problems)
     if errors:
         hint = next((error.hint for error in errors if error.hint), "")
-        raise DataError("\n".join(listed(errors)), hint=hint)
-
-
-def listed(problems: Sequence[Problem], most: int = SHOWN) -> list[str]:
-    """The first `most` problems, a line each, and a line with the number of the others."""
-    lines = [str(problem) for problem in problems[:most]]
-    if len(problems) > most:
-        lines.append(f"... and {len(problems) - most} more")
-    return lines
+        raise DataError("\n".join(first_few(errors, SHOWN)), hint=hint)

@@ -17,9 +17,9 @@ from typing import Any
 
 import msgspec
 
-from vistool.errors import DataError
+from vistool.errors import DataError, first_few
+from vistool.formats.atomic import NOT_TAKEN, decode_json, plain
 from vistool.formats.dataset import DataSet
-from vistool.formats.json_bytes import NOT_TAKEN, decode_json, plain
 from vistool.formats.limits import UNPACKED_BYTES
 from vistool.formats.problems import Place, Problem
 from vistool.formats.replacing import settle
@@ -231,7 +231,7 @@ class _ResultsCheck:
         elif self.dataset is not None:
             without = sorted(self._lengths.keys() - self._predicted)
             if without:
-                some = ", ".join(map(str, without[:10])) + (", ..." if len(without) > 10 else "")
+                some = ", ".join(first_few(without, 10))
                 self.warn(
                     "no-result",
                     (),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from pycocotools import mask as coco
 
+from vistool.formats.dataset import Outlines
 from vistool.formats.rle import MAX_PIXELS, rle_fault
 from vistool.structures import RLE, Size
 
@@ -85,3 +88,13 @@ def _from_polygons(polygons: list[Any], size: Size) -> RLE:
                 )
     code = coco.merge(coco.frPyObjects(polygons, *size))
     return RLE(size=list(size), counts=code["counts"].decode("ascii"))
+
+
+def outlines_of(segmentations: Sequence[Any], masks: Sequence[RLE | None]) -> Outlines:
+    """The polygons among the masks of every frame that `to_rle` made `masks` of."""
+    return tuple(
+        tuple(np.array(polygon, np.float64).reshape(-1, 2) for polygon in stated)
+        if mask is not None and isinstance(stated, list)
+        else None
+        for stated, mask in zip(segmentations, masks, strict=True)
+    )

@@ -1,10 +1,13 @@
-"""Work on many things at once, in threads; for what lets other threads run while it is done."""
+"""Work in threads: on many things at once, or ahead of whoever takes what is done."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -29,3 +32,43 @@ def in_threads(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
+    """Run `items` in a thread of its own, at most `depth` ahead of the consumer.
+
+    What `items` raises is raised here. Closing this generator stops the thread and closes `items`;
+    it should be closed by whoever may leave it early (`contextlib.closing`).
+    """
+    waiting: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def produce() -> None:
+        try:
+            iterator = iter(items)
+            try:
+                for item in iterator:
+                    waiting.put((item,))
+                    if stop.is_set():
+                        break
+            finally:
+                if isinstance(iterator, Generator):
+                    iterator.close()
+            waiting.put(None)
+        except BaseException as error:  # noqa: BLE001 - it travels to the consumer
+            waiting.put(error)
+
+    # daemon: a consumer that dies with its traceback kept must not hold up the end of the program
+    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
+    try:
+        thread.start()
+        while (item := waiting.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item[0]
+    finally:
+        stop.set()
+        while thread.is_alive():  # it may be waiting for room, more than once
+            with contextlib.suppress(queue.Empty):
+                waiting.get_nowait()
+            thread.join(0.01)

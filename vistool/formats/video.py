@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import itertools
 import math
-import queue
-import re
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Sequence, Sized
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
@@ -30,19 +25,13 @@ from vistool.formats.frame_files import (
     Pages,
     stretched,
 )
-from vistool.formats.names import as_file_name
-from vistool.formats.pictures import tiff_pages
+from vistool.formats.video_sources import (
+    IMAGE_SUFFIXES,
+    LOOKED_FOR,
+    files_with_suffix,
+)
 from vistool.structures import Size, VideoFrame
 
-VIDEO_SUFFIXES = (
-    *(".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4"),
-    *(".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
-)
-IMAGE_SUFFIXES = (
-    *(".bmp", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".pnm", ".tif", ".tiff"),
-    ".webp",
-)
-LOOKED_FOR = f"looked for {' '.join(name[1:] for name in VIDEO_SUFFIXES + IMAGE_SUFFIXES)}"
 FOLDER_FPS = 10.0
 FALLBACK_FPS = 25.0  # where the container names no rate
 TIME_SLACK = 1e-6  # seconds; a time stamp is a rounded multiple of the source's time base
@@ -69,12 +58,7 @@ class VideoReader(ABC):
     def __enter__(self) -> VideoReader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @abstractmethod
@@ -155,7 +139,7 @@ def _frame_pictures(path: Path) -> FramePictures | None:
     """The frames of a source that is no video file."""
     if not path.is_dir():
         return Pages(path) if path.suffix.lower() in TIFF_SUFFIXES and path.exists() else None
-    files = _with_suffix(path, IMAGE_SUFFIXES)
+    files = files_with_suffix(path, IMAGE_SUFFIXES)
     if not files:
         raise DataError(f"{path}: no frames in this folder", hint=LOOKED_FOR)
     if len(files) == 1 and files[0].suffix.lower() in TIFF_SUFFIXES:
@@ -178,11 +162,6 @@ def open_arrays(images: Iterable[np.ndarray], *, fps: float, keep: bool = False)
     Raises: UsageError for a rate that is none; DataError if there is no picture.
     """
     return _ArraysReader(images, fps, keep)
-
-
-def source_name(path: Path) -> str:
-    """What a source's results are named after: the stem of a file, the name of a folder."""
-    return as_file_name(path.resolve().name if path.is_dir() else path.stem)
 
 
 class _FileReader(VideoReader):
@@ -398,121 +377,3 @@ class _ArraysReader(VideoReader):
             if self._kept is not None:
                 self._kept.append(image)
             yield image
-
-
-def expand_sources(patterns: Sequence[str]) -> list[Path]:
-    """Video files, folders of frames, folders of videos and globs -> what to open, each once.
-
-    Raises: DataError if one of them is missing, or nothing can be found in it.
-    """
-    found: dict[Path, Path] = {}  # by the real path, so that a source given twice is read once
-    for pattern in patterns:
-        try:
-            for path in _expand(pattern):
-                found.setdefault(path.resolve(), path)
-        except OSError as error:
-            raise DataError(f"{pattern}: {error.strerror}") from None
-    return list(found.values())
-
-
-def _expand(pattern: str) -> list[Path]:
-    path = Path(pattern)
-    if pattern and path.is_dir():
-        if sources := _sources_in(path):
-            return sources
-        raise DataError(f"{path}: no frames and no videos in this folder", hint=LOOKED_FOR)
-    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES and not has_pages(path):
-        raise DataError(
-            f"{path}: a single picture is no video",
-            hint="give the folder that holds the frames",
-        )
-    if pattern and path.exists():
-        return [path]
-    if not glob.has_magic(pattern):
-        raise DataError(f"{pattern or 'empty name'}: no such file or folder")
-    # Path.glob would want the pattern split into a root and a rest
-    matches = sorted(map(Path, glob.glob(pattern, recursive=True)), key=_natural)  # noqa: PTH207
-    sources = [source for match in matches for source in _matched(match)]
-    if not sources:
-        raise DataError(
-            f"{pattern}: none of the {len(matches)} matches is a video or a folder of frames",
-            hint=LOOKED_FOR,
-        )
-    return sources
-
-
-def _matched(path: Path) -> list[Path]:
-    if path.is_dir():
-        return _sources_in(path)
-    return [path] if path.suffix.lower() in VIDEO_SUFFIXES or has_pages(path) else []
-
-
-def _sources_in(folder: Path) -> list[Path]:
-    """The videos in a folder, or the folder itself if it holds frames; empty if neither."""
-    images, videos = _with_suffix(folder, IMAGE_SUFFIXES), _with_suffix(folder, VIDEO_SUFFIXES)
-    stacks = {path for path in images if has_pages(path)}
-    images = [path for path in images if path not in stacks]
-    videos = sorted([*videos, *stacks], key=_natural)
-    if images and videos:
-        raise DataError(
-            f"{folder}: holds {len(images)} images and {len(videos)} videos; which is meant?",
-            hint="name the videos, or move the frames to a folder of their own",
-        )
-    return [folder] if images else videos
-
-
-def has_pages(path: Path) -> bool:
-    """Is it a TIFF of several pages, which is a video?"""
-    return path.suffix.lower() in TIFF_SUFFIXES and path.is_file() and len(tiff_pages(path)) > 1
-
-
-def _with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    files = (p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name[0] != ".")
-    return sorted((p for p in files if p.is_file()), key=_natural)
-
-
-def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
-    """Sort key in which frame10 comes after frame9."""
-    parts = re.split(r"(\d+)", str(path))
-    words = [(int(part), "") if part.isdecimal() else (-1, part.casefold()) for part in parts]
-    return words, str(path)
-
-
-def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """Run `items` in a thread of its own, at most `depth` ahead of the consumer.
-
-    What `items` raises is raised here. Closing this generator stops the thread and closes `items`;
-    it should be closed by whoever may leave it early (`contextlib.closing`).
-    """
-    waiting: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def produce() -> None:
-        try:
-            iterator = iter(items)
-            try:
-                for item in iterator:
-                    waiting.put((item,))
-                    if stop.is_set():
-                        break
-            finally:
-                if isinstance(iterator, Generator):
-                    iterator.close()
-            waiting.put(None)
-        except BaseException as error:  # noqa: BLE001 - it travels to the consumer
-            waiting.put(error)
-
-    # daemon: a consumer that dies with its traceback kept must not hold up the end of the program
-    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
-    try:
-        thread.start()
-        while (item := waiting.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item[0]
-    finally:
-        stop.set()
-        while thread.is_alive():  # it may be waiting for room, more than once
-            with contextlib.suppress(queue.Empty):
-                waiting.get_nowait()
-            thread.join(0.01)

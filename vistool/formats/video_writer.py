@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -76,13 +76,8 @@ class VideoWriter:
             self._end = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._end.__exit__(kind, error, traceback)
+    def __exit__(self, *error: Any) -> None:
+        self._end.__exit__(*error)
 
     def write(self, image: np.ndarray, time: float) -> None:
         """Add a frame, [H, W, 3] uint8 RGB; times increase, and the first one becomes 0.
@@ -157,12 +152,7 @@ class VideoWriter:
             self._process.wait()
             raise self._failure() from None
 
-    def _end_process(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def _end_process(self, kind: type[BaseException] | None, *_: object) -> None:
         assert self._process.stdin is not None
         if kind is not None:
             self._process.kill()

@@ -7,9 +7,8 @@ from typing import Any
 
 from pycocotools import mask as coco
 
-from vistool.formats.atomic import atomic_path
+from vistool.formats.atomic import atomic_path, encode_json
 from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, DataSet
-from vistool.formats.json_bytes import encode_json
 
 
 def write_youtube_vis(path: Path, dataset: DataSet) -> None:

@@ -1,7 +1,7 @@
-"""Checkpoints of other programs, read without running anything that they hold.
+"""Read checkpoints of other programs without executing anything that they contain.
 
-A pickle is a program. Here it may build plain containers and arrays of numbers, and name nothing
-else: whatever it names besides is refused, by name, before it is looked up.
+A pickle is a program. Here it may build plain containers and numeric arrays only. Any other name in
+it is refused before it is looked up.
 """
 
 from __future__ import annotations
@@ -25,16 +25,15 @@ from torch import Tensor
 from vistool.errors import WeightsError
 
 SAFE_TORCH = (2, 6)
-TORCH_RELEASE = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
-ZIP_FILE = b"PK\x03\x04"  # what torch.save writes
-LEGACY_TORCH_FILE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what it wrote before 1.6
+ZIP_FILE = b"PK\x03\x04"  # torch.save
+LEGACY_TORCH_FILE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
 
 LARGEST = 100_000_000  # numbers that a file may have more of than bytes
 # Those that torch has, too.
 NUMBER_TYPE = r"[<>=|]?(b1|i[1248]|u[1248]|f[248])"
 
-# What the readers of pickles raise for bytes that are none.
+# Exceptions that readers raise for bytes that are not a pickle.
 DAMAGED = (
     pickle.UnpicklingError,
     OSError,
@@ -53,18 +52,18 @@ DAMAGED = (
 
 
 @dataclass(frozen=True, slots=True)
-class ForeignCheckpoint:
-    """The weights in a file, and the few words it says about them."""
+class PublishedCheckpoint:
+    """The weights in a file, and its notes on them."""
 
-    tensors: dict[str, Tensor]  # by the names they have in the file
-    settings: dict[str, Any]  # of the program that wrote it: the command line's, if it kept them
-    author: str  # detectron2 notes whose format its files came from; empty elsewhere
+    tensors: dict[str, Tensor]  # by their names in the file
+    settings: dict[str, Any]  # the training's command line, if the file has it
+    author: str  # origin of the format, noted by detectron2; else empty
 
 
-def read_checkpoint(path: Path) -> ForeignCheckpoint:
+def read_checkpoint(path: Path) -> PublishedCheckpoint:
     """Read a torch checkpoint (new or legacy format) or a pickle of NumPy arrays.
 
-    Raises: WeightsError if the file is damaged, holds no weights, or asks for anything but numbers
+    Raises: WeightsError if the file is damaged, contains no weights, or names anything but numbers
         and plain containers.
     """
     try:
@@ -98,21 +97,14 @@ def read_checkpoint(path: Path) -> ForeignCheckpoint:
 
 def _refuse(path: Path, name: str) -> NoReturn:
     raise WeightsError(
-        f"{path}: refused, since it asks for {name}, which is neither numbers nor a container",
-        hint="a file of weights has no need for that: get it again from a source you trust",
+        f"{path}: refused because of {name}, which is neither a number nor a container",
+        hint="weights do not need it: download the file again from a source you trust",
     )
 
 
 def _torch_content(file: BinaryIO) -> object:
-    """torch's own restricted reader; VisTR's files hold an argparse.Namespace besides tensors.
-
-    Before 2.6 that reader could be led to run code (CVE-2025-32434), so it is not used there.
-    """
-    if TORCH_RELEASE < SAFE_TORCH:
-        raise WeightsError(
-            f"torch {torch.__version__} cannot read a checkpoint of unknown origin safely",
-            hint="the import needs torch 2.6 or newer; what it writes works with older ones, too",
-        )
+    """Read with torch's restricted reader; VisTR's files contain an argparse.Namespace, too."""
+    refuse_unsafe_torch(torch.__version__)
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())
@@ -135,12 +127,24 @@ def _pickled(data: bytes) -> object:
     return _Unpickler(io.BytesIO(data), encoding="latin1").load()
 
 
+def refuse_unsafe_torch(version: str) -> None:
+    """Raise WeightsError for a torch whose restricted reader could be made to run code.
+
+    That is so before 2.6 (CVE-2025-32434).
+    """
+    if tuple(int(part) for part in version.split(".")[:2]) < SAFE_TORCH:
+        raise WeightsError(
+            f"torch {version} cannot read a checkpoint of unknown origin safely",
+            hint="import with torch 2.6 or newer; older versions can read the written file",
+        )
+
+
 class _RefusedError(Exception):
-    """A pickle names what it may not have."""
+    """A pickle contains a name that is not allowed."""
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds arrays of numbers in plain containers, and nothing else."""
+    """Builds numeric arrays in plain containers, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
@@ -154,7 +158,7 @@ class _Settings:
 
 
 class _NumberType:
-    """Stands in for numpy.dtype, of which it knows numbers only."""
+    """Stands in for numpy.dtype; accepts numeric types only."""
 
     def __init__(self, name: str, align: object = False, copy: object = True) -> None:
         if not isinstance(name, str) or not re.fullmatch(NUMBER_TYPE, name):
@@ -166,7 +170,7 @@ class _NumberType:
 
 
 class _Array:
-    """Stands in for numpy.ndarray, whose own way to fill itself trusts what it is given."""
+    """Stands in for numpy.ndarray, whose __setstate__ does not check its arguments."""
 
     def __new__(cls, *_: object) -> _Array:  # some pickles call this alone
         array = super().__new__(cls)
@@ -184,12 +188,12 @@ class _Array:
 
 
 def _new_array(*_: object) -> _Array:
-    """What arrays begin as; shape, type and values are set right afterwards."""
+    """A new array; its shape, type and values are set afterwards."""
     return _Array()
 
 
 def _array_from_buffer(data: object, kind: _NumberType, shape: object, order: str) -> _Array:
-    """How the fifth pickle protocol writes arrays."""
+    """An array as written by pickle protocol 5."""
     array = _Array()
     array.__setstate__((1, shape, kind, order == "F", data))
     return array
@@ -200,13 +204,13 @@ def _scalar(kind: _NumberType, data: object) -> _Array:
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """How the second pickle protocol writes bytes; any other encoding is a module to be loaded."""
+    """Bytes as written by pickle protocol 2; other encodings would load a module."""
     if encoding != "latin1":
         raise _RefusedError(f"_codecs.encode to {encoding!r}")
     return text.encode("latin1")
 
 
-# Everything a pickle may name, and what it gets.
+# Every name that a pickle may contain, and what it is replaced by.
 ALLOWED: dict[str, Any] = {
     "argparse.Namespace": _Settings,
     "collections.OrderedDict": OrderedDict,
@@ -222,10 +226,10 @@ ALLOWED: dict[str, Any] = {
 }
 
 
-def _checkpoint(content: object, path: Path) -> ForeignCheckpoint:
-    """Find the weights: at the top, or under the name that a training program gave them."""
+def _checkpoint(content: object, path: Path) -> PublishedCheckpoint:
+    """Find the weights, at the top level or under a training program's key."""
     if not isinstance(content, Mapping):
-        raise WeightsError(f"{path}: holds no named weights but a {type(content).__name__}")
+        raise WeightsError(f"{path}: contains a {type(content).__name__}, not named weights")
     weights: Any = content
     for name in ("model", "state_dict", "blobs"):
         if isinstance(content.get(name), Mapping):
@@ -234,9 +238,9 @@ def _checkpoint(content: object, path: Path) -> ForeignCheckpoint:
     tensors = {key: _tensor(value) for key, value in weights.items() if _is_weight(key, value)}
     if not tensors:
         some = ", ".join(key for key in list(weights)[:3] if isinstance(key, str)) or "nothing"
-        raise WeightsError(f"{path}: holds no weights; there is: {some}")
+        raise WeightsError(f"{path}: contains no weights, only: {some}")
     settings, author = content.get("args"), content.get("__author__")
-    return ForeignCheckpoint(
+    return PublishedCheckpoint(
         tensors,
         vars(settings) if isinstance(settings, _Settings) else {},
         author if isinstance(author, str) else "",

@@ -1,4 +1,4 @@
-"""The papers' published checkpoints as weight files of ours, with an account of every key."""
+"""Convert the papers' published checkpoints to weight files, and report on every key."""
 
 from __future__ import annotations
 
@@ -16,47 +16,48 @@ from torch import Tensor
 
 from vistool.config import IFCConfig, ModelConfig, PixelConfig, ResNetConfig, VisTRConfig
 from vistool.errors import WeightsError
+from vistool.formats.atomic import sha256_of
 from vistool.models import published
 from vistool.models.budget import build_within
-from vistool.models.foreign import LARGEST, ForeignCheckpoint, read_checkpoint
+from vistool.models.foreign import LARGEST, PublishedCheckpoint, read_checkpoint
 from vistool.models.presets import MSRA_PIXELS, PRESETS, preset
 from vistool.models.published import Rules
 from vistool.models.sizes import Shape, ifc_config, vistr_config
-from vistool.models.weights import START, save_state, sha256_of, weights_fault
+from vistool.models.weights import START, save_state, weights_fault
 
 Outcome = Literal["taken", "renamed", "left out", "fresh", "missing", "wrong shape", "unusable"]
 
-# detectron2 subtracts this from the variances it makes up, so that the norm's own addend cancels.
+# detectron2 subtracts this from its made-up variances, so that the norm's eps cancels.
 NORM_EPS = 1e-5
 
 LEFT_OUT = (
-    (r"criterion\.empty_weight", "weights of the loss"),
-    (r".*num_batches_tracked", "counts the steps of a training"),
+    (r"criterion\.empty_weight", "class weights of the loss"),
+    (r".*num_batches_tracked", "training step counter"),
     (r".*_momentum", "belongs to the optimizer"),
-    (r"(stem\.)?(fc|linear|fc1000|pred)[._].*", "ImageNet's classifier"),
-    (r"pixel_(mean|std)", "the configuration has them"),
+    (r"(stem\.)?(fc|linear|fc1000|pred)[._].*", "ImageNet classifier"),
+    (r"pixel_(mean|std)", "stored in the configuration"),
 )
-UNKNOWN = "no part of the model"
+UNKNOWN = "not part of the model"
 NOTHING = r"\b\B"  # matches no name
 
 
 class KeyReport(NamedTuple):
-    """What became of one tensor."""
+    """The outcome for one tensor."""
 
-    published: str  # its name in the file; empty: not there
-    ours: str  # its name here; empty: it has none
+    published: str  # name in the file; empty: not in the file
+    ours: str  # name in vistool; empty: none
     outcome: Outcome
     note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What a file was taken for, and what became of every key in it and of every one needed."""
+    """The recognised model, and the outcome for every key in the file and every key needed."""
 
     source: str  # name of the file
     sha256: str
-    recognised: str  # what it is, in words
-    start_of: str  # name of the published model it is a start for; empty: a whole model
+    recognised: str  # description of the file and model
+    start_of: str  # published model that the file initialises; empty: a whole model
     keys: tuple[KeyReport, ...]
 
     def count(self) -> Counter[Outcome]:
@@ -70,7 +71,7 @@ class ImportReport:
 
 @dataclass(frozen=True, slots=True)
 class ImportedModel:
-    """A published model under our names; to be saved only if the report has nothing against it."""
+    """A published model under vistool's names; `save_imported` refuses it if keys are missing."""
 
     config: ModelConfig
     state: dict[str, Tensor]
@@ -79,30 +80,30 @@ class ImportedModel:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """A kind of file: how it is recognised, and how it names things."""
+    """A kind of checkpoint: how to recognise it, and how to rename its keys."""
 
     text: str
-    sign: str  # pattern of a key that no other kind has
+    sign: str  # pattern of a key that only this kind has
     rules: Rules
-    # What a whole model is, by its shapes and its training's settings; None: it is a start only.
+    # The configuration of a whole model from shapes and settings; None: only initialises training.
     whole: Callable[[Mapping[str, Shape], Mapping[str, Any]], ModelConfig] | None = None
-    architectures: tuple[type, ...] = (IFCConfig, VisTRConfig)  # of the models that it can start
-    new: str = r"class_head\..*"  # our names of what a training starts anew
-    optional: str = NOTHING  # and of what it starts anew if the file does not have it
+    architectures: tuple[type, ...] = (IFCConfig, VisTRConfig)  # of models that it can initialise
+    new: str = r"class_head\..*"  # keys that training initialises anew
+    optional: str = NOTHING  # and those it does if the file lacks them
     backbone_only: bool = False
-    msra: bool = False  # strides and pictures as those of detectron2's MSRA weights
-    folded_norms: bool = False  # norms are a scale and a shift
+    msra: bool = False  # strides and pixels of detectron2's MSRA weights
+    folded_norms: bool = False  # norms are stored as scale and shift
 
 
 def import_checkpoint(path: Path, init_of: str | None = None) -> ImportedModel:
     """Read a published checkpoint; the model and its size are recognised from keys and shapes.
 
     Args:
-        init_of: name of a published model: take the file as what its training starts from, without
-            the class head; ResNets trained on ImageNet are such starts and nothing else.
+        init_of: name of a published model whose training starts from this file, without its class
+            head. ImageNet ResNets can only be imported in this way.
 
-    Raises: WeightsError if the file cannot be read or is no model that vistool knows. Keys that are
-        missing or misfit raise nothing: the report has them.
+    Raises: WeightsError if the file cannot be read or is of an unknown model. Missing keys and
+        wrong shapes do not raise; they are in the report.
     """
     checkpoint = read_checkpoint(path)
     tensors = _without_wrapper(checkpoint.tensors, path)
@@ -114,7 +115,7 @@ def import_checkpoint(path: Path, init_of: str | None = None) -> ImportedModel:
         config = layout.whole(shapes, checkpoint.settings)
     else:
         raise WeightsError(
-            f"{path}: {layout.text}, a start for a training but no whole model",
+            f"{path}: {layout.text}: it can initialise a training, but is not a whole model",
             hint=f"name the model to start with --init-of: {', '.join(_startable(layout))}",
         )
     state, keys = _sort(tensors, layout, _expected(config, path), start=init_of is not None)
@@ -129,7 +130,7 @@ def import_checkpoint(path: Path, init_of: str | None = None) -> ImportedModel:
 
 
 def save_imported(imported: ImportedModel, path: Path) -> None:
-    """Write the weight file. Raises: WeightsError if something needed is missing or misfits."""
+    """Write the weight file. Raises: WeightsError if keys are missing or have a wrong shape."""
     report = imported.report
     bad = report.of("missing", "wrong shape", "unusable")
     if bad:
@@ -152,7 +153,7 @@ def save_imported(imported: ImportedModel, path: Path) -> None:
 
 
 def _without_wrapper(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """By the names without what torch's data-parallel wrapper puts before them."""
+    """By the keys without the prefix of torch's data-parallel wrapper."""
     plain = {key.removeprefix("module."): value for key, value in tensors.items()}
     if len(plain) < len(tensors):
         twice = next(key for key in tensors if f"module.{key}" in tensors)
@@ -164,7 +165,7 @@ def _without_wrapper(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Ten
     return plain
 
 
-def _recognise(checkpoint: ForeignCheckpoint, keys: Mapping[str, Tensor], path: Path) -> _Layout:
+def _recognise(checkpoint: PublishedCheckpoint, keys: Mapping[str, Tensor], path: Path) -> _Layout:
     for layout in LAYOUTS:
         if any(re.fullmatch(layout.sign, key) for key in keys):
             if layout.backbone_only and checkpoint.author == "torchvision":
@@ -172,7 +173,7 @@ def _recognise(checkpoint: ForeignCheckpoint, keys: Mapping[str, Tensor], path: 
             return layout
     some = ", ".join(list(keys)[:3])
     raise WeightsError(
-        f"{path}: {len(keys)} tensors of no model that vistool knows: {some}, ...",
+        f"{path}: {len(keys)} tensors of an unknown model: {some}, ...",
         hint="known are VisTR's, IFC's and DETR's checkpoints, and ResNets of torchvision and "
         "detectron2",
     )
@@ -183,12 +184,12 @@ def _startable(layout: _Layout) -> list[str]:
 
 
 def _start_config(layout: _Layout, name: str, path: Path) -> ModelConfig:
-    """The published model, made to look at pictures as the weights it starts from do."""
+    """The published model, with the pixel normalisation and strides of its initial weights."""
     config = preset(name)
     if not isinstance(config, layout.architectures):
         raise WeightsError(
-            f"{path}: {layout.text}, which is no start for {name}",
-            hint=f"it is one for {', '.join(_startable(layout))}",
+            f"{path}: {layout.text}, which cannot initialise {name}",
+            hint=f"it can initialise {', '.join(_startable(layout))}",
         )
     if not layout.backbone_only or not isinstance(config.backbone, ResNetConfig):
         return config
@@ -202,7 +203,7 @@ def _start_config(layout: _Layout, name: str, path: Path) -> ModelConfig:
 
 
 def _expected(config: ModelConfig, path: Path) -> dict[str, Shape]:
-    """Our names and shapes. Of a file that lacks much, they are more than it has."""
+    """The model's keys and shapes. Of a file that lacks much, they are more than it has."""
     model = build_within(config, path.stat().st_size + LARGEST, where=str(path))
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
@@ -210,7 +211,7 @@ def _expected(config: ModelConfig, path: Path) -> dict[str, Shape]:
 def _sort(
     tensors: Mapping[str, Tensor], layout: _Layout, expected: Mapping[str, Shape], *, start: bool
 ) -> tuple[dict[str, Tensor], list[KeyReport]]:
-    """Our names with their values, and what became of every key."""
+    """The renamed tensors, and the outcome for every key."""
     state: dict[str, Tensor] = {}
     keys = []
     new, optional = (layout.new, layout.optional) if start else (NOTHING, NOTHING)
@@ -242,16 +243,16 @@ def _sort(
 def _reason_against(
     ours: str, new: str, expected: Mapping[str, Shape], state: Mapping[str, Tensor]
 ) -> str:
-    """Why a tensor with a name of ours is left out; empty if it is not."""
+    """Why a renamed tensor is left out; empty if it is kept."""
     if re.fullmatch(new, ours):
-        return "a training starts it anew"
+        return "initialised anew by training"
     if ours not in expected:
         return UNKNOWN
-    return f"another tensor is {ours} already" if ours in state else ""
+    return f"duplicate of {ours}" if ours in state else ""
 
 
 def _our_name(key: str, rules: Rules) -> tuple[str, str]:
-    """Our name and no reason, or no name and the reason why a key is left out."""
+    """The key's name in vistool, or the reason why it is left out; the other is empty."""
     for pattern, reason in LEFT_OUT:
         if re.fullmatch(pattern, key):
             return "", reason
@@ -262,7 +263,7 @@ def _our_name(key: str, rules: Rules) -> tuple[str, str]:
 
 
 def _fill_norms(state: dict[str, Tensor], expected: Mapping[str, Shape]) -> list[KeyReport]:
-    """The mean and variance of norms that are a scale and a shift: such that they do nothing."""
+    """Neutral means and variances for norms that are stored as scale and shift."""
     keys = []
     for ours, shape in expected.items():
         norm, _, what = ours.rpartition(".")
@@ -273,7 +274,7 @@ def _fill_norms(state: dict[str, Tensor], expected: Mapping[str, Shape]) -> list
 
 
 def _in_words(config: ModelConfig) -> str:
-    """Which published model a configuration is, or the settings in which it differs from one."""
+    """The name of a published model, or the settings that differ from the nearest one."""
     for name, known in PRESETS.items():
         if config == known:
             return name
@@ -283,7 +284,7 @@ def _in_words(config: ModelConfig) -> str:
 
 
 def _differences(config: Any, known: Any, of: str = "") -> list[str]:
-    """Settings with their values; those of classes are told by their number."""
+    """Settings that differ, with their values; class lists are not compared."""
     found = []
     for field in config.__struct_fields__:
         value, other = getattr(config, field), getattr(known, field)

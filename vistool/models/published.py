@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from vistool.errors import WeightsError
 
-V = TypeVar("V")
 Rules = Sequence[tuple[str, str]]
 
 # detectron2's ResNet.
@@ -72,6 +70,16 @@ def _below(old: str, new: str, rules: Rules) -> list[tuple[str, str]]:
     ]
 
 
+# EfficientNet-Lite0's features; the first `_bn0` is the stem's.
+EFFICIENTNET_NAMES: Rules = (
+    (r"_conv_stem\.(.*)", r"stem.conv.\1"),
+    (r"_bn0\.(.*)", r"stem.norm.\1"),
+    (r"_blocks\.(\d+)\._(expand|depthwise|project)_conv\.(.*)", r"blocks.\1.\2.conv.\3"),
+    (r"_blocks\.(\d+)\._bn0\.(.*)", r"blocks.\1.expand.norm.\2"),
+    (r"_blocks\.(\d+)\._bn1\.(.*)", r"blocks.\1.depthwise.norm.\2"),
+    (r"_blocks\.(\d+)\._bn2\.(.*)", r"blocks.\1.project.norm.\2"),
+)
+
 IFC_NAMES: Rules = (
     *_below(r"detr\.backbone\.0\.backbone\.", r"backbone.", _RESNET),
     *_below(
@@ -106,9 +114,6 @@ DETECTRON2_RESNET_NAMES: Rules = tuple(
 )
 CAFFE2_RESNET_NAMES: Rules = tuple(_below(r"", r"backbone.", _CAFFE2_RESNET))
 
-# Buffers of the published training code that are no weights.
-IFC_LEFT_OUT = frozenset({"criterion.empty_weight"})
-
 VISTR_NAMES: Rules = (
     *_below(r"vistr\.backbone\.0\.body\.", r"backbone.", _TORCHVISION_RESNET),
     *_below(r"vistr\.transformer\.encoder\.layers\.(\d+)\.", r"encoder.\1.", _ENCODER_LAYER),
@@ -132,13 +137,6 @@ VISTR_NAMES: Rules = (
 DETR_NAMES: Rules = tuple(
     (pattern.replace(r"vistr\.", r"(?:vistr\.|detr\.)?", 1), name) for pattern, name in VISTR_NAMES
 )
-
-
-def rename(
-    state: Mapping[str, V], rules: Rules, left_out: frozenset[str] = frozenset()
-) -> dict[str, V]:
-    """The same values under our names. Raises: WeightsError for a key that no rule knows."""
-    return {rename_key(key, rules): value for key, value in state.items() if key not in left_out}
 
 
 def rename_key(key: str, rules: Rules) -> str:

@@ -1,4 +1,4 @@
-"""What the names and shapes in a published checkpoint say about the model they belong to."""
+"""Derive a model's configuration from the names and shapes in a published checkpoint."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def ifc_config(shapes: Mapping[str, Shape], settings: Mapping[str, Any]) -> IFCC
     """
     if "detr.transformer.encoder.norm.weight" in shapes:
         raise WeightsError(
-            "this IFC was trained with pre_norm, as no published one was",
-            hint="vistool builds IFC with its norms after the layers",
+            "this IFC was trained with pre_norm, unlike all published ones",
+            hint="vistool supports IFC with post-norm layers only",
         )
     body = r"detr\.backbone\.0\.backbone\."
     backbone = _resnet_config(
@@ -126,7 +126,7 @@ def vistr_config(shapes: Mapping[str, Shape], settings: Mapping[str, Any]) -> Vi
 
 
 def _dim(shapes: Mapping[str, Shape], key: str, axis: int, default: int) -> int:
-    """One size of one tensor; the default where the tensor is not there, to be reported later."""
+    """One dimension of one tensor; the default if it is missing, which is reported later."""
     shape = shapes.get(key, ())
     return shape[axis] if len(shape) > axis and shape[axis] > 0 else default
 
@@ -138,7 +138,7 @@ def _agreed(shapes: Mapping[str, Shape], places: list[tuple[str, int]], default:
 
 
 def _count(keys: Mapping[str, Shape], pattern: str) -> int:
-    """How many layers there are: one more than the highest number in keys of this pattern."""
+    """The number of layers: one more than the highest number in keys of this pattern."""
     found = (re.fullmatch(pattern, key) for key in keys)
     return max((int(match[1]) + 1 for match in found if match), default=0)
 
@@ -146,7 +146,10 @@ def _count(keys: Mapping[str, Shape], pattern: str) -> int:
 def _fewest_layers(
     base: IFCConfig | VisTRConfig, backbone: ResNetConfig, hidden_dim: int
 ) -> tuple[int, int]:
-    """Of encoder and decoder: a model of the published widths lacks none, so a loss is noticed."""
+    """The fewest encoder and decoder layers.
+
+    At the published widths these are the published numbers, so that missing layers are noticed.
+    """
     widths = (backbone.bottleneck_channels, hidden_dim)
     if widths == (ResNetConfig().bottleneck_channels, base.hidden_dim):
         return base.encoder_layers, base.decoder_layers

@@ -1,4 +1,4 @@
-"""What a model that is to be trained takes over from a weight file."""
+"""Initialise a model that is to be trained from a weight file."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from vistool.models.weights import START, find_weights, load_exactly, read_heade
 CLASS_HEAD = "class_head."
 QUERIES = "queries.weight"
 INSTANCE_HEAD = "instance_head."
-# VisTR's convolutions over time read the frame itself and those at this distance from it.
+# VisTR's convolutions over time read the frame itself and those at this distance.
 FRAMES_APART = 2
 
 
 def load_start(model: nn.Module, config: ModelConfig, name_or_path: str) -> list[str]:
-    """Fill a model that is to be trained with what a file has; the rest keeps its fresh weights.
+    """Initialise a model from a weight file; all other weights stay random.
 
-    A whole model of other classes gives of its last class layer the rows of the classes that both
-    have, and of "no object"; a VisTR for another clip length its queries, spread along time; a
-    start that `weights import` wrote gives what it has.
+    From a model with other classes, the rows of shared classes and of "no object" are taken over.
+    From a VisTR with another clip length, queries are interpolated over time. Files written by
+    `weights import --init-of` may hold part of a model.
 
-    Returns: the keys that stay fresh, some rows of them at least.
+    Returns: the keys that stay random, at least in some rows.
 
-    Raises: WeightsError if the file is for other pictures or another backbone, or misfits.
+    Raises: WeightsError if the file has another backbone or pixel normalisation, or does not fit.
     """
     path = find_weights(name_or_path)
     header = read_header(path)
@@ -54,9 +54,9 @@ def load_start(model: nn.Module, config: ModelConfig, name_or_path: str) -> list
 def _with_known_classes(
     model: nn.Module, config: ModelConfig, given: Mapping[str, Tensor], source: ModelConfig
 ) -> dict[str, Tensor]:
-    """The model's last class layer, with the given rows of all classes that both have.
+    """The model's last class layer, with the given rows for all shared classes.
 
-    Empty if the given weights have none, or one of a shape that is not to be expected.
+    Empty if the given weights have no class layer, or one of an unexpected shape.
     """
     layers = {key.rpartition(".")[0] for key in given if key.startswith(CLASS_HEAD)}
     if not layers:
@@ -75,9 +75,9 @@ def _with_known_classes(
 
 
 def _for_clip_length(state: Mapping[str, Tensor], given: int, wanted: int) -> dict[str, Tensor]:
-    """What changes in VisTR's weights, trained for clips of `given` frames, for others.
+    """The weights of a VisTR for `given` frames that change for `wanted` frames.
 
-    The queries of an instance are read off along its frames, from the first to the last.
+    The queries of an instance are interpolated over time, from its first frame to its last.
     """
     if given == wanted or QUERIES not in state:
         return {}
@@ -85,7 +85,7 @@ def _for_clip_length(state: Mapping[str, Tensor], given: int, wanted: int) -> di
     spread = F.interpolate(by_frame, size=wanted, mode="linear", align_corners=True)
     changed = {QUERIES: rearrange(spread, "q c t -> (t q) c").to(state[QUERIES])}
     if given <= FRAMES_APART:
-        # What reads other frames has not seen any: it starts from nothing, instead of from noise.
+        # The kernels for other frames were never trained: start from zero instead of from noise.
         for key, kernel in state.items():
             if key.startswith(INSTANCE_HEAD) and kernel.ndim == 5 and kernel.shape[2] == 3:
                 changed[key] = kernel.clone()

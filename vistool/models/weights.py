@@ -1,11 +1,10 @@
 """Weight files: safetensors with the model's whole configuration in the header.
 
-Only `load_model` and `save_model` need torch; the rest reads headers.
+Only loading and saving models needs torch; reading headers does not.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vistool.config import ModelConfig, from_json, to_json
 from vistool.errors import UsageError, WeightsError
-from vistool.formats.atomic import atomic_path
+from vistool.formats.atomic import atomic_path, sha256_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,17 +21,17 @@ if TYPE_CHECKING:
     from vistool.models.vistr import VisTR
 
 SUFFIX = ".safetensors"
-# In the metadata of a file that holds a part of a model: the published model it is a start for.
+# Metadata key of files that hold part of a model: the published model that they initialise.
 START = "start"
 TRAINING_ONLY = "spare_queries"
 PACKAGE = Path(__file__).resolve().parent.parent
-# Inside an installed wheel, and at the top of a checkout.
+# In an installed wheel, and at the top of a checkout.
 FOLDERS = (PACKAGE / "weights", PACKAGE.parent / "weights")
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsHeader:
-    """What a weight file says about itself."""
+    """The header of a weight file: its model's configuration and free text."""
 
     path: Path
     config: ModelConfig
@@ -40,17 +39,22 @@ class WeightsHeader:
 
     @property
     def name(self) -> str:
-        """The name that `--model` takes for a shipped file."""
+        """The name by which `--model` finds a shipped file."""
         return self.path.stem
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in evaluation mode and where it came from."""
+    """A model in evaluation mode, with its file's header and checksum, from `load_model`."""
 
     model: IFC | VisTR
     header: WeightsHeader
     sha256: str
+
+    def __repr__(self) -> str:
+        millions = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        classes = len(self.header.config.class_names)
+        return f"<LoadedModel {self.header.name}: {classes} classes, {millions:.1f} M parameters>"
 
 
 def available_weights() -> list[Path]:
@@ -60,9 +64,9 @@ def available_weights() -> list[Path]:
 
 
 def find_weights(name_or_path: str | Path) -> Path:
-    """The file that `--model` means: a path, or the name of a shipped file.
+    """The weight file for `--model`: a path, or the name of a shipped file.
 
-    Raises: WeightsError that lists the names there are.
+    Raises: WeightsError that lists the shipped names.
     """
     path = Path(name_or_path)
     if path.is_file():
@@ -98,14 +102,13 @@ def read_header(path: Path) -> WeightsHeader:
         raise WeightsError(f"{error} in the file's header", hint=error.hint) from None
 
 
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def load_model(name_or_path: str | Path) -> LoadedModel:
-    """Build the model a weight file describes and fill it, in float32 and evaluation mode.
+    """Load a model from a weight file, in float32 and evaluation mode.
+
+    Args: name_or_path: the name of a shipped file, or a path.
+
+    >>> load_model("ifc-lite").header.name
+    'ifc-lite'
 
     Raises: WeightsError if the file is missing, damaged, or does not fit its own configuration.
     """
@@ -115,7 +118,7 @@ def load_model(name_or_path: str | Path) -> LoadedModel:
     header = read_header(path)
     if START in header.metadata:
         raise WeightsError(
-            f"{path}: a start for training {header.metadata[START]}, not a whole model",
+            f"{path}: weights to start training {header.metadata[START]} from, not a whole model",
             hint=f"train with --set init={path}",
         )
     model = build_within(header.config, path.stat().st_size, where=str(path))
@@ -149,9 +152,9 @@ def weights_fault(tensor: Tensor) -> str:
 
 
 def load_exactly(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
-    """Fill a model; every key there must be one the model has, in its shape, and none may lack.
+    """Fill a model from tensors whose keys and shapes must equal the model's.
 
-    Raises: WeightsError that counts and names what does not fit.
+    Raises: WeightsError with the number of missing, unknown and misshapen keys.
     """
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in state.items()}
@@ -175,11 +178,11 @@ def load_exactly(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -
 def save_model(
     model: IFC | VisTR, path: Path, metadata: Mapping[str, str], *, half: bool = False
 ) -> None:
-    """Write a weight file, complete or not at all, of what the model predicts with.
+    """Write a model's weight file atomically, without tensors that only training needs.
 
     Args:
         metadata: free text for the header.
-        half: store float16, half the size; loading gives float32 again.
+        half: store float16; loading converts to float32.
     """
     import torch
 
@@ -193,10 +196,10 @@ def save_model(
 def save_state(
     state: Mapping[str, Tensor], config: ModelConfig, path: Path, metadata: Mapping[str, str]
 ) -> None:
-    """Write a weight file from its tensors, complete or not at all."""
+    """Write a weight file from its tensors, atomically."""
     from safetensors.torch import save
 
     tensors = {key: value.contiguous() for key, value in state.items()}
     with atomic_path(path) as temporary:
-        # As bytes: safetensors' own writing makes files that no other user may read.
+        # As bytes: files that safetensors writes itself are readable only by their owner.
         temporary.write_bytes(save(tensors, {**metadata, "config": to_json(config)}))

@@ -1,8 +1,11 @@
-"""Boxes: other forms, overlap, and the box around a mask."""
+"""Boxes: other forms, overlap, and the box around a mask; masks of another size."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 EPSILON = 1e-6  # in every numerator and denominator, as VisTR's code has it
@@ -74,3 +77,10 @@ def _extent(line: Tensor) -> tuple[Tensor, Tensor]:
     """[..., N] bool -> where the first True begins and the last one ends, float."""
     on = line.float()
     return on.argmax(-1).float(), line.shape[-1] - on.flip(-1).argmax(-1).float()
+
+
+def resize_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear, corners not aligned, no antialiasing. [..., H, W] -> [..., *size] float."""
+    flat = masks.flatten(0, -3).unsqueeze(1).to(torch.promote_types(masks.dtype, torch.float32))
+    resized = F.interpolate(flat, size=list(size), mode="bilinear", align_corners=False)
+    return resized.view(*masks.shape[:-2], *size)

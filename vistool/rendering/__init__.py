@@ -1,1 +1,1 @@
-"""Pictures made of results: masks, contours and labels on frames; numpy and OpenCV only."""
+"""Pictures, charts and pages made of results, without torch."""

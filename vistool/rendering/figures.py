@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from vistool.errors import visible
 from vistool.formats.atomic import atomic_path
-from vistool.formats.problems import visible
 
 INK = "#1c2733"  # text, axes and grid; in an SVG the reader's colour scheme decides instead
 INK_DARK = "#dde4ec"

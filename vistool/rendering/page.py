@@ -112,7 +112,6 @@ class Page:
 
     title: str
     sections: Sequence[Section]
-    footer: str = ""
 
 
 def render_page(page: Page) -> str:

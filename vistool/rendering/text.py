@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vistool.formats.problems import visible
+from vistool.errors import visible
 
 LONGEST = 200  # characters; a picture as wide as any text would take any memory
 

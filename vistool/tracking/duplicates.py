@@ -1,4 +1,4 @@
-"""Which tracks of a video show what a surer one shows, or a part of it."""
+"""Duplicate removal (NMS): which tracks repeat a higher-scoring track or a part of it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ import torch
 
 from vistool.structures import FrameTracks
 
-INSIDE = 0.8  # of a track; with more of it inside a surer one of its class, it is a part of that
+# A track is part of another of its class if more than this share of its pixels lies inside that.
+INSIDE = 0.8
 
 
 class TrackOverlaps:
-    """How much of their masks tracks share over a video, of which frames are added one by one.
+    """Overlaps between the masks of all tracks of a video; frames are added one by one.
 
-    What is kept grows with the pairs of tracks that touch each other, and not with the frames.
+    Memory grows with the number of overlapping pairs of tracks, not with the number of frames.
     """
 
     def __init__(self) -> None:
-        self._areas: Counter[int] = Counter()  # by track id, mask cells over all frames
-        self._shared: Counter[tuple[int, int]] = Counter()  # by track ids, the lower one first
+        self._areas: Counter[int] = Counter()  # track id -> mask cells over all frames
+        self._shared: Counter[tuple[int, int]] = (
+            Counter()
+        )  # two track ids, lower first -> shared cells
 
     def add(self, frame: FrameTracks) -> None:
-        """Count the masks of a frame, at the size that the model draws them."""
+        """Add the masks of a frame, counted at the resolution of the model's masks."""
         inside = (frame.mask_logits > 0).flatten(1).float()
         shared = torch.triu(inside @ inside.T).cpu()
         for row, column in shared.nonzero().tolist():
@@ -34,20 +37,22 @@ class TrackOverlaps:
                 self._shared[pair] += cells
 
     def iou(self, one: int, other: int) -> float:
-        """Of two tracks' masks over all frames so far; 0 for tracks without any."""
+        """IoU of two tracks over all frames so far, in [0, 1]; 0 for tracks without masks."""
         shared = self._shared[min(one, other), max(one, other)]
         return shared / max(1, self._areas[one] + self._areas[other] - shared)
 
     def inside(self, one: int, other: int) -> float:
-        """How much of one track's masks lies inside another's, over all frames so far."""
+        """Share of one track's mask cells that lie inside another's, over all frames so far."""
         return self._shared[min(one, other), max(one, other)] / max(1, self._areas[one])
 
     def duplicates(self, labels: Mapping[int, int], max_overlap: float) -> set[int]:
-        """The tracks that overlap one that is kept by more than `max_overlap`.
+        """The tracks to leave out; all others are kept.
 
-        And those that lie inside one of their class: a head is no second dog.
+        A track is left out if a kept track with a higher score overlaps it by an IoU above
+        `max_overlap`, or if it lies inside a kept track of its own class (the head of a dog is not
+        a second dog).
 
-        Args: labels: the classes of the tracks, by id, the surest first.
+        Args: labels: track id -> class, in the order of falling scores.
         """
         neighbours: dict[int, list[int]] = defaultdict(list)
         for one, other in self._shared:
@@ -55,11 +60,11 @@ class TrackOverlaps:
             neighbours[other].append(one)
         kept: set[int] = set()
         for track, label in labels.items():
-            surer = kept.intersection(neighbours[track])
+            higher_scoring = kept.intersection(neighbours[track])
             if not any(
                 self.iou(track, other) > max_overlap
                 or (label == labels[other] and self.inside(track, other) > INSIDE)
-                for other in surer
+                for other in higher_scoring
             ):
                 kept.add(track)
         return labels.keys() - kept

@@ -1,0 +1,257 @@
+"""The development data, and what a model finds in it: for `dev_quality` and `dev_sheets`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar, get_args
+
+import cv2
+import msgspec
+import numpy as np
+import torch
+
+import vistool
+from vistool.config import PredictConfig, Scoring, TrainConfig, from_json
+from vistool.data.annotations import LabelledTrack, LabelledVideo, read_annotations
+from vistool.data.clips import MIN_VISIBLE
+from vistool.data.motion import draw_camera
+from vistool.data.shots import Shot, read_patches
+from vistool.engine.segment import clip_settings
+from vistool.engine.validate import tracks_of
+from vistool.errors import WeightsError
+from vistool.formats.rle import encode_mask
+from vistool.formats.video import FOLDER_FPS
+from vistool.models.weights import LoadedModel, WeightsHeader, load_model
+from vistool.structures import RLE, Size, TrackSegmentation
+
+PICTURE_SETS = ("cats", "coco", "coco-traffic", "coco-person")
+QUICK_FRAMES = 20
+QUICK_PICTURES = 2  # every second
+MIN_SCORE = 0.05  # tracks of DAVIS sequences below it are not looked at
+OBJECT = 1000  # the category of what is not a single COCO category
+
+# Moving clips: a camera that sees 1/ZOOM of a picture at once goes over it, as far as in training.
+MOVING_FRAMES = 12  # so that several clips are stitched
+ZOOM, MOTION, TILT = 1.3, 0.3, 0.08
+
+Classes = Mapping[str, Sequence[str]]  # of the model: the category names that each stands for
+Item = TypeVar("Item")
+Masks = Sequence[RLE | None]  # of a track: one entry a frame
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A labelled video with what a model finds in it; a picture is a video of one frame."""
+
+    name: str
+    video: LabelledVideo
+    # The best first; labels in place of category ids; a track as every likely class, or as one.
+    found: list[TrackSegmentation]
+    ignored: tuple[Masks, ...] = ()  # what lies on these is neither right nor wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A DAVIS sequence: its one object, whatever it is called, and what a model finds."""
+
+    case: Case  # nothing counts there unless the object is of a single class
+    masks: Masks
+    merged: bool  # rider and mount, or the like, in one mask
+    label: int | None  # None: of no class of the model
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """The options that `load` understands."""
+    parser.add_argument("--size", type=int, help="short side of the model's input")
+    parser.add_argument("--clip-length", type=int, help="frames the model sees at once, T")
+    parser.add_argument("--clip-stride", type=int, help="frames the window moves")
+    parser.add_argument("--scoring", choices=get_args(Scoring), help="of tracks")
+
+
+def load(args: argparse.Namespace) -> LoadedModel:
+    """The model of --model with the settings asked for; where none is, with its own.
+
+    Raises: UsageError for a clip length that the weights cannot have.
+    """
+    loaded = load_model(args.model)
+    config = loaded.model.config
+    asked = PredictConfig(clip_length=args.clip_length, clip_stride=args.clip_stride)
+    length, stride = clip_settings(config, asked)
+    loaded.model.config = msgspec.structs.replace(
+        config,
+        clip_length=length,
+        clip_stride=stride,
+        test_short_side=args.size or config.test_short_side,
+        scoring=args.scoring or config.scoring,
+    )
+    loaded.model.eval()
+    return loaded
+
+
+def trained_classes(header: WeightsHeader) -> dict[str, tuple[str, ...]]:
+    """The model's classes with the category names that each stands for in the data."""
+    settings = header.metadata.get("training")
+    if settings is None:
+        raise WeightsError(f"{header.path}: its header does not say how it was trained")
+    classes: dict[str, tuple[str, ...]] = from_json(settings, TrainConfig, where="header").classes
+    assert tuple(classes) == header.config.class_names
+    return classes
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def read_pictures(data: Path, source: str, classes: Classes, *, quick: bool) -> list[LabelledVideo]:
+    """The held-out pictures of a source."""
+    return read_annotations(data / source / "dev.json", classes)[:: QUICK_PICTURES if quick else 1]
+
+
+def picture_cases(loaded: LoadedModel, pictures: Sequence[LabelledVideo], what: str) -> list[Case]:
+    """Pictures as they are, each a clip of one frame."""
+    tell(f"{len(pictures)} pictures of {what}")
+    return [Case(p.files[0].stem, p, predict(loaded, p)) for p in pictures]
+
+
+def moving_cases(
+    loaded: LoadedModel, pictures: Sequence[LabelledVideo], most: int, what: str
+) -> list[Case]:
+    """Some of the pictures, evenly spread, as clips under a moving camera."""
+    chosen = spread(pictures, most)
+    tell(f"{len(chosen)} moving clips of {what}")
+    cases = []
+    for picture in chosen:
+        with tempfile.TemporaryDirectory() as folder:
+            clip = moving_clip(picture, Path(folder))
+            cases.append(Case(picture.files[0].stem, clip, predict(loaded, clip)))
+    return cases
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of them, evenly spread."""
+    places = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
+    return [items[place] for place in places]
+
+
+def moving_clip(picture: LabelledVideo, folder: Path) -> LabelledVideo:
+    """A picture seen by a camera that moves smoothly; its frames are written into the folder.
+
+    The file's name decides on the way, so that it is the same in every sample.
+    """
+    camera = draw_camera(
+        picture.size,
+        picture.size,
+        MOVING_FRAMES,
+        np.random.default_rng(zlib.crc32(picture.files[0].name.encode())),
+        scale_range=(ZOOM, ZOOM),
+        motion=MOTION,
+        tilt=TILT,
+    )
+    shot = Shot(picture, (0,) * MOVING_FRAMES, read_patches(picture, {0}), camera)
+    files = tuple(folder / f"{frame:02}.png" for frame in range(MOVING_FRAMES))
+    for file, frame in zip(files, shot.frames(shutter=0.0), strict=True):
+        fast = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+        cv2.imwrite(str(file), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), fast)
+    tracks = tuple(
+        LabelledTrack(track.label, tuple(encode_mask(m) if m.any() else None for m in masks))
+        for track, masks in zip(picture.tracks, shot.masks(), strict=True)
+        if masks.sum() >= MIN_VISIBLE
+    )
+    regions = tuple(
+        LabelledTrack(region.label, tuple(encode_mask(m) if m.any() else None for m in masks))
+        for region, masks in zip(picture.regions, shot.region_masks(), strict=True)
+    )
+    return LabelledVideo(files, picture.size, tracks, picture.exhaustive, regions)
+
+
+def predict(loaded: LoadedModel, video: LabelledVideo) -> list[TrackSegmentation]:
+    """What a model finds in a labelled video, as `vistool eval` scores it; the best first."""
+    tracks = tracks_of(loaded.model, video, 0, torch.device("cpu"))
+    return sorted(tracks, key=lambda track: -track["score"])
+
+
+def likeliest(case: Case) -> Case:
+    """With every track as its likeliest class alone, as `vistool predict` shows it."""
+    # The entries of a track have one list of masks in common.
+    first = {id(track["segmentations"]): track for track in reversed(case.found)}
+    return replace(case, found=[t for t in case.found if first[id(t["segmentations"])] is t])
+
+
+# --- videos ---------------------------------------------------------------------------------------
+
+
+def predict_frames(loaded: LoadedModel, folder: Path, *, quick: bool) -> list[TrackSegmentation]:
+    """Tracks of a folder of frames, the best first, as `vistool eval` finds them."""
+    end = QUICK_FRAMES / FOLDER_FPS if quick else None
+    label_of = {id_: label for label, id_ in enumerate(loaded.header.config.ids_of_classes())}
+    with vistool.predict(
+        folder, model=loaded, conf=MIN_SCORE, max_overlap=1.0, end=end, device="cpu"
+    ) as video:
+        tracks = list(video.entries())
+    for track in tracks:
+        track["category_id"] = label_of[track["category_id"]]
+    return sorted(tracks, key=lambda track: -track["score"])
+
+
+def davis_sequences(
+    loaded: LoadedModel, data: Path, classes: Classes, *, quick: bool
+) -> list[Followed]:
+    """The sequences of `davis/val-dev`."""
+    folder = data / "davis"
+    content = json.loads((folder / "val-dev.json").read_text())
+    facts = json.loads((folder / "val-dev-sequences.json").read_text())["sequences"]
+    truth = {a["video_id"]: a["segmentations"] for a in content["annotations"]}
+    label_of = {name: i for i, names in enumerate(classes.values()) for name in names}
+    sequences = []
+    for entry in content["videos"]:
+        name, fact = entry["name"], facts[entry["name"]]
+        tell(f"davis: {name}")
+        masks = truth[entry["id"]][: QUICK_FRAMES if quick else None]
+        label = label_of.get(fact["category"])
+        video = LabelledVideo(
+            files=tuple(folder / f for f in entry["file_names"])[: len(masks)],
+            size=Size(entry["height"], entry["width"]),
+            tracks=() if label is None else (LabelledTrack(label, tuple(masks)),),
+            exhaustive=(label is not None and fact["exhaustive_coco"],) * len(classes),
+        )
+        found = predict_frames(loaded, folder / "val-dev" / name, quick=quick)
+        merged = len(fact["coco_parts_in_mask"]) > 1
+        sequences.append(Followed(Case(name, video, found), masks, merged, label))
+    return sequences
+
+
+def composite_cases(
+    loaded: LoadedModel, data: Path, classes: Classes, *, quick: bool
+) -> list[Case]:
+    """The made videos of `composites/dev`."""
+    path = data / "composites" / "dev.json"
+    content = json.loads(path.read_text())
+    cases = []
+    for entry, whole in zip(content["videos"], read_annotations(path, classes), strict=True):
+        length = QUICK_FRAMES if quick else len(whole.files)
+        video = _shortened(whole, length)
+        objects = tuple(
+            a["segmentations"][:length]
+            for a in content["annotations"]
+            if a["video_id"] == entry["id"] and a["category_id"] == OBJECT
+        )
+        name = video.files[0].parent.name
+        tell(f"composites: {name}")
+        cases.append(Case(name, video, predict(loaded, video), objects))
+    return cases
+
+
+def _shortened(video: LabelledVideo, length: int) -> LabelledVideo:
+    tracks = tuple(LabelledTrack(t.label, t.segmentations[:length]) for t in video.tracks)
+    return replace(video, files=video.files[:length], tracks=tracks)
+
+
+def tell(text: str) -> None:
+    """Progress."""
+    print(text, file=sys.stderr, flush=True)

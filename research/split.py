@@ -1,0 +1,62 @@
+"""The halves of the development data: what is chosen on one is reported on the other.
+
+    python research/split.py --data FOLDER
+
+Pictures, set by set, are put in the order of the SHA-256 of their file's name; the first half is to
+choose by, the rest to report. Videos, set by set, alternate in the order of their names between the
+halves A and B: what is chosen on A is reported on B, and the other way round. The file written,
+`split.json`, is committed: it decides, and a picture that joins a set later changes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+SPLIT = Path(__file__).with_name("split.json")
+PICTURES = (
+    "animals-koma",
+    "cats",
+    "coco",
+    "coco-person",
+    "coco-traffic",
+    "pets",
+    "street-person",
+    "voc07",
+)
+VIDEOS = {"davis": "val-dev.json", "composites": "dev.json"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the annotated sets")
+    data = parser.parse_args().data
+    pictures = {name: halves(picture_names(data / name / "dev.json")) for name in PICTURES}
+    videos = {name: alternating(video_names(data / name / file)) for name, file in VIDEOS.items()}
+    SPLIT.write_text(json.dumps({"pictures": pictures, "videos": videos}, indent=1) + "\n")
+
+
+def picture_names(path: Path) -> list[str]:
+    return [Path(image["file_name"]).name for image in json.loads(path.read_text())["images"]]
+
+
+def video_names(path: Path) -> list[str]:
+    return [
+        Path(video["file_names"][0]).parent.name for video in json.loads(path.read_text())["videos"]
+    ]
+
+
+def halves(names: list[str]) -> dict[str, list[str]]:
+    ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    middle = len(ordered) // 2
+    return {"choose": sorted(ordered[:middle]), "report": sorted(ordered[middle:])}
+
+
+def alternating(names: list[str]) -> dict[str, list[str]]:
+    return {"A": sorted(names)[::2], "B": sorted(names)[1::2]}
+
+
+if __name__ == "__main__":
+    main()
