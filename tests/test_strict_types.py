@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vistool.data.check import check_dataset
+from vistool.annotations.check import check_dataset
+from vistool.annotations.read import read_dataset
+from vistool.annotations.results_check import problems_in_results
 from vistool.errors import DataError
-from vistool.formats.detect import read_dataset
-from vistool.formats.results_check import problems_in_results
-from vistool.formats.rle import encode_mask
+from vistool.formats.masks.rle import encode_mask
 
 MASK = encode_mask(np.eye(8, 10, dtype=bool))
 
