@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from vistool.config import TrainConfig, apply_overrides, from_mapping, load_toml
 from vistool.data.batches import BatchSource
-from vistool.engine.train_setup import training_batches
+from vistool.engine.train.setup import training_batches
 
 SHOWN = 8  # functions with the most time of their own
 

@@ -33,11 +33,11 @@ import numpy as np
 from pycocotools import mask as coco
 
 from tests.pairwise_ap import PairwiseAP, pair_iou
-from vistool.evaluation.overlaps import overlaps_of_videos
-from vistool.evaluation.video_ap import average_precision
-from vistool.formats.dataset import AnnotatedTrack
-from vistool.formats.detect import read_dataset
-from vistool.formats.results_check import check_results
+from vistool.annotations.dataset import AnnotatedTrack
+from vistool.annotations.read import read_dataset
+from vistool.annotations.results_check import check_results
+from vistool.metrics.ap import average_precision
+from vistool.metrics.overlaps import overlaps_of_videos
 
 HEIGHT, WIDTH, FRAMES, CATEGORIES = 720, 1280, 30, 40
 SHAPES = 6  # an outline is drawn anew so often in a track; between, it moves

@@ -30,13 +30,13 @@ from tests.test_single_image import image_instances, recorded_pictures
 from tests.test_stitch import CASES as STITCHED
 from tests.test_stitch import Recorded
 from vistool.config import IFCConfig, ResNetConfig
+from vistool.criterion.ifc_criterion import IFCCriterion
 from vistool.criterion.losses import LAYER
 from vistool.criterion.matcher import match_scores
-from vistool.criterion.set_criterion import SetCriterion
 from vistool.models import build_model
-from vistool.models.presets import preset
-from vistool.models.published import IFC_NAMES, rename_key
-from vistool.models.weights import load_exactly
+from vistool.models.checkpoints.files import load_exactly
+from vistool.models.checkpoints.names import IFC_NAMES, rename_key
+from vistool.models.checkpoints.presets import preset
 from vistool.ops.boxes import resize_masks
 from vistool.ops.pixels import normalise
 from vistool.structures import FrameTracks, Size
@@ -101,7 +101,7 @@ def losses() -> Iterator[Row]:
             scores.append((found, record[f"cost.{place}.video{video}"]))
     yield Row("small_losses", "match scores", scores)
     terms = []
-    for key, value in SetCriterion()(output, targets).items():
+    for key, value in IFCCriterion()(output, targets).items():
         term = LAYER.sub("", key)
         name = TERMS[term] + key.removeprefix(term)
         terms.append((value, torch.tensor(about["losses_unweighted"][name])))
@@ -111,7 +111,7 @@ def losses() -> Iterator[Row]:
 
 @torch.enable_grad()
 def gradients(record: dict[str, Tensor]) -> Iterator[Row]:
-    model, criterion = small_ifc(), SetCriterion()
+    model, criterion = small_ifc(), IFCCriterion()
     pixels, padded = small_training_batch()
     terms = criterion(model(pixels, padded, auxiliary=True), recorded_targets())
     criterion.total(terms).backward()

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vistool.formats.video_writer import VideoWriter
+from vistool.formats.video.writer import VideoWriter
 from vistool.structures import Size
 
 SIZE = Size(360, 640)
@@ -46,8 +46,8 @@ def make_model(path: Path, name: str | None) -> None:
 
     from vistool.config import IFCConfig, ResNetConfig
     from vistool.models import build_model
-    from vistool.models.presets import preset
-    from vistool.models.weights import save_model
+    from vistool.models.checkpoints.files import save_model
+    from vistool.models.checkpoints.presets import preset
 
     torch.manual_seed(0)
     if name is not None:

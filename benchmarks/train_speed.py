@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from vistool.config import SourceConfig, TrainConfig, apply_overrides, from_mapping, load_toml
-from vistool.engine.run_log import LOG
-from vistool.engine.train import train
-from vistool.formats.rle import encode_mask
-from vistool.models.presets import PRESETS, preset
+from vistool.engine.train.log import LOG
+from vistool.engine.train.train import train
+from vistool.formats.masks.rle import encode_mask
+from vistool.models.checkpoints.presets import PRESETS, preset
 
 LITE = Path(__file__).resolve().parent.parent / "configs" / "ifc-lite.toml"
 PICTURES, HEIGHT, WIDTH = 24, 480, 640

@@ -17,7 +17,7 @@ from statistics import mean
 from vistool.config import TrainConfig, apply_overrides, from_mapping, load_toml
 from vistool.criterion.vistr_criterion import VisTRCriterion
 from vistool.data.batches import Batch
-from vistool.engine.train_setup import fresh_model, training_batches, training_criterion
+from vistool.engine.train.setup import fresh_model, training_batches, training_criterion
 from vistool.models.vistr import VisTR
 
 

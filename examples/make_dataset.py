@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vistool.formats.rle import encode_mask
+from vistool.formats.masks.rle import encode_mask
 
 # The directions of a shape's corners, in half turns.
 SHAPES = {"ball": np.arange(0, 2, 0.05), "crate": np.arange(4) / 2, "tent": np.arange(3) / 1.5}

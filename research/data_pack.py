@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from duplicates import TRAIN
 
-from vistool.formats.rle import decode_mask, encode_mask
+from vistool.formats.masks.rle import decode_mask, encode_mask
 from vistool.structures import RLE, Size
 
 EVERY = {"coco-person": 2, "street-person": 3, "davis": 2, "segtrack-bmx": 2}

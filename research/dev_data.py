@@ -19,16 +19,16 @@ import torch
 
 import vistool
 from vistool.config import PredictConfig, Scoring, TrainConfig, from_json
-from vistool.data.annotations import LabelledTrack, LabelledVideo, read_annotations
 from vistool.data.clips import MIN_VISIBLE
+from vistool.data.labelled import LabelledTrack, LabelledVideo, read_annotations
 from vistool.data.motion import draw_camera
 from vistool.data.shots import Shot, read_patches
-from vistool.engine.segment import clip_settings
-from vistool.engine.validate import tracks_of
+from vistool.engine.predict.segment import clip_settings
+from vistool.engine.train.validate import tracks_of
 from vistool.errors import WeightsError
-from vistool.formats.rle import encode_mask
-from vistool.formats.video import FOLDER_FPS
-from vistool.models.weights import LoadedModel, WeightsHeader, load_model
+from vistool.formats.masks.rle import encode_mask
+from vistool.formats.video.reader import FOLDER_FPS
+from vistool.models.checkpoints.files import LoadedModel, WeightsHeader, load_model
 from vistool.structures import RLE, Size, TrackSegmentation
 
 PICTURE_SETS = ("cats", "coco", "coco-traffic", "coco-person")

@@ -37,7 +37,7 @@ from dev_scores import compared, confidence_sweep, davis, errors, precision, tra
 from dev_tables import markdown, sweep_tables, tables
 
 from vistool.config import PredictConfig
-from vistool.models.weights import LoadedModel
+from vistool.models.checkpoints.files import LoadedModel
 
 
 def main() -> None:

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from dev_data import Case, Followed
 
-from vistool.evaluation.davis import RECALLED, Comparison
-from vistool.evaluation.error_kinds import HALF, KINDS, RIGHT, ErrorKind, JudgedVideo, judge
-from vistool.evaluation.hota import hota_of_video, hota_summary
-from vistool.evaluation.identity import identity_of_video
-from vistool.evaluation.overlaps import VideoOverlaps, overlaps_of_video, overlaps_of_videos
-from vistool.evaluation.partial_labels import scorable
-from vistool.evaluation.tracking_measures import TrackingResult
-from vistool.evaluation.video_ap import average_precision
-from vistool.formats.dataset import AnnotatedTrack
+from vistool.annotations.dataset import AnnotatedTrack
+from vistool.metrics.ap import average_precision
+from vistool.metrics.davis import RECALLED, Comparison
+from vistool.metrics.errors.kinds import HALF, KINDS, RIGHT, ErrorKind, JudgedVideo, judge
+from vistool.metrics.hota import hota_of_video, hota_summary
+from vistool.metrics.identity import identity_of_video
+from vistool.metrics.overlaps import VideoOverlaps, overlaps_of_video, overlaps_of_videos
+from vistool.metrics.partial_labels import scorable
+from vistool.metrics.tracking_measures import TrackingResult
 from vistool.structures import TrackSegmentation
 
 CONFIDENCES = tuple(round(0.1 * n, 1) for n in range(1, 10))

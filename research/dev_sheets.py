@@ -33,7 +33,7 @@ from dev_scores import compared, errors
 
 from vistool.config import PredictConfig
 from vistool.data.shots import read_image
-from vistool.formats.rle import decode_mask
+from vistool.formats.masks.rle import decode_mask
 from vistool.rendering.contact_sheet import SheetRow, contact_sheet
 from vistool.rendering.overlay import draw_tracks
 from vistool.structures import Track

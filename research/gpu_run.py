@@ -30,13 +30,13 @@ import msgspec
 
 from vistool.config import PredictConfig, TrainConfig, apply_overrides, from_mapping, load_toml
 from vistool.engine.bench import bench
-from vistool.engine.run_log import LOG
-from vistool.engine.train import WEIGHTS, train
-from vistool.engine.train_setup import SETTINGS
+from vistool.engine.train.log import LOG
+from vistool.engine.train.setup import SETTINGS
+from vistool.engine.train.train import WEIGHTS, train
 from vistool.errors import VistoolError
 from vistool.models import build_model
-from vistool.models.presets import PRESETS, preset
-from vistool.models.weights import LoadedModel, WeightsHeader, available_weights
+from vistool.models.checkpoints.files import LoadedModel, WeightsHeader, available_weights
+from vistool.models.checkpoints.presets import PRESETS, preset
 from vistool.structures import Size
 
 ROOT = Path(__file__).resolve().parent.parent

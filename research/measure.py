@@ -38,12 +38,12 @@ from dev_data import (
 from dev_scores import compared
 from split import PICTURES, SPLIT
 
-from vistool.data.annotations import read_annotations
-from vistool.evaluation.bootstrap import Measure, ap_measure, hota_measure
-from vistool.evaluation.davis import region_similarity
-from vistool.evaluation.hota import evaluate_hota
-from vistool.evaluation.overlaps import VideoOverlaps
-from vistool.evaluation.video_ap import APBuilder
+from vistool.data.labelled import read_annotations
+from vistool.metrics.ap import APBuilder
+from vistool.metrics.bootstrap import Measure, ap_measure, hota_measure
+from vistool.metrics.davis import region_similarity
+from vistool.metrics.hota import evaluate_hota
+from vistool.metrics.overlaps import VideoOverlaps
 from vistool.structures import TrackSegmentation
 
 TEN: dict[str, tuple[str, ...]] = {

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 from vistool.config import TrainConfig, from_mapping
-from vistool.engine.train import train
+from vistool.engine.train.train import train
 
 MAKER = Path(__file__).resolve().parent.parent / "examples" / "make_dataset.py"
 CLIPS, FRAMES, SEED = 8, 2, 5

@@ -41,16 +41,16 @@ from typing import Any
 
 import numpy as np
 
+from vistool.annotations.dataset import AnnotatedTrack
 from vistool.config import PredictConfig, TrainConfig, from_mapping
-from vistool.data.annotations import read_annotations
+from vistool.data.labelled import read_annotations
 from vistool.engine.device import choose_device
-from vistool.engine.fine_tune import fine_tuning
-from vistool.engine.train import train
-from vistool.engine.validate import tracks_of
-from vistool.evaluation.overlaps import overlaps_of_videos
-from vistool.evaluation.video_ap import VideoAP, average_precision
-from vistool.formats.dataset import AnnotatedTrack
-from vistool.models.weights import load_model
+from vistool.engine.train.fine_tune import fine_tuning
+from vistool.engine.train.train import train
+from vistool.engine.train.validate import tracks_of
+from vistool.metrics.ap import VideoAP, average_precision
+from vistool.metrics.overlaps import overlaps_of_videos
+from vistool.models.checkpoints.files import load_model
 from vistool.structures import TrackSegmentation
 
 MAKER = Path(__file__).resolve().parent.parent / "examples" / "make_dataset.py"

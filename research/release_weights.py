@@ -19,8 +19,8 @@ import msgspec
 import torch
 
 from vistool.config import TrainConfig, from_json
-from vistool.data.annotations import read_annotations
-from vistool.models.weights import load_model, save_model
+from vistool.data.labelled import read_annotations
+from vistool.models.checkpoints.files import load_model, save_model
 
 CLASS_BIAS = "class_head."  # the last of these that ends in .bias
 

@@ -21,7 +21,7 @@ from dev_data import trained_classes
 
 from vistool.config import TrainConfig, from_mapping, load_toml, to_json
 from vistool.models import build_model
-from vistool.models.weights import load_model, save_model
+from vistool.models.checkpoints.files import load_model, save_model
 
 CLASS_LAYER = "class_head."  # the last of these
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vistool.config import TrainConfig, apply_overrides, from_mapping, load_toml
-from vistool.engine.train import WEIGHTS
-from vistool.engine.train import train as run_training
-from vistool.models.weights import read_header
+from vistool.engine.train.train import WEIGHTS
+from vistool.engine.train.train import train as run_training
+from vistool.models.checkpoints.files import read_header
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parent / "configs"

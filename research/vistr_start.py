@@ -23,9 +23,9 @@ from torch.optim import AdamW
 
 from vistool.config import IFCConfig, TrainConfig, VisTRConfig, from_mapping, load_toml
 from vistool.models import build_model
+from vistool.models.checkpoints.files import START, load_model, save_state
 from vistool.models.ifc import IFC
 from vistool.models.vistr import VisTR
-from vistool.models.weights import START, load_model, save_state
 from vistool.ops.boxes import boxes_of_masks
 from vistool.ops.pixels import input_size, normalise, resize
 from vistool.structures import Size

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vistool.formats.rle import encode_mask
+from vistool.formats.masks.rle import encode_mask
 
 COLOURS = {"red square": (220, 30, 30), "blue square": (30, 30, 220)}
 CATEGORIES = [{"id": 3 + i, "name": name} for i, name in enumerate(COLOURS)]

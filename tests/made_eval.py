@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vistool.formats.rle import encode_mask
+from vistool.formats.masks.rle import encode_mask
 from vistool.structures import RLE
 
 HEIGHT, WIDTH = 48, 64

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vistool.config import IFCConfig, PixelConfig, PredictConfig
-from vistool.engine.predict import predict_opened
-from vistool.engine.predict_job import PredictJob
+from vistool.engine.predict.job import PredictJob
+from vistool.engine.predict.video import predict_opened
 from vistool.engine.tracked_video import TrackedVideo
-from vistool.formats.results import VideoMeta, read_meta, read_results
-from vistool.formats.rle import decode_mask
-from vistool.formats.video import open_video
-from vistool.models.weights import LoadedModel, WeightsHeader
+from vistool.formats.masks.rle import decode_mask
+from vistool.formats.results.files import VideoMeta, read_meta, read_results
+from vistool.formats.video.reader import open_video
+from vistool.models.checkpoints.files import LoadedModel, WeightsHeader
 from vistool.progress import OnProgress, silent
 from vistool.structures import ClipOutput, FrameFeatures, Size, TrackSegmentation
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vistool.evaluation.davis import DavisResult, davis_of_video
-from vistool.evaluation.hota import HotaCounts, hota_of_video
-from vistool.evaluation.identity import IdentityCounts, identity_of_video
-from vistool.evaluation.overlaps import VideoOverlaps, overlaps_of_video, overlaps_of_videos
-from vistool.evaluation.tracking_measures import TrackingResult
-from vistool.evaluation.video_ap import VideoAP, average_precision
-from vistool.formats.dataset import AnnotatedTrack
-from vistool.formats.rle import encode_masks
+from vistool.annotations.dataset import AnnotatedTrack
+from vistool.formats.masks.rle import encode_masks
+from vistool.metrics.ap import VideoAP, average_precision
+from vistool.metrics.davis import DavisResult, davis_of_video
+from vistool.metrics.hota import HotaCounts, hota_of_video
+from vistool.metrics.identity import IdentityCounts, identity_of_video
+from vistool.metrics.overlaps import VideoOverlaps, overlaps_of_video, overlaps_of_videos
+from vistool.metrics.tracking_measures import TrackingResult
 from vistool.structures import RLE, TrackSegmentation
 
 HEIGHT, WIDTH = 24, 32

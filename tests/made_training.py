@@ -14,8 +14,8 @@ from vistool.config import (
     SourceConfig,
     TrainConfig,
 )
-from vistool.engine.checkpoint import CHECKPOINT
-from vistool.engine.run_log import LOG
+from vistool.engine.train.checkpoint import CHECKPOINT
+from vistool.engine.train.log import LOG
 
 TINY = {
     "backbone": {"kind": "resnet", "stem_channels": 8, "bottleneck_channels": 4},

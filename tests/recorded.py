@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from vistool.models.published import Rules, rename_key
+from vistool.models.checkpoints.names import Rules, rename_key
 
 LOSS_WEIGHTS = "criterion.empty_weight"
 FIXTURES = Path(__file__).parent / "fixtures"

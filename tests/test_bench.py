@@ -18,8 +18,8 @@ from vistool.config import EfficientNetLiteConfig, PredictConfig
 from vistool.engine.bench import bench, operations
 from vistool.errors import UsageError
 from vistool.models.backbone import build_backbone
+from vistool.models.checkpoints.files import save_model
 from vistool.models.vistr import MaskHead
-from vistool.models.weights import save_model
 from vistool.nn.transformer import Attention
 from vistool.structures import Size
 

@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.made_tracks import random_video
+from vistool.annotations.dataset import AnnotatedTrack
 from vistool.errors import DataError
-from vistool.evaluation.breakdown import (
+from vistool.formats.masks.rle import encode_masks
+from vistool.metrics.ap import Grouping, average_precision
+from vistool.metrics.breakdown import (
     Breakdown,
     BreakdownBuilder,
     box_overlap,
     occlusion_of,
 )
-from vistool.evaluation.overlaps import NOT_MEASURED, VideoOverlaps, overlaps_of_video
-from vistool.evaluation.video_ap import Grouping, average_precision
-from vistool.formats.dataset import AnnotatedTrack
-from vistool.formats.rle import encode_masks
+from vistool.metrics.overlaps import NOT_MEASURED, VideoOverlaps, overlaps_of_video
 from vistool.structures import RLE, TrackSegmentation
 
 NO, SLIGHT, SEVERE = "no_occlusion", "slight_occlusion", "severe_occlusion"

@@ -24,7 +24,7 @@ from vistool.errors import (
     VistoolError,
     WeightsError,
 )
-from vistool.models.weights import available_weights
+from vistool.models.checkpoints.files import available_weights
 
 runner = CliRunner()
 MODEL = IFCConfig(class_names=("cat", "dog"), backbone=EfficientNetLiteConfig())

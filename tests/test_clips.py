@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from tests.made_data import make_pictures, make_video
 from vistool.config import AugmentConfig
-from vistool.data.annotations import read_annotations
 from vistool.data.augment import compress, make_noise
 from vistool.data.clips import ClipMaker, TrainingClip
+from vistool.data.labelled import read_annotations
 from vistool.data.motion import (
     Camera,
     Curve,
@@ -38,7 +38,7 @@ from vistool.data.warping import (
     shrunk,
 )
 from vistool.errors import UsageError
-from vistool.formats.rle import encode_mask
+from vistool.formats.masks.rle import encode_mask
 from vistool.structures import Size
 
 CANVAS = Size(72, 96)

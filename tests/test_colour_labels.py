@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vistool.data.check import check_dataset
-from vistool.engine.evaluate import evaluate
+from vistool.annotations.check import check_dataset
+from vistool.annotations.read import read_dataset
+from vistool.engine.evaluate.evaluate import evaluate
 from vistool.errors import DataError
-from vistool.formats.detect import read_dataset
-from vistool.formats.rle import decode_mask
+from vistool.formats.masks.rle import decode_mask
 from vistool.structures import Size
 
 SIZE = Size(24, 32)

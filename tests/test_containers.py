@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vistool.errors import DataError
-from vistool.formats.video import open_video
+from vistool.formats.video.reader import open_video
 
 DASH = """<?xml version="1.0"?>
 <MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT1S"

@@ -14,10 +14,10 @@ from torch import Tensor
 from tests.recorded import recorded, recorded_json
 from tests.test_ifc import normalised, small_ifc, small_training_batch
 from vistool.criterion.class_term import NO_OBJECT_WEIGHT, absence_weight, class_terms
+from vistool.criterion.ifc_criterion import IFCCriterion
 from vistool.criterion.losses import LAYER, absence_loss, class_loss
 from vistool.criterion.matcher import hungarian, match_scores
-from vistool.criterion.set_criterion import SetCriterion
-from vistool.models.published import IFC_NAMES, rename_key
+from vistool.models.checkpoints.names import IFC_NAMES, rename_key
 from vistool.ops.boxes import resize_masks
 from vistool.structures import ClipOutput, ClipTarget
 
@@ -80,7 +80,7 @@ def test_targets_and_pairs_are_the_recorded_ones(video: int) -> None:
 @pytest.mark.parity
 def test_losses_are_the_recorded_ones() -> None:
     meta = recorded_json("ifc/small_meta")
-    criterion = SetCriterion()
+    criterion = IFCCriterion()
     terms = criterion(recorded_output(), recorded_targets())
     assert len(terms) == len(meta["losses_unweighted"])
     for name, value in terms.items():
@@ -101,7 +101,7 @@ def test_losses_of_a_clip_without_instances_are_the_recorded_ones() -> None:
         torch.zeros(0, *pixels[:, 0].shape, dtype=torch.bool),
         torch.ones(7, dtype=torch.bool),
     )
-    terms = SetCriterion()(output, [nothing])
+    terms = IFCCriterion()(output, [nothing])
     expected = meta["no_object_video0"]
     # Through the whole model, so its float32 spread comes in.
     assert terms["class"].item() == pytest.approx(expected["loss_ce"], rel=1e-4)
@@ -115,7 +115,7 @@ def test_losses_of_a_clip_without_instances_are_the_recorded_ones() -> None:
 def test_gradients_are_the_recorded_ones() -> None:
     losses = recorded("ifc/small_losses")
     model = small_ifc()
-    criterion = SetCriterion()
+    criterion = IFCCriterion()
     pixels, padded = small_training_batch()
     terms = criterion(model(pixels, padded, auxiliary=True), recorded_targets())
     criterion.total(terms).backward()
@@ -210,7 +210,7 @@ def _partial_clip(mask_rows: slice) -> tuple[ClipOutput, ClipTarget]:
 
 
 def _class_gradient(output: ClipOutput, target: ClipTarget) -> Tensor:
-    SetCriterion()(output, [target])["class"].backward()
+    IFCCriterion()(output, [target])["class"].backward()
     gradient = output.class_logits.grad
     assert gradient is not None
     return gradient[0]
@@ -278,7 +278,7 @@ def test_pixels_of_a_region_say_nothing_to_the_masks_of_other_instances() -> Non
     spilt = output.mask_logits.clone()
     spilt[0, 0, 0, 2:] = 8.0
     more = ClipOutput(output.class_logits, spilt)
-    criterion, region = SetCriterion(), _with_region(target, slice(8, 16), label=1)
+    criterion, region = IFCCriterion(), _with_region(target, slice(8, 16), label=1)
     for name in ("focal", "dice"):
         clean, spilling = (criterion(o, [region])[name] for o in (output, more))
         torch.testing.assert_close(clean, spilling)
@@ -288,7 +288,7 @@ def test_pixels_of_a_region_say_nothing_to_the_masks_of_other_instances() -> Non
 def test_an_instance_is_learnt_inside_a_region_too() -> None:
     output, target = _partial_clip(slice(2, 4))
     missed = ClipOutput(output.class_logits, torch.full_like(output.mask_logits, -8.0))
-    criterion, region = SetCriterion(), _with_region(target, slice(0, 16), label=0)
+    criterion, region = IFCCriterion(), _with_region(target, slice(0, 16), label=0)
     for name in ("focal", "dice"):
         assert criterion(missed, [region])[name] > 5 * criterion(output, [region])[name]
 
@@ -299,7 +299,7 @@ def test_parts_of_a_step_add_up_to_its_class_error_and_cardinality_error(count: 
     output = ClipOutput(torch.randn(3, 5, 3), torch.randn(3, 5, 2, 8, 8))
     masks = torch.rand(count, 2, 32, 32) > 0.5
     target = ClipTarget(torch.arange(count), masks, torch.ones(2, dtype=torch.bool))
-    criterion, targets = SetCriterion(), [target] * 3
+    criterion, targets = IFCCriterion(), [target] * 3
     whole = criterion(output, targets)
     counts = criterion.counts(targets, num_queries=5)
     first = ClipOutput(output.class_logits[:1], output.mask_logits[:1])

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from tests.made_data import COLOURS, HEIGHT, WIDTH, make_pictures, make_video
 from vistool.config import AugmentConfig, PixelConfig
-from vistool.data.annotations import read_annotations
 from vistool.data.batches import Share, TrainingBatches, loader, padded_batch
 from vistool.data.clips import ClipMaker
+from vistool.data.labelled import read_annotations
 from vistool.data.sampling import ClipSampler, draw_frames
 from vistool.errors import DataError
 from vistool.structures import Size

@@ -16,13 +16,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.made_data import HEIGHT, WIDTH, make_pictures, make_video, square
+from vistool.annotations.check import check_dataset
+from vistool.annotations.label_maps import write_label_map
 from vistool.cli.app import app
-from vistool.data.annotations import read_annotations
-from vistool.data.check import check_dataset
+from vistool.data.labelled import read_annotations
 from vistool.data.shots import read_image
 from vistool.errors import DataError
-from vistool.formats.label_maps import write_label_map
-from vistool.formats.rle import encode_mask
+from vistool.formats.masks.rle import encode_mask
 
 runner = CliRunner()
 Content = dict[str, Any]

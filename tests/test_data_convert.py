@@ -18,16 +18,16 @@ from typer.testing import CliRunner
 
 from tests.made_data import HEIGHT, WIDTH, make_video, square
 from tests.test_data_reading import coco_video
+from vistool.annotations.check import check_dataset
+from vistool.annotations.convert import convert
+from vistool.annotations.dataset import DataSet
+from vistool.annotations.label_maps import palette
+from vistool.annotations.problems import Problem
+from vistool.annotations.read import kind_of, read_dataset
+from vistool.annotations.results_check import problems_in_results
 from vistool.cli.app import app
-from vistool.data.check import check_dataset
-from vistool.data.convert import convert
 from vistool.errors import DataError, UsageError
-from vistool.formats.dataset import DataSet
-from vistool.formats.detect import kind_of, read_dataset
-from vistool.formats.label_maps import palette
-from vistool.formats.problems import Problem
-from vistool.formats.results_check import problems_in_results
-from vistool.formats.rle import decode_mask, encode_mask
+from vistool.formats.masks.rle import decode_mask, encode_mask
 from vistool.structures import RLE
 
 runner = CliRunner()

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from tests.made_data import CATEGORIES, HEIGHT, WIDTH, make_pictures, make_video, square
+from vistool.annotations.check import check_dataset
+from vistool.annotations.problems import Problem, errors_of
+from vistool.annotations.read import read_dataset
 from vistool.config import PixelConfig, SourceConfig, TrainConfig
-from vistool.data.annotations import own_classes, read_annotations
-from vistool.data.check import check_dataset
-from vistool.engine.train_setup import training_batches, with_classes
+from vistool.data.labelled import own_classes, read_annotations
+from vistool.engine.train.setup import training_batches, with_classes
 from vistool.errors import DataError
-from vistool.formats.detect import read_dataset
-from vistool.formats.problems import Problem, errors_of
-from vistool.formats.rle import decode_mask, encode_mask
-from vistool.formats.segmentation import MaskError, to_rle
+from vistool.formats.masks.annotated import MaskError, to_rle
+from vistool.formats.masks.rle import decode_mask, encode_mask
 from vistool.structures import Size
 
 SIZE = Size(HEIGHT, WIDTH)

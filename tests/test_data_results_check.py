@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.made_data import HEIGHT, WIDTH, make_video, square
+from vistool.annotations.problems import errors_of, refuse_all
+from vistool.annotations.read import read_dataset
+from vistool.annotations.results_check import check_results, problems_in_results
 from vistool.errors import DataError
-from vistool.formats.detect import read_dataset
-from vistool.formats.problems import errors_of, refuse_all
-from vistool.formats.results_check import check_results, problems_in_results
-from vistool.formats.rle import encode_mask
+from vistool.formats.masks.rle import encode_mask
 
 LENGTH = 4
 

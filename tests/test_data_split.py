@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from tests.made_data import make_pictures, make_video
 from tests.test_data_reading import coco_video
+from vistool.annotations.check import check_dataset
+from vistool.annotations.read import read_dataset
+from vistool.annotations.split import hold_out, one_sided, split_dataset
 from vistool.cli.app import app
-from vistool.data.check import check_dataset
-from vistool.data.split import hold_out, one_sided, split_dataset
 from vistool.errors import UsageError
-from vistool.formats.detect import read_dataset
 
 runner = CliRunner()
 member_lists = st.lists(st.frozensets(st.integers(1, 6), max_size=3), min_size=2, max_size=40)

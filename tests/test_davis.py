@@ -16,9 +16,11 @@ from hypothesis.extra import numpy as arrays
 
 from tests.made_tracks import MadeTrack, MadeVideo, davis_of, random_video, rectangle
 from tests.trackeval_data import trackeval_metric
+from vistool.annotations.dataset import AnnotatedTrack
 from vistool.errors import DataError
-from vistool.evaluation.boundary import boundary_bounds, boundary_measure
-from vistool.evaluation.davis import (
+from vistool.formats.masks.rle import encode_mask
+from vistool.metrics.boundary import boundary_bounds, boundary_measure
+from vistool.metrics.davis import (
     MOST_PROPOSALS,
     Comparison,
     DavisResult,
@@ -26,9 +28,7 @@ from vistool.evaluation.davis import (
     best_partners,
     davis_of_video,
 )
-from vistool.evaluation.overlaps import NOT_MEASURED, overlaps_of_video
-from vistool.formats.dataset import AnnotatedTrack
-from vistool.formats.rle import encode_mask
+from vistool.metrics.overlaps import NOT_MEASURED, overlaps_of_video
 from vistool.structures import TrackSegmentation
 
 EXAMPLES = 40  # of each property; comparing masks takes its time

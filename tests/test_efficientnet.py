@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from vistool.errors import WeightsError
-from vistool.models import pretrained
+from vistool.models.checkpoints import imagenet as pretrained
 from vistool.nn.efficientnet import EfficientNetLite0, relu6_, same_padding
 from vistool.nn.frozen_norm import FrozenBatchNorm2d
 

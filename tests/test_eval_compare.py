@@ -8,18 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.made_tracks import davis_of, hota_of
-from vistool.evaluation.bootstrap import (
+from vistool.annotations.dataset import AnnotatedTrack
+from vistool.formats.masks.rle import encode_mask
+from vistool.metrics.ap import APBuilder, average_precision
+from vistool.metrics.bootstrap import (
     Measure,
     ap_measure,
     davis_measure,
     hota_measure,
     paired_bootstrap,
 )
-from vistool.evaluation.hota import hota_summary
-from vistool.evaluation.overlaps import VideoOverlaps, overlaps_of_video
-from vistool.evaluation.video_ap import APBuilder, average_precision
-from vistool.formats.dataset import AnnotatedTrack
-from vistool.formats.rle import encode_mask
+from vistool.metrics.hota import hota_summary
+from vistool.metrics.overlaps import VideoOverlaps, overlaps_of_video
 from vistool.structures import RLE, TrackSegmentation
 
 CATEGORIES = (1, 2)

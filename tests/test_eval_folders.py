@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from tests.made_eval import HEIGHT, WIDTH, block, make_set, moving, truth_as_results, write
 from vistool.cli.app import app
-from vistool.formats.rle import decode_mask, encode_mask
+from vistool.formats.masks.rle import decode_mask, encode_mask
 
 
 def vistool(*arguments: str | Path) -> Result:

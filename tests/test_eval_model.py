@@ -23,12 +23,13 @@ from tests.processes import PATIENCE, Start, wait_until
 from tests.untrained import save_untrained
 from vistool.cli.app import app
 from vistool.config import IFCConfig
-from vistool.engine import predict, predict_dataset
-from vistool.engine.predictions import MatchedClass, Run
-from vistool.engine.scored_set import matched_classes
+from vistool.engine.evaluate import run_model as predict_dataset
+from vistool.engine.evaluate.predictions import MatchedClass, Run
+from vistool.engine.evaluate.scored_set import matched_classes
+from vistool.engine.predict import video as predict
 from vistool.errors import DataError
-from vistool.formats.results import Category, iterate_results, read_results
-from vistool.models.weights import WeightsHeader
+from vistool.formats.results.files import Category, iterate_results, read_results
+from vistool.models.checkpoints.files import WeightsHeader
 from vistool.structures import TrackSegmentation
 
 

@@ -14,6 +14,7 @@ import torch
 import vistool
 from tests.made_data import CATEGORIES, make_pictures, make_video
 from tests.made_training import lines, losses
+from vistool.annotations.read import read_dataset
 from vistool.cli.train import train as command
 from vistool.config import (
     IFCConfig,
@@ -23,14 +24,13 @@ from vistool.config import (
     VisTRConfig,
     from_mapping,
 )
-from vistool.engine.fine_tune import DEFAULT_INIT, fine_tuning
-from vistool.engine.train import BEST, WEIGHTS
-from vistool.engine.train_setup import started_with
+from vistool.engine.train.fine_tune import DEFAULT_INIT, fine_tuning
+from vistool.engine.train.setup import started_with
+from vistool.engine.train.train import BEST, WEIGHTS
 from vistool.errors import DataError, UsageError, WeightsError
-from vistool.formats.detect import read_dataset
 from vistool.models import build_model
-from vistool.models.start import load_start
-from vistool.models.weights import load_model, read_header, save_model
+from vistool.models.checkpoints.files import load_model, read_header, save_model
+from vistool.models.checkpoints.start import load_start
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "make_dataset.py"
 SMALL = {

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vistool.formats.video import open_video
-from vistool.formats.video_writer import VideoWriter
+from vistool.formats.video.reader import open_video
+from vistool.formats.video.writer import VideoWriter
 from vistool.structures import Size
 
 DAY = 86_400

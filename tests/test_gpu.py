@@ -23,15 +23,15 @@ from tests.test_criterion import recorded_output, recorded_targets
 from tests.test_ifc import normalised, small_ifc
 from tests.test_vistr import small_vistr, tiny_vistr
 from tests.test_vistr_criterion import clips_to_train_on
-from vistool.criterion.set_criterion import SetCriterion
+from vistool.criterion.ifc_criterion import IFCCriterion
 from vistool.criterion.vistr_criterion import VisTRCriterion
 from vistool.engine.device import autocast
-from vistool.engine.predict import predict
-from vistool.engine.train import train
-from vistool.formats.results import RESULTS, read_results
-from vistool.formats.rle import decode_mask
+from vistool.engine.predict.video import predict
+from vistool.engine.train.train import train
+from vistool.formats.masks.rle import decode_mask
+from vistool.formats.results.files import RESULTS, read_results
+from vistool.models.checkpoints.files import load_model
 from vistool.models.vistr import by_instance
-from vistool.models.weights import load_model
 from vistool.structures import ClipOutput, TrackSegmentation
 
 DEVICE = torch.device(os.environ.get("VISTOOL_TEST_DEVICE", "cuda"))
@@ -117,7 +117,7 @@ def test_ifc_losses_and_their_gradients_are_the_cpus() -> None:
         output: ClipOutput = on(device, recorded_output())
         mask_logits = output.mask_logits.detach().requires_grad_()
         output = replace(output, mask_logits=mask_logits)
-        criterion = SetCriterion()
+        criterion = IFCCriterion()
         terms = criterion(output, [on(device, target) for target in recorded_targets()])
         criterion.total(terms).backward()
         assert mask_logits.grad is not None

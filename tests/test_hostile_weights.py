@@ -21,9 +21,9 @@ from tests.untrained import save_untrained
 from vistool.cli.app import app
 from vistool.config import to_json
 from vistool.errors import WeightsError
-from vistool.models.foreign import read_checkpoint
-from vistool.models.importing import import_checkpoint, save_imported
-from vistool.models.weights import load_model, read_header
+from vistool.models.checkpoints.files import load_model, read_header
+from vistool.models.checkpoints.importing import import_checkpoint, save_imported
+from vistool.models.checkpoints.safe_pickle import read_checkpoint
 
 runner = CliRunner()
 

@@ -22,8 +22,8 @@ from tests.made_tracks import (
     rectangle,
 )
 from tests.trackeval_data import trackeval_metric, trackeval_on_files, trackeval_problem
-from vistool.evaluation.hota import ALPHAS, hota_of_video, hota_summary
-from vistool.evaluation.overlaps import NOT_MEASURED
+from vistool.metrics.hota import ALPHAS, hota_of_video, hota_summary
+from vistool.metrics.overlaps import NOT_MEASURED
 
 PROBLEMS = 60
 EXAMPLES = 40  # of each property; comparing masks takes its time

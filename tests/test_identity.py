@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.made_tracks import MadeTrack, MadeVideo, identity_of, random_video, rectangle
 from tests.trackeval_data import trackeval_metric, trackeval_problem
-from vistool.evaluation.identity import IdentityCounts, identity_of_video
+from vistool.metrics.identity import IdentityCounts, identity_of_video
 
 PROBLEMS = 60
 EXAMPLES = 40  # of each property; comparing masks takes its time

@@ -12,9 +12,9 @@ from tests.recorded import formula_weights, in_our_names, published_shapes, reco
 from vistool.config import IFCConfig, PixelConfig, ResNetConfig
 from vistool.errors import UsageError
 from vistool.models import build_model
+from vistool.models.checkpoints.files import load_exactly
+from vistool.models.checkpoints.names import IFC_NAMES
 from vistool.models.ifc import IFC
-from vistool.models.published import IFC_NAMES
-from vistool.models.weights import load_exactly
 
 # Sums are taken in another order than by the published code, whose own float32 lies from its
 # float64 up to 9e-5 (small), 6.2e-4 (R50) and 1.4e-3 (R101); ten times that would be fair.

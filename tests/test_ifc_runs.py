@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from tests.recorded import recorded, recorded_json
 from tests.test_ifc import small_ifc
 from vistool.config import PredictConfig
-from vistool.engine.segment import SegmentedFrame, Segmenter
+from vistool.engine.predict.segment import SegmentedFrame, Segmenter
 from vistool.structures import Size, VideoFrame
 from vistool.tracking.postprocess import masks_at, results_multi_class, results_single_class
 

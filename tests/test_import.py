@@ -25,12 +25,12 @@ from tests.test_vistr import small_weights as small_vistr_weights
 from vistool.cli.app import app
 from vistool.config import IFCConfig, ResNetConfig, VisTRConfig
 from vistool.errors import WeightsError
-from vistool.formats.atomic import sha256_of
+from vistool.formats.files import sha256_of
 from vistool.models import build_model
-from vistool.models.importing import ImportedModel, import_checkpoint, save_imported
-from vistool.models.presets import preset
-from vistool.models.start import load_start
-from vistool.models.weights import load_model, read_header
+from vistool.models.checkpoints.files import load_model, read_header
+from vistool.models.checkpoints.importing import ImportedModel, import_checkpoint, save_imported
+from vistool.models.checkpoints.presets import preset
+from vistool.models.checkpoints.start import load_start
 from vistool.nn.frozen_norm import FrozenBatchNorm2d
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -43,9 +43,9 @@ def test_nothing_in_a_folder_imports_itself_by_way_of_others(folder: str) -> Non
 
 def test_a_circle_of_folders_would_be_seen() -> None:
     graph = imports()
-    graph.add_import(importer="vistool.ops.boxes", imported="vistool.engine.train")
+    graph.add_import(importer="vistool.ops.boxes", imported="vistool.engine.train.train")
     try:
         with pytest.raises(CycleError):
             TopologicalSorter(arrows("vistool")).prepare()
     finally:
-        graph.remove_import(importer="vistool.ops.boxes", imported="vistool.engine.train")
+        graph.remove_import(importer="vistool.ops.boxes", imported="vistool.engine.train.train")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import MakeVideo, ShapesVideo, draw_shapes
-from vistool.formats.video import VideoReader, open_video
+from vistool.formats.video.reader import VideoReader, open_video
 
 YUV = ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-g", "10")
 LENGTH = 40

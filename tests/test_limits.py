@@ -22,11 +22,11 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from tests.made_data import make_pictures
+from vistool.annotations.label_maps import masks_of
 from vistool.errors import DataError, UsageError
-from vistool.formats.label_maps import masks_of
 from vistool.formats.limits import PIXELS
+from vistool.formats.masks.rle import encode_mask
 from vistool.formats.pictures import read_picture
-from vistool.formats.rle import encode_mask
 
 MEGABYTES, SECONDS = 500, 1.0
 # A process that has loaded everything, and a child of it for every action, so that the memory that
@@ -35,16 +35,16 @@ SCRIPT = """
 import json, os, resource, sys, time
 from pathlib import Path
 import torch
-from vistool.data.check import check_dataset
-from vistool.engine.visualize import dataset_sheet
+from vistool.annotations.check import check_dataset
+from vistool.engine.draw.sheets import dataset_sheet
 from vistool.errors import VistoolError
-from vistool.formats.detect import read_dataset
-from vistool.formats.label_maps import masks_of_file
+from vistool.annotations.read import read_dataset
+from vistool.annotations.label_maps import masks_of_file
 from vistool.formats.pictures import displayed_size, read_picture
-from vistool.formats.predicted_masks import read_predicted_masks, with_predicted_lengths
-from vistool.formats.results_check import check_results
-from vistool.formats.video import open_video
-from vistool.models.foreign import read_checkpoint
+from vistool.annotations.predicted_masks import read_predicted_masks, with_predicted_lengths
+from vistool.annotations.results_check import check_results
+from vistool.formats.video.reader import open_video
+from vistool.models.checkpoints.safe_pickle import read_checkpoint
 
 def fails(result):
     raise VistoolError(str(result))

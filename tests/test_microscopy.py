@@ -11,9 +11,9 @@ from PIL import Image
 
 from tests.made_squares import QUIET, SCENE, SquareFinder, loaded, outcome, pictures, predict_into
 from vistool.errors import DataError, UsageError
-from vistool.formats.frame_files import read_frame
-from vistool.formats.video import open_frames, open_video
-from vistool.formats.video_sources import expand_sources
+from vistool.formats.video.frame_files import read_frame
+from vistool.formats.video.reader import open_frames, open_video
+from vistool.formats.video.sources import expand_sources
 from vistool.structures import Size
 
 LENGTH = 6

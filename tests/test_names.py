@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 
 from tests.made_data import make_pictures
 from tests.untrained import save_untrained
+from vistool.annotations.convert import bring_frames
+from vistool.annotations.dataset import AnnotatedVideo
+from vistool.annotations.label_maps import folder_names
+from vistool.annotations.read import read_dataset
 from vistool.config import PredictConfig
-from vistool.data.convert import bring_frames
-from vistool.engine.predict_sources import predict_videos
+from vistool.engine.predict.sources import predict_videos
 from vistool.errors import DataError
-from vistool.formats.atomic import new_run_folder
-from vistool.formats.dataset import AnnotatedVideo
-from vistool.formats.detect import read_dataset
-from vistool.formats.label_maps import folder_names
+from vistool.formats.files import new_run_folder
 from vistool.formats.names import LONGEST, as_file_name
-from vistool.formats.video_sources import source_name
+from vistool.formats.video.sources import source_name
 from vistool.structures import Size
 
 ODD = [

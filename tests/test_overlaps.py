@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from tests.pairwise_ap import pair_iou
+from vistool.annotations.dataset import AnnotatedTrack
 from vistool.errors import DataError
-from vistool.evaluation import overlaps as module
-from vistool.evaluation.overlaps import (
+from vistool.formats.masks.rle import encode_mask, rle_fault
+from vistool.formats.masks.runs import compiled, decode_runs
+from vistool.metrics import overlaps as module
+from vistool.metrics.overlaps import (
     VideoOverlaps,
     overlaps_of_video,
     overlaps_of_videos,
     shared_pixels,
 )
-from vistool.formats.dataset import AnnotatedTrack
-from vistool.formats.rle import encode_mask, rle_fault
-from vistool.formats.runs import compiled, decode_runs
 from vistool.structures import RLE, Size, TrackSegmentation
 
 HEIGHT, WIDTH = 11, 7

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from vistool.evaluation.overlaps import track_share_inside
-from vistool.evaluation.partial_labels import scorable
-from vistool.formats.dataset import AnnotatedTrack
-from vistool.formats.rle import encode_mask
+from vistool.annotations.dataset import AnnotatedTrack
+from vistool.formats.masks.rle import encode_mask
+from vistool.metrics.overlaps import track_share_inside
+from vistool.metrics.partial_labels import scorable
 from vistool.structures import RLE, TrackSegmentation
 
 CAT, DOG = 1, 2

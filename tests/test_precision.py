@@ -16,7 +16,7 @@ from tests.recorded import FIXTURES, recorded_json
 from tests.test_ifc import small_ifc
 from tests.test_vistr import small_vistr
 from vistool.engine.device import autocast
-from vistool.models.weights import load_model
+from vistool.models.checkpoints.files import load_model
 from vistool.ops.pixels import input_size, normalise, resize
 from vistool.structures import ClipOutput, FrameClipOutput, Size
 

@@ -32,14 +32,14 @@ from tests.made_squares import (
 )
 from vistool.config import PredictConfig, Scoring
 from vistool.engine.device import choose_device, choose_dtype
-from vistool.engine.predict import iterate
-from vistool.engine.predict_job import PredictJob
-from vistool.engine.predict_sources import predict_videos
-from vistool.engine.segment import AHEAD, Segmenter
+from vistool.engine.predict.job import PredictJob
+from vistool.engine.predict.segment import AHEAD, Segmenter
+from vistool.engine.predict.sources import predict_videos
+from vistool.engine.predict.video import iterate
 from vistool.engine.tracked_video import TrackedFrame
 from vistool.errors import UsageError
-from vistool.formats.video import open_video
-from vistool.models.weights import LoadedModel
+from vistool.formats.video.reader import open_video
+from vistool.models.checkpoints.files import LoadedModel
 from vistool.structures import ClipOutput, FrameFeatures, Size, VideoFrame
 from vistool.tracking.postprocess import masks_at
 

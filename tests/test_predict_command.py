@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 from tests.processes import PATIENCE, Start, wait_until
 from tests.untrained import save_untrained
 from vistool.cli.app import app
-from vistool.formats.results import read_meta, read_results
-from vistool.formats.video_writer import VideoWriter
+from vistool.formats.results.files import read_meta, read_results
+from vistool.formats.video.writer import VideoWriter
 from vistool.structures import Size
 
 

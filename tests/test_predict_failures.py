@@ -20,7 +20,7 @@ from tests.made_squares import (
 )
 from vistool.config import PredictConfig
 from vistool.errors import DataError, OutOfMemoryError
-from vistool.formats.results import write_meta
+from vistool.formats.results.files import write_meta
 from vistool.progress import silent
 from vistool.structures import ClipOutput, FrameFeatures
 

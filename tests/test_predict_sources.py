@@ -20,10 +20,10 @@ from tests.made_squares import (
     source,
 )
 from vistool.config import PredictConfig
-from vistool.engine.predict_sources import predict_videos
+from vistool.engine.predict.sources import predict_videos
 from vistool.errors import DataError, PartialFailureError, UsageError, VistoolError
-from vistool.formats.spool import SegmentationSpool
-from vistool.formats.video_writer import VideoWriter
+from vistool.formats.results.spool import SegmentationSpool
+from vistool.formats.video.writer import VideoWriter
 from vistool.structures import RLE
 
 __all__ = ["source"]  # a fixture
@@ -63,7 +63,7 @@ def test_a_disk_that_refuses_one_source_does_not_stop_the_others(
                 self._db.execute("PRAGMA query_only = ON")
             super().add(frame, track, rle)
 
-    monkeypatch.setattr("vistool.engine.predict.SegmentationSpool", Refusing)
+    monkeypatch.setattr("vistool.engine.predict.video.SegmentationSpool", Refusing)
     other = save_frames(tmp_path / "other", SCENE, 3)
     failures: list[VistoolError] = []
     with pytest.raises(PartialFailureError, match="1 of 2 sources failed"):

@@ -7,7 +7,7 @@ import pytest
 from vistool.config import ModelConfig, ResNetConfig, from_json, to_json
 from vistool.errors import UsageError
 from vistool.models import build_model
-from vistool.models.presets import PRESETS, preset
+from vistool.models.checkpoints.presets import PRESETS, preset
 
 # Of the published code (the backbone's frozen norms are buffers and do not count).
 PARAMETERS = {

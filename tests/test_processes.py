@@ -21,11 +21,11 @@ from tests.made_training import assert_close_gradients, lines, losses, settings,
 from tests.processes import PATIENCE, Start, wait_until
 from tests.untrained import save_untrained
 from vistool.config import SourceConfig, ValidationConfig
-from vistool.engine.checkpoint import CHECKPOINT
-from vistool.engine.run_log import LOG
-from vistool.engine.train import BEST, train
-from vistool.engine.train_setup import SETTINGS
-from vistool.models.weights import read_header
+from vistool.engine.train.checkpoint import CHECKPOINT
+from vistool.engine.train.log import LOG
+from vistool.engine.train.setup import SETTINGS
+from vistool.engine.train.train import BEST, train
+from vistool.models.checkpoints.files import read_header
 
 pytestmark = pytest.mark.slow  # each process needs seconds to import torch
 

@@ -23,13 +23,13 @@ from vistool.config import (
     TrainConfig,
     VisTRPipeline,
 )
-from vistool.data.annotations import LabelledVideo
 from vistool.data.batches import loader, padded_batch
 from vistool.data.clips import TrainingClip
-from vistool.data.published_batches import EpochOrder, published_batches
-from vistool.data.published_clips import draw_region
-from vistool.data.published_ifc import IFCClips
-from vistool.engine.train import train
+from vistool.data.labelled import LabelledVideo
+from vistool.data.published.batches import EpochOrder, published_batches
+from vistool.data.published.clips import draw_region
+from vistool.data.published.ifc import IFCClips
+from vistool.engine.train.train import train
 from vistool.errors import UsageError
 from vistool.structures import ClipTarget, Size
 

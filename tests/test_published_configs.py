@@ -17,7 +17,7 @@ from vistool.config import (
     from_mapping,
     load_toml,
 )
-from vistool.models.presets import preset
+from vistool.models.checkpoints.presets import preset
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 AS_PUBLISHED = {

@@ -16,9 +16,9 @@ from torch import Tensor
 from tests.made_data import make_video
 from tests.recorded import FIXTURES, recorded, recorded_json
 from vistool.config import IFCPipeline
-from vistool.data.annotations import LabelledTrack, LabelledVideo, read_annotations
-from vistool.data.published_clips import Region
-from vistool.data.published_ifc import (
+from vistool.data.labelled import LabelledTrack, LabelledVideo, read_annotations
+from vistool.data.published.clips import Region
+from vistool.data.published.ifc import (
     ABSENT,
     FrameTruth,
     IFCClips,
@@ -29,7 +29,7 @@ from vistool.data.published_ifc import (
     frame_truth,
 )
 from vistool.data.shots import read_image
-from vistool.formats.rle import encode_mask
+from vistool.formats.masks.rle import encode_mask
 from vistool.ops.boxes import boxes_of_masks
 from vistool.ops.pixels import input_size
 from vistool.structures import Size

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.recorded import recorded_json
-from vistool.data.published_clips import ifc_frames, vistr_frames
+from vistool.data.published.clips import ifc_frames, vistr_frames
 
 
 @pytest.mark.parity

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from tests.recorded import FIXTURES, recorded, recorded_json
+from vistool.annotations.read import read_dataset
 from vistool.config import VisTRPipeline
-from vistool.data.annotations import LabelledVideo, read_annotations
-from vistool.data.published_clips import Region, vistr_frames
-from vistool.data.published_vistr import (
+from vistool.data.labelled import LabelledVideo, read_annotations
+from vistool.data.published.clips import Region, vistr_frames
+from vistool.data.published.vistr import (
     FrameRows,
     VisTRClips,
     as_bytes,
@@ -26,8 +27,7 @@ from vistool.data.published_vistr import (
     recoloured,
     resized,
 )
-from vistool.formats.detect import read_dataset
-from vistool.models.presets import preset
+from vistool.models.checkpoints.presets import preset
 from vistool.ops.boxes import boxes_of_masks, xyxy_of
 from vistool.ops.pixels import normalise
 from vistool.structures import Size

@@ -21,9 +21,9 @@ from tests.made_training import (
 )
 from tests.test_criterion import recorded_output, recorded_targets
 from tests.test_ifc import small_ifc
-from vistool.criterion.set_criterion import SetCriterion
-from vistool.engine.train import train
-from vistool.engine.train_setup import started_with
+from vistool.criterion.ifc_criterion import IFCCriterion
+from vistool.engine.train.setup import started_with
+from vistool.engine.train.train import train
 from vistool.errors import UsageError
 from vistool.structures import ClipOutput
 
@@ -56,7 +56,7 @@ def test_a_model_predicts_with_its_first_group_alone() -> None:
 @pytest.mark.parity
 def test_groups_that_predict_the_same_have_the_terms_of_one() -> None:
     targets, output = recorded_targets(), recorded_output()
-    expected = SetCriterion()(output, targets)
+    expected = IFCCriterion()(output, targets)
 
     def twice(x: ClipOutput) -> ClipOutput:
         return ClipOutput(
@@ -65,7 +65,7 @@ def test_groups_that_predict_the_same_have_the_terms_of_one() -> None:
             tuple(map(twice, x.auxiliary)),
         )
 
-    for name, value in SetCriterion()(twice(output), targets).items():
+    for name, value in IFCCriterion()(twice(output), targets).items():
         torch.testing.assert_close(value, expected[name], msg=name)
 
 

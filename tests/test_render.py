@@ -20,11 +20,11 @@ import vistool
 from vistool.cli.app import app
 from vistool.config import OverlayStyle
 from vistool.errors import DataError, UsageError
-from vistool.formats import ffmpeg
-from vistool.formats.results import Category, VideoMeta, write_meta, write_results
-from vistool.formats.rle import encode_mask
-from vistool.formats.video import open_video
-from vistool.formats.video_writer import VideoWriter
+from vistool.formats.masks.rle import encode_mask
+from vistool.formats.results.files import Category, VideoMeta, write_meta, write_results
+from vistool.formats.video import ffmpeg
+from vistool.formats.video.reader import open_video
+from vistool.formats.video.writer import VideoWriter
 from vistool.rendering.overlay import DEFAULT_STYLE, draw_tracks
 from vistool.rendering.palette import Color, text_color, track_color
 from vistool.structures import Size, Track, TrackSegmentation

@@ -18,10 +18,10 @@ from tests.made_squares import QUIET, loaded, predict_into, save_frames
 from vistool.engine.writers import may_be_whole
 from vistool.errors import DataError
 from vistool.formats import replacing
-from vistool.formats.atomic import atomic_path
+from vistool.formats.files import atomic_path
 from vistool.formats.replacing import remove_leftovers, replaced_together, settle
-from vistool.formats.results import read_meta, read_results
-from vistool.formats.spool import SegmentationSpool
+from vistool.formats.results.files import read_meta, read_results
+from vistool.formats.results.spool import SegmentationSpool
 
 OLD = {"a.json": b"old a", "b.json": b"old b", "c.mp4": b"old c", "cut/001/7.png": b"old p"}
 NEW = {"a.json": b"new a", "b.json": b"new b"}
@@ -232,8 +232,8 @@ def test_a_folder_that_cannot_be_settled_is_said(
 LEAVE = (
     "import os, sys\n"
     "from pathlib import Path\n"
-    "from vistool.formats.atomic import atomic_folder, atomic_path\n"
-    "from vistool.formats.spool import SegmentationSpool\n"
+    "from vistool.formats.files import atomic_folder, atomic_path\n"
+    "from vistool.formats.results.spool import SegmentationSpool\n"
     "place = Path(sys.argv[1])\n"
     "with SegmentationSpool(place), atomic_path(place / 'x.mp4') as part:\n"
     "    part.with_suffix('.picture.mp4').touch()\n"

@@ -16,17 +16,17 @@ import numpy as np
 import pytest
 
 from tests.browser import Browser, headless_browser
+from vistool.annotations.dataset import AnnotatedTrack, AnnotatedVideo, DataSet
 from vistool.cli.eval import table
 from vistool.config import EvalConfig
-from vistool.engine.evaluate import Evaluation, measure
-from vistool.engine.evaluation_files import write_diagnosis, write_figures
-from vistool.engine.predictions import Predictions
-from vistool.engine.report import write_report
-from vistool.evaluation.curves import PrecisionRecallCurves
-from vistool.evaluation.diagnosis import Diagnosis
-from vistool.formats.dataset import AnnotatedTrack, AnnotatedVideo, DataSet
-from vistool.formats.results import Category
-from vistool.formats.rle import encode_mask
+from vistool.engine.evaluate.evaluate import Evaluation, measure
+from vistool.engine.evaluate.predictions import Predictions
+from vistool.engine.evaluate.report.files import write_diagnosis, write_figures
+from vistool.engine.evaluate.report.page import write_report
+from vistool.formats.masks.rle import encode_mask
+from vistool.formats.results.files import Category
+from vistool.metrics.curves import PrecisionRecallCurves
+from vistool.metrics.errors.diagnosis import Diagnosis
 from vistool.rendering.film_strip import StripFrame, chosen_frames, film_strip
 from vistool.rendering.page import Link, Page, Picture, Section, Table, render_page
 from vistool.structures import RLE, Size, TrackSegmentation

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from vistool.errors import DataError, VistoolError
-from vistool.formats.atomic import atomic_path, new_run_folder
-from vistool.formats.results import (
+from vistool.formats.files import atomic_path, new_run_folder
+from vistool.formats.masks.rle import decode_mask, encode_mask
+from vistool.formats.results.files import (
     Category,
     VideoMeta,
     iterate_results,
@@ -32,8 +33,7 @@ from vistool.formats.results import (
     write_meta,
     write_results,
 )
-from vistool.formats.rle import decode_mask, encode_mask
-from vistool.formats.spool import SegmentationSpool
+from vistool.formats.results.spool import SegmentationSpool
 from vistool.structures import RLE, Track, TrackSegmentation
 
 
@@ -109,7 +109,7 @@ def test_the_spool_is_sound_after_an_interruption_amid_writing(tmp_path: Path) -
     connect = functools.partial(sqlite3.connect, factory=Interrupted)
     large = {track: RLE(size=[5, 6], counts=str(track) * 20_000) for track in range(1, 4)}
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        patch.setattr("vistool.formats.spool.sqlite3.connect", connect)
+        patch.setattr("vistool.formats.results.spool.sqlite3.connect", connect)
         spool = stack.enter_context(SegmentationSpool(tmp_path))
         spool.BATCH = 300  # more than SQLite keeps in memory
         with pytest.raises(KeyboardInterrupt):

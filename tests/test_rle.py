@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from vistool.errors import DataError
-from vistool.formats.rle import area, decode_mask, encode_mask, encode_masks, validate_rle
+from vistool.formats.masks.rle import area, decode_mask, encode_mask, encode_masks, validate_rle
 from vistool.structures import RLE, Size
 
 sides = st.integers(1, 40)

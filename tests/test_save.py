@@ -14,11 +14,11 @@ from PIL import Image
 
 from tests.test_predict_command import make_video, vistool, weights
 from tests.untrained import save_untrained
-from vistool.formats.mots import PER_CLASS, labels_in_text
-from vistool.formats.problems import Place
-from vistool.formats.results import read_meta, read_results
-from vistool.formats.rle import decode_mask
-from vistool.formats.video import open_video
+from vistool.annotations.mots import PER_CLASS, labels_in_text
+from vistool.annotations.problems import Place
+from vistool.formats.masks.rle import decode_mask
+from vistool.formats.results.files import read_meta, read_results
+from vistool.formats.video.reader import open_video
 
 __all__ = ["weights"]  # a fixture
 LENGTH, SKIPPED = 9, 2  # frames of the video; of these, the first ones are not asked for

@@ -14,7 +14,7 @@ from tests.processes import PATIENCE, Start, wait_until
 from tests.test_cli import program
 from tests.test_predict_command import make_video, spooled, weights
 from vistool import signals
-from vistool.formats.results import RESULTS, read_meta, read_results, write_results
+from vistool.formats.results.files import RESULTS, read_meta, read_results, write_results
 from vistool.signals import ended_by_signals
 
 __all__ = ["weights"]  # a fixture
@@ -80,7 +80,7 @@ def test_whoever_insists_after_a_while_does_not_wait_for_threads(
         "from pathlib import Path\n"
         "from tests.test_cli import program\n"
         "from vistool import signals\n"
-        "from vistool.formats.atomic import atomic_path\n"
+        "from vistool.formats.files import atomic_path\n"
         "signals.PATIENCE = 0.2\n"
         "def work():\n"
         "    while True: torch.ones(300, 300) @ torch.ones(300, 300)\n"

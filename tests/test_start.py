@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tests.test_vistr import TINY
 from vistool.models import build_model
-from vistool.models.start import load_start
+from vistool.models.checkpoints.files import save_model
+from vistool.models.checkpoints.start import load_start
 from vistool.models.vistr import VisTR, by_instance
-from vistool.models.weights import save_model
 
 
 def vistr(clip_length: int) -> VisTR:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vistool.errors import UsageError
-from vistool.formats.video import open_video
+from vistool.formats.video.reader import open_video
 from vistool.structures import Size
 
 Several = Callable[..., Path]

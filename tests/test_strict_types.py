@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vistool.data.check import check_dataset
+from vistool.annotations.check import check_dataset
+from vistool.annotations.read import read_dataset
+from vistool.annotations.results_check import problems_in_results
 from vistool.errors import DataError
-from vistool.formats.detect import read_dataset
-from vistool.formats.results_check import problems_in_results
-from vistool.formats.rle import encode_mask
+from vistool.formats.masks.rle import encode_mask
 
 MASK = encode_mask(np.eye(8, 10, dtype=bool))
 
@@ -79,7 +79,7 @@ def test_what_says_whether_it_is_a_crowd_is_taken(
         ("category_id", [1], r"category_id is \[1\]"),
         ("area", "8", "area '8'"),
         ("bbox", [0, 0, 8, "8"], "bbox"),
-        ("bbox", [0, 0, 8], "bbox of 3 numbers"),
+        ("bbox", [0, 0, 8], "left, top, width and height"),
         ("bbox", "0 0 8 8", "bbox"),
         ("segmentation", "missing", "has no masks"),
         ("segmentation", [["1", 1, 2, 1, 2, 2]], "polygon point at '1'"),

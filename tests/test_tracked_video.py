@@ -22,14 +22,14 @@ from tests.conftest import ShapesVideo
 from tests.made_squares import LENGTH, SCENE, loaded, pictures, predict_into, source
 from tests.test_results import mask_of
 from vistool.config import PredictConfig
-from vistool.engine.predict import predict_opened
-from vistool.engine.predict_job import PredictJob
+from vistool.engine.predict.job import PredictJob
+from vistool.engine.predict.video import predict_opened
 from vistool.engine.tracked_video import TrackedVideo
 from vistool.engine.writers import save_results
 from vistool.errors import DataError, UsageError, VistoolError
-from vistool.formats.results import Category, VideoMeta
-from vistool.formats.spool import SegmentationSpool
-from vistool.formats.video import VideoReader, open_video
+from vistool.formats.results.files import Category, VideoMeta
+from vistool.formats.results.spool import SegmentationSpool
+from vistool.formats.video.reader import VideoReader, open_video
 from vistool.structures import RLE, Track, VideoFrame
 
 __all__ = ["source"]  # a fixture
@@ -300,7 +300,7 @@ def test_all_outputs_are_made_in_one_pass(
             read[frame] += 1
             return super().frame(frame)
 
-    monkeypatch.setattr("vistool.engine.predict.SegmentationSpool", CountingSpool)
+    monkeypatch.setattr("vistool.engine.predict.video.SegmentationSpool", CountingSpool)
     reader = CountingReader(source)
     predict_opened(PredictJob(loaded(), config), reader, tmp_path / "run")
     assert reader.decodes == decodes

@@ -18,18 +18,18 @@ from vistool.config import (
     IFCConfig,
     ValidationConfig,
 )
-from vistool.data.annotations import read_annotations
-from vistool.engine.checkpoint import CHECKPOINT, PREVIOUS
+from vistool.data.labelled import read_annotations
 from vistool.engine.distributed import Processes
-from vistool.engine.run_log import LOG, STARTS, code_revision
-from vistool.engine.train import BEST, WEIGHTS, train
-from vistool.engine.train_setup import started_with
-from vistool.engine.validate import validate
+from vistool.engine.train.checkpoint import CHECKPOINT, PREVIOUS
+from vistool.engine.train.log import LOG, STARTS, code_revision
+from vistool.engine.train.setup import started_with
+from vistool.engine.train.train import BEST, WEIGHTS, train
+from vistool.engine.train.validate import validate
 from vistool.errors import (
     UsageError,
     WeightsError,
 )
-from vistool.models.weights import load_model, read_header
+from vistool.models.checkpoints.files import load_model, read_header
 from vistool.structures import ClipOutput, FrameFeatures
 
 

@@ -30,10 +30,10 @@ from vistool.config import (
 )
 from vistool.data.batches import Batch, padded_batch
 from vistool.data.clips import TrainingClip
-from vistool.engine.checkpoint import CHECKPOINT, TrainingState
-from vistool.engine.failures import failures_in_words
-from vistool.engine.run_log import LOG, STARTS
-from vistool.engine.train import BEST, WEIGHTS, train
+from vistool.engine.train.checkpoint import CHECKPOINT, TrainingState
+from vistool.engine.train.failures import failures_in_words
+from vistool.engine.train.log import LOG, STARTS
+from vistool.engine.train.train import BEST, WEIGHTS, train
 from vistool.errors import (
     DataError,
     OutOfMemoryError,
@@ -41,7 +41,7 @@ from vistool.errors import (
     VistoolError,
 )
 from vistool.models import build_model
-from vistool.models.weights import load_model, read_header
+from vistool.models.checkpoints.files import load_model, read_header
 from vistool.signals import stop_wish
 
 
@@ -229,7 +229,7 @@ def test_a_run_whose_last_step_is_skipped_is_saved_all_the_same(
 ) -> None:
     make_pictures(tmp_path, 2)
     answers = iter([None, None, "dice"])
-    monkeypatch.setattr("vistool.engine.train.broken_terms", lambda values: next(answers))
+    monkeypatch.setattr("vistool.engine.train.train.broken_terms", lambda values: next(answers))
     run = tmp_path / "run"
     weights = train(settings(tmp_path, steps=3, save_every=100), run)
     assert read_header(weights).metadata["steps"] == "3 of 3"
@@ -394,7 +394,7 @@ def test_a_stop_in_a_validation_saves_a_step_that_was_skipped_too(
 ) -> None:
     make_pictures(tmp_path, 2)
     answers = iter([None, "dice"])
-    monkeypatch.setattr("vistool.engine.train.broken_terms", lambda values: next(answers))
+    monkeypatch.setattr("vistool.engine.train.train.broken_terms", lambda values: next(answers))
 
     def interrupt(done: int, total: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -25,15 +25,15 @@ from tests.made_training import (
     unlabel,
     without_dropout,
 )
-from vistool.engine.checkpoint import CHECKPOINT
-from vistool.engine.schedule import rate_factor
-from vistool.engine.train import train
+from vistool.engine.train.checkpoint import CHECKPOINT
+from vistool.engine.train.schedule import rate_factor
+from vistool.engine.train.train import train
 from vistool.errors import (
     UsageError,
     VistoolError,
 )
 from vistool.models import build_model
-from vistool.models.weights import load_model
+from vistool.models.checkpoints.files import load_model
 
 
 @pytest.mark.parametrize("model", [TINY, TINY_VISTR], ids=["ifc", "vistr"])
@@ -70,7 +70,7 @@ def test_every_trained_parameter_has_a_gradient_even_where_nothing_is_to_be_foun
     make_pictures(tmp_path, 1)
     unlabel(tmp_path / "pictures.json", image_id=1)
     # A whole set without labels is refused; a single step may well meet nothing but such pictures.
-    monkeypatch.setattr("vistool.engine.train_setup.refuse_unlabelled", lambda videos, source: None)
+    monkeypatch.setattr("vistool.engine.train.setup.refuse_unlabelled", lambda videos, source: None)
     train(settings(tmp_path, steps=1, model=model, clip_length=2), tmp_path / "run")
     config = settings(tmp_path, model=model, clip_length=2).model_config()
     trained = build_model(config)
@@ -104,7 +104,7 @@ def test_gradients_beyond_float16_lower_the_scale_and_are_no_reason_to_stop(
     def sensitive(device: str, enabled: bool) -> torch.amp.GradScaler:
         return torch.amp.GradScaler(device, enabled=enabled, init_scale=2.0**30)
 
-    monkeypatch.setattr("vistool.engine.train.GradScaler", sensitive)
+    monkeypatch.setattr("vistool.engine.train.train.GradScaler", sensitive)
     run = tmp_path / "run"
     train(settings(tmp_path, precision="fp16", steps=30, max_skipped=2), run)
     skipped = [line["skipped"] for line in lines(run) if "skipped" in line]

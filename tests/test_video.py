@@ -21,8 +21,8 @@ from tests.conftest import MakeVideo, ShapesVideo, draw_shapes
 from tests.processes import PATIENCE
 from vistool.errors import DataError, UsageError, VistoolError
 from vistool.formats.threads import prefetch
-from vistool.formats.video import open_frames, open_video
-from vistool.formats.video_sources import expand_sources
+from vistool.formats.video.reader import open_frames, open_video
+from vistool.formats.video.sources import expand_sources
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 ShownTimes = Callable[[Path], list[float]]
@@ -438,7 +438,7 @@ def test_closing_prefetch_stops_its_thread_and_closes_the_source(depth: int) -> 
 def test_a_consumer_that_fails_does_not_hang_the_program(shapes_video: ShapesVideo) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from vistool.formats.video import open_video\n"
+        "from vistool.formats.video.reader import open_video\n"
         "from vistool.formats.threads import prefetch\n"
         "kept = prefetch(open_video(Path(sys.argv[1])).frames(), 1)\n"
         "next(kept); raise SystemExit(7)"

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from tests.conftest import MakeVideo, draw_shapes
 from tests.processes import PATIENCE, Start
 from vistool.errors import VistoolError
-from vistool.formats.video import open_video
-from vistool.formats.video_writer import VideoWriter
+from vistool.formats.video.reader import open_video
+from vistool.formats.video.writer import VideoWriter
 from vistool.structures import Size
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
@@ -329,7 +329,7 @@ def test_an_interrupted_program_leaves_no_half_video(
 ) -> None:
     program = (
         "import sys, itertools, numpy as np; from pathlib import Path\n"
-        "from vistool.formats.video_writer import VideoWriter\n"
+        "from vistool.formats.video.writer import VideoWriter\n"
         "from vistool.structures import Size\n"
         "with VideoWriter(Path(sys.argv[1]), Size(240, 320), fps=10) as writer:\n"
         "    for t in itertools.count():\n"

@@ -14,9 +14,9 @@ from tests.recorded import formula_weights, in_our_names, published_shapes, reco
 from vistool.config import EfficientNetLiteConfig, ResNetConfig, VisTRConfig
 from vistool.errors import UsageError
 from vistool.models import build_model
-from vistool.models.published import VISTR_NAMES
+from vistool.models.checkpoints.files import load_exactly
+from vistool.models.checkpoints.names import VISTR_NAMES
 from vistool.models.vistr import VisTR, by_instance
-from vistool.models.weights import load_exactly
 from vistool.nn.transformer import EncoderLayer
 from vistool.structures import FrameClipOutput
 

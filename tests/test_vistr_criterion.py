@@ -17,7 +17,7 @@ from tests.test_vistr import small_vistr, tiny_vistr
 from vistool.criterion.losses import LAYER
 from vistool.criterion.matcher import Validity, frame_match_costs, hungarian, paired_frames
 from vistool.criterion.vistr_criterion import FrameTarget, VisTRCriterion, frame_target
-from vistool.models.published import VISTR_NAMES, rename_key
+from vistool.models.checkpoints.names import VISTR_NAMES, rename_key
 from vistool.models.vistr import by_instance
 from vistool.ops.boxes import box_coverage, box_giou, box_iou, boxes_of_masks, xyxy_of
 from vistool.structures import ClipTarget, FrameClipOutput, FrameHeads

@@ -17,13 +17,13 @@ from tests.made_data import make_pictures
 from tests.recorded import FIXTURES, recorded, recorded_json
 from tests.test_vistr import small_vistr, tiny_vistr
 from vistool.config import LossConfig, PredictConfig, SourceConfig, TrainConfig
-from vistool.engine.run_log import LOG
-from vistool.engine.segment import Segmenter, clip_settings
-from vistool.engine.train import train
+from vistool.engine.predict.segment import Segmenter, clip_settings
+from vistool.engine.train.log import LOG
+from vistool.engine.train.train import train
 from vistool.errors import UsageError
-from vistool.formats.rle import decode_mask, encode_mask
+from vistool.formats.masks.rle import decode_mask, encode_mask
+from vistool.models.checkpoints.files import load_model
 from vistool.models.vistr import VisTR, by_instance
-from vistool.models.weights import load_model
 from vistool.structures import RLE, FrameClipOutput, FrameHeads, FrameTracks, Size, VideoFrame
 from vistool.tracking.postprocess import (
     clip_prediction,

@@ -20,11 +20,11 @@ from tests.untrained import save_untrained
 from vistool.cli.app import app
 from vistool.config import SourceConfig, TrainConfig
 from vistool.data.batches import Batch
-from vistool.engine.train_setup import training_batches
-from vistool.engine.visualize_results import view_results
-from vistool.engine.visualize_training import training_sheet
-from vistool.formats.results import read_results
-from vistool.formats.video_writer import VideoWriter
+from vistool.engine.draw.results_sheet import view_results
+from vistool.engine.train.setup import training_batches
+from vistool.engine.train.sheet import training_sheet
+from vistool.formats.results.files import read_results
+from vistool.formats.video.writer import VideoWriter
 from vistool.rendering.contact_sheet import LONGEST_SIDE, SheetRow, contact_sheet
 from vistool.rendering.palette import track_color
 from vistool.rendering.timeline import Lane, timeline

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.test_ifc import small_ifc
 from vistool.errors import WeightsError
-from vistool.formats.atomic import sha256_of
-from vistool.models import published
-from vistool.models.weights import (
+from vistool.formats.files import sha256_of
+from vistool.models.checkpoints import names as published
+from vistool.models.checkpoints.files import (
     available_weights,
     find_weights,
     load_exactly,

@@ -8,7 +8,7 @@ import torch
 
 from vistool.config import IFCConfig, ResNetConfig
 from vistool.models import build_model
-from vistool.models.weights import save_model
+from vistool.models.checkpoints.files import save_model
 
 
 def save_untrained(path: Path, class_names: tuple[str, ...], num_queries: int) -> Path:

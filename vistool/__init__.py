@@ -10,32 +10,32 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vistool.config import PredictConfig
-    from vistool.engine.evaluate import Evaluation, evaluate
-    from vistool.engine.fine_tune import train
-    from vistool.engine.predict import predict, track
+    from vistool.engine.evaluate.evaluate import Evaluation, evaluate
+    from vistool.engine.predict.video import predict, track
     from vistool.engine.read_video import load
     from vistool.engine.tracked_video import TrackedFrame, TrackedVideo
+    from vistool.engine.train.fine_tune import train
     from vistool.errors import VistoolError
-    from vistool.formats.rle import decode_mask
-    from vistool.models.weights import LoadedModel, load_model
+    from vistool.formats.masks.rle import decode_mask
+    from vistool.models.checkpoints.files import LoadedModel, load_model
     from vistool.structures import Instance, Track
 
 _HOMES = {
-    "Evaluation": "vistool.engine.evaluate",
+    "Evaluation": "vistool.engine.evaluate.evaluate",
     "Instance": "vistool.structures",
-    "LoadedModel": "vistool.models.weights",
+    "LoadedModel": "vistool.models.checkpoints.files",
     "PredictConfig": "vistool.config",
     "Track": "vistool.structures",
     "TrackedFrame": "vistool.engine.tracked_video",
     "TrackedVideo": "vistool.engine.tracked_video",
     "VistoolError": "vistool.errors",
-    "decode_mask": "vistool.formats.rle",
-    "evaluate": "vistool.engine.evaluate",
+    "decode_mask": "vistool.formats.masks.rle",
+    "evaluate": "vistool.engine.evaluate.evaluate",
     "load": "vistool.engine.read_video",
-    "load_model": "vistool.models.weights",
-    "predict": "vistool.engine.predict",
-    "track": "vistool.engine.predict",
-    "train": "vistool.engine.fine_tune",
+    "load_model": "vistool.models.checkpoints.files",
+    "predict": "vistool.engine.predict.video",
+    "track": "vistool.engine.predict.video",
+    "train": "vistool.engine.train.fine_tune",
 }
 
 __all__ = [

@@ -11,13 +11,13 @@ import typer
 from vistool.cli.console import progress, say
 from vistool.cli.options import Frames, Quiet
 from vistool.errors import DataError, UsageError, first_few, visible
-from vistool.formats.atomic import encode_json
+from vistool.formats.files import encode_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vistool.data.check import SetSummary
-    from vistool.formats.problems import Problem
+    from vistool.annotations.check import SetSummary
+    from vistool.annotations.problems import Problem
 
 data = typer.Typer(help="Check, split and convert annotated sets.")
 
@@ -68,10 +68,10 @@ def check(
       vistool data check valid.json --results results.json
       vistool data check --results submission.zip
     """
-    from vistool.data.check import check_dataset
-    from vistool.formats.detect import read_dataset
-    from vistool.formats.problems import errors_of
-    from vistool.formats.results_check import problems_in_results
+    from vistool.annotations.check import check_dataset
+    from vistool.annotations.problems import errors_of
+    from vistool.annotations.read import read_dataset
+    from vistool.annotations.results_check import problems_in_results
 
     summary = None
     if results is not None:
@@ -115,7 +115,7 @@ def split(
 
     Example: vistool data split data/train.json --fraction 0.1 --seed 0
     """
-    from vistool.data.split import split_dataset
+    from vistool.annotations.split import split_dataset
 
     with progress(quiet=quiet) as show:
         made = split_dataset(dataset, fraction, seed, output, frames=frames, on_progress=show)
@@ -158,7 +158,7 @@ def convert(
       vistool data convert export.json --from coco-video --to youtube-vis -o data/mine
       vistool data convert data/train.json --to mots -o train-mots
     """
-    from vistool.data.convert import convert as convert_dataset
+    from vistool.annotations.convert import convert as convert_dataset
 
     with progress(quiet=quiet) as show:
         made = convert_dataset(
@@ -179,7 +179,7 @@ def convert(
 
 def _print_findings(problems: Sequence[Problem], summary: SetSummary | None) -> None:
     """The first problems, with the way out where it is not the same as above, and the counts."""
-    from vistool.formats.problems import SHOWN
+    from vistool.annotations.problems import SHOWN
 
     hint, texts = "", []
     for problem in problems:

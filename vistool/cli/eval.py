@@ -25,8 +25,8 @@ from vistool.config import EvalConfig, Precision
 from vistool.errors import PartialFailureError, UsageError, visible
 
 if TYPE_CHECKING:
-    from vistool.engine.report_content import Measured
-    from vistool.engine.scored_set import ScoredSet
+    from vistool.engine.evaluate.report.content import Measured
+    from vistool.engine.evaluate.scored_set import ScoredSet
 
 OFFICIAL = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 # Of stages that count other things than frames.
@@ -162,7 +162,7 @@ def evaluate(
     if compare:
         _compare(dataset, compare, config, davis, as_json=as_json, quiet=quiet)
         return
-    from vistool.engine.evaluate import RUNS, EvalJob
+    from vistool.engine.evaluate.evaluate import RUNS, EvalJob
 
     job = EvalJob(
         dataset=dataset,
@@ -202,7 +202,7 @@ def _compare(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    from vistool.engine.compare import compare
+    from vistool.engine.evaluate.compare import compare
 
     with progress(quiet=quiet, units=UNITS) as show:
         comparison = compare(path, *results, config, davis=davis, on_progress=show)

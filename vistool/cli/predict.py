@@ -97,9 +97,9 @@ def predict(
     Example: vistool predict street.mp4 --conf 0.8 --classes person,car
     """
     from vistool.engine.distributed import joined
-    from vistool.engine.predict_sources import predict_videos
+    from vistool.engine.predict.sources import predict_videos
     from vistool.engine.tracked_video import TrackedVideo
-    from vistool.formats.video_sources import expand_sources
+    from vistool.formats.video.sources import expand_sources
 
     config = PredictConfig(
         conf=conf,
@@ -151,9 +151,9 @@ def predict(
 def stream(model: str, sources: Sequence[Path], config: PredictConfig, *, quiet: bool) -> None:
     """One JSON line a frame, on stdout; classes and scores are those known by then."""
     from vistool.engine.distributed import joined
-    from vistool.engine.predict_sources import stream_videos
+    from vistool.engine.predict.sources import stream_videos
     from vistool.engine.tracked_video import TrackedFrame
-    from vistool.formats.atomic import path_as_text
+    from vistool.formats.files import path_as_text
 
     with (
         joined(config.device) as processes,

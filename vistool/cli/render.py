@@ -64,8 +64,8 @@ def render(
     """
     from vistool.engine.read_video import load
     from vistool.engine.writers import require_mp4
-    from vistool.formats.results import OVERLAY
-    from vistool.formats.video_sources import source_name
+    from vistool.formats.results.files import OVERLAY
+    from vistool.formats.video.sources import source_name
 
     if output is None:
         name = OVERLAY if video is None else f"overlay-{source_name(source)}.mp4"

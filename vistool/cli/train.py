@@ -63,8 +63,8 @@ def train(
     settings = _settings(config, resume, init, validation, frames, data, overrides or [])
 
     from vistool.engine.distributed import joined
-    from vistool.engine.fine_tune import training_folder
-    from vistool.engine.train import train as run_training
+    from vistool.engine.train.fine_tune import training_folder
+    from vistool.engine.train.train import train as run_training
 
     with joined(settings.device) as processes:
         folder = resume or processes.agree(lambda: training_folder(output, config or ""))
@@ -92,7 +92,7 @@ def train(
 @contextmanager
 def _epilogue(run: Path) -> Iterator[None]:
     """Of a training that is cut short: says how it goes on."""
-    from vistool.engine.checkpoint import has_checkpoint
+    from vistool.engine.train.checkpoint import has_checkpoint
 
     try:
         yield
@@ -114,7 +114,7 @@ def _settings(
     """Of the run to go on with, or of a new one."""
     changes = parse_overrides(overrides)
     if resume is not None:
-        from vistool.engine.train_setup import started_with
+        from vistool.engine.train.setup import started_with
 
         moved = {} if data is None else {"data": str(data)}
         return started_with(resume, {**changes, **moved})
@@ -122,7 +122,7 @@ def _settings(
         raise UsageError(
             "nothing to train", hint="give a data set or a configuration, or --resume RUN"
         )
-    from vistool.engine.fine_tune import training_settings
+    from vistool.engine.train.fine_tune import training_settings
 
     return training_settings(
         config, init=init, validation=validation, frames=frames, data=data, changes=changes

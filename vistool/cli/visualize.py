@@ -79,8 +79,8 @@ def visualize(
 
     Example: vistool visualize train configs/ifc-lite.toml --data data/ -o clips.png
     """
-    from vistool.engine import visualize as job
-    from vistool.engine import visualize_results as of_results
+    from vistool.engine.draw import results_sheet as of_results
+    from vistool.engine.draw import sheets as job
 
     values = {
         "CONFIG": config, "--count": count, "--data": data, "--set": overrides,
@@ -95,7 +95,7 @@ def visualize(
                 raise UsageError("train: which one?", hint="name a configuration or a run's folder")
             output = output or FIGURES / f"{config.stem}.png"
             job.require_suffix(output, *job.SHEET_SUFFIXES)
-            from vistool.engine.visualize_training import training_sheet
+            from vistool.engine.train.sheet import training_sheet
 
             settings = training_settings(config, data, overrides or [], seed)
             written = job.save_sheet(training_sheet(settings, count or 8), output)
@@ -139,7 +139,7 @@ def training_settings(
     if config.is_dir():
         import msgspec
 
-        from vistool.engine.train_setup import started_with
+        from vistool.engine.train.setup import started_with
 
         values = msgspec.to_builtins(started_with(config))
     else:

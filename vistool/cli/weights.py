@@ -11,8 +11,8 @@ from vistool.cli.console import say
 from vistool.errors import UsageError, first_few, visible
 
 if TYPE_CHECKING:
-    from vistool.models.importing import ImportedModel, ImportReport
-    from vistool.models.weights import WeightsHeader
+    from vistool.models.checkpoints.files import WeightsHeader
+    from vistool.models.checkpoints.importing import ImportedModel, ImportReport
 
 COLUMNS = ("name", "MB", "architecture", "classes", "license", "score")
 # Free text in the header; `vistool train` copies them from the [card] of its configuration.
@@ -30,7 +30,7 @@ def list_weights(as_json: AsJson = False) -> None:
 
     Example: vistool weights list
     """
-    from vistool.models.weights import available_weights
+    from vistool.models.checkpoints.files import available_weights
 
     print_weights(available_weights(), as_json=as_json)
 
@@ -40,7 +40,7 @@ def print_weights(paths: list[Path], *, as_json: bool) -> None:
     import msgspec
 
     from vistool.errors import WeightsError
-    from vistool.models.weights import read_header
+    from vistool.models.checkpoints.files import read_header
 
     rows = []
     for path in paths:
@@ -69,8 +69,8 @@ def show_weights(
     """
     import msgspec
 
-    from vistool.formats.atomic import sha256_of
-    from vistool.models.weights import find_weights, read_header
+    from vistool.formats.files import sha256_of
+    from vistool.models.checkpoints.files import find_weights, read_header
 
     header = read_header(find_weights(name))
     facts = {
@@ -128,7 +128,7 @@ def import_weights(
 
     Example: vistool weights import vistr_r50.pth -o vistr-r50.safetensors
     """
-    from vistool.models.importing import import_checkpoint, save_imported
+    from vistool.models.checkpoints.importing import import_checkpoint, save_imported
 
     target = output or file.with_suffix(".safetensors")
     if target.exists() and not exist_ok:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vistool.config import AugmentConfig
-from vistool.data.annotations import LabelledTrack, LabelledVideo
 from vistool.data.augment import blur, change_colours, compress, happens, make_noise
+from vistool.data.labelled import LabelledTrack, LabelledVideo
 from vistool.data.motion import draw_camera, draw_object_path
 from vistool.data.pasting import Pasted, paste
 from vistool.data.sampling import ClipSampler, draw_frames

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vistool.data.annotations import LabelledVideo
+from vistool.data.labelled import LabelledVideo
 from vistool.errors import DataError
 
 Frames = tuple[int, ...]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from vistool.data.annotations import LabelledTrack, LabelledVideo
+from vistool.annotations.dataset import other_size
+from vistool.data.labelled import LabelledTrack, LabelledVideo
 from vistool.data.motion import Camera, frame_times, shifted
 from vistool.data.warping import (
     Part,
@@ -21,9 +22,8 @@ from vistool.data.warping import (
     shrunk,
     window_of,
 )
-from vistool.formats.dataset import other_size
-from vistool.formats.frame_files import read_frame
-from vistool.formats.rle import decode_columns
+from vistool.formats.masks.rle import decode_columns
+from vistool.formats.video.frame_files import read_frame
 from vistool.structures import RLE, Size
 
 

@@ -21,12 +21,12 @@ from torch.utils.flop_counter import flop_registry
 
 from vistool.config import PredictConfig
 from vistool.engine.device import autocast, choose_device
-from vistool.engine.predict_job import check_settings
-from vistool.engine.segment import Segmenter, clip_settings
+from vistool.engine.predict.job import check_settings
+from vistool.engine.predict.segment import Segmenter, clip_settings
 from vistool.errors import UsageError
+from vistool.models.checkpoints.files import LoadedModel, load_model
 from vistool.models.ifc import IFC
 from vistool.models.vistr import VisTR
-from vistool.models.weights import LoadedModel, load_model
 from vistool.ops.features import concatenate_features, split_features
 from vistool.ops.pixels import input_size, normalise, resize
 from vistool.progress import OnProgress, silent

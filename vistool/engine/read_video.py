@@ -11,12 +11,13 @@ from pathlib import Path
 
 import msgspec
 
+from vistool.annotations.dataset import DataSet
+from vistool.annotations.read import read_dataset
 from vistool.engine.tracked_video import TrackedVideo
 from vistool.errors import DataError, UsageError
-from vistool.formats.atomic import path_as_text
-from vistool.formats.dataset import DataSet
-from vistool.formats.detect import read_dataset
-from vistool.formats.results import (
+from vistool.formats.files import path_as_text
+from vistool.formats.masks.rle import area
+from vistool.formats.results.files import (
     META,
     RESULTS,
     Category,
@@ -25,9 +26,8 @@ from vistool.formats.results import (
     read_meta_and_ids,
     video_ids,
 )
-from vistool.formats.rle import area
-from vistool.formats.spool import SegmentationSpool
-from vistool.formats.video import VideoReader, open_video
+from vistool.formats.results.spool import SegmentationSpool
+from vistool.formats.video.reader import VideoReader, open_video
 from vistool.structures import RLE, Track
 
 

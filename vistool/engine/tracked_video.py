@@ -25,11 +25,11 @@ from vistool.engine.writers import (
     write_overlay,
 )
 from vistool.errors import DataError, UsageError
-from vistool.formats.results import META, RESULTS, Category, VideoMeta
-from vistool.formats.rle import bounding_box, decode_mask
-from vistool.formats.spool import SegmentationSpool
+from vistool.formats.masks.rle import bounding_box, decode_mask
+from vistool.formats.results.files import META, RESULTS, Category, VideoMeta
+from vistool.formats.results.spool import SegmentationSpool
 from vistool.formats.threads import prefetch
-from vistool.formats.video import VideoReader
+from vistool.formats.video.reader import VideoReader
 from vistool.progress import OnProgress, silent
 from vistool.rendering.overlay import draw_tracks
 from vistool.structures import Instance, Size, Track, TrackSegmentation, VideoFrame

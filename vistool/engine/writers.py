@@ -21,14 +21,21 @@ import cv2
 import msgspec
 import numpy as np
 
+from vistool.annotations.davis import MOST_OBJECTS
+from vistool.annotations.label_maps import masks_of, painted, palette, write_label_map
+from vistool.annotations.mots import (
+    PER_CLASS,
+    is_number,
+    mots_classes,
+    mots_line,
+    write_mots_classes,
+)
 from vistool.config import OverlayStyle
 from vistool.errors import DataError, UsageError, VistoolError
-from vistool.formats.atomic import atomic_folder, atomic_path
-from vistool.formats.davis import MOST_OBJECTS
-from vistool.formats.label_maps import masks_of, painted, palette, write_label_map
-from vistool.formats.mots import PER_CLASS, is_number, mots_classes, mots_line, write_mots_classes
+from vistool.formats.files import atomic_folder, atomic_path
+from vistool.formats.masks.rle import area, bounding_box, decode_mask
 from vistool.formats.replacing import replaced_together, settle
-from vistool.formats.results import (
+from vistool.formats.results.files import (
     META,
     OVERLAY,
     RESULTS,
@@ -37,9 +44,8 @@ from vistool.formats.results import (
     write_meta,
     write_results,
 )
-from vistool.formats.rle import area, bounding_box, decode_mask
 from vistool.formats.tables import safe_cells
-from vistool.formats.video_writer import VideoWriter
+from vistool.formats.video.writer import VideoWriter
 from vistool.progress import OnProgress, silent
 from vistool.rendering.overlay import DEFAULT_STYLE
 from vistool.structures import VideoFrame

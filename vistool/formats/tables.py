@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vistool.errors import DataError
-from vistool.formats.atomic import atomic_path
+from vistool.formats.files import atomic_path
 
 FORMULA = tuple("=+-@\t\r\n")  # what a spreadsheet takes the beginning of a formula for
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")

@@ -15,7 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from vistool.errors import visible
-from vistool.formats.atomic import atomic_path
+from vistool.formats.files import atomic_path
 
 INK = "#1c2733"  # text, axes and grid; in an SVG the reader's colour scheme decides instead
 INK_DARK = "#dde4ec"

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from jinja2 import Environment, StrictUndefined
 
-from vistool.formats.atomic import atomic_path
+from vistool.formats.files import atomic_path
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from vistool.structures import (
     FrameTracks,
     Size,
 )
-from vistool.tracking.pieces import remove_misassigned_components
+from vistool.tracking.components import remove_misassigned_components
 
 ABSENT_BELOW = 0.001  # the most likely class's probability on a frame (VisTR)
 # "mask-aware" scoring:

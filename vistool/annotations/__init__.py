@@ -1,0 +1,1 @@
+"""Annotated data sets: read, written, checked, converted and split. No torch."""

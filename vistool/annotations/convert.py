@@ -1,0 +1,157 @@
+"""From one kind of data set to another: annotations rewritten, frames linked or referenced."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+from typing import Literal
+
+from vistool.annotations.dataset import DataSet, frame_file
+from vistool.annotations.davis import write_davis
+from vistool.annotations.mots import write_mots
+from vistool.annotations.read import Kind, kind_of, read_dataset
+from vistool.annotations.youtube_vis import write_youtube_vis
+from vistool.errors import DataError, UsageError
+from vistool.formats.files import atomic_folder, atomic_path
+from vistool.progress import OnProgress, silent
+
+Target = Literal["youtube-vis", "davis", "mots"]
+ANNOTATIONS = "instances.json"
+PLACE = "JPEGImages"  # of frames, below a new annotation file
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What was written, and what could not be kept."""
+
+    path: Path  # the annotation file, or the folder
+    kind: Kind  # of the source
+    videos: int
+    frames: int
+    tracks: int
+    missing_files: int  # frames that are not there
+    overlapping: int  # pixels that lay in several masks, and have one id now
+
+
+def convert(
+    source: Path,
+    output: Path,
+    target: Target,
+    *,
+    kind: Kind | None = None,
+    frames: Path | None = None,
+    on_progress: OnProgress = silent,
+) -> Converted:
+    """Read a data set of any kind and write it as another.
+
+    Frames get a second name (a hard link, or a copy on another disk) in the new set; in YouTube-VIS
+    form, those that lie below the new annotation file already are referenced where they are.
+
+    Args:
+        output: a folder that is not there yet, or is empty; for YouTube-VIS also a .json file.
+        kind: what the source must be; None: whatever it is.
+
+    Raises: DataError for a set that training would refuse, or of another kind; UsageError if there
+        is something at `output`.
+    """
+    found = kind_of(source)
+    if kind not in (None, found):
+        raise DataError(
+            f"{source}: is a {found} set, not {kind}", hint=f"leave --from out, or say {found}"
+        )
+    dataset = read_dataset(source, frames=frames, on_progress=on_progress)
+    overlapping = 0
+    if target == "youtube-vis":
+        path = output if output.suffix == ".json" else output / ANNOTATIONS
+        if path.exists():
+            raise UsageError(f"{path}: exists already", hint="-o names another")
+        brought, missing = bring_frames(dataset, path.parent, on_progress)
+        write_youtube_vis(path, brought)
+    else:
+        path = output
+        write = write_davis if target == "davis" else write_mots
+        with _new_folder(output) as folder:
+            places, overlapping = write(dataset, folder, on_progress)
+            missing = _bring(dataset, folder, places, on_progress)
+    return Converted(
+        path=path,
+        kind=found,
+        videos=len(dataset.videos),
+        frames=sum(video.length for video in dataset.videos),
+        tracks=len(dataset.tracks),
+        missing_files=missing,
+        overlapping=overlapping,
+    )
+
+
+def _bring(
+    dataset: DataSet, folder: Path, places: dict[int, tuple[str, ...]], on_progress: OnProgress
+) -> int:
+    """Frames to where the new set has them; returns how many are not there."""
+    missing = done = 0
+    total = sum(video.length for video in dataset.videos)
+    for video in dataset.videos:
+        names = video.file_names or [""] * video.length
+        for name, place in zip(names, places[video.id], strict=True):
+            file = frame_file(dataset.frames, name)
+            if name and file.is_file():
+                link_or_copy(file, folder / place)
+            else:
+                missing += 1
+            done += 1
+            on_progress("bringing frames", done, total)
+    return missing
+
+
+@contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """A folder that gets its name when everything is in it. Raises: UsageError if it exists."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UsageError(f"{path}: exists already", hint="-o names another folder")
+    with atomic_folder(path) as folder:
+        yield folder
+
+
+def bring_frames(
+    dataset: DataSet, folder: Path, on_progress: OnProgress = silent
+) -> tuple[DataSet, int]:
+    """The data set with file names relative to `folder`, and how many files are not there.
+
+    Frames below `folder` stay where they are. Others get a second name (a hard link; a copy where
+    the disk cannot do that) in `folder`/JPEGImages, since file names never lead out of a data set.
+
+    Raises: DataError for a file name that does.
+    """
+    inside = dataset.frames.resolve().is_relative_to(folder.resolve())
+    prefix = dataset.frames.resolve().relative_to(folder.resolve()) if inside else Path(PLACE)
+    total = sum(len(video.file_names) for video in dataset.videos)
+    missing = done = 0
+    videos = []
+    for video in dataset.videos:
+        for name in video.file_names:
+            source = frame_file(dataset.frames, name)
+            if ".." in PurePath(name).parts:  # inside by a link, perhaps, that the copy has not
+                raise DataError(f"file name {name!r} leads out of the folder {folder / PLACE}")
+            missing += not source.is_file()
+            if not inside and source.is_file():
+                link_or_copy(source, folder / PLACE / name)
+            done += 1
+            on_progress("bringing frames", done, total)
+        names = tuple((prefix / name).as_posix() for name in video.file_names)
+        videos.append(replace(video, file_names=names))
+    return replace(dataset, frames=folder, videos=tuple(videos)), missing
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it to another disk; what stood at `target` is replaced."""
+    if target.exists() and target.samefile(source):
+        return
+    with atomic_path(target) as temporary:
+        try:
+            os.link(source.resolve(), temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)

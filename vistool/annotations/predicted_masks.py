@@ -1,0 +1,133 @@
+"""Predictions in the forms of DAVIS and MOTS: pictures of object ids, or MOTS text files."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+from vistool.annotations.dataset import AnnotatedTrack, DataSet
+from vistool.annotations.davis import LABELS, RESOLUTION, frame_stems, sequence_tracks
+from vistool.annotations.mots import IGNORED, LONGEST, PNG, TXT, MotsSequence, first_frames
+from vistool.annotations.problems import Problem
+from vistool.annotations.results_check import CheckedResults, check_results
+from vistool.errors import DataError
+from vistool.formats.limits import refuse_too_many_masks
+from vistool.formats.results.files import RESULTS
+from vistool.progress import OnProgress, silent
+from vistool.structures import TrackSegmentation
+
+SURE = 1.0  # the score of a track in a format that has none
+
+
+def read_predicted_masks(
+    folder: Path, dataset: DataSet, *, on_progress: OnProgress = silent
+) -> CheckedResults:
+    """Read a folder of predictions on a DAVIS or MOTS set.
+
+    On DAVIS, `SEQUENCE/*.png`, as they are or below `Annotations/[480p/]`. On MOTS,
+    `SEQUENCE.txt` or `SEQUENCE/*.png`, as they are or below `instances_txt/` or `instances/`;
+    frames are numbered as in the set. All tracks have the score 1.
+
+    Raises: DataError if nothing in the folder belongs to a sequence of the set.
+    """
+    places = _places(folder, {video.name for video in dataset.videos})
+    if not places:
+        raise DataError(
+            f"{folder}: nothing in it is named after a sequence of {dataset.path}",
+            hint=f"sequences: {', '.join(video.name for video in dataset.videos[:10])}",
+        )
+    problems: list[Problem] = []
+    tracks: list[AnnotatedTrack] = []
+    first = {} if dataset.class_agnostic else first_frames(dataset.path)
+    known = {category.id for category in dataset.categories} - {IGNORED}
+    without = []
+    for done, video in enumerate(dataset.videos, start=1):
+        place = places.get(video.name)
+        if place is None:
+            without.append(video.name)
+        elif dataset.class_agnostic:
+            stems = frame_stems(dataset, video)
+            tracks += sequence_tracks(video, stems, place, problems.append)
+        else:
+            sequence = MotsSequence(place, first.get(video.name, 0), problems.append)
+            tracks += sequence.tracks(video, known=known)
+        on_progress("reading predictions", done, len(dataset.videos))
+    if without:
+        what = f"{len(without)} of {len(dataset.videos)} sequences have no prediction"
+        what += f": {', '.join(without[:10])}"
+        problems.append(Problem("warning", "no-result", str(folder), (), what))
+    results = [
+        TrackSegmentation(
+            video_id=track.video_id,
+            category_id=track.category_id,
+            score=SURE,
+            segmentations=list(track.segmentations),
+        )
+        for track in tracks
+        if not track.is_crowd
+    ]
+    return CheckedResults(results, problems)
+
+
+def with_predicted_lengths(dataset: DataSet, predictions: Path) -> DataSet:
+    """The set with its sequences as long as the longest prediction, where only labels say it.
+
+    MOTS text files without frames tell the last frame with a label, not the last of the sequence.
+    """
+    known = dataset.class_agnostic or not dataset.path.is_dir()
+    if known or any(video.file_names for video in dataset.videos):
+        return dataset
+    longest = _predicted_lengths(dataset, predictions)
+    videos = tuple(
+        replace(video, length=max(video.length, min(longest.get(video.id, 0), LONGEST)))
+        for video in dataset.videos
+    )
+    lengths = {video.id: video.length for video in videos}
+    refuse_too_many_masks(sum(lengths[track.video_id] for track in dataset.tracks), predictions)
+    tracks = tuple(
+        replace(
+            track,
+            segmentations=(
+                *track.segmentations,
+                *[None] * (lengths[track.video_id] - len(track.segmentations)),
+            ),
+        )
+        for track in dataset.tracks
+    )
+    return replace(dataset, videos=videos, tracks=tracks)
+
+
+def _predicted_lengths(dataset: DataSet, predictions: Path) -> dict[int, int]:
+    """Frames by video id, as far as the files can be read; their faults are told later."""
+    lengths: dict[int, int] = defaultdict(int)
+    if predictions.is_dir() and not (predictions / RESULTS).is_file():
+        first = first_frames(dataset.path)
+        places = _places(predictions, {video.name for video in dataset.videos})
+        for video in dataset.videos:
+            if video.name in places:
+                begin = first.get(video.name, 0)
+                sequence = MotsSequence(places[video.name], begin, lambda problem: None)
+                lengths[video.id] = sequence.last - begin + 1
+        return lengths
+    for result in check_results(
+        predictions / RESULTS if predictions.is_dir() else predictions
+    ).results:
+        lengths[result["video_id"]] = max(lengths[result["video_id"]], len(result["segmentations"]))
+    return lengths
+
+
+def _places(folder: Path, names: set[str]) -> dict[str, Path]:
+    """The file or folder of every sequence that has one."""
+    outer = [folder / TXT, folder / PNG, folder / LABELS / RESOLUTION, folder / LABELS, folder]
+    for place in outer:
+        if not place.is_dir():
+            continue
+        texts = {path.stem: path for path in place.glob("*.txt") if path.stem in names}
+        if texts:
+            return texts
+        folders = {path.name: path for path in place.iterdir() if path.is_dir()}
+        found = {name: path for name, path in folders.items() if name in names}
+        if found:
+            return found
+    return {}

@@ -1,0 +1,327 @@
+"""A model over all videos of a data set: resumable, by several processes, into one results file.
+
+Every video gets a folder of its own as `predict` leaves it; one that is complete is not run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import torch
+
+from vistool.annotations.dataset import AnnotatedVideo, DataSet, frame_file
+from vistool.annotations.problems import SHOWN, refuse_all
+from vistool.annotations.results_check import check_results
+from vistool.config import PredictConfig, to_json
+from vistool.engine.distributed import joined
+from vistool.engine.evaluate.predictions import (
+    FAILURE,
+    Predictions,
+    Run,
+    noted_failures,
+    run_folder,
+    video_folder,
+)
+from vistool.engine.evaluate.scored_set import matched_classes
+from vistool.engine.predict.job import PredictJob
+from vistool.engine.predict.video import predict_opened
+from vistool.errors import DataError, UsageError, VistoolError, WeightsError
+from vistool.formats.files import atomic_path
+from vistool.formats.results.files import META, RESULTS, iterate_results, read_meta, write_results
+from vistool.formats.video.reader import open_frames
+from vistool.models.checkpoints.files import LoadedModel, load_model
+from vistool.progress import OnProgress, silent
+from vistool.structures import TrackSegmentation
+
+
+def predict_dataset(
+    dataset: DataSet,
+    data_key: str,
+    model: str | LoadedModel,
+    parent: Path,
+    config: PredictConfig,
+    *,
+    workers: int = 1,
+    on_progress: OnProgress = silent,
+) -> Predictions | None:
+    """Run a model over the videos that have no complete result yet; write all into results.json.
+
+    Under `torchrun`, every process takes its share of the videos.
+
+    Args:
+        data_key: tells one state of the data set from another.
+        model: a name, a weight file, or one that is loaded already.
+        workers: processes on this machine, each with the model in its memory.
+
+    Returns: None in all processes under `torchrun` but the first.
+    Raises: UsageError, WeightsError, DataError if the data set names no frames.
+    """
+    if not all(video.file_names for video in dataset.videos):
+        raise DataError(
+            f"{dataset.path}: does not say where the frames of its videos are",
+            hint="score saved results with --predictions instead",
+        )
+    loaded = model if isinstance(model, LoadedModel) else load_model(model)
+    run = _run(dataset, data_key, loaded, config)
+    with joined(config.device) as processes:
+        stem = f"{_stem(dataset)}-{run.model}"
+        folder = processes.agree(lambda: run_folder(parent, stem, run))
+        undone = processes.agree(
+            lambda: {v.id for v in dataset.videos if not _is_complete(folder, v)}
+        )
+        if undone and processes.is_first:  # until it is whole again
+            (folder / RESULTS).unlink(missing_ok=True)
+        mine = processes.mine([video for video in dataset.videos if video.id in undone])
+        on_device = msgspec.structs.replace(config, device=str(processes.device))
+        _run_videos(
+            loaded if workers == 1 else None,
+            _Task(str(loaded.header.path), on_device, run.multi_class, folder, dataset.frames),
+            mine,
+            workers=workers,
+            progress=_Frames(dataset.videos, mine, on_progress),
+        )
+        processes.gather(None)  # until all are done
+        if not processes.is_first:
+            return None
+    failed = _failures(folder, dataset.videos)
+    done = [video for video in dataset.videos if video.id not in failed]
+    if not done:
+        reasons = [f"{video.name}: {failed[video.id]}" for video in dataset.videos[:SHOWN]]
+        raise DataError(
+            "\n".join([f"none of the {len(failed)} videos could be run", *reasons]),
+            hint="where the frames lie elsewhere, name their folder: --frames",
+        )
+    targets = {c.id: c.target for c in run.classes if c.category_ids}
+    left_out: list[int] = []
+    write_results(folder / RESULTS, _joined(folder, done, targets, left_out))
+    checked = check_results(folder / RESULTS, dataset)
+    refuse_all(checked.problems)
+    without = [match.name for match in run.classes if not match.category_ids]
+    warning = (
+        f"the data set has no category for the model's {', '.join(without)}: "
+        f"{len(left_out)} predictions left out"
+    )
+    warnings = (warning,) if without else ()
+    return Predictions(folder / RESULTS, data_key, checked.results, run, warnings, failed)
+
+
+# --- the run folder -------------------------------------------------------------------------------
+
+
+def _run(dataset: DataSet, data_key: str, loaded: LoadedModel, config: PredictConfig) -> Run:
+    return Run(
+        data=data_key,
+        model=loaded.header.name,
+        sha256=loaded.sha256,
+        settings=msgspec.json.decode(to_json(config)),  # as it comes back from the file
+        # Where there is one category, a track counts once.
+        multi_class=loaded.header.config.every_likely_class and not dataset.class_agnostic,
+        classes=matched_classes(
+            loaded.header, dataset.categories, class_agnostic=dataset.class_agnostic
+        ),
+        version=version("vistool"),
+    )
+
+
+def _stem(dataset: DataSet) -> str:
+    path = dataset.path.resolve()
+    return f"{path.parent.name}-{path.stem}" if path.is_file() else path.name
+
+
+def _is_complete(folder: Path, video: AnnotatedVideo) -> bool:
+    place = video_folder(folder, video.id)
+    if not (place / META).exists() or (place / FAILURE).exists():
+        return False
+    meta = read_meta(place / META)
+    return meta.complete and meta.length == video.length
+
+
+def _failures(folder: Path, videos: Iterable[AnnotatedVideo]) -> dict[int, str]:
+    undone = [video.id for video in videos if not _is_complete(folder, video)]
+    return dict.fromkeys(undone, "was not run") | noted_failures(folder, undone)
+
+
+def _joined(
+    folder: Path, videos: Iterable[AnnotatedVideo], targets: Mapping[int, int], left_out: list[int]
+) -> Iterator[TrackSegmentation]:
+    """The results of all videos, with the data set's ids; a repetition is written once.
+
+    Args: targets: the category of each class; left_out: takes the classes of results without one.
+    """
+    for video in videos:
+        seen: set[int] = set()
+        for result in iterate_results(video_folder(folder, video.id) / RESULTS):
+            if result["category_id"] not in targets:
+                left_out.append(result["category_id"])
+                continue
+            result["video_id"] = video.id
+            result["category_id"] = targets[result["category_id"]]
+            key = hash(msgspec.json.encode(result))
+            if key not in seen:
+                seen.add(key)
+                yield result
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What a process needs to run any video of the set."""
+
+    model: str
+    config: PredictConfig
+    multi_class: bool
+    folder: Path
+    frames: Path
+
+    def job(self, loaded: LoadedModel | None = None) -> PredictJob:
+        return PredictJob(loaded or self.model, self.config, multi_class=self.multi_class)
+
+
+class _Frames:
+    """How many frames of the set are done, over all its videos."""
+
+    def __init__(
+        self,
+        videos: Sequence[AnnotatedVideo],
+        todo: Sequence[AnnotatedVideo],  # of this process
+        on_progress: OnProgress,
+    ) -> None:
+        self._total = sum(video.length for video in videos)
+        self._done = self._total - sum(video.length for video in todo)
+        self._tell = on_progress
+
+    def within(self, video: AnnotatedVideo, frames: int) -> None:
+        self._tell(f"running the model: {video.name}", self._done + frames, self._total)
+
+    def finish(self, video: AnnotatedVideo) -> None:
+        self._done += video.length
+        self._tell(f"running the model: {video.name}", self._done, self._total)
+
+
+def _run_videos(
+    loaded: LoadedModel | None,
+    task: _Task,
+    videos: Sequence[AnnotatedVideo],
+    *,
+    workers: int,
+    progress: _Frames,
+) -> None:
+    if workers > 1:
+        _run_in_processes(task, videos, workers, progress)
+        return
+    job = task.job(loaded)
+    for video in videos:
+        _run_video(job, task, video, partial(progress.within, video))
+        progress.finish(video)
+
+
+def _run_video(
+    job: PredictJob, task: _Task, video: AnnotatedVideo, on_frames: Callable[[int], None]
+) -> None:
+    """Leaves the video's folder with its results, or with a note of what went wrong."""
+    place = video_folder(task.folder, video.id)
+    shutil.rmtree(place, ignore_errors=True)  # what an interrupted run left
+    try:
+        files = [frame_file(task.frames, name) for name in video.file_names]
+        with open_frames(files) as reader:
+            if reader.size != video.size:
+                raise DataError(
+                    f"{files[0]}: {reader.size.width}x{reader.size.height} pixels, the data set "
+                    f"says {video.size.width}x{video.size.height}"
+                )
+            predict_opened(job, reader, place, lambda _, done, __: on_frames(done))
+    except (UsageError, WeightsError):
+        raise
+    except VistoolError as error:  # this video's alone: the others go on
+        place.mkdir(parents=True, exist_ok=True)
+        with atomic_path(place / FAILURE) as temporary:
+            temporary.write_text(f"{error}\n")
+
+
+def _run_in_processes(
+    task: _Task, videos: Sequence[AnnotatedVideo], workers: int, progress: _Frames
+) -> None:
+    """The longest first, so that no process has much left when the others are done."""
+    with _deaf_to_the_terminal():  # so are all processes that start here: the parent ends them
+        pool = ProcessPoolExecutor(
+            workers,
+            mp_context=multiprocessing.get_context("spawn"),  # forked, torch's threads may hang
+            initializer=_begin_worker,
+            initargs=(task, max(1, (os.cpu_count() or 1) // workers)),
+        )
+    try:
+        with _deaf_to_the_terminal():
+            running: dict[Future[None], AnnotatedVideo] = {
+                pool.submit(_run_in_worker, video): video
+                for video in sorted(videos, key=lambda video: -video.length)
+            }
+        for future in as_completed(running):
+            future.result()
+            progress.finish(running[future])
+    except BaseException as error:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in multiprocessing.active_children():  # in the midst of a video, perhaps
+            child.terminate()
+            child.join()
+        _remove_begun(task.folder, videos)
+        if isinstance(error, BrokenProcessPool):
+            raise VistoolError(
+                "a process that ran the model has died",
+                hint="where memory is short, fewer --workers need less; what is done is saved, and "
+                "the same command again runs only the rest",
+            ) from error
+        raise
+    pool.shutdown()
+
+
+def _remove_begun(folder: Path, videos: Iterable[AnnotatedVideo]) -> None:
+    """Take away what processes that were ended have left of the videos they were at."""
+    for video in videos:
+        place = video_folder(folder, video.id)
+        if place.exists() and not (place / META).exists() and not (place / FAILURE).exists():
+            shutil.rmtree(place, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _deaf_to_the_terminal() -> Iterator[None]:
+    """Ignore Ctrl-C, and that the terminal closes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may deal with signals
+        return
+    before = {
+        number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_worker: tuple[PredictJob, _Task] | None = None  # of this process, made once
+
+
+def _begin_worker(task: _Task, threads: int) -> None:
+    global _worker
+    torch.set_num_threads(threads)
+    _worker = task.job(), task
+
+
+def _run_in_worker(video: AnnotatedVideo) -> None:
+    assert _worker is not None
+    _run_video(*_worker, video, lambda _: None)

@@ -1,0 +1,240 @@
+"""Predict: a video in, tracks out; as files, or frame by frame as soon as they are final."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Unpack
+
+import numpy as np
+
+from vistool.config import PredictConfig, PredictOptions, from_mapping
+from vistool.engine.predict.job import PredictJob
+from vistool.engine.predict.record import VideoRecord
+from vistool.engine.predict.segment import SegmentedFrame, Segmenter
+from vistool.engine.tracked_video import TrackedFrame, TrackedVideo
+from vistool.engine.writers import (
+    OUTPUTS,
+    may_be_whole,
+    save_results,
+    write_outputs,
+)
+from vistool.errors import UsageError, VistoolError
+from vistool.formats.files import new_run_folder
+from vistool.formats.masks.rle import encode_mask
+from vistool.formats.results.spool import SegmentationSpool
+from vistool.formats.video.reader import VideoReader, open_arrays, open_video
+from vistool.models.checkpoints.files import LoadedModel, find_weights, load_model
+from vistool.progress import OnProgress, silent
+from vistool.structures import FrameTracks, Instance, VideoFrame
+from vistool.tracking.nms import TrackOverlaps
+from vistool.tracking.postprocess import masks_at, results_single_class
+
+
+def predict(
+    source: str | Path | Iterable[np.ndarray],
+    *,
+    model: LoadedModel | str | Path = "ifc-lite",
+    fps: float | None = None,
+    keep_images: bool = False,
+    on_progress: OnProgress = silent,
+    **settings: Unpack[PredictOptions],
+) -> TrackedVideo:
+    """Segment, classify and track every object of a video.
+
+    Args:
+        source: video file, folder of frames, or RGB pictures, [H, W, 3] uint8 each.
+        model: loaded, or the name or path of weights, which are then loaded once.
+        fps: of pictures, frames per second.
+        keep_images: keep given pictures in memory, for whatever shows or draws them later.
+        settings: those of `vistool predict`, by the same names.
+
+    Returns: the video; close it, or use it as a context manager, to free its space on disk.
+    Raises: UsageError, DataError, WeightsError, OutOfMemoryError.
+    """
+    job = PredictJob(_loaded(model), from_mapping(settings, PredictConfig, where="predict"))
+    with contextlib.ExitStack() as stack:
+        reader = stack.enter_context(_opened(source, fps, keep_images))
+        spool = stack.enter_context(SegmentationSpool(Path(tempfile.gettempdir())))
+        record = VideoRecord(job, reader, spool)
+        record.fill(on_progress)
+        return record.video(complete=True, resources=stack.pop_all())
+
+
+def track(
+    source: str | Path | Iterable[np.ndarray],
+    *,
+    model: LoadedModel | str | Path = "ifc-lite",
+    fps: float | None = None,
+    **settings: Unpack[PredictOptions],
+) -> Generator[TrackedFrame, None, None]:
+    """`predict` as a stream: every frame as soon as no later one can change its masks.
+
+    Class and score of a track are those so far. Tracks are numbered as they are first shown, and
+    keep their number; `predict` numbers only those that it reports in the end, so the two differ.
+
+    Args: as for `predict`.
+    Raises: as `predict`.
+    """
+    job = PredictJob(_loaded(model), from_mapping(settings, PredictConfig, where="track"))
+    segmenter = job.segmenter(keep_pictures=True)
+    reader = _opened(source, fps, keep=False)
+
+    def frames() -> Generator[TrackedFrame, None, None]:
+        with reader, contextlib.closing(iterate(job, reader, segmenter)) as tracked:
+            yield from tracked
+
+    return frames()
+
+
+def _loaded(model: LoadedModel | str | Path) -> LoadedModel:
+    if isinstance(model, LoadedModel):
+        return model
+    path = find_weights(model).absolute()
+    return _loaded_once(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _loaded_once(path: Path, _: int) -> LoadedModel:
+    return load_model(path)
+
+
+def _opened(
+    source: str | Path | Iterable[np.ndarray], fps: float | None, keep: bool
+) -> VideoReader:
+    if not isinstance(source, str | Path):
+        if fps is None:
+            raise UsageError(
+                "pictures have no time stamps", hint="say how fast they follow: fps=25"
+            )
+        return open_arrays(source, fps=fps, keep=keep)
+    if fps is not None:
+        raise UsageError(f"{source}: fps is for pictures given as arrays")
+    return open_video(Path(source))
+
+
+def iterate(
+    job: PredictJob, reader: VideoReader, segmenter: Segmenter
+) -> Generator[TrackedFrame, None, None]:
+    """Segment and track a video; yields every frame as soon as no later clip can change it.
+
+    A track comes with the class that is most likely so far, and is left out while that class is
+    not asked for, its score lies below `conf`, or it overlaps one with a higher score too much.
+    Tracks are numbered from 1 as they are first shown, and keep their number.
+
+    Args: segmenter: a new one.
+    """
+    overlaps = job.overlaps()
+    ids: dict[int, int] = {}
+    shown: tuple[Instance, ...] = ()
+    with contextlib.closing(segmenter.frames(job.decoded(reader))) as frames:
+        for frame in frames:
+            if frame.tracks is not None:
+                shown = tuple(_instances(job, frame, frame.tracks, overlaps, ids))
+            yield TrackedFrame(
+                index=frame.index,
+                time=frame.time,
+                seen=frame.tracks is not None,
+                size=frame.size,
+                shown=shown,
+                get_picture=partial(_picture, frame),
+            )
+
+
+def _picture(frame: SegmentedFrame) -> VideoFrame:
+    if frame.picture is None:
+        raise UsageError("the pictures of this stream were not kept")
+    return VideoFrame(frame.index, frame.time, frame.picture)
+
+
+def _instances(
+    job: PredictJob,
+    frame: SegmentedFrame,
+    tracks: FrameTracks,
+    overlaps: TrackOverlaps | None,
+    ids: dict[int, int],
+) -> list[Instance]:
+    """What is to be reported of a frame by classes and overlaps so far; new tracks get an id."""
+    if overlaps is not None:
+        overlaps.add(tracks)
+    so_far = results_single_class(frame.class_probs, tracks.track_ids)
+    likely = {track.id: track for track in job.reported(so_far, overlaps)}
+    found = []
+    for number, mask in masks_at(tracks, frame.size):
+        if number in likely:
+            id_ = ids.setdefault(number, len(ids) + 1)
+            found.append(Instance(replace(likely[number], id=id_), encode_mask(mask)))
+    return sorted(found, key=lambda instance: instance.track.id)
+
+
+def predict_opened(
+    job: PredictJob, reader: VideoReader, folder: Path, on_progress: OnProgress = silent
+) -> TrackedVideo:
+    """Segment and track a video; writes results.json and meta.json into `folder`.
+
+    The overlay and what `job.config.save` asks for are written beside them, and what an earlier run
+    left is replaced.
+
+    Files appear complete or not at all. If the source turns out to be damaged half-way, or on
+    Ctrl-C, the frames that are final by then are written (meta.json says `complete: false`), and
+    the exception goes on, with a note of where they are: in `folder`, or beside it if it holds
+    the results of a whole video.
+
+    Returns: the video; its masks are in the folder alone.
+    Raises: UsageError, DataError, OutOfMemoryError; VistoolError if something could not be
+        written, after all that could.
+    """
+    kinds = list(dict.fromkeys([*job.config.save, *(["overlay"] if job.config.overlay else [])]))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with SegmentationSpool(folder) as spool:
+            video = _segment(VideoRecord(job, reader, spool), folder, kinds, on_progress)
+            try:
+                write_outputs(kinds, video, folder, on_progress)
+            except (KeyboardInterrupt, VistoolError, OSError) as error:
+                error.add_note(f"the results of all {video.meta.length} frames are in {folder}")
+                raise
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only if nothing was written
+        raise
+    return video
+
+
+def _segment(
+    record: VideoRecord, folder: Path, kinds: Sequence[str], on_progress: OnProgress
+) -> TrackedVideo:
+    """Fill the record and write its files; also where only a part of the video could be done."""
+    try:
+        record.fill(on_progress)
+        video = record.video(complete=True)
+        save_results(video, folder, kinds)
+    except (KeyboardInterrupt, VistoolError, OSError) as error:
+        if record.length:
+            error.add_note(_save_part(record, folder, kinds))
+        raise
+    return video
+
+
+def _save_part(record: VideoRecord, folder: Path, kinds: Sequence[str]) -> str:
+    """Write what is done of a video, but not over the results of a whole one; says where it is."""
+    done = f"the {record.length} frames that were done"
+    place = folder
+    try:
+        if may_be_whole(folder):
+            place = new_run_folder(folder.parent, f"{folder.name}-partial", exist_ok=False)
+        video = record.video(complete=False)
+        save_results(video, place, kinds)
+        quick = [kind for kind in kinds if not OUTPUTS[kind].pictures]
+        with contextlib.suppress(VistoolError):  # there is an error to tell already
+            write_outputs(quick, video, place)
+    except (VistoolError, OSError) as error:
+        with contextlib.suppress(OSError):
+            place.rmdir()  # only if nothing was written
+        return f"{done} could not be saved: {error}"
+    kept = f"; {folder} keeps the results of an earlier run" if place != folder else ""
+    return f"{done} are in {place}{kept}"

@@ -1,0 +1,1 @@
+"""Train: settings, the loop, checkpoints, logs and validation."""

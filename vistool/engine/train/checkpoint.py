@@ -1,0 +1,144 @@
+"""Everything a training needs to go on as if it had never stopped, on disk twice."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import AdamW
+from torch.optim.swa_utils import AveragedModel
+
+from vistool.errors import VistoolError, WeightsError
+from vistool.formats.files import atomic_path
+from vistool.models.ifc import IFC
+from vistool.models.vistr import VisTR
+
+CHECKPOINT = "checkpoint.pt"
+PREVIOUS = "checkpoint-previous.pt"
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """The parts of a training that change from step to step.
+
+    There is no position in the data and no state of random numbers: both follow from the step.
+    """
+
+    model: IFC | VisTR
+    averaged: AveragedModel
+    optimizer: AdamW
+    scaler: GradScaler
+    step: int = 0  # steps done
+    skipped_in_a_row: int = 0  # the last ones, without usable gradients
+    best_score: float | None = None  # of the validations so far
+    validated: int = 0  # step after which the last of them was
+
+    def as_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and texts, nested."""
+        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
+        return {**parts, **{name: getattr(self, name) for name in (*_NUMBERS, "validated")}}
+
+    def fill(self, saved: Mapping[str, Any]) -> None:
+        """Take over what `as_dict` gave."""
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(saved[name])
+        for name in _NUMBERS:
+            setattr(self, name, saved[name])
+        # Checkpoints without it are of a code that validated a step before it saved it.
+        self.validated = saved.get("validated", self.step)
+
+
+_PARTS = ("model", "averaged", "optimizer", "scaler")
+_NUMBERS = ("step", "skipped_in_a_row", "best_score")
+
+
+def save_checkpoint(run: Path, state: TrainingState) -> None:
+    """Write a checkpoint, complete or not at all, and keep the one before it.
+
+    Raises: VistoolError if the disk is full.
+    """
+    content = state.as_dict()
+    with atomic_path(run / CHECKPOINT) as temporary:
+        try:
+            torch.save({**content, "digest": _digest(content)}, temporary)
+        except RuntimeError as error:  # as torch reports any failure to write
+            free = shutil.disk_usage(run).free / 1e6
+            raise VistoolError(
+                f"{run / CHECKPOINT}: could not be written; its disk has {free:.0f} MB left",
+                hint=f"make room, then go on from the last one: vistool train --resume {run}",
+            ) from error
+        if (run / CHECKPOINT).exists():
+            # A run that is killed between this and the next renaming has one whole checkpoint.
+            (run / CHECKPOINT).replace(run / PREVIOUS)
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a training that was started in a folder can go on from some step."""
+    return any((run / name).exists() for name in (CHECKPOINT, PREVIOUS))
+
+
+def load_checkpoint(run: Path, state: TrainingState) -> list[str]:
+    """Fill `state` from the newest usable checkpoint of a run, if it has any.
+
+    Returns: what was wrong with a newer one, a line each.
+    Raises: WeightsError if there are checkpoints, but none of use.
+    """
+    damaged: list[str] = []
+    for path in (run / CHECKPOINT, run / PREVIOUS):
+        if not path.exists():
+            continue
+        problem = _fill(state, path)
+        if problem is None:
+            return damaged
+        damaged.append(f"{path}: not a usable checkpoint of this run: {problem}")
+    if damaged:
+        raise WeightsError(
+            damaged[-1], hint="start a new run, with init set to the run's weights.safetensors"
+        )
+    return []
+
+
+def _fill(state: TrainingState, path: Path) -> str | None:
+    """Take over a checkpoint; returns what is wrong with it, if anything is."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if "digest" not in content:
+            return "another version of vistool wrote it"
+        if content.pop("digest") != _digest(content):
+            return "its content is not what was written"
+        state.fill(content)
+    except (RuntimeError, UnpicklingError, KeyError, ValueError, EOFError, OSError) as error:
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return None
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of nested tensors, numbers and texts: torch does not notice a bit that fell over."""
+    sha = hashlib.sha256()
+    for part in _leaves(content):
+        sha.update(part)
+    return sha.hexdigest()
+
+
+def _leaves(value: Any) -> Iterator[bytes | memoryview]:
+    match value:
+        case Tensor():
+            yield repr((value.dtype, tuple(value.shape))).encode()
+            yield value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+        case Mapping():
+            for key, inner in value.items():
+                yield repr(key).encode()
+                yield from _leaves(inner)
+        case list() | tuple():
+            for inner in value:
+                yield from _leaves(inner)
+        case _:
+            yield repr(value).encode()

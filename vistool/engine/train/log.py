@@ -1,0 +1,127 @@
+"""What a training leaves for people to read: a line a step, and how each start came about."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from vistool.engine.device import versions
+from vistool.errors import UsageError
+from vistool.formats.files import atomic_path
+from vistool.models.checkpoints.files import PACKAGE
+
+LOG = "log.jsonl"
+STARTS = "starts.jsonl"
+CURVES = "tensorboard"
+
+Line = Mapping[str, float | int | str | None]
+
+
+class RunLog:
+    """`log.jsonl`, one line a step and one a validation; if wanted, TensorBoard's curves of them.
+
+    Args: step: steps done; lines of later ones, which a killed run has left, are taken out.
+    Raises: UsageError if TensorBoard is wanted, but not installed.
+    """
+
+    def __init__(self, run: Path, step: int, *, tensorboard: bool) -> None:
+        self._curves: Any = None
+        if tensorboard:
+            self._curves = curve_writer()(str(run / CURVES), purge_step=step + 1)
+        _keep_steps(run / LOG, step)
+        self._path = run / LOG
+        self._file = self._path.open("a", encoding="utf-8", buffering=1)
+
+    def write(self, step: int, values: Line) -> None:
+        """Add the line of a step. Raises: OSError that names the file, as when the disk is full."""
+        try:
+            self._file.write(msgspec.json.encode({"step": step, **values}).decode() + "\n")
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
+        if self._curves is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._curves.add_scalar(name, value, step)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # `write` has told it; there is nothing else to write
+            self._file.close()
+        if self._curves is not None:
+            self._curves.close()
+
+
+def note_start(run: Path, step: int, **facts: str | int) -> None:
+    """Add a line to `starts.jsonl`: when, from which step, with what."""
+    line = {
+        "step": step,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "revision": code_revision(PACKAGE),
+        **versions(),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        **facts,
+    }
+    with (run / STARTS).open("a", encoding="utf-8") as file:
+        file.write(msgspec.json.encode(line).decode() + "\n")
+
+
+def code_revision(package: Path) -> str | None:
+    """Commit of the code in a folder, "-dirty" if it was changed since; None if git has no say."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(  # a fixed command without a shell
+                ["git", *arguments], cwd=package, capture_output=True, text=True, check=False
+            )
+        except OSError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # An installed package may lie in somebody's repository without belonging to it.
+    if not git("ls-files", "__init__.py"):
+        return None
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return f"{commit}-dirty" if git("status", "--porcelain", "--", ".") else commit
+
+
+def _keep_steps(path: Path, last: int) -> None:
+    """Take the lines after step `last` out, and one that was torn."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            step = msgspec.json.decode(line)["step"]
+        except (msgspec.DecodeError, KeyError, TypeError):
+            break
+        if step > last or not line.endswith(b"\n"):
+            break
+        kept.append(line)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(b"".join(kept))
+
+
+def curve_writer() -> Any:
+    """TensorBoard's class for it. Raises: UsageError if it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UsageError(
+            "tensorboard = true, but TensorBoard is not installed",
+            hint="pip install 'vistool[tensorboard]', or leave it out: log.jsonl has it all",
+        ) from None
+    return SummaryWriter

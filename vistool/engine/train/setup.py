@@ -1,0 +1,241 @@
+"""What a training starts from: its settings, model, objective and clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.checkpoint import checkpoint
+
+from vistool.config import (
+    AnnotatedConfig,
+    IFCConfig,
+    LossConfig,
+    ModelConfig,
+    PixelConfig,
+    TrainConfig,
+    VisTRConfig,
+    changed,
+    from_json,
+    from_mapping,
+    to_json,
+)
+from vistool.criterion.ifc_criterion import IFCCriterion
+from vistool.criterion.vistr_criterion import VisTRCriterion
+from vistool.data.batches import BatchSource, Share, TrainingBatches
+from vistool.data.clips import ClipMaker
+from vistool.data.labelled import LabelledVideo, own_classes, read_annotations
+from vistool.data.published.batches import published_batches
+from vistool.data.sampling import ClipSampler, refuse_unlabelled
+from vistool.engine.device import versions
+from vistool.errors import DataError, UsageError
+from vistool.formats.files import atomic_path
+from vistool.models import build_model
+from vistool.models.checkpoints.imagenet import load_imagenet_weights
+from vistool.models.checkpoints.start import load_start
+from vistool.models.ifc import IFC
+from vistool.models.vistr import InstanceHead, MaskHead, VisTR
+from vistool.nn.efficientnet import EfficientNetLite0, MBConv
+from vistool.nn.resnet import Bottleneck
+from vistool.nn.transformer import DecoderLayer, EncoderLayer
+from vistool.structures import Size
+
+# What is computed again where activations are not kept.
+BLOCKS = (MBConv, Bottleneck, EncoderLayer, DecoderLayer, MaskHead, InstanceHead)
+SETTINGS = "config.json"
+# Stages and blocks of a backbone that keep their ImageNet weights unless told otherwise.
+PUBLISHED_FROZEN, LIGHT_FROZEN = 1, 3
+# Settings that a run may be resumed with another value of: they do not change what it learns.
+MAY_CHANGE = ("data", "device", "workers")
+
+
+def started_with(run: Path, changes: Mapping[str, Any] | None = None) -> TrainConfig:
+    """The settings of a run that is to be resumed, with others, as `changed` takes them.
+
+    Raises: UsageError if no run was started there, or a setting does not exist.
+    """
+    where = str(run / SETTINGS)
+    try:
+        config: TrainConfig = from_json(
+            (run / SETTINGS).read_text(encoding="utf-8"), TrainConfig, where=where
+        )
+    except OSError:
+        raise UsageError(f"{run}: no training was started in this folder") from None
+    values = changed(msgspec.to_builtins(config), changes or {})
+    return from_mapping(values, TrainConfig, where=str(run))
+
+
+def settle(path: Path, config: TrainConfig) -> None:
+    """Write the settings of a run, or make sure that they are the ones it was started with."""
+    if path.exists():
+        before, now = started_with(path.parent), _from_file(config)
+        changed = [
+            name
+            for name in TrainConfig.__struct_fields__
+            if name not in MAY_CHANGE and getattr(before, name) != getattr(now, name)
+        ]
+        if changed:
+            raise UsageError(
+                f"{path.parent}: this run was started with other settings: {', '.join(changed)}",
+                hint="resume it with the same configuration, or choose another run folder",
+            )
+    with atomic_path(path) as temporary:
+        temporary.write_text(to_json(config), encoding="utf-8")
+
+
+def _from_file(config: TrainConfig) -> TrainConfig:
+    """Settings as they come back from a file."""
+    return from_json(to_json(config), TrainConfig, where="the settings")
+
+
+def with_classes(config: TrainConfig) -> TrainConfig:
+    """The settings with the sources' own categories as classes, if they name none."""
+    if config.classes:
+        return config
+    classes = own_classes(Path(config.data) / source.annotations for source in config.sources)
+    return msgspec.structs.replace(config, classes=classes)
+
+
+def fresh_model(config: TrainConfig, *, resumes: bool) -> IFC | VisTR:
+    """The model a run starts from, its first blocks frozen; if it resumes, any weights will do."""
+    model = build_model(config.model_config())
+    match "random" if resumes else config.init:
+        case "random":
+            pass
+        case "imagenet":
+            if not isinstance(model.backbone, EfficientNetLite0):
+                raise UsageError(
+                    "ImageNet weights are at hand for the efficientnet-lite backbone only",
+                    hint='set init = "random", or init to a weight file of this model',
+                )
+            load_imagenet_weights(model.backbone)
+        case name:
+            load_start(model, model.config, name)
+    if config.query_groups > 1:
+        if not isinstance(model, IFC):
+            raise UsageError(
+                f"query_groups = {config.query_groups}: only IFC can be trained with groups"
+            )
+        model.add_query_groups(config.query_groups)
+    _freeze(model, config.frozen_blocks)
+    # A few percent faster on CPUs. torch's stubs do not know the argument.
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def _freeze(model: IFC | VisTR, blocks: int | None) -> None:
+    """Raises: UsageError for more than the backbone has."""
+    if isinstance(model.backbone, EfficientNetLite0):
+        usual, there, what = LIGHT_FROZEN, len(model.backbone.blocks), "blocks"
+    else:
+        usual, there, what = PUBLISHED_FROZEN, len(model.backbone.stages), "stages"
+    chosen = usual if blocks is None else blocks
+    if not 0 <= chosen <= there:
+        raise UsageError(f"frozen_blocks = {chosen}: the backbone has {there} {what}")
+    model.backbone.freeze_first(chosen)
+
+
+def training_criterion(model: ModelConfig, loss: LossConfig) -> IFCCriterion | VisTRCriterion:
+    """The training objective of a model. Raises: UsageError for the weight of a term it lacks."""
+    weights = {name: w for name, w in msgspec.structs.asdict(loss).items() if w is not None}
+    match model:
+        case IFCConfig():
+            surplus = sorted(weights.keys() & {"box_weight", "giou_weight", "validity"})
+            if surplus:
+                raise UsageError(
+                    f"[loss] {surplus[0]}: IFC predicts no boxes, and pairs whole clips"
+                )
+            return IFCCriterion(**weights)
+        case VisTRConfig():
+            return VisTRCriterion(**weights)
+
+
+def training_batches(
+    config: TrainConfig, pixels: PixelConfig, share: Share | None = None
+) -> BatchSource:
+    """All that a training is fed, or a process's share of it.
+
+    Raises: DataError for unusable annotations.
+    """
+    if config.pipeline is not None:
+        return published_batches(config, pixels, share)
+    sources = [(_labelled(config, source), source.weight) for source in config.sources]
+    for source, (videos, _) in zip(config.sources, sources, strict=True):
+        if not videos:
+            raise DataError(f"{source.annotations}: no videos and no pictures")
+    refuse_unlabelled([video for videos, _ in sources for video in videos], config.named_sources())
+    sampler = ClipSampler(sources, len(config.classes))
+    return TrainingBatches(
+        ClipMaker(sampler, config.clip_length, config.augment, tuple(config.classes)),
+        pixels,
+        canvases=tuple(Size(*canvas) for canvas in config.canvases),
+        batch=config.batch,
+        steps=config.steps,
+        seed=config.seed,
+        share=share,
+    )
+
+
+def _labelled(config: TrainConfig, part: AnnotatedConfig) -> list[LabelledVideo]:
+    return read_annotations(
+        Path(config.data) / part.annotations,
+        config.classes,
+        frames=part.frames_folder(config.data),
+    )
+
+
+def held_out(config: TrainConfig) -> list[LabelledVideo]:
+    """The videos and pictures that weights are scored on while they are trained.
+
+    Raises: DataError if there are no labels to score by, or a frame is not there: better now than
+        after an hour.
+    """
+    if config.validation is None:
+        return []
+    path = Path(config.data) / config.validation.annotations
+    videos = _labelled(config, config.validation)
+    refuse_unlabelled(videos, str(path))
+    missing = [file for video in videos for file in video.files if not file.is_file()]
+    if missing:
+        raise DataError(f"{path}: {len(missing)} frames are not there, as {missing[0]}")
+    return videos
+
+
+def averaging(decay: float) -> Callable[..., None]:
+    """A running mean of the weights, in which the first steps, far from the rest, soon fade."""
+
+    def update(averaged: Any, current: Any, count: Tensor | int) -> None:
+        soon = (1 + int(count)) / (10 + int(count))
+        get_ema_multi_avg_fn(min(decay, soon))(averaged, current, count)
+
+    return update
+
+
+def card(config: TrainConfig, step: int) -> dict[str, str]:
+    """What the weight file says of its training; where files lay is nobody's business."""
+    portable = msgspec.structs.replace(config, data=".", init=Path(config.init).name)
+    return {
+        **config.card,
+        "training": to_json(portable),
+        "steps": f"{step} of {config.steps}",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+    }
+
+
+def recompute_activations(model: nn.Module) -> None:
+    """Let every block keep what it is given, and nothing of what it makes of it on the way.
+
+    The gradients are the same; a training step takes about a third longer.
+    """
+    for module in model.modules():
+        if isinstance(module, BLOCKS):
+            again = partial(checkpoint, module.forward, use_reentrant=False)
+            module.forward = again  # type: ignore[method-assign]

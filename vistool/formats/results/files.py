@@ -1,0 +1,185 @@
+"""Files of a predicted video: run folders, results.json, meta.json, spooled masks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from vistool.errors import DataError
+from vistool.formats.files import NOT_TAKEN, atomic_path, encode_json, read_json
+from vistool.formats.masks.rle import validate_rle
+from vistool.formats.replacing import settle
+from vistool.structures import RLE, Size, Track, TrackSegmentation
+
+RESULTS, META, OVERLAY = "results.json", "meta.json", "overlay.mp4"  # in a run folder
+
+T = TypeVar("T")
+
+
+def write_results(path: Path, results: Iterable[TrackSegmentation]) -> int:
+    """Write a YouTube-VIS results file one entry at a time; returns how many there were."""
+    count = 0
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(b"[")
+        for result in results:
+            file.write(b",\n" if count else b"\n")
+            file.write(msgspec.json.encode(result))
+            count += 1
+        file.write(b"\n]\n")
+    return count
+
+
+def read_results(path: Path) -> list[TrackSegmentation]:
+    """Read a YouTube-VIS results file; every mask in it is safe to decode.
+
+    Raises: DataError naming the file, the entry and what is wrong with it.
+    """
+    return list(iterate_results(path))
+
+
+def iterate_results(path: Path, *, video_id: int | None = None) -> Iterator[TrackSegmentation]:
+    """`read_results`, one entry at a time: in memory are the file's bytes and that entry.
+
+    Args: video_id: the others' entries are passed over, their masks unseen; None: there are none.
+    """
+    settle(path.parent)
+    for index, raw in enumerate(read_json(path, list[msgspec.Raw])):
+        where = f"{path}: result {index}"
+        if video_id is not None and _decode_entry(raw, _OfVideo, where).video_id != video_id:
+            continue
+        result = _decode_entry(raw, TrackSegmentation, where)
+        if not math.isfinite(result["score"]):
+            raise DataError(f"{where}: its score is {result['score']}")
+        _check_masks(result["segmentations"], where)
+        yield result
+
+
+class _OfVideo(msgspec.Struct):
+    video_id: int
+
+
+def video_ids(path: Path) -> list[int]:
+    """The videos that a results file has entries of, in increasing order. Raises: DataError."""
+    settle(path.parent)
+    entries = enumerate(read_json(path, list[msgspec.Raw]))
+    return sorted(
+        {_decode_entry(raw, _OfVideo, f"{path}: result {n}").video_id for n, raw in entries}
+    )
+
+
+def _decode_entry(raw: msgspec.Raw, kind: type[T], where: str) -> T:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except NOT_TAKEN as error:
+        hint = "`vistool data check --results FILE` lists all that is wrong with it"
+        raise DataError(f"{where}: {error}", hint=hint) from None
+
+
+def _check_masks(masks: list[RLE | None], where: str) -> None:
+    """Raises: DataError if a mask is malformed, or of another size than the first."""
+    size = None
+    for frame, mask in enumerate(masks):
+        if mask is None:
+            continue
+        place = f"{where}, frame {frame}"
+        if len(mask["size"]) != 2:
+            raise DataError(f"{place}: size {mask['size']} is not [height, width]")
+        size = size or Size(*mask["size"])
+        validate_rle(mask, size, place)
+
+
+class Category(msgspec.Struct, frozen=True, kw_only=True):
+    """A class and the id it has in results.json."""
+
+    id: int
+    name: str
+
+
+class VideoMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """The facts in meta.json: how a video was predicted, and what its results mean."""
+
+    source: str  # absolute, by `path_as_text`
+    video_id: int
+    width: int
+    height: int
+    length: int  # decoded frames in the chosen range
+    complete: bool = True  # False: interrupted, these are the frames that were done
+    first_frame: int  # index in the source of the first of them
+    times: list[float]  # seconds from the first frame of the source, one a frame
+    frame_stride: int  # the model saw every n-th frame
+    rotation: int  # degrees
+    fps: float  # nominal
+    categories: list[Category]
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+
+
+class _TrackLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A track in meta.json, for the reader who has no results.json at hand."""
+
+    track_id: int
+    category_id: int
+    score: float
+    first_frame: int  # position in `segmentations`
+    last_frame: int
+
+
+class _MetaFile(VideoMeta, frozen=True, kw_only=True):
+    """All of meta.json."""
+
+    tracks: list[_TrackLine]  # in the order of results.json
+
+
+def write_meta(path: Path, meta: VideoMeta, tracks: Iterable[Track]) -> None:
+    """Write meta.json. Args: tracks: in the order of results.json, each on one frame or more."""
+    lines = [
+        _TrackLine(
+            track_id=track.id,
+            category_id=track.category_id,
+            score=track.score,
+            first_frame=track.frames[0],
+            last_frame=track.frames[-1],
+        )
+        for track in tracks
+    ]
+    with atomic_path(path) as temporary:
+        whole = _MetaFile(**msgspec.structs.asdict(meta), tracks=lines)
+        temporary.write_bytes(encode_json(whole) + b"\n")
+
+
+def read_meta(path: Path) -> VideoMeta:
+    """Read meta.json. Raises: DataError if it is damaged or contradicts itself."""
+    return read_meta_and_ids(path)[0]
+
+
+def read_meta_and_ids(path: Path) -> tuple[VideoMeta, list[int]]:
+    """Read meta.json, and the ids of the tracks in the order of results.json. Raises: DataError."""
+    settle(path.parent)
+    whole = read_json(path, _MetaFile)
+    if len(whole.times) != whole.length:
+        raise DataError(f"{path}: {len(whole.times)} time stamps for {whole.length} frames")
+    if any(later <= time for time, later in itertools.pairwise(whole.times)):
+        raise DataError(f"{path}: its time stamps do not increase")
+    if min(whole.width, whole.height, whole.frame_stride) < 1 or (
+        min(whole.first_frame, whole.fps) < 0
+    ):
+        raise DataError(
+            f"{path}: impossible values: {whole.width}x{whole.height} pixels, frame stride "
+            f"{whole.frame_stride}, first frame {whole.first_frame}, "
+            f"{whole.fps:g} frames per second"
+        )
+    for index, track in enumerate(whole.tracks):
+        if not 0 <= track.first_frame <= track.last_frame < whole.length:
+            raise DataError(
+                f"{path}: track {index} is on frames {track.first_frame} to {track.last_frame}, "
+                f"the video has {whole.length}"
+            )
+    facts = msgspec.structs.asdict(whole)
+    ids = [track.track_id for track in facts.pop("tracks")]
+    return VideoMeta(**facts), ids

@@ -1,0 +1,379 @@
+"""Reading videos, files and folders of frames: every frame, upright, with its own time stamp."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable, Sequence, Sized
+from fractions import Fraction
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from vistool.errors import DataError, UsageError
+from vistool.formats.video import ffmpeg
+from vistool.formats.video.completeness import FrameClock, Promise
+from vistool.formats.video.container import stated_by
+from vistool.formats.video.frame_files import (
+    TIFF_SUFFIXES,
+    FilePerFrame,
+    FramePictures,
+    Limits,
+    Pages,
+    stretched,
+)
+from vistool.formats.video.sources import (
+    IMAGE_SUFFIXES,
+    LOOKED_FOR,
+    files_with_suffix,
+)
+from vistool.structures import Size, VideoFrame
+
+FOLDER_FPS = 10.0
+FALLBACK_FPS = 25.0  # where the container names no rate
+TIME_SLACK = 1e-6  # seconds; a time stamp is a rounded multiple of the source's time base
+
+T = TypeVar("T")
+
+
+class VideoReader(ABC):
+    """A video to be read, as often as wanted; close it, or use it as a context manager."""
+
+    path: Path
+    size: Size
+    fps: float  # nominal: what the container says; frames carry their own time
+    frame_count_hint: int | None  # for progress only: containers lie
+    rotation: int  # degrees clockwise, already applied to the frames
+    pixel_aspect: Fraction  # width of a pixel by its height, as players show the frames
+    has_audio: bool
+    # Both are final when the frames are exhausted.
+    warnings: list[str]  # what was odd, one line each
+    incomplete: bool  # frames that were asked for are missing, by what the file says about itself
+    value_range: Limits | None = None  # of pictures: the values that became black and white
+    frame_names: Sequence[str] = ()  # of pictures: files by index, or file#page with pages from 1
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop decoding; an iterator that was not exhausted is of no use any more."""
+
+    def frames(
+        self, *, start: float | None = None, end: float | None = None
+    ) -> Generator[VideoFrame, None, None]:
+        """Decode the frames with start <= time < end, in seconds from the first frame.
+
+        A file whose picture changes its size is scaled to its first frame's, with a warning.
+
+        Raises: UsageError if no time lies between start and end; DataError if no frame does, or
+            if an image of a folder is damaged or of another size than the first.
+        """
+        first, beyond = start or 0.0, math.inf if end is None else end
+        if not 0 <= first < beyond:
+            raise UsageError(f"no time lies between start {first:g} s and end {beyond:g} s")
+        found = False
+        last = 0.0
+        chosen = self._pictures(first - TIME_SLACK, beyond - TIME_SLACK)
+        with contextlib.closing(chosen) as pictures:
+            for index, (last, image) in enumerate(pictures):
+                if image is not None:
+                    found = True
+                    yield VideoFrame(index, last, image)
+        if not found:
+            until = "on" if end is None else f"to {end:g} s"
+            raise DataError(
+                f"{self.path}: no frame from {first:g} s {until}; the last one is at {last:.3f} s"
+            )
+
+    @abstractmethod
+    def _pictures(
+        self, first: float, beyond: float
+    ) -> Generator[tuple[float, np.ndarray | None], None, None]:
+        """Time stamps from 0 to below `beyond`, increasing, with the image; None before `first`."""
+
+
+def open_video(
+    path: Path,
+    *,
+    fps: float | None = None,
+    stream: int | None = None,
+    value_range: Limits | None = None,
+) -> VideoReader:
+    """Open a video file, a folder of frames, or a TIFF whose pages are frames.
+
+    Args:
+        fps: frames per second of frames that are kept as pictures; None: 10.
+        stream: number of the video stream of a file; None: the one that is flagged as default,
+            or else the largest.
+        value_range: values of pictures with more than 8 bits that become black and white; None:
+            the lowest and the highest of the sequence.
+
+    Raises: DataError if it is missing, no video, or has no frame that can be decoded; UsageError
+        for an option that does not go with such a source.
+    """
+    if fps is not None and not 0 < fps < math.inf:
+        raise UsageError(f"{fps:g} frames per second: not above 0")
+    if value_range is not None and not -math.inf < value_range[0] < value_range[1] < math.inf:
+        raise UsageError("range {:g},{:g}: not a lower and a higher value".format(*value_range))
+    pictures = _frame_pictures(path)
+    if pictures is not None:
+        if stream is not None:
+            raise UsageError(f"{path}: pictures have no stream {stream}")
+        return _FramesReader(path, pictures, fps or FOLDER_FPS, value_range)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    for option, value in (("frames per second", fps), ("range of values", value_range)):
+        if value is not None:
+            raise UsageError(f"{path}: a video file has its own {option}")
+    return _FileReader(path, stream)
+
+
+def _frame_pictures(path: Path) -> FramePictures | None:
+    """The frames of a source that is no video file."""
+    if not path.is_dir():
+        return Pages(path) if path.suffix.lower() in TIFF_SUFFIXES and path.exists() else None
+    files = files_with_suffix(path, IMAGE_SUFFIXES)
+    if not files:
+        raise DataError(f"{path}: no frames in this folder", hint=LOOKED_FOR)
+    if len(files) == 1 and files[0].suffix.lower() in TIFF_SUFFIXES:
+        return Pages(files[0])
+    return FilePerFrame(files)
+
+
+def open_frames(files: Sequence[Path]) -> VideoReader:
+    """Open a list of images, in this order, as one video of 10 frames per second.
+
+    Raises: DataError if the first cannot be decoded.
+    """
+    return _FramesReader(files[0].parent, FilePerFrame(files), FOLDER_FPS)
+
+
+def open_arrays(images: Iterable[np.ndarray], *, fps: float, keep: bool = False) -> VideoReader:
+    """Take pictures, [H, W, 3] uint8 RGB, as a video.
+
+    Args: keep: copy each as it is read, so that the video can be read again.
+    Raises: UsageError for a rate that is none; DataError if there is no picture.
+    """
+    return _ArraysReader(images, fps, keep)
+
+
+class _FileReader(VideoReader):
+    def __init__(self, path: Path, stream: int | None) -> None:
+        self.path, self.incomplete = path, False
+        self._decoders: list[ffmpeg.Decoder] = []
+        length = path.stat().st_size
+        if length == 0:
+            raise DataError(f"{path}: the file is empty")
+        self._info = info = ffmpeg.media_info(path, stream)
+        self.rotation, self.has_audio = info.rotation, info.sound is not None
+        self.pixel_aspect = info.pixel_aspect
+        self.fps = info.fps or FALLBACK_FPS
+        self.frame_count_hint = round(info.duration * self.fps) if info.duration else None
+        self._promise = Promise(stated_by(path, info.stream), info.picture_end, length)
+        self.size = self._first_size()
+        self._choice = _choice(info) if stream is None else []
+        self.warnings = self._in_lines(self._choice)
+
+    def close(self) -> None:
+        while self._decoders:
+            self._decoders.pop().close()
+
+    def _first_size(self) -> Size:
+        decoder = ffmpeg.Decoder(self.path, self._info.stream, only_first=True)
+        with contextlib.closing(decoder):
+            for _, image in decoder:
+                return Size(*image.shape[:2])
+            reason = "; ".join(decoder.complaints()[:1]) or "there is none"
+            raise DataError(
+                f"{self.path}: none of its frames can be decoded: {reason}",
+                hint="is the file complete?",
+            )
+
+    def _pictures(
+        self, first: float, beyond: float
+    ) -> Generator[tuple[float, np.ndarray | None], None, None]:
+        decoder = ffmpeg.Decoder(self.path, self._info.stream)
+        self._decoders.append(decoder)
+        clock, at_end = FrameClock(self.fps), False
+        with contextlib.closing(decoder):
+            for stamp, image in decoder:
+                time = clock.time_of(stamp)
+                if time >= beyond:
+                    break
+                clock.add(time, stamp)
+                yield time, image if time >= first else None
+            else:
+                at_end = True
+            damage = self._damage(decoder, clock, beyond, at_end=at_end)
+            sizes = self._other_sizes(decoder)
+        # a second reading finds the same
+        self.warnings[:] = self._in_lines(self._choice + damage + sizes)
+
+    def _damage(
+        self, decoder: ffmpeg.Decoder, clock: FrameClock, beyond: float, *, at_end: bool
+    ) -> list[str]:
+        """What is missing or damaged, in a line; sets `incomplete`."""
+        # a file that is gone by now was there to the end for ffmpeg, which has it open
+        length = self.path.stat().st_size if self.path.exists() else self._promise.length
+        doubts = decoder.complaints(doubts=True)
+        missing = clock.shortfall(self._promise, length, doubts, beyond, at_end=at_end)
+        self.incomplete = missing is not None
+        complaints = doubts if missing else decoder.complaints()
+        if not missing and not complaints:
+            return []
+        said = complaints[:1]
+        if len(complaints) > 1:
+            said.append(f"{len(complaints)} complaints")
+        whole = max(self._promise.length, self._promise.stated.length or 0)
+        if missing and length < whole:
+            said.append(f"{length} of {whole} bytes are there")
+        expected = ""
+        if missing and missing.expected:
+            expected = f" of {'about ' if missing.about else ''}{missing.expected}"
+        what = "damaged or cut off" if missing else "damaged"
+        reasons = f" ({'; '.join(said)})" if said else ""
+        return [f"{what}, {clock.count}{expected} frames were decoded{reasons}"]
+
+    def _other_sizes(self, decoder: ffmpeg.Decoder) -> list[str]:
+        return [
+            f"the picture changes its size to {other.width}x{other.height}; "
+            f"all frames are scaled to {self.size.width}x{self.size.height}"
+            for other in decoder.other_sizes(self.size)[:1]
+        ]
+
+    def _in_lines(self, found: Sequence[str]) -> list[str]:
+        return [f"{self.path}: {text}" for text in found]
+
+
+def _choice(info: ffmpeg.MediaInfo) -> list[str]:
+    """Which of several video streams is read, in a line."""
+    if len(info.streams) == 1:
+        return []
+    streams = {
+        stream.number: f"{stream.size.width}x{stream.size.height}" for stream in info.streams
+    }
+    others = ", ".join(f"{n} ({size})" for n, size in streams.items() if n != info.stream)
+    return [
+        f"has {len(streams)} video streams; {info.stream} ({streams[info.stream]}) is read; "
+        f"--stream chooses another: {others}"
+    ]
+
+
+class _FramesReader(VideoReader):
+    def __init__(
+        self, path: Path, pictures: FramePictures, fps: float, value_range: Limits | None = None
+    ) -> None:
+        self.path, self.fps, self.warnings, self.incomplete = path, fps, [], False
+        self.rotation, self.has_audio, self.pixel_aspect = 0, False, Fraction(1)
+        self._source = pictures
+        self.frame_names = pictures.names
+        self.frame_count_hint = len(pictures.names)
+        first = pictures.read(0)
+        self.size = Size(*first.shape[:2])
+        self.value_range = value_range
+        self._is_deep = first.dtype != np.uint8
+        if value_range and not self._is_deep:
+            raise UsageError(
+                f"{path}: its frames have 8 bits, which are taken as they are",
+                hint="leave the range out",
+            )
+
+    def close(self) -> None:
+        self._source.close()
+
+    def _pictures(
+        self, first: float, beyond: float
+    ) -> Generator[tuple[float, np.ndarray | None], None, None]:
+        for index, name in enumerate(self._source.names):
+            time = index / self.fps
+            if time >= beyond:
+                return
+            if time < first:
+                yield time, None
+                continue
+            image = self._source.read(index)
+            if image.shape[:2] != self.size:
+                height, width = image.shape[:2]
+                raise DataError(
+                    f"{self._source.place / name}: {width}x{height} pixels, but "
+                    f"{self.frame_names[0]} has {self.size.width}x{self.size.height}",
+                    hint="all frames of a video have one size",
+                )
+            yield time, self._in_8_bits(image, name)
+
+    def _in_8_bits(self, image: np.ndarray, name: str) -> np.ndarray:
+        if self._is_deep != (image.dtype != np.uint8):
+            raise DataError(
+                f"{self._source.place / name}: {image.dtype} values, but "
+                f"{self.frame_names[0]} has others",
+                hint="all frames of a video have one depth",
+            )
+        if not self._is_deep:
+            return image
+        if self.value_range is None:
+            self.value_range = low, high = self._source.limits()
+            self.warnings.append(
+                f"{self.path}: {image.dtype} values; those from {low:g} to {high:g}, which are all "
+                "there are, become black to white; --range LOW,HIGH chooses others"
+            )
+        return stretched(image, self.value_range)
+
+
+class _ArraysReader(VideoReader):
+    def __init__(self, images: Iterable[np.ndarray], fps: float, keep: bool) -> None:
+        if not 0 < fps < math.inf:
+            raise UsageError(f"fps {fps}: not a number of frames per second")
+        self.path, self.fps, self.warnings = Path("<arrays>"), fps, []
+        self.incomplete = False
+        self.rotation, self.has_audio, self.pixel_aspect = 0, False, Fraction(1)
+        self.frame_count_hint = len(images) if isinstance(images, Sized) else None
+        rest = iter(images)
+        first = next(rest, None)
+        if first is None:
+            raise DataError("no pictures were given")
+        self.size = Size(*first.shape[:2])
+        self._rest = itertools.chain([first], rest)
+        self._begun = False
+        self._kept: list[np.ndarray] | None = [] if keep else None
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _pictures(
+        self, first: float, beyond: float
+    ) -> Generator[tuple[float, np.ndarray | None], None, None]:
+        if self._begun and self._kept is None:
+            raise UsageError(
+                "the pictures were given as arrays, and were not kept",
+                hint="keep_images=True keeps them in memory",
+            )
+        self._begun = True
+        for index, image in enumerate(self._images()):
+            time = index / self.fps
+            if time >= beyond:
+                return
+            yield time, image if time >= first else None
+
+    def _images(self) -> Generator[np.ndarray, None, None]:
+        """Those that were kept, and then the others."""
+        yield from self._kept or ()
+        for index in itertools.count(len(self._kept or ())):
+            given = next(self._rest, None)
+            if given is None:
+                return
+            if given.shape != (*self.size, 3) or given.dtype != np.uint8:
+                raise DataError(
+                    f"picture {index} is {given.dtype} {given.shape}",
+                    hint="pictures are uint8 [height, width, 3], RGB, all of one size",
+                )
+            image = given.copy()  # the giver may use the memory again
+            if self._kept is not None:
+                self._kept.append(image)
+            yield image

@@ -1,0 +1,183 @@
+"""The reasons behind AP, in one pass over the videos: what went wrong, where, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from vistool.config import PredictConfig
+from vistool.metrics.errors.calibration import Calibration, calibration
+from vistool.metrics.errors.confusion import MIN_IOU, ConfusionMatrix, confusions
+from vistool.metrics.errors.kinds import (
+    HALF,
+    IGNORED,
+    KINDS,
+    MEANT,
+    RIGHT,
+    ErrorKind,
+    JudgedVideo,
+    judge,
+)
+from vistool.metrics.errors.oracle import ErrorBreakdown, Mender, break_down
+from vistool.metrics.overlaps import VideoOverlaps
+
+MIN_SCORE = PredictConfig().conf  # what `predict` reports unless it is asked for more
+MOST_FALSE_POSITIVES = 1000  # that are listed one by one
+
+
+@dataclass(frozen=True, slots=True)
+class VideoErrors:
+    """One video: how much of the set's AP was lost in it, and on what."""
+
+    video_id: int
+    num_truth: int  # crowds left out
+    num_found: int  # labelled tracks found at IoU 0.5
+    num_false: int  # wrong predictions that score at least `Diagnosis.min_score`
+    ap_lost: float  # so much higher were AP if all errors in this video were mended
+    ap50_lost: float
+    kinds: dict[str, int]  # errors at IoU 0.5, by ErrorKind
+
+
+@dataclass(frozen=True, slots=True)
+class TruthVerdict:
+    """A labelled track, and how well the best prediction followed it.
+
+    That is the best of its category, or, where none overlaps it, the best of all.
+    """
+
+    video_id: int
+    truth: int  # position in VideoOverlaps.truth
+    category_id: int
+    num_frames: int  # where it is visible
+    kind: ErrorKind | None  # why it was not found at IoU 0.5; None: it was
+    prediction: int | None  # position in VideoOverlaps.predictions; None: nothing overlaps it
+    iou: float  # with that prediction
+    score: float  # of that prediction; 0 if there is none
+
+
+@dataclass(frozen=True, slots=True)
+class FalsePositive:
+    """A prediction that is wrong at IoU 0.5."""
+
+    video_id: int
+    prediction: int  # position in VideoOverlaps.predictions
+    category_id: int
+    score: float
+    kind: ErrorKind
+    truth: int | None  # position in VideoOverlaps.truth of what it is meant for, if anything
+    iou: float  # with that track
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """The reasons behind AP; the worst comes first in every list."""
+
+    min_score: float  # from which a prediction counts in the confusion matrix and as false
+    breakdown: ErrorBreakdown
+    confusion: ConfusionMatrix
+    calibration: Calibration  # of all predictions that are right or wrong at IoU 0.5
+    videos: tuple[VideoErrors, ...]  # all of them, by AP lost
+    tracks: tuple[TruthVerdict, ...]  # all labelled ones, by overlap, of equals the longest first
+    false_positives: tuple[FalsePositive, ...]  # by score, at most MOST_FALSE_POSITIVES
+
+
+class DiagnosisBuilder:
+    """Takes the videos one by one, and keeps little of each.
+
+    Args:
+        category_ids: all categories of the set.
+        min_score: from which a prediction counts in the confusion matrix and as false.
+    """
+
+    def __init__(self, category_ids: Iterable[int], *, min_score: float = MIN_SCORE) -> None:
+        self._category_ids = tuple(sorted(set(category_ids)))
+        self._min_score = min_score
+        self._videos: list[JudgedVideo] = []
+        self._tracks: list[TruthVerdict] = []
+        self._confusion = np.zeros((len(self._category_ids) + 1,) * 2, np.int64)
+
+    def add(self, video: VideoOverlaps) -> None:
+        """Judge one video."""
+        judged = judge(video, self._category_ids)
+        self._videos.append(judged)
+        self._tracks += _verdicts(judged, video)
+        self._confusion += confusions(video, self._category_ids, min_score=self._min_score)
+
+    def diagnosis(self) -> Diagnosis:
+        """What the videos that were added say together."""
+        scores = [v.scores[v.kinds[HALF] != IGNORED] for v in self._videos]
+        right = [(v.kinds[HALF] == RIGHT)[v.kinds[HALF] != IGNORED] for v in self._videos]
+        mender = Mender(self._videos, self._category_ids)
+        errors = [self._errors(place, mender) for place in range(len(self._videos))]
+        false = [wrong for video in self._videos for wrong in _false_positives(video)]
+        return Diagnosis(
+            min_score=self._min_score,
+            breakdown=break_down(mender, self._videos),
+            confusion=ConfusionMatrix(
+                self._category_ids,
+                tuple(tuple(row) for row in self._confusion.tolist()),
+                self._min_score,
+                MIN_IOU,
+            ),
+            calibration=calibration(np.concatenate([[], *scores]), np.concatenate([[], *right])),
+            videos=tuple(sorted(errors, key=lambda video: -video.ap_lost)),
+            tracks=tuple(sorted(self._tracks, key=lambda t: (t.iou, -t.num_frames))),
+            false_positives=tuple(sorted(false, key=lambda f: -f.score)[:MOST_FALSE_POSITIVES]),
+        )
+
+    def _errors(self, place: int, mender: Mender) -> VideoErrors:
+        video = self._videos[place]
+        ap_lost, ap50_lost = mender.lost_in(place)
+        wrong = video.kinds[HALF] >= 0
+        return VideoErrors(
+            video_id=video.video_id,
+            num_truth=int((~video.crowd).sum()),
+            num_found=int(video.found()[HALF].sum()),
+            num_false=int((wrong & (video.scores >= self._min_score)).sum()),
+            ap_lost=ap_lost,
+            ap50_lost=ap50_lost,
+            kinds={str(kind): count for kind, count in video.counts().items()},
+        )
+
+
+def _verdicts(judged: JudgedVideo, video: VideoOverlaps) -> Iterable[TruthVerdict]:
+    found = judged.found()[HALF]
+    for g in np.flatnonzero(~judged.crowd):
+        overlaps = judged.iou[:, g]
+        own = np.where(judged.categories == judged.truth_categories[g], overlaps, 0)
+        chosen = own if own.any() else overlaps
+        best = int(np.argmax(chosen)) if chosen.any() else None
+        yield TruthVerdict(
+            video_id=judged.video_id,
+            truth=int(g),
+            category_id=int(judged.truth_categories[g]),
+            num_frames=int((video.truth_areas[:, g] > 0).sum()),
+            kind=None if found[g] else _why_not_found(judged, int(g)),
+            prediction=best,
+            iou=float(overlaps[best]) if best is not None else 0.0,
+            score=float(judged.scores[best]) if best is not None else 0.0,
+        )
+
+
+def _why_not_found(judged: JudgedVideo, track: int) -> ErrorKind:
+    """The kind of the best-scored prediction that is meant for a track, at IoU 0.5."""
+    meant = judged.of_kind(MEANT)[HALF] & (judged.targets[HALF] == track)
+    if not meant.any():
+        return ErrorKind.MISSED
+    return KINDS[judged.kinds[HALF, np.argmax(np.where(meant, judged.scores, -np.inf))]]
+
+
+def _false_positives(video: JudgedVideo) -> Iterable[FalsePositive]:
+    for p in np.flatnonzero(video.kinds[HALF] >= 0):
+        target = int(video.targets[HALF, p])
+        yield FalsePositive(
+            video_id=video.video_id,
+            prediction=int(p),
+            category_id=int(video.categories[p]),
+            score=float(video.scores[p]),
+            kind=KINDS[video.kinds[HALF, p]],
+            truth=target if target >= 0 else None,
+            iou=float(video.iou[p, target]) if target >= 0 else 0.0,
+        )

@@ -1,0 +1,1 @@
+"""Weight files: read, written, imported from the published checkpoints."""
