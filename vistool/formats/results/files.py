@@ -108,12 +108,18 @@ class VideoMeta(msgspec.Struct, frozen=True, kw_only=True):
     width: int
     height: int
     length: int  # decoded frames in the chosen range
-    complete: bool = True  # False: interrupted, these are the frames that were done
+    # False: interrupted, or of a source that is incomplete; these are the frames that were done
+    complete: bool = True
     first_frame: int  # index in the source of the first of them
     times: list[float]  # seconds from the first frame of the source, one a frame
     frame_stride: int  # the model saw every n-th frame
     rotation: int  # degrees
     fps: float  # nominal
+    stream: int | None = None  # which one was read, of a file with several video streams
+    # Of pictures with more than 8 bits: the values that became black and white.
+    value_range: tuple[float, float] | None = None
+    # Of frames kept as pictures: where each comes from, a file, or file#page with pages from 1.
+    files: list[str] | None = None
     categories: list[Category]
     model: dict[str, Any]
     settings: dict[str, Any]
@@ -164,6 +170,8 @@ def read_meta_and_ids(path: Path) -> tuple[VideoMeta, list[int]]:
     whole = read_json(path, _MetaFile)
     if len(whole.times) != whole.length:
         raise DataError(f"{path}: {len(whole.times)} time stamps for {whole.length} frames")
+    if whole.files is not None and len(whole.files) != whole.length:
+        raise DataError(f"{path}: {len(whole.files)} files for {whole.length} frames")
     if any(later <= time for time, later in itertools.pairwise(whole.times)):
         raise DataError(f"{path}: its time stamps do not increase")
     if min(whole.width, whole.height, whole.frame_stride) < 1 or (
