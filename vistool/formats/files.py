@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from vistool.errors import DataError
+from vistool.errors import DataError, UsageError
 from vistool.formats.names import as_file_name
 from vistool.formats.replacing import sync, temporary_name
 
@@ -115,6 +115,23 @@ def numbered(name: str) -> Iterator[str]:
     """
     yield name
     yield from (f"{name}-{number}" for number in itertools.count(2))
+
+
+def refuse_existing(path: Path, *, exist_ok: bool) -> None:
+    """Raises: UsageError for a file that is to be written, but is there already."""
+    if os.path.lexists(path) and not exist_ok:
+        raise UsageError(
+            f"{path}: is there already",
+            hint="--exist-ok (from Python exist_ok=True) replaces it; another name keeps it",
+        )
+
+
+def free_path(path: Path, *, exist_ok: bool) -> Path:
+    """The path, or with "-2", "-3"... before its suffix the first that is free."""
+    if exist_ok:
+        return path
+    names = (path.with_name(f"{stem}{path.suffix}") for stem in numbered(path.stem))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def sha256_of(path: Path) -> str:
