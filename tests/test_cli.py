@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -23,6 +26,7 @@ from vistool.errors import (
     UsageError,
     VistoolError,
     WeightsError,
+    is_out_of_memory,
 )
 from vistool.models.checkpoints.files import available_weights
 
@@ -126,9 +130,25 @@ def test_ctrl_c_ends_with_130_and_one_line() -> None:
 
 
 def test_full_memory_ends_with_5_and_a_way_out() -> None:
-    result = runner.invoke(raising(MemoryError()), ["act"])
-    assert result.exit_code == 5
-    assert "hint: a smaller --size" in result.stderr
+    for error in (
+        MemoryError(),
+        np.exceptions.AxisError("std::bad_alloc"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried..."),
+        cv2.error("OpenCV: (-4:Insufficient memory) Failed to allocate 12 bytes"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("can't start new thread"),
+    ):
+        error.add_note("what was done is in runs")
+        result = runner.invoke(raising(error), ["act"])
+        assert result.exit_code == 5
+        lines = result.stderr.splitlines()
+        assert lines[:2] == ["error: this computer's memory is full", "what was done is in runs"]
+        assert lines[2].startswith("hint: ")
+
+
+def test_other_errors_are_no_matter_of_memory() -> None:
+    for error in (RuntimeError("shape"), OSError(errno.ENOENT, "x"), ValueError("allocate")):
+        assert not is_out_of_memory(error)
 
 
 def test_what_the_system_refuses_names_the_file() -> None:

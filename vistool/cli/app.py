@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Annotated, Any
 
@@ -21,6 +22,15 @@ from vistool.cli.weights import weights
 from vistool.signals import ended_by_signals
 
 DEBUG = "--debug"
+# What needs less memory, by command.
+LESS_MEMORY = {
+    "predict": "a smaller --size, --clip-length or --batch needs less",
+    "eval": "fewer --workers, or a smaller --size or --batch, need less",
+    "train": "a smaller batch, with accumulate for the rest, or recompute = true needs less",
+    "bench": "a smaller --size or --clip-length needs less",
+    "visualize": "fewer frames or videos at a time need less",
+    "data": "a part of the data set at a time needs less",
+}
 
 
 class Commands(TyperGroup):
@@ -34,7 +44,11 @@ class Commands(TyperGroup):
         words = [word for word in options if word != DEBUG] + words[len(options) :]
         if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr does: names may be any bytes
             sys.stdout.reconfigure(errors="backslashreplace")
-        with friendly_errors(debug=DEBUG in options):
+        command = next((word for word in words if not word.startswith("-")), "")
+        with friendly_errors(
+            debug=DEBUG in options,
+            less_memory=LESS_MEMORY.get(command, "close other programs, or take a smaller input"),
+        ):
             code = super().main(words, *rest, **{**extra, "standalone_mode": False})
         raise SystemExit(code)
 
@@ -105,5 +119,20 @@ app.add_typer(weights, name="weights")
 
 def main() -> None:
     """The entry point of the `vistool` command."""
+    _open_standard_streams()
     with ended_by_signals():
         app()
+
+
+def _open_standard_streams() -> None:
+    """Let streams that the process was started without lead nowhere.
+
+    Else the next file to be opened would get the number of one, and all that is said with it.
+    """
+    for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
