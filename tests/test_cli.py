@@ -15,6 +15,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from tests.made_data import make_pictures
 from vistool.cli import console
 from vistool.cli.app import Commands, app
 from vistool.cli.weights import print_weights
@@ -363,3 +364,34 @@ def test_speed_counts_from_where_a_resumed_job_begins() -> None:
     assert pace.speed(1) == 0  # the next stage
     now = 11.0
     assert pace.speed(4) == 3
+
+
+def in_shell(how: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The program as a shell starts it: `how` has "$@" where its words go."""
+    words = ["bash", "-c", how, "-", sys.executable, "-m", "vistool", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def test_too_little_address_space_is_told_before_anything_is_loaded() -> None:
+    done = in_shell('ulimit -v 1000000; exec "$@"', "weights", "list")
+    assert done.returncode == 5
+    assert done.stderr.splitlines() == [
+        "error: this process may have 1024 MB of address space; vistool needs 1500 at least",
+        "hint: raise the limit, as by `ulimit -v unlimited`",
+    ]
+    assert in_shell('ulimit -v 1000000; exec "$@"', "predict", "--help").returncode == 0
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_program_without_standard_streams_does_its_work(tmp_path: Path, closed: str) -> None:
+    """Else a file would get the number of one, and what is said would go into it."""
+    path = make_pictures(tmp_path, 2)
+    done = in_shell(f'exec "$@" {closed}', "data", "split", path, "--fraction", "0.5")
+    assert done.returncode == 0, done.stderr
+    for name in ("pictures-train.json", "pictures-val.json"):
+        assert len(json.loads((tmp_path / name).read_text())["images"]) == 1
+
+
+def test_names_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    console.say("error: a\x1b[2Jb\rc\nhint: d\udcff")
+    assert capsys.readouterr().err == "error: a?[2Jb?c\nhint: d?\n"

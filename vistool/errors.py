@@ -85,7 +85,7 @@ def first_few(items: Iterable[object], most: int, note: str = "") -> list[str]:
 MEMORY_WORDS = (
     *("DefaultCPUAllocator", "CUDA out of memory", "not enough memory", "std::bad_alloc"),
     *("Insufficient memory", "Cannot allocate memory", "Failed to allocate"),
-    "can't start new thread",
+    *("can't start new thread", "could not create a primitive"),  # the latter of oneDNN
 )
 
 

@@ -19,9 +19,13 @@ from vistool.cli.render import render
 from vistool.cli.train import train
 from vistool.cli.visualize import visualize
 from vistool.cli.weights import weights
+from vistool.errors import OutOfMemoryError
 from vistool.signals import ended_by_signals
 
 DEBUG = "--debug"
+# Bytes of address space: below, loading torch or OpenCV ends the process. With one thread on CPUs
+# `predict` ran with 1.2 GB, with two with 1.5 GB.
+LEAST_MEMORY = 1_500_000_000
 # What needs less memory, by command.
 LESS_MEMORY = {
     "predict": "a smaller --size, --clip-length or --batch needs less",
@@ -49,6 +53,8 @@ class Commands(TyperGroup):
             debug=DEBUG in options,
             less_memory=LESS_MEMORY.get(command, "close other programs, or take a smaller input"),
         ):
+            if words and not {"-h", "--help", "--version"}.intersection(words):
+                _refuse_too_little_memory()
             code = super().main(words, *rest, **{**extra, "standalone_mode": False})
         raise SystemExit(code)
 
@@ -58,6 +64,21 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
             report_interrupt(interrupt)
+
+
+def _refuse_too_little_memory() -> None:
+    """Raises: OutOfMemoryError where libraries would crash as they are loaded."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if allowed != resource.RLIM_INFINITY and allowed < LEAST_MEMORY:
+        raise OutOfMemoryError(
+            f"this process may have {allowed // 1_000_000} MB of address space; vistool needs "
+            f"{LEAST_MEMORY // 1_000_000} at least",
+            hint="raise the limit, as by `ulimit -v unlimited`",
+        )
 
 
 EXAMPLES = """\b
