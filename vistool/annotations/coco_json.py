@@ -30,7 +30,7 @@ from vistool.annotations.coco_entries import (
 from vistool.annotations.dataset import AnnotatedTrack, AnnotatedVideo, DataSet
 from vistool.annotations.problems import Place, Problem, ProblemCallback, refuse
 from vistool.errors import DataError
-from vistool.formats.files import decode_json, plain
+from vistool.formats.files import decode_json, plain, read_file
 from vistool.formats.limits import refuse_too_many_masks
 from vistool.formats.masks.annotated import MaskError, outlines_of, to_rle
 from vistool.formats.results.files import Category
@@ -123,13 +123,7 @@ def load_parts(path: Path) -> dict[str, list[Any]]:
 
     Raises: DataError if it cannot be read, or a part is missing (annotations may be) or no list.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such annotation file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    content = decode_json(data, dict[str, msgspec.Raw], str(path))
+    content = decode_json(read_file(path, "annotation file"), dict[str, msgspec.Raw], str(path))
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds a {type(content).__name__} where an object should be")
     parts: dict[str, list[Any]] = {}

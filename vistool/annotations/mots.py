@@ -25,7 +25,7 @@ from vistool.annotations.label_maps import (
 )
 from vistool.annotations.problems import Place, Problem, ProblemCallback, refuse
 from vistool.errors import DataError
-from vistool.formats.files import atomic_path, encode_json, read_json
+from vistool.formats.files import atomic_path, encode_json, read_file, read_json
 from vistool.formats.limits import refuse_too_many_masks
 from vistool.formats.masks.rle import rle_fault
 from vistool.formats.pictures import displayed_size
@@ -256,7 +256,7 @@ def _frames(folder: Path, name: str, labels: Path) -> tuple[list[Path], int]:
 
 def labels_in_text(file: Path, on_fault: Callable[[Place, str], None]) -> Iterator[Labelled]:
     """What the lines of a text file say; `on_fault` is told which line says nothing, and why."""
-    text = file.read_text(encoding="utf-8", errors="replace")
+    text = read_file(file).decode("utf-8", "replace")
     for number, line in enumerate(text.splitlines(), start=1):
         fields, place = line.split(), (("line", number),)
         if not fields:

@@ -20,7 +20,7 @@ import msgspec
 from vistool.annotations.dataset import DataSet
 from vistool.annotations.problems import Place, Problem
 from vistool.errors import DataError, first_few
-from vistool.formats.files import NOT_TAKEN, decode_json, plain
+from vistool.formats.files import NOT_TAKEN, decode_json, plain, read_file
 from vistool.formats.limits import UNPACKED_BYTES
 from vistool.formats.masks.annotated import MaskError, check_rle
 from vistool.formats.masks.runs import decode_runs
@@ -89,12 +89,7 @@ def _without_collector() -> Iterator[None]:
 def _results_bytes(path: Path, check: _ResultsCheck) -> bytes:
     """The JSON text, out of the zip if it is in one."""
     settle(path.parent)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such results file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    data = read_file(path, "results file")
     if not data.startswith(b"PK\x03\x04"):
         return data
     try:

@@ -16,7 +16,14 @@ from vistool.annotations.convert import bring_frames
 from vistool.annotations.dataset import group_tracks
 from vistool.annotations.read import annotation_file
 from vistool.errors import UsageError
-from vistool.formats.files import atomic_path, decode_json, encode_json, plain, refuse_existing
+from vistool.formats.files import (
+    atomic_path,
+    decode_json,
+    encode_json,
+    plain,
+    read_file,
+    refuse_existing,
+)
 from vistool.progress import OnProgress, silent
 
 NOTHING = -1  # stands for the category of a video without annotations
@@ -78,7 +85,7 @@ def split_dataset(
     ids = [video.id for video in dataset.videos]
     held = {ids[position] for position in chosen}
     parts = {"train": frozenset(ids) - held, "val": frozenset(held)}
-    raw = decode_json(source.read_bytes(), dict[str, msgspec.Raw], str(source))
+    raw = decode_json(read_file(source), dict[str, msgspec.Raw], str(source))
     content = _with_plain_lists(raw)
     files = {name: _part(content, wanted, renamed) for name, wanted in parts.items()}
     written = sum(len(part["annotations"]) for part in files.values())

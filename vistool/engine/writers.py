@@ -32,7 +32,7 @@ from vistool.annotations.mots import (
 )
 from vistool.config import OverlayStyle
 from vistool.errors import DataError, UsageError, VistoolError
-from vistool.formats.files import atomic_folder, atomic_path
+from vistool.formats.files import atomic_folder, atomic_path, encode_json
 from vistool.formats.masks.rle import area, bounding_box, decode_mask
 from vistool.formats.replacing import replaced_together, settle
 from vistool.formats.results.files import (
@@ -86,7 +86,7 @@ def write_jsonl(folder: Path, _: TrackedVideo) -> Iterator[WriteFrame]:
     with atomic_path(folder / "frames.jsonl") as path, path.open("wb") as file:
 
         def write(frame: TrackedFrame) -> None:
-            file.write(msgspec.json.encode(frame.as_dict()) + b"\n")
+            file.write(encode_json(frame.as_dict()) + b"\n")
 
         yield write
 

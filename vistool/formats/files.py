@@ -161,14 +161,20 @@ def decode_json(data: bytes, kind: Any, where: str) -> Any:
     raise DataError(f"{where}: not a readable JSON file: {reason}")
 
 
+def read_file(path: Path, what: str = "file") -> bytes:
+    """The bytes of a file. Raises: DataError that says what is missing, or why it is unreadable."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such {what}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no disk can have
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DataError(f"{path}: cannot be read: {reason}") from None
+
+
 def read_json(path: Path, kind: type[T]) -> T:
     """A small JSON file as `kind`. Raises: DataError if it is missing, damaged or another kind."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+    data = read_file(path)
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:

@@ -22,6 +22,7 @@ from vistool.formats.files import (
     encode_json,
     new_run_folder,
     numbered,
+    read_file,
     read_json,
     refuse_existing,
     sha256_of,
@@ -205,7 +206,11 @@ def video_folder(folder: Path, video_id: int) -> Path:
 def noted_failures(folder: Path, video_ids: Iterable[int]) -> dict[int, str]:
     """The videos that could not be run, with the reason."""
     notes = {id_: video_folder(folder, id_) / FAILURE for id_ in video_ids}
-    return {id_: note.read_text().strip() for id_, note in notes.items() if note.exists()}
+    return {
+        id_: read_file(note).decode(errors="replace").strip()
+        for id_, note in notes.items()
+        if note.exists()
+    }
 
 
 def _read_run(folder: Path) -> Run | None:

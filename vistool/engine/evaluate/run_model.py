@@ -44,6 +44,7 @@ from vistool.formats.results.files import META, RESULTS, iterate_results, read_m
 from vistool.formats.video.reader import open_frames
 from vistool.models.checkpoints.files import LoadedModel, load_model
 from vistool.progress import OnProgress, silent
+from vistool.signals import end_with_parent
 from vistool.structures import TrackSegmentation
 
 
@@ -250,7 +251,7 @@ def _run_video(
     except VistoolError as error:  # this video's alone: the others go on
         place.mkdir(parents=True, exist_ok=True)
         with atomic_path(place / FAILURE) as temporary:
-            temporary.write_text(f"{error}\n")
+            temporary.write_text(f"{error}\n", encoding="utf-8", errors="backslashreplace")
 
 
 def _run_in_processes(
@@ -318,6 +319,7 @@ _worker: tuple[PredictJob, _Task] | None = None  # of this process, made once
 
 def _begin_worker(task: _Task, threads: int) -> None:
     global _worker
+    end_with_parent()
     torch.set_num_threads(threads)
     _worker = task.job(), task
 
