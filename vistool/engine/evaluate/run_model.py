@@ -44,7 +44,7 @@ from vistool.formats.results.files import META, RESULTS, iterate_results, read_m
 from vistool.formats.video.reader import open_frames
 from vistool.models.checkpoints.files import LoadedModel, load_model
 from vistool.progress import OnProgress, silent
-from vistool.signals import end_with_parent
+from vistool.signals import TERMINAL_SIGNALS, end_with_parent
 from vistool.structures import TrackSegmentation
 
 
@@ -304,9 +304,7 @@ def _deaf_to_the_terminal() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may deal with signals
         return
-    before = {
-        number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)
-    }
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in TERMINAL_SIGNALS}
     try:
         yield
     finally:
