@@ -103,7 +103,7 @@ class Comparison:
         areas[:, tracks] = video.predicted_areas[:, there]
         both = np.zeros((*areas.shape, len(objects)), np.int64)
         both[:, tracks] = video.intersections[:, there][:, :, objects]
-        return _region(both, areas, video.truth_areas[:, objects])
+        return region_similarity(both, areas, video.truth_areas[:, objects])
 
     def boundary(self, place: int | None, truth: int) -> np.ndarray:
         """F of every frame of a pair: [F]."""
@@ -190,7 +190,7 @@ def _outside(track: Masks, void: Masks) -> list[RLE | None]:
     ]
 
 
-def _region(both: np.ndarray, areas: np.ndarray, truth_areas: np.ndarray) -> np.ndarray:
+def region_similarity(both: np.ndarray, areas: np.ndarray, truth_areas: np.ndarray) -> np.ndarray:
     """[F, P, G], [F, P], [F, G] pixels -> [F, P, G]."""
     either = areas[:, :, None] + truth_areas[:, None] - both
     return np.where(either > 0, ratio(both, either), 1.0)

@@ -84,6 +84,12 @@ def draw_tracks(
     return canvas
 
 
+def as_png(picture: np.ndarray) -> bytes:
+    """[H, W, 3] uint8 RGB -> a PNG file."""
+    _, code = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    return code.tobytes()
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """Where a track lies on the frame."""

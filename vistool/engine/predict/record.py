@@ -79,11 +79,12 @@ class VideoRecord:
             for track in self._job.reported(found, self._overlaps)
             if (frames := self._frames_of(track.id))
         ]
+        reader = self._reader  # the video must not hold on to `self`, and so to the model
         return TrackedVideo(
             self._meta(complete),
             _numbered(tracks),
             self._spool,
-            lambda: self._reader,
+            lambda: reader,
             name=f"tracks of {self._reader.path}",
             resources=resources,
         )

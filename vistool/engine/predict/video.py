@@ -45,6 +45,10 @@ def predict(
 ) -> TrackedVideo:
     """Segment, classify and track every object of a video.
 
+    >>> with vistool.predict("squares.mp4", model=model, conf=0.8) as video:
+    ...     [(track.id, track.class_name, round(track.score, 2)) for track in video.tracks]
+    [(1, 'red', 0.95), (2, 'green', 0.87)]
+
     Args:
         source: video file, folder of frames, TIFF of pages, or RGB pictures, [H, W, 3] uint8 each;
             these need `fps`.
@@ -76,7 +80,13 @@ def track(
     Class and score of a track are those so far. Tracks are numbered as they are first shown, and
     keep their number; `predict` numbers only those that it reports in the end, so the two differ.
 
+    >>> for frame in vistool.track("squares.mp4", model=model, start=0.3, end=0.5):
+    ...     print(frame)
+    <TrackedFrame 3 at 0.30 s: red 1, blue 2>
+    <TrackedFrame 4 at 0.40 s: red 1, blue 2, green 3>
+
     Args: as for `predict`.
+    Yields: frames whose pictures are at hand; until then, they lie in memory.
     Raises: as `predict`.
     """
     job = PredictJob(_loaded(model), from_mapping(settings, PredictConfig, where="track"))
