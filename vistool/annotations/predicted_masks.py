@@ -12,6 +12,7 @@ from vistool.annotations.mots import IGNORED, LONGEST, PNG, TXT, MotsSequence, f
 from vistool.annotations.problems import Problem
 from vistool.annotations.results_check import CheckedResults, check_results
 from vistool.errors import DataError
+from vistool.formats.limits import refuse_too_many_masks
 from vistool.formats.results.files import RESULTS
 from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, TrackSegmentation
@@ -87,6 +88,7 @@ def with_predicted_lengths(dataset: DataSet, predictions: Path) -> DataSet:
         video.id: max(video.length, min(longest.get(video.id, 0), LONGEST))
         for video in dataset.videos
     }
+    refuse_too_many_masks(sum(lengths[track.video_id] for track in dataset.tracks), predictions)
     videos = tuple(replace(video, length=lengths[video.id]) for video in dataset.videos)
     tracks = tuple(replace(t, segmentations=padded(t)) for t in dataset.tracks)
     return replace(dataset, videos=videos, tracks=tracks)

@@ -31,7 +31,7 @@ from vistool.formats.files import new_run_folder, path_as_text
 from vistool.formats.masks.rle import encode_mask
 from vistool.formats.results.files import Category, VideoMeta
 from vistool.formats.results.spool import SegmentationSpool
-from vistool.formats.video.reader import VideoReader, open_arrays, open_video
+from vistool.formats.video.reader import VideoReader, open_arrays
 from vistool.models.checkpoints.files import LoadedModel, find_weights, load_model
 from vistool.progress import OnProgress, silent
 from vistool.structures import FrameTracks, Instance, Track, VideoFrame
@@ -45,7 +45,6 @@ def predict(
     source: str | Path | Iterable[np.ndarray],
     *,
     model: LoadedModel | str | Path = "ifc-lite",
-    fps: float | None = None,
     keep_images: bool = False,
     on_progress: OnProgress = silent,
     **settings: Unpack[PredictOptions],
@@ -57,18 +56,19 @@ def predict(
     [(1, 'red', 0.95), (2, 'green', 0.87)]
 
     Args:
-        source: video file, folder of frames, or RGB pictures, [H, W, 3] uint8 each.
+        source: video file, folder of frames, TIFF of pages, or RGB pictures, [H, W, 3] uint8 each;
+            these need `fps`.
         model: loaded, or the name or path of weights, which are then loaded once.
-        fps: of pictures, frames per second.
         keep_images: keep given pictures in memory, for whatever shows or draws them later.
         settings: those of `vistool predict`, by the same names.
 
-    Returns: the video; close it, or use it as a context manager, to free its space on disk.
+    Returns: the video; close it, or use it as a context manager, to free its space on disk. Where
+        the source turns out to be incomplete, `meta.complete` is False, and `warnings` says more.
     Raises: UsageError, DataError, WeightsError, OutOfMemoryError.
     """
     job = PredictJob(_loaded(model), from_mapping(settings, PredictConfig, where="predict"))
     with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(_opened(source, fps, keep_images))
+        reader = stack.enter_context(_opened(job, source, keep_images))
         spool = stack.enter_context(SegmentationSpool(Path(tempfile.gettempdir())))
         record = VideoRecord(job, reader, spool)
         record.fill(on_progress)
@@ -79,7 +79,6 @@ def track(
     source: str | Path | Iterable[np.ndarray],
     *,
     model: LoadedModel | str | Path = "ifc-lite",
-    fps: float | None = None,
     **settings: Unpack[PredictOptions],
 ) -> Generator[TrackedFrame, None, None]:
     """`predict` as a stream: every frame as soon as no later one can change its masks.
@@ -98,7 +97,7 @@ def track(
     """
     job = PredictJob(_loaded(model), from_mapping(settings, PredictConfig, where="track"))
     segmenter = job.segmenter(keep_pictures=True)
-    reader = _opened(source, fps, keep=False)
+    reader = _opened(job, source, keep=False)
 
     def frames() -> Generator[TrackedFrame, None, None]:
         with reader, contextlib.closing(iterate(job, reader, segmenter)) as tracked:
@@ -119,18 +118,15 @@ def _loaded_once(path: Path, _: int) -> LoadedModel:
     return load_model(path)
 
 
-def _opened(
-    source: str | Path | Iterable[np.ndarray], fps: float | None, keep: bool
-) -> VideoReader:
-    if not isinstance(source, str | Path):
-        if fps is None:
-            raise UsageError(
-                "pictures have no time stamps", hint="say how fast they follow: fps=25"
-            )
-        return open_arrays(source, fps=fps, keep=keep)
-    if fps is not None:
-        raise UsageError(f"{source}: fps is for pictures given as arrays")
-    return open_video(Path(source))
+def _opened(job: PredictJob, source: str | Path | Iterable[np.ndarray], keep: bool) -> VideoReader:
+    if isinstance(source, str | Path):
+        return job.open(Path(source))
+    for name, value in (("stream", job.config.stream), ("range", job.config.range)):
+        if value is not None:
+            raise UsageError(f"{name} {value}: not for pictures given as arrays")
+    if job.config.fps is None:
+        raise UsageError("pictures have no time stamps", hint="say how fast they follow: fps=25")
+    return open_arrays(source, fps=job.config.fps, keep=keep)
 
 
 def iterate(
@@ -189,7 +185,7 @@ def _instances(
 
 def predict_opened(
     job: PredictJob, reader: VideoReader, folder: Path, on_progress: OnProgress = silent
-) -> TrackedVideo:
+) -> tuple[TrackedVideo, Path]:
     """Segment and track a video; writes results.json and meta.json into `folder`.
 
     The overlay and what `job.config.save` asks for are written beside them, and what an earlier run
@@ -198,9 +194,10 @@ def predict_opened(
     Files appear complete or not at all. If the source turns out to be damaged half-way, or on
     Ctrl-C, the frames that are final by then are written (meta.json says `complete: false`), and
     the exception goes on, with a note of where they are: in `folder`, or beside it if it holds
-    the results of a whole video.
+    the results of a whole video. So it is with a source that turns out to be incomplete, but for
+    the exception.
 
-    Returns: the video; its masks are in the folder alone.
+    Returns: the video, whose masks are in its folder alone, and that folder.
     Raises: UsageError, DataError, OutOfMemoryError; VistoolError if something could not be
         written, after all that could.
     """
@@ -208,32 +205,40 @@ def predict_opened(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with SegmentationSpool(folder) as spool:
-            video = _segment(VideoRecord(job, reader, spool), folder, kinds, on_progress)
+            video, place = _segment(VideoRecord(job, reader, spool), folder, kinds, on_progress)
             try:
-                write_outputs(kinds, video, folder, on_progress)
+                write_outputs(kinds, video, place, on_progress)
             except (KeyboardInterrupt, VistoolError, OSError) as error:
-                error.add_note(f"the results of all {video.meta.length} frames are in {folder}")
+                error.add_note(f"the results of all {video.meta.length} frames are in {place}")
                 raise
     except BaseException:
         with contextlib.suppress(OSError):
             folder.rmdir()  # only if nothing was written
         raise
-    return video
+    return video, place
 
 
 def _segment(
     record: VideoRecord, folder: Path, kinds: Sequence[str], on_progress: OnProgress
-) -> TrackedVideo:
+) -> tuple[TrackedVideo, Path]:
     """Fill the record and write its files; also where only a part of the video could be done."""
     try:
         record.fill(on_progress)
         video = record.video(complete=True)
-        save_results(video, folder, kinds)
+        place = folder if video.meta.complete else _place_of_part(folder)
+        save_results(video, place, kinds)
     except (KeyboardInterrupt, VistoolError, OSError) as error:
         if record.length:
             error.add_note(_save_part(record, folder, kinds))
         raise
-    return video
+    return video, place
+
+
+def _place_of_part(folder: Path) -> Path:
+    """Where the results of a part of a video go: not over those of a whole one."""
+    if may_be_whole(folder):
+        return new_run_folder(folder.parent, f"{folder.name}-partial", exist_ok=False)
+    return folder
 
 
 def _save_part(record: VideoRecord, folder: Path, kinds: Sequence[str]) -> str:
@@ -241,8 +246,7 @@ def _save_part(record: VideoRecord, folder: Path, kinds: Sequence[str]) -> str:
     done = f"the {record.length} frames that were done"
     place = folder
     try:
-        if may_be_whole(folder):
-            place = new_run_folder(folder.parent, f"{folder.name}-partial", exist_ok=False)
+        place = _place_of_part(folder)
         video = record.video(complete=False)
         save_results(video, place, kinds)
         quick = [kind for kind in kinds if not OUTPUTS[kind].pictures]
@@ -298,7 +302,8 @@ class VideoRecord:
         """The tracks that are to be reported, numbered from 1 as they appear.
 
         Args:
-            complete: whether all frames of the chosen range are there.
+            complete: whether all frames that the source gave are there; the video is a part, too,
+                where the source did not give all.
             resources: closed with the video.
         """
         found = self._job.results(self._segmenter.class_probs())
@@ -321,6 +326,12 @@ class VideoRecord:
         """Without a frame that was being added when it all came to an end."""
         return array("I", (frame for frame in self._frames[track_id] if frame < self.length))
 
+    def _files(self) -> list[str] | None:
+        """Where every frame comes from, if they are kept as pictures."""
+        names = self._reader.frame_names
+        chosen = names[self._first_frame : self._first_frame + self.length]
+        return [path_as_text(Path(name)) for name in chosen] if names else None
+
     def _meta(self, complete: bool) -> VideoMeta:
         header = self._job.loaded.header
         config = self._job.config
@@ -339,12 +350,15 @@ class VideoRecord:
             width=self._reader.size.width,
             height=self._reader.size.height,
             length=self.length,
-            complete=complete,
+            complete=complete and not self._reader.incomplete,
             first_frame=self._first_frame,
             times=self._times.tolist(),
             frame_stride=config.frame_stride,
             rotation=self._reader.rotation,
             fps=self._reader.fps,
+            stream=self._reader.stream,
+            value_range=self._reader.value_range,
+            files=self._files(),
             categories=[
                 Category(id=i, name=name)
                 for i, name in zip(header.config.ids_of_classes(), self._job.names, strict=True)
