@@ -153,8 +153,12 @@ class APBuilder:
             num_truth[k] = of_category.to_find.sum(axis=1)
             for a in np.flatnonzero(num_truth[k]).tolist():
                 for m, most in enumerate(MAX_TRACKS):
-                    curve = of_category.precision_and_recall(a, most, num_truth[k, a])
-                    precision[:, :, k, a, m], recall[:, k, a, m] = curve
+                    counts = of_category.ranks < most
+                    precision[:, :, k, a, m], recall[:, k, a, m] = precision_and_recall(
+                        of_category.found[a][:, counts],
+                        of_category.ignored[a][:, counts],
+                        num_truth[k, a],
+                    )
         return ap
 
 
@@ -211,17 +215,6 @@ class VideoOutcome:
             *(getattr(self, f.name)[..., predictions] for f in fields(self)[:6]),
             *(getattr(self, f.name)[..., truth] for f in fields(self)[6:]),
         )
-
-    def precision_and_recall(
-        self, group: int, most: int, num_truth: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Precision [10, 101] and recall [10] of one category and group.
-
-        Args: most: the number of predictions that count per video.
-        """
-        counts = self.ranks < most
-        found, ignored = self.found[group][:, counts], self.ignored[group][:, counts]
-        return precision_and_recall(found, ignored, num_truth)
 
 
 def precision_and_recall(

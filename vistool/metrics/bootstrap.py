@@ -39,11 +39,7 @@ class Difference:
     low: float  # of b - a: the interval with 95 % of the samples
     high: float
     p: float  # two-sided p-value of b - a
-
-    @property
-    def difference(self) -> float:
-        """b - a, on all videos."""
-        return self.b - self.a
+    difference: float  # b - a, on all videos
 
 
 def paired_bootstrap(
@@ -66,15 +62,11 @@ def paired_bootstrap(
         if value[0] == NOT_MEASURED or whole_b[name][0] == NOT_MEASURED or not both.any():
             continue
         spread = (sampled_b[name] - sampled_a[name])[both]
+        on_all = float(value[0]), float(whole_b[name][0])
         low, high = np.quantile(spread, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         differences.append(
             Difference(
-                name,
-                float(value[0]),
-                float(whole_b[name][0]),
-                float(low),
-                float(high),
-                _two_sided(spread),
+                name, *on_all, float(low), float(high), _two_sided(spread), on_all[1] - on_all[0]
             )
         )
     return differences

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from vistool.rendering.text import drawable
+
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 PAPER = (255, 255, 255)
 INK = (40, 40, 40)
@@ -96,14 +98,14 @@ def fitting(frame: np.ndarray, longest: int = LONGEST_SIDE) -> np.ndarray:
 
 def text_width(text: str, scale: float) -> int:
     """The width of a text in pixels."""
-    return int(cv2.getTextSize(text, FONT, scale, 1)[0][0])
+    return int(cv2.getTextSize(drawable(text), FONT, scale, 1)[0][0])
 
 
 def write(
     picture: np.ndarray, text: str, x: int, y: int, ink: tuple[int, ...], scale: float
 ) -> None:
     """Write a text on a picture; x, y is the left end of its baseline."""
-    cv2.putText(picture, text, (x, y), FONT, scale, ink, 1, cv2.LINE_AA)
+    cv2.putText(picture, drawable(text), (x, y), FONT, scale, ink, 1, cv2.LINE_AA)
 
 
 def _text_lines(text: str, ink: tuple[int, ...], scale: float) -> list[np.ndarray]:

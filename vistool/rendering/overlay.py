@@ -11,6 +11,7 @@ import numpy as np
 
 from vistool.config import OverlayStyle
 from vistool.rendering.palette import Color, text_color, track_color
+from vistool.rendering.text import drawable
 from vistool.structures import Track
 
 FONT = cv2.FONT_HERSHEY_DUPLEX
@@ -81,6 +82,12 @@ def draw_tracks(
         # Lower ids are placed first, so that labels do not jump when a new track appears.
         _draw_labels(canvas, sorted(shapes, key=lambda shape: shape.track.id), style)
     return canvas
+
+
+def as_png(picture: np.ndarray) -> bytes:
+    """[H, W, 3] uint8 RGB -> a PNG file."""
+    _, code = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    return code.tobytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +213,7 @@ def _places(part: Box, chip: Chip, height: int, width: int) -> list[Box]:
 @lru_cache(maxsize=256)
 def _chip(text: str, color: Color, capitals: int) -> Chip:
     """A label whose capital letters are `capitals` pixels high."""
+    text = drawable(text)
     scale = capitals / _capital_height()
     thickness = max(1, round(scale))
     text_width = cv2.getTextSize(text, FONT, scale, thickness)[0][0]

@@ -128,7 +128,7 @@ def render_page(page: Page) -> str:
 def write_page(path: Path, page: Page) -> Path:
     """Write the HTML atomically: an incomplete file never appears. Returns: `path`."""
     with atomic_path(path) as temporary:
-        temporary.write_text(render_page(page), encoding="utf-8")
+        temporary.write_text(render_page(page), encoding="utf-8", errors="backslashreplace")
     return path
 
 
