@@ -1,4 +1,4 @@
-"""What can go wrong, in words for the user: every expected failure is a VistoolError."""
+"""The errors that vistool reports to the user; every expected failure is a VistoolError."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 class VistoolError(Exception):
-    """A failure the user can do something about; printed as an `error:` and a `hint:` line.
+    """A failure that the user can correct; printed as an `error:` line and a `hint:` line.
 
     Args:
-        message: what, where and the number, in one line.
-        hint: the way out, in one line; may be empty.
+        message: the problem with its place and value, in one line.
+        hint: how to correct it, in one line; may be empty.
     """
 
     exit_code = 1
@@ -22,7 +22,7 @@ class VistoolError(Exception):
 
     @staticmethod
     def of_system(error: OSError) -> VistoolError:
-        """What the system refused, and its notes: the file comes first, if it is known."""
+        """An OSError as a VistoolError with its notes; the file, if known, comes first."""
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         failure = VistoolError(f"{where}{error.strerror or error}")
         for note in getattr(error, "__notes__", ()):
@@ -31,7 +31,7 @@ class VistoolError(Exception):
 
 
 class UsageError(VistoolError):
-    """Options that do not exist or do not go together."""
+    """Options that do not exist or contradict each other."""
 
     exit_code = 2
 
@@ -43,30 +43,30 @@ class DataError(VistoolError):
 
 
 class WeightsError(VistoolError):
-    """Weights that are missing, damaged, or made for another architecture."""
+    """Weights that are missing, damaged, or of another architecture."""
 
     exit_code = 4
 
 
 class OutOfMemoryError(VistoolError):
-    """The model did not fit; the hint names a clip length or size that would."""
+    """The memory was not large enough; the hint names smaller settings."""
 
     exit_code = 5
 
 
 class PartialFailureError(VistoolError):
-    """Some of several sources failed; the others are done and on disk."""
+    """Some of several sources failed; the results of the others are on disk."""
 
     exit_code = 6
 
 
 def visible(text: str) -> str:
-    """One line of text from a file, without what could command the terminal that shows it."""
+    """Text from a file with control characters replaced by `?`, safe to print on a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def first_few(items: Iterable[object], most: int, note: str = "") -> list[str]:
-    """Some of many things in words: the first `most`, and then the number of the others.
+    """The first `most` items as text, then the number of the others, with `note` after it.
 
     >>> ", ".join(first_few(["cat", "dog", "horse", "cow"], 2))
     'cat, dog, ... and 2 more'

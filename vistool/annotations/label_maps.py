@@ -1,4 +1,4 @@
-"""Pictures whose pixels are the ids of objects: what DAVIS and MOTS keep their masks in."""
+"""Label pictures, whose pixels are object ids, as used by DAVIS and MOTS."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from vistool.formats.masks.rle import area, decode_mask, encode_masks
 from vistool.structures import RLE, Size
 
 EXIF_ORIENTATION = 0x0112
-SIDEWAYS = range(5, 9)  # orientations by which height becomes width
+SIDEWAYS = range(5, 9)  # orientations that exchange height and width
 UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 
 
 def read_label_map(path: Path) -> np.ndarray:
-    """[H, W] ids of a PNG: palette indices, or grey values of 8 or 16 bits.
+    """The ids [H, W] in a PNG file: palette indices, or grey values of 8 or 16 bits.
 
-    A colour picture, as a few in DAVIS 2016 are, has 255 wherever it is bright. Raises: DataError.
+    Bright pixels of a colour picture (DAVIS 2016 has a few) get id 255, others 0.
+    Raises: DataError.
     """
     try:
         with Image.open(path) as image:
@@ -35,7 +36,7 @@ def read_label_map(path: Path) -> np.ndarray:
 
 
 def write_label_map(path: Path, labels: np.ndarray, palette: Sequence[int] | None = None) -> None:
-    """Write ids as PNG: with a palette as its indices, up to 255; without as 16-bit grey."""
+    """Write ids as PNG: as palette indices (up to 255), or without a palette as 16-bit grey."""
     image = Image.fromarray(labels.astype(np.uint16 if palette is None else np.uint8))
     if palette is not None:
         image.putpalette(palette)
@@ -44,14 +45,14 @@ def write_label_map(path: Path, labels: np.ndarray, palette: Sequence[int] | Non
 
 
 def masks_of(labels: np.ndarray) -> dict[int, RLE]:
-    """The mask of every id but 0."""
+    """The mask of every id except 0."""
     ids = [int(id_) for id_ in np.unique(labels) if id_ != 0]
     masks = np.stack([labels == id_ for id_ in ids]) if ids else np.zeros((0, *labels.shape), bool)
     return dict(zip(ids, encode_masks(masks), strict=True))
 
 
 def masks_of_file(path: Path) -> dict[int, RLE] | str:
-    """The mask of every id in a label picture, or why it cannot be read."""
+    """The mask of every id in a label picture, or the message of the error that prevents it."""
     try:
         return masks_of(read_label_map(path))
     except DataError as error:
@@ -59,7 +60,10 @@ def masks_of_file(path: Path) -> dict[int, RLE] | str:
 
 
 def painted(masks: Iterable[tuple[int, RLE]], size: Size) -> tuple[np.ndarray, int]:
-    """[H, W] ids, and how many pixels lie in several masks: the smaller one covers the larger."""
+    """The ids [H, W] of masks drawn over each other, smaller masks over larger ones.
+
+    Returns: also the number of pixels in more than one mask.
+    """
     labels = np.zeros(size, np.uint16)
     overlapping = 0
     for id_, rle in sorted(masks, key=lambda item: -area(item[1])):
@@ -70,7 +74,7 @@ def painted(masks: Iterable[tuple[int, RLE]], size: Size) -> tuple[np.ndarray, i
 
 
 def picture_size(path: Path) -> Size:
-    """Of a picture file as displayed, from its head. Raises: DataError."""
+    """The size of a picture as displayed; only the file's header is read. Raises: DataError."""
     try:
         with Image.open(path) as image:
             sides = (image.height, image.width)
@@ -80,13 +84,13 @@ def picture_size(path: Path) -> Size:
 
 
 def orientation(image: Image.Image) -> int:
-    """How EXIF data turn a picture: from 1, not at all, to 8."""
+    """The EXIF orientation, 1 (upright) to 8; 1 if it is missing or invalid."""
     stated = image.getexif().get(EXIF_ORIENTATION, 1)
     return stated if stated in range(1, 9) else 1
 
 
 def folder_names(videos: Sequence[AnnotatedVideo]) -> dict[int, str]:
-    """A folder name for every video id: of its name what every system takes, no two alike."""
+    """A unique folder name per video id: its name with unusual characters replaced by `_`."""
     names: dict[int, str] = {}
     for video in videos:
         plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in video.name).strip(".")
@@ -96,5 +100,5 @@ def folder_names(videos: Sequence[AnnotatedVideo]) -> dict[int, str]:
 
 
 def suffix_of(video: AnnotatedVideo) -> str:
-    """Of the picture files of a video."""
+    """The suffix of a video's picture files, `.jpg` if it has no files."""
     return PurePosixPath(video.file_names[0]).suffix if video.file_names else ".jpg"

@@ -1,4 +1,4 @@
-"""Files and folders: written whole or not at all, named, read as JSON, and known by a checksum."""
+"""Atomic writing of files and folders, free names, JSON decoding and checksums."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from vistool.errors import DataError
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A free name beside `path`, with its suffix, whose file becomes `path` on a clean exit.
+    """A temporary name beside `path`, with the same suffix; its file becomes `path` on success.
 
-    Any exception, Ctrl-C included, removes it and leaves what stood at `path` as it was.
-    The folder is made if it is not there. An OSError names `path`; that of a full disk would not.
+    Any exception, Ctrl-C included, removes the temporary file and leaves an existing `path`
+    unchanged. A missing folder is created. An OSError names `path`, also if the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
@@ -38,9 +38,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path` that becomes `path` on a clean exit, and else is gone.
+    """A temporary folder beside `path` that becomes `path` on success and is removed otherwise.
 
-    Of a folder that is at `path` by then, what has another name stays. An OSError names `path`.
+    If `path` exists, its files are replaced by new ones of the same name and others are kept. An
+    OSError names `path`.
     """
     temporary = _temporary(path)
     try:
@@ -54,9 +55,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _replace_folder(path: Path, new: Path) -> None:
-    """Let `new` become `path`, and take over what only the folder there has."""
+    """Rename `new` to `path`, after moving into it what only the old folder has."""
     if path.is_symlink() or not path.is_dir():
-        new.rename(path)  # fails if there is a file, or a link
+        new.rename(path)  # fails if `path` is a file or a link
         return
     old = _temporary(path)
     moved: list[tuple[Path, Path]] = []
@@ -69,14 +70,14 @@ def _replace_folder(path: Path, new: Path) -> None:
             old.rename(path)
         if new.exists():
             for item, place in reversed(moved):
-                with contextlib.suppress(FileNotFoundError):  # the last one, perhaps
+                with contextlib.suppress(FileNotFoundError):  # the last one may not have moved
                     place.rename(item)
         raise
     shutil.rmtree(old)
 
 
 def _move_missing(source: Path, target: Path, moved: list[tuple[Path, Path]]) -> None:
-    """Move what is in one folder and not in another from the one to the other; notes each."""
+    """Move the items that `target` lacks from `source` to it, and append each to `moved`."""
     for item in list(source.iterdir()):
         place = target / item.name
         if not os.path.lexists(place):
@@ -87,7 +88,7 @@ def _move_missing(source: Path, target: Path, moved: list[tuple[Path, Path]]) ->
 
 
 def _name_place(error: BaseException, path: Path, temporary: Path) -> None:
-    """Let an OSError that names nothing, or what is temporary, name the place that it is about."""
+    """Set the file name of an OSError to `path` if it has none or a temporary one."""
     if isinstance(error, OSError):
         named = error.filename
         if named is None or Path(os.fsdecode(named)).is_relative_to(temporary):
@@ -100,7 +101,7 @@ def _temporary(path: Path) -> Path:
 
 
 def numbered(name: str) -> Iterator[str]:
-    """Names to choose the first free one of.
+    """The name itself, then the name with "-2", "-3" and so on.
 
     >>> list(itertools.islice(numbered("street"), 3))
     ['street', 'street-2', 'street-3']
@@ -116,10 +117,10 @@ def sha256_of(path: Path) -> str:
 
 
 def decode_json(data: bytes, kind: Any, where: str) -> Any:
-    """JSON text as `kind`, whose inner `msgspec.Raw` stay undecoded: `plain` gives their values.
+    """Decode JSON text as `kind`; its `msgspec.Raw` parts stay undecoded until `plain` is called.
 
-    Text with NaN or Infinity in it comes back whole, as plain values. Its type may be another than
-    `kind`, so look at it. Raises: DataError that begins with `where`.
+    Text with NaN or Infinity is decoded completely, to plain values that may have another type than
+    `kind`; the caller must check. Raises: DataError that begins with `where`.
     """
     try:
         return msgspec.json.decode(data, type=kind)
@@ -137,17 +138,20 @@ def decode_json(data: bytes, kind: Any, where: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """The Python value of what may still be JSON text."""
+    """The value itself, decoded if it is still JSON text."""
     return msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value
 
 
 def path_as_text(path: Path) -> str:
-    """A path as JSON can hold it: every byte of its name that is no UTF-8 becomes \\udcXX."""
+    """A path as text for JSON; every byte of it that is not UTF-8 becomes \\udcXX."""
     return str(path).encode(errors="backslashreplace").decode()
 
 
 def new_run_folder(parent: Path, stem: str, *, exist_ok: bool) -> Path:
-    """Make and return parent/stem, or with "-2", "-3"... the first of them that is free."""
+    """Make and return `parent/stem`, with "-2", "-3" and so on added if it exists.
+
+    Args: exist_ok: return an existing folder `parent/stem`. Raises: DataError if it is a file.
+    """
     parent.mkdir(parents=True, exist_ok=True)
     if exist_ok:
         folder = parent / stem
