@@ -1,4 +1,4 @@
-"""Fine-tuning: a data set and weights are all that a training needs."""
+"""Fine-tuning: a training that needs only a data set and weights."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_training_from_python_is_that_of_the_command(
     )
     assert losses(Path("again")) == losses(made.parent)
     assert started_with(Path("again")) == started_with(made.parent)
-    with pytest.raises(UsageError, match="has something in it already"):
+    with pytest.raises(UsageError, match="is not empty"):
         vistool.train("own/train.json", output=made.parent)
     with pytest.raises(UsageError, match="frozen_blocks = 9"):
         vistool.train("own/train.json", init=weights, frozen_blocks=9)
@@ -121,7 +121,7 @@ def test_a_training_from_python_is_that_of_the_command(
 def test_the_example_of_training_from_python_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a small model, and for two steps."""
+    """The example with a small model and two steps."""
     saved(small_ifc("cat"), tmp_path / "small.safetensors")
     for name in ("train", "valid"):
         make_pictures(tmp_path / "own", 2).rename(tmp_path / "own" / f"{name}.json")

@@ -1,4 +1,4 @@
-"""Published checkpoints: recognised, renamed and accounted for to the last key."""
+"""Published checkpoints: recognised, renamed, and every key reported."""
 
 from __future__ import annotations
 
@@ -42,24 +42,24 @@ R50_VISTR, R101_VISTR = (
 
 
 def constant(key: str) -> float:
-    """A number that tells keys apart."""
+    """A number that differs between keys."""
     return zlib.crc32(key.encode()) / 2**32
 
 
 def tensors_of(shapes: Shapes) -> dict[str, Tensor]:
-    """Tensors of full shape that take four bytes each in a file: one number, repeated."""
+    """Tensors of full shape, one repeated number each, which take four bytes in a file."""
     return {key: torch.tensor(constant(key)).expand(shape) for key, shape in shapes.items()}
 
 
 def ifc_file(path: Path, section: str = "base_ytvis.yaml", without: str = r"$^") -> Path:
-    """A checkpoint as detectron2 writes it."""
+    """A checkpoint in detectron2's format."""
     shapes = {k: s for k, s in published_shapes(section).items() if not re.search(without, k)}
     torch.save({"model": tensors_of(shapes), "iteration": 5999, "optimizer": {"state": {}}}, path)
     return path
 
 
 def vistr_file(path: Path, section: str = R50_VISTR, change: Shapes | None = None) -> Path:
-    """A checkpoint as VisTR's training writes it: legacy format, with its command line."""
+    """A checkpoint of VisTR's training: legacy format, with its command line."""
     settings = argparse.Namespace(lr=1e-4, backbone="resnet50", num_frames=36, masks=True)
     shapes = {**published_shapes(section, "vistr"), **(change or {})}
     content = {"model": OrderedDict(tensors_of(shapes)), "epoch": 17, "args": settings}
@@ -68,7 +68,7 @@ def vistr_file(path: Path, section: str = R50_VISTR, change: Shapes | None = Non
 
 
 def detr_shapes() -> dict[str, tuple[int, ...]]:
-    """DETR for COCO with VisTR's width: what VisTR has, with a smaller end of the mask head."""
+    """DETR for COCO with VisTR's width: VisTR's tensors, with a smaller end of the mask head."""
     shapes = {
         key: shape
         for key, shape in published_shapes(R50_VISTR, "vistr").items()
@@ -88,7 +88,7 @@ def detectron2_resnet_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def caffe2_resnet_shapes() -> dict[str, tuple[int, ...]]:
-    """The same backbone as detectron2 gets it from Caffe2: norms are a scale and a shift."""
+    """The same backbone in Caffe2's format, read by detectron2: norms are a scale and a shift."""
     shapes = {"fc1000_w": (1000, 2048), "fc1000_b": (1000,)}
     branches = {"shortcut": "1", "conv1": "2a", "conv2": "2b", "conv3": "2c"}
     ends = {"weight": "w", "norm.weight": "bn_s", "norm.bias": "bn_b"}
@@ -119,7 +119,7 @@ def arrays_of(shapes: Shapes) -> dict[str, np.ndarray]:
 
 
 def assert_every_tensor_is_the_one_meant(imported: ImportedModel) -> None:
-    """No two tensors were mixed up on the way, and none of the model was forgotten."""
+    """No two tensors were exchanged, and all tensors of the model were filled."""
     named = {k.ours: k.published for k in imported.report.of("taken", "renamed") if k.published}
     assert named
     for ours, published in named.items():
@@ -278,7 +278,7 @@ def test_the_settings_in_a_checkpoint_tell_what_shapes_cannot(tmp_path: Path) ->
     assert backbone.dilate_last
 
 
-# ---- what the command says and writes
+# ---- output of the command
 
 
 def test_the_file_says_where_it_is_from_and_what_it_is(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_a_key_of_no_known_meaning_is_pointed_out(tmp_path: Path) -> None:
     assert "detr.surprise: not part of the model" in result.stderr
 
 
-# ---- what is missing or misfits
+# ---- missing and wrong tensors
 
 
 def test_missing_and_misshapen_tensors_are_listed_and_nothing_is_written(tmp_path: Path) -> None:
@@ -432,7 +432,7 @@ def test_detectron2_s_msra_resnet_wants_its_strides_and_pictures(tmp_path: Path)
     assert imported.config.pixels == preset("ifc-r101").pixels
     assert not imported.report.of("missing", "wrong shape")
     assert_every_tensor_is_the_one_meant(imported)
-    # The norm is scale and shift, exactly, once its own small addend is in.
+    # With its eps, the norm is exactly the scale and the shift.
     model = build_model(imported.config)
     model.load_state_dict({**model.state_dict(), **imported.state})
     norm = model.get_submodule("backbone.stages.0.0.norm1")

@@ -1,4 +1,4 @@
-"""Videos as they are read: every frame, upright, at its own time; or one clear line."""
+"""Reading videos: every frame is upright and has its own time; errors are one clear line."""
 
 from __future__ import annotations
 
@@ -176,13 +176,13 @@ def test_a_picture_that_changes_its_size_is_scaled_with_a_warning(
     with open_video(joined) as video:
         assert {frame.image.shape for frame in video.frames()} == {(96, 128, 3)}
     assert len(video.warnings) == 1
-    assert "changes its size to 64x48" in video.warnings[0]
+    assert "change their size to 64x48" in video.warnings[0]
 
 
-# ---- files that are none, or not whole ------------------------------------------------------
+# ---- damaged files, and files that are not videos -------------------------------------------
 
 
-def test_what_is_no_video_is_refused_in_one_line(
+def test_a_file_that_is_not_a_video_is_refused_in_one_line(
     tmp_path: Path, ffmpeg: Run, make_video: MakeVideo, capfd: pytest.CaptureFixture[str]
 ) -> None:
     text, empty, sound = (tmp_path / f"{name}.mp4" for name in ("text", "empty", "sound"))
@@ -194,11 +194,11 @@ def test_what_is_no_video_is_refused_in_one_line(
     headless = tmp_path / "headless.mp4"
     headless.write_bytes(make_video("v.mp4", draw_shapes(9, 96, 128)[0]).read_bytes()[:3000])
     for path, reason in [
-        (text, "not a video that can be read: moov atom not found"),
+        (text, "not a readable video: moov atom not found"),
         (empty, "the file is empty"),
         (sound, "no video in this file, only sound"),
         (no_frames, "no video in this file"),
-        (headless, "not a video that can be read: moov atom not found"),
+        (headless, "not a readable video: moov atom not found"),
         (tmp_path / "missing.mp4", "no such file or folder"),
     ]:
         with pytest.raises(DataError) as caught:
@@ -208,7 +208,7 @@ def test_what_is_no_video_is_refused_in_one_line(
 
 
 def streamable(make_video: MakeVideo) -> Path:
-    """30 frames with the index in front, so that a part of the file can be decoded."""
+    """30 frames with the index at the start, so that a part of the file can be decoded."""
     images, _ = draw_shapes(30, 96, 128)
     noise = np.random.default_rng(0).integers(0, 40, images.shape, np.uint8)
     options = (*YUV, "-g", "10", "-movflags", "+faststart")
@@ -233,7 +233,7 @@ def test_damage_in_the_middle_does_not_lose_the_rest(make_video: MakeVideo) -> N
     path = streamable(make_video)
     data = bytearray(path.read_bytes())
     middle = len(data) * 2 // 5
-    data[middle : middle + 6000] = np.random.default_rng(1).bytes(6000)  # two frames or three
+    data[middle : middle + 6000] = np.random.default_rng(1).bytes(6000)  # two or three frames
     path.write_bytes(data)
     with open_video(path) as video:
         times = [frame.time for frame in video.frames()]
@@ -302,7 +302,7 @@ def test_a_frame_of_another_size_is_named(frames_folder: FramesFolder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("suffix", "damage"),  # a JPEG has no checksum: noise in it is a picture
+    ("suffix", "damage"),  # a JPEG has no checksum, so noise in it is not an error
     [*product(["png", "jpg"], ["half", "nothing", "text"]), ("png", "noise")],
 )
 def test_a_damaged_image_is_named(
@@ -326,7 +326,7 @@ def test_a_damaged_image_is_named(
     assert capfd.readouterr().err == ""
 
 
-# ---- what is given on the command line ------------------------------------------------------
+# ---- sources on the command line ------------------------------------------------------------
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ def tree(tmp_path: Path) -> Iterator[Path]:
         (["**/*.mkv"], ["clips/sub/deep.mkv"]),
         (["walk", "./walk", "w*"], ["walk"]),
         (["walk", "run"], ["walk", "run"]),
-        (["papers/notes.txt"], ["papers/notes.txt"]),  # given by name: opening it says what it is
+        (["papers/notes.txt"], ["papers/notes.txt"]),  # given by name: refused when opened
     ],
 )
 @pytest.mark.usefixtures("tree")
@@ -368,12 +368,12 @@ def test_sources_are_found(patterns: list[str], sources: list[str]) -> None:
         ("papers", "papers: no frames and no videos in this folder"),
         ("*.mp4", "none of the 0 matches is a video or a folder of frames"),
         ("papers/*", "none of the 1 matches"),
-        ("walk/1.jpg", "walk/1.jpg: a single picture is no video"),
+        ("walk/1.jpg", "walk/1.jpg: a single picture is not a video"),
         ("x" * 300, "File name too long"),
     ],
 )
 @pytest.mark.usefixtures("tree")
-def test_a_source_that_is_none_is_refused(pattern: str, message: str) -> None:
+def test_a_source_that_is_not_a_video_is_refused(pattern: str, message: str) -> None:
     with pytest.raises(DataError, match=message.replace("*", r"\*")):
         expand_sources(["walk", pattern])
 
@@ -397,7 +397,7 @@ def test_prefetch_changes_nothing(items: list[int | None], depth: int) -> None:
     assert list(prefetch(items, depth)) == items
 
 
-def test_prefetch_hands_on_what_goes_wrong_after_what_went_well() -> None:
+def test_prefetch_raises_an_error_after_the_items_before_it() -> None:
     def failing() -> Iterator[int]:
         yield 1
         raise DataError("frame 2 is damaged")
@@ -408,7 +408,7 @@ def test_prefetch_hands_on_what_goes_wrong_after_what_went_well() -> None:
         next(items)
 
 
-def test_prefetch_hands_on_an_iterable_that_is_none() -> None:
+def test_prefetch_raises_the_error_of_an_object_that_is_not_iterable() -> None:
     with pytest.raises(TypeError, match="not iterable"):
         list(prefetch(None, 1))  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Videos as they are written: exact times, true colours, sound in step; whole or not at all."""
+"""Writing videos: exact times, correct colours, synchronous sound, and no incomplete files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_times_are_kept_counted_from_the_first_frame(
     times = [start, *(start + np.cumsum(steps))]
     images, _ = draw_shapes(len(times), 32, 32)
     write(tmp_path / "out.mp4", images, times)
-    # a tick of the file is 11 microseconds
+    # a time unit of the file is 11 microseconds
     assert shown_times(tmp_path / "out.mp4") == pytest.approx(
         [time - start for time in times], abs=2e-5
     )
@@ -123,7 +123,7 @@ def test_players_show_a_copy_in_the_shape_of_its_source(
     plain = make_video("plain.mp4", draw_shapes(3, 48, 64)[0], sound=sound)
     source, turned = tmp_path / "source.mkv", tmp_path / "turned.mp4"
     shape = Fraction(64, 48) * aspect
-    # The container says so, and the stream in it that pixels are square.
+    # The container states it, while the stream in it states square pixels.
     ffmpeg("-i", plain, "-c", "copy", "-aspect", f"{shape.numerator}:{shape.denominator}", source)
     ffmpeg("-display_rotation", 90, "-i", source, "-c", "copy", turned)
     for path, size, expected in (
@@ -182,7 +182,7 @@ def flashes(path: Path) -> list[float]:
 
 
 def clicks(path: Path, ffmpeg: Run) -> tuple[list[float], float]:
-    """When it clicks, on the container's clock, and how long the sound lasts."""
+    """The times of the clicks on the container's clock, and the length of the sound."""
     samples = np.frombuffer(
         ffmpeg(
             *("-i", path, "-map", "0:a:0", "-af", "aresample=async=1:first_pts=0"),
@@ -199,7 +199,7 @@ def clicks(path: Path, ffmpeg: Run) -> tuple[list[float], float]:
     ("name", "codec", "delay", "start"),
     [
         ("a.mp4", "aac", 0.0, 1.7),
-        ("a.mkv", "pcm_s16le", 0.0, 0.0),  # mp4 players do not take it: becomes AAC
+        ("a.mkv", "pcm_s16le", 0.0, 0.0),  # not accepted by mp4 players: becomes AAC
         ("a.mkv", "libopus", 0.35, 0.0),
         ("a.mkv", "aac", 0.35, 1.7),
         ("a.mkv", "aac", -0.35, 1.7),
@@ -245,7 +245,7 @@ def test_a_source_without_sound_gives_a_video_without_sound(
         assert not video.has_audio
 
 
-# ---- whole or not at all --------------------------------------------------------------------
+# ---- no incomplete files --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
@@ -296,8 +296,8 @@ def test_a_frame_that_does_not_belong_is_refused(tmp_path: Path) -> None:
     assert len(read(tmp_path / "out.mp4")) == 1
 
 
-@pytest.mark.parametrize("frames", [1, 200])  # found out at the end, or on the way
-def test_what_ffmpeg_says_against_writing_is_the_error(
+@pytest.mark.parametrize("frames", [1, 200])  # noticed at the end, or while frames are written
+def test_the_message_of_ffmpeg_is_part_of_the_error(
     frames: int, tmp_path: Path, start: Start
 ) -> None:
     ffmpeg = tmp_path / "ffmpeg"
@@ -340,7 +340,7 @@ def test_an_interrupted_program_leaves_no_half_video(
     process = start("-c", program, path)
     assert process.stdout is not None
     assert process.stdout.readline() == "going\n"
-    os.killpg(process.pid, how)  # as a terminal does with Ctrl-C: all of the group
+    os.killpg(process.pid, how)  # to the whole group, as a terminal does for Ctrl-C
     process.communicate(timeout=PATIENCE)
     time.sleep(0.2)  # an ffmpeg left alone ends when its input ends
     assert not path.exists()

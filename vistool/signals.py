@@ -53,33 +53,33 @@ def ended_by_signals() -> Iterator[None]:
 
 
 @dataclass(slots=True)
-class StopWish:
+class StopRequest:
     """Whether a signal asked the training to stop, which it does at the end of a step."""
 
-    expressed: bool = False
+    made: bool = False
 
 
 @contextmanager
-def stop_wish() -> Iterator[StopWish]:
+def stop_request() -> Iterator[StopRequest]:
     """Record the signals that ask a training to stop.
 
     A second Ctrl-C ends the process as usual. Other signals may be repeated: `torchrun`, for
     example, passes them on. Signals that the process was started to ignore (`nohup`) stay ignored.
     """
-    wish = StopWish()
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield wish  # only the main thread may set signal handlers
+        yield request  # only the main thread may set signal handlers
         return
     before = _handlers()
 
-    def express(number: int, frame: FrameType | None) -> None:
-        wish.expressed = True
+    def record(number: int, frame: FrameType | None) -> None:
+        request.made = True
         if number == signal.SIGINT:
             signal.signal(number, before[signal.SIGINT])
 
-    _catch(before, express)
+    _catch(before, record)
     try:
-        yield wish
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -36,7 +36,7 @@ from vistool.structures import RLE, Size
 FRAMES, LABELS, RESOLUTION = "JPEGImages", "Annotations", "480p"
 OBJECT = Category(id=1, name="object")
 VOID = 255  # if there are other ids: pixels that are ignored in evaluation
-MAX_OBJECTS = 254
+MOST_OBJECTS = 254
 
 
 def is_davis(folder: Path) -> bool:
@@ -113,7 +113,7 @@ def write_davis(
 
     Returns: the file names of the frames by video id, relative to `folder`, and the number of
         pixels in more than one mask.
-    Raises: DataError for a video with more than MAX_OBJECTS objects.
+    Raises: DataError for a video with more than MOST_OBJECTS objects.
     """
     names = folder_names(dataset.videos)
     by_video = group_tracks(dataset.tracks)
@@ -123,10 +123,10 @@ def write_davis(
     for video in dataset.videos:
         objects = [track for track in by_video[video.id] if not track.is_crowd]
         groups = [track for track in by_video[video.id] if track.is_crowd]
-        if len(objects) > MAX_OBJECTS:
+        if len(objects) > MOST_OBJECTS:
             raise DataError(
                 f"{dataset.path}: video {video.id} has {len(objects)} objects, "
-                f"a DAVIS picture at most {MAX_OBJECTS}"
+                f"a DAVIS picture at most {MOST_OBJECTS}"
             )
         place = folder / LABELS / RESOLUTION / names[video.id]
         for t in range(video.length):

@@ -1,7 +1,7 @@
-"""The bundled ffmpeg program: what it says about a file, and the frames it decodes from one.
+"""Read the headers of video files and decode their frames with the bundled ffmpeg program.
 
-OpenCV's own decoder is not used: its wheel lacks AV1, ends at the first damaged packet, and gives
-no time stamps for some containers. ffmpeg does better; in a process, a crash is its own.
+OpenCV's own decoder is not used: its wheel lacks AV1, stops at the first damaged packet, and gives
+no time stamps for some containers. A crash of ffmpeg, a separate process, does not affect vistool.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import numpy as np
 from vistool.errors import DataError, VistoolError
 from vistool.structures import Size
 
-TICKS = 1_000_000  # a second in the stream of decoded frames
-MAX_LOG = 1_000_000  # bytes that are looked at; a damaged file may have more to say
+TICKS = 1_000_000  # time stamp units per second in the stream of decoded frames
+MAX_LOG = 1_000_000  # bytes of ffmpeg's messages that are read; a damaged file may cause more
 
 
 @cache
 def program() -> str:
-    """Path of the ffmpeg program. Raises: VistoolError if this machine has none."""
+    """The path of the ffmpeg program. Raises: VistoolError if there is none."""
     try:
         return imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
@@ -41,12 +41,12 @@ def program() -> str:
 
 
 def file_name(path: Path) -> str:
-    """A name that ffmpeg cannot take for an option or for a protocol such as `concat:`."""
+    """A name that ffmpeg cannot mistake for an option or for a protocol such as `concat:`."""
     return f"file:{path}"
 
 
 def first_complaint(log: str) -> str:
-    """The first thing ffmpeg had to say against a file, without its own addresses; or ""."""
+    """The first error message in ffmpeg's output, without memory addresses; "" if none."""
     for line in log.splitlines():
         text = re.sub(r"^(\[[^\]]*\] )+", "", line).strip()
         if text and "misdetection possible" not in text:
@@ -59,22 +59,22 @@ class Sound:
     """The first sound track of a file."""
 
     codec: str  # ffmpeg's name: "aac", "opus", "pcm_s16le"...
-    picture_delay: float  # seconds from the container's start to the first frame of the picture
+    picture_delay: float  # seconds from the container's start to the first video frame
 
 
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
-    """What the headers of a file say; any of it may be wrong in a damaged file."""
+    """The properties stated in the headers of a file, which may be wrong if it is damaged."""
 
-    fps: float | None  # nominal, None: not said
-    duration: float | None  # seconds
+    fps: float | None  # nominal; None: not stated
+    duration: float | None  # seconds; None: not stated
     rotation: int  # degrees clockwise that turn the picture upright
-    pixel_aspect: Fraction  # of the upright picture: width of a pixel by its height
+    pixel_aspect: Fraction  # pixel width divided by pixel height, in the upright picture
     sound: Sound | None
 
 
 def media_info(path: Path) -> MediaInfo:
-    """Read the headers of a video file. Raises: DataError if it is none, with ffmpeg's reason."""
+    """Read the headers of a video file. Raises: DataError with ffmpeg's reason if it has none."""
     done = subprocess.run(
         [program(), "-hide_banner", "-nostdin", "-i", file_name(path)],
         capture_output=True,
@@ -84,11 +84,11 @@ def media_info(path: Path) -> MediaInfo:
     head, opened, facts = report.partition("Input #0, ")
     if not opened:
         reason = first_complaint(head) or f"ffmpeg ended with code {done.returncode}"
-        raise DataError(f"{path}: not a video that can be read: {reason}")
+        raise DataError(f"{path}: not a readable video: {reason}")
     streams = re.findall(r"^ *Stream #0:\d+.*$", facts, re.MULTILINE)
     pictures = [line for line in streams if " Video: " in line and "(attached pic)" not in line]
     sounds = [line for line in streams if " Audio: " in line]
-    if not pictures or facts.startswith("tty"):  # ffmpeg draws plain text as a terminal would
+    if not pictures or facts.startswith("tty"):  # ffmpeg can render plain text as a video
         raise DataError(f"{path}: no video in this file" + (", only sound" if sounds else ""))
     begin = _number(r", start ([-\d.]+)", pictures[0]) or 0.0
     container_begin = _number(r"Duration: [^,]*, start: ([-\d.]+)", facts) or 0.0
@@ -108,7 +108,7 @@ def media_info(path: Path) -> MediaInfo:
 
 
 def _pixel_aspect(stream: str, *, sideways: bool) -> Fraction:
-    """Square, where nothing is said. What the container says comes last, and counts more."""
+    """The stated pixel aspect, else 1. The container's value is printed last and has priority."""
     stated = re.findall(r"\bSAR ([1-9]\d*):([1-9]\d*)", stream)
     aspect = Fraction(int(stated[-1][0]), int(stated[-1][1])) if stated else Fraction(1)
     return 1 / aspect if sideways else aspect
@@ -120,10 +120,10 @@ def _number(pattern: str, text: str) -> float | None:
 
 
 class Decoder:
-    """ffmpeg decoding one file to upright RGB frames; iterate once, then close.
+    """Decodes one file to upright RGB frames with ffmpeg; iterate once, then close.
 
-    The frames come through a pipe as fragmented QuickTime, the simplest container that ffmpeg
-    writes with raw RGB and exact times: boxes of a length, four letters and content.
+    ffmpeg writes fragmented QuickTime to a pipe, the simplest of its containers with raw RGB and
+    exact times: boxes that consist of a length, a name of four letters and the content.
     """
 
     def __init__(self, path: Path, *, only_first: bool = False) -> None:
@@ -140,7 +140,7 @@ class Decoder:
             + ["-video_track_timescale", str(TICKS), "pipe:1"],
             stdout=subprocess.PIPE,
             stderr=self._log,
-            start_new_session=True,  # Ctrl-C is for us; to ffmpeg it would look like the end
+            start_new_session=True,  # Ctrl-C must not reach ffmpeg, which would end normally
         )
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
@@ -175,25 +175,25 @@ class Decoder:
             raise VistoolError(f"{self._path}: ffmpeg was stopped while decoding it")
 
     def complaint(self) -> str:
-        """The first thing ffmpeg had to say against the file, "" if nothing."""
+        """ffmpeg's first error message about the file; "" if there is none."""
         lines = [line for line in self._log_lines() if re.search(r"\[(error|fatal)\] ", line)]
         return first_complaint("\n".join(lines))
 
     def other_sizes(self, size: Size) -> list[Size]:
-        """Sizes of later frames that differ from the first one's; they were rescaled to it."""
+        """The sizes of later frames that differ from the first one; they were scaled to it."""
         found = [
             re.search(r"video parameters changed to .*?(\d+)x(\d+)", line)
             for line in self._log_lines()
         ]
         sizes = [Size(int(match[2]), int(match[1])) for match in found if match]
-        return [other for other in sizes if sorted(other) != sorted(size)]  # may lie on its side
+        return [other for other in sizes if sorted(other) != sorted(size)]  # it may be rotated
 
     def _log_lines(self) -> list[str]:
         self._log.seek(0)
         return self._log.read(MAX_LOG).decode(errors="replace").splitlines()
 
     def close(self) -> None:
-        """Stop ffmpeg if it still runs; may be called again."""
+        """Stop ffmpeg if it still runs; may be called more than once."""
         assert self._process.stdout is not None
         self._process.kill()
         self._process.wait()

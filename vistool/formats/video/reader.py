@@ -1,4 +1,4 @@
-"""Reading videos, files and folders of frames: every frame, upright, with its own time stamp."""
+"""Read video files and folders of frames: every frame upright, with its own time stamp."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from vistool.formats.video import ffmpeg
 from vistool.formats.video.sources import IMAGE_SUFFIXES, LOOKED_FOR, files_with_suffix
 from vistool.structures import Size, VideoFrame
 
-# OpenCV says on stderr what it dislikes about an image; we say it in one line.
+# OpenCV prints its complaints about an image to stderr; vistool raises an error instead.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FOLDER_FPS = 10.0
-FALLBACK_FPS = 25.0  # where the container names no rate
+FALLBACK_FPS = 25.0  # if the container states none
 TIME_SLACK = 1e-6  # seconds; a time stamp is a rounded multiple of the source's time base
 
 T = TypeVar("T")
 
 
 class VideoReader(ABC):
-    """A video to be read, as often as wanted; close it, or use it as a context manager."""
+    """A video that can be read several times; close it, or use it as a context manager."""
 
     path: Path
     size: Size
-    fps: float  # nominal: what the container says; frames carry their own time
-    frame_count_hint: int | None  # for progress only: containers lie
+    fps: float  # nominal, as stated by the container; each frame has its own time
+    frame_count_hint: int | None  # for progress only: containers may state a wrong number
     rotation: int  # degrees clockwise, already applied to the frames
-    pixel_aspect: Fraction  # width of a pixel by its height, as players show the frames
+    pixel_aspect: Fraction  # pixel width divided by pixel height, as players show the frames
     has_audio: bool
-    warnings: list[str]  # what was odd, one line each; complete when the frames are exhausted
+    warnings: list[str]  # one line each; complete when all frames have been read
 
     def __enter__(self) -> VideoReader:
         return self
@@ -51,17 +51,18 @@ class VideoReader(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Stop decoding; an iterator that was not exhausted is of no use any more."""
+        """Stop decoding; unfinished iterators must not be used any more."""
 
     def frames(
         self, *, start: float | None = None, end: float | None = None
     ) -> Generator[VideoFrame, None, None]:
         """Decode the frames with start <= time < end, in seconds from the first frame.
 
-        A file whose picture changes its size is scaled to its first frame's, with a warning.
+        If the frames of a file change their size, they are scaled to the first frame's size, with a
+        warning.
 
-        Raises: UsageError if no time lies between start and end; DataError if no frame does, or
-            if an image of a folder is damaged or of another size than the first.
+        Raises: UsageError unless 0 <= start < end; DataError if no frame is in this range, or if an
+            image in a folder is damaged or differs in size from the first one.
         """
         first, beyond = start or 0.0, math.inf if end is None else end
         if not 0 <= first < beyond:
@@ -83,13 +84,14 @@ class VideoReader(ABC):
 
     @abstractmethod
     def _pictures(self, first: float) -> Generator[tuple[float, np.ndarray | None], None, None]:
-        """Time stamps from 0, increasing, with the image, or None for those before `first`."""
+        """Increasing time stamps from 0 with the image; None for times before `first`."""
 
 
 def open_video(path: Path, *, folder_fps: float = FOLDER_FPS) -> VideoReader:
-    """Open a video file or a folder of frames, which are shown at `folder_fps`.
+    """Open a video file, or a folder of frames.
 
-    Raises: DataError if it is missing, no video, or has no frame that can be decoded.
+    Args: folder_fps: frames per second of a folder.
+    Raises: DataError if it is missing, is not a video, or has no frame that can be decoded.
     """
     if path.is_dir():
         files = files_with_suffix(path, IMAGE_SUFFIXES)
@@ -102,18 +104,18 @@ def open_video(path: Path, *, folder_fps: float = FOLDER_FPS) -> VideoReader:
 
 
 def open_frames(files: Sequence[Path], *, folder_fps: float = FOLDER_FPS) -> VideoReader:
-    """Open a list of images, in this order, as one video.
+    """Open a list of image files, in this order, as one video.
 
-    Raises: DataError if the first cannot be decoded.
+    Raises: DataError if the first one cannot be decoded.
     """
     return _FramesReader(files[0].parent, files, folder_fps)
 
 
 def open_arrays(images: Iterable[np.ndarray], *, fps: float, keep: bool = False) -> VideoReader:
-    """Take pictures, [H, W, 3] uint8 RGB, as a video.
+    """Open an iterable of pictures, each [H, W, 3] uint8 RGB, as a video.
 
-    Args: keep: copy each as it is read, so that the video can be read again.
-    Raises: UsageError for a rate that is none; DataError if there is no picture.
+    Args: fps: frames per second; keep: keep a copy of each picture, so that it can be read again.
+    Raises: UsageError for an invalid fps; DataError if there are no pictures.
     """
     return _ArraysReader(images, fps, keep)
 
@@ -153,23 +155,23 @@ class _FileReader(VideoReader):
             for stamp, image in decoder:
                 origin = stamp if origin is None else origin
                 time = stamp - origin
-                if last is not None and time <= last:  # a broken clock: go on at the nominal rate
+                if last is not None and time <= last:  # wrong time stamp: use the nominal rate
                     time = last + 1 / self.fps
                 last = time
                 count += 1
                 yield time, image if time >= first else None
-            self._note_oddities(decoder, count)
+            self._set_warnings(decoder, count)
 
-    def _note_oddities(self, decoder: ffmpeg.Decoder, count: int) -> None:
+    def _set_warnings(self, decoder: ffmpeg.Decoder, count: int) -> None:
         found = []
         if complaint := decoder.complaint():
             found.append(f"damaged or cut off, {count} frames were decoded ({complaint})")
         if others := decoder.other_sizes(self.size):
             found.append(
-                f"the picture changes its size to {others[0].width}x{others[0].height}; "
+                f"the frames change their size to {others[0].width}x{others[0].height}; "
                 f"all frames are scaled to {self.size.width}x{self.size.height}"
             )
-        # a second reading finds the same
+        # replaced, since reading again finds the same
         self.warnings[:] = [f"{self.path}: {text}" for text in found]
 
 
@@ -196,7 +198,7 @@ class _FramesReader(VideoReader):
                 raise DataError(
                     f"{file}: {width}x{height} pixels, "
                     f"but {self._files[0].name} has {self.size.width}x{self.size.height}",
-                    hint="all frames of a video have one size",
+                    hint="all frames of a video must have the same size",
                 )
             yield time, image
 
@@ -232,7 +234,7 @@ class _ArraysReader(VideoReader):
             yield time, image if time >= first else None
 
     def _images(self) -> Generator[np.ndarray, None, None]:
-        """Those that were kept, and then the others."""
+        """The pictures that were kept, then the others."""
         yield from self._kept or ()
         for index in itertools.count(len(self._kept or ())):
             given = next(self._rest, None)
@@ -241,30 +243,30 @@ class _ArraysReader(VideoReader):
             if given.shape != (*self.size, 3) or given.dtype != np.uint8:
                 raise DataError(
                     f"picture {index} is {given.dtype} {given.shape}",
-                    hint="pictures are uint8 [height, width, 3], RGB, all of one size",
+                    hint="pictures must be uint8 [height, width, 3], RGB, all of the same size",
                 )
-            image = given.copy()  # the giver may use the memory again
+            image = given.copy()  # the caller may reuse the memory
             if self._kept is not None:
                 self._kept.append(image)
             yield image
 
 
 def _read_image(path: Path) -> np.ndarray:
-    """[H, W, 3] uint8 RGB, upright."""
+    """Read an image file as [H, W, 3] uint8 RGB, upright. Raises: DataError."""
     try:
         data = path.read_bytes()
-        # OpenCV's PNG reader prints what it dislikes, so it gets none that is damaged
+        # OpenCV's PNG reader prints messages about damaged files, so they are detected before
         whole = _png_is_whole(data) if data.startswith(PNG_SIGNATURE) else bool(data)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if whole else None
     except (OSError, cv2.error) as error:
         raise DataError(f"{path}: cannot be read: {str(error).strip()}") from None
     if image is None:
-        raise DataError(f"{path}: damaged, or no image that can be read")
+        raise DataError(f"{path}: damaged, or not a readable image")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _png_is_whole(data: bytes) -> bool:
-    """True if every chunk up to the end mark is there with the right checksum."""
+    """True if every chunk up to the end marker is present and has a correct checksum."""
     at = len(PNG_SIGNATURE)
     while at + 12 <= len(data):
         end = at + 8 + int.from_bytes(data[at : at + 4], "big")
