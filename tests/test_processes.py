@@ -76,7 +76,7 @@ def wait_for_steps(run: Path, count: int, process: subprocess.Popen[str]) -> Non
     wait_until(lambda: log.exists() and len(log.read_bytes().splitlines()) >= count, process)
 
 
-def test_a_run_that_is_killed_again_and_again_has_the_losses_of_one_that_is_not(
+def test_a_run_that_is_killed_repeatedly_has_the_losses_of_an_uninterrupted_one(
     tmp_path: Path, start: Start
 ) -> None:
     make_pictures(tmp_path, 4)
@@ -248,7 +248,7 @@ def test_two_machines_train_together(tmp_path: Path, start: Start) -> None:
     assert [step for step, _ in losses(run)] == [1, 2, 3]
 
 
-def test_half_precision_goes_with_several_processes(tmp_path: Path, start: Start) -> None:
+def test_half_precision_works_with_several_processes(tmp_path: Path, start: Start) -> None:
     make_pictures(tmp_path, 4)
     run = prepared(tmp_path, "run", steps=4, precision="fp16")
     together = start_together(start, *[["train", "--quiet", "--resume", str(run)]] * 2)

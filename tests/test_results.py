@@ -58,7 +58,7 @@ def entry(segmentations: list[RLE | None], **changes: Any) -> TrackSegmentation:
     ),
     batch=st.integers(1, 10),
 )
-def test_the_spool_gives_back_what_was_added(
+def test_the_spool_returns_the_masks_that_were_added(
     rows: dict[tuple[int, int], int], batch: int, tmp_path: Path
 ) -> None:
     with SegmentationSpool(tmp_path) as spool:
@@ -166,7 +166,7 @@ def test_the_spool_may_be_filled_by_another_thread(tmp_path: Path) -> None:
 # ---- results.json ---------------------------------------------------------------------------
 
 
-def test_results_come_back(tmp_path: Path) -> None:
+def test_results_survive_writing_and_reading(tmp_path: Path) -> None:
     results = [entry([mask_of(1), None, mask_of(0)]), entry([None] * 3, score=0.25)]
     path = tmp_path / "results.json"
     assert write_results(path, iter(results)) == 2
@@ -292,7 +292,7 @@ LINE = {"track_id": 4, "category_id": 1, "score": 0.9, "first_frame": 0, "last_f
 TRACK = Track(4, 1, "person", 0.9, array("I", [0, 2]))
 
 
-def test_meta_comes_back_and_leaves_one_file(tmp_path: Path) -> None:
+def test_meta_survives_writing_and_reading_and_leaves_one_file(tmp_path: Path) -> None:
     write_meta(tmp_path / "meta.json", META, [TRACK])
     assert read_meta(tmp_path / "meta.json") == META
     assert read_meta_and_ids(tmp_path / "meta.json") == (META, [4])

@@ -63,7 +63,7 @@ def test_the_message_of_an_interrupted_command_is_printed() -> None:
     assert result.stderr == "3 frames are in here\ninterrupted\n"
 
 
-def test_what_is_ignored_stays_ignored() -> None:
+def test_ignored_signals_stay_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
     with ended_by_signals():
         ask(signal.SIGHUP)

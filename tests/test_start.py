@@ -35,7 +35,7 @@ def queries_of(model: VisTR) -> Tensor:
     return by_instance(model.queries.weight.detach()[None], model.clip_length)[0]
 
 
-def test_queries_are_spread_along_the_frames_of_longer_and_shorter_clips(tmp_path: Path) -> None:
+def test_queries_are_interpolated_for_longer_and_shorter_clips(tmp_path: Path) -> None:
     given = vistr(3)
     before = queries_of(given)
     longer = queries_of(started(tmp_path, given, 5))

@@ -64,7 +64,7 @@ def test_the_weight_file_describes_itself(tmp_path: Path) -> None:
     assert str(tmp_path) not in "".join(header.metadata.values())
 
 
-def test_a_run_goes_on_with_its_own_settings_only(tmp_path: Path) -> None:
+def test_a_run_is_resumed_only_with_its_own_settings(tmp_path: Path) -> None:
     make_pictures(tmp_path, 2)
     train(settings(tmp_path, steps=1), tmp_path / "run")
     with pytest.raises(UsageError, match="other settings"):
@@ -131,7 +131,7 @@ def test_a_data_folder_is_refused_beside_a_data_set(tmp_path: Path) -> None:
         command(config=path, data=tmp_path, quiet=True)
 
 
-def test_a_run_goes_on_though_the_weights_it_started_from_are_gone(tmp_path: Path) -> None:
+def test_a_run_is_resumed_even_if_its_initial_weights_are_gone(tmp_path: Path) -> None:
     make_pictures(tmp_path, 4)
     start = train(settings(tmp_path, steps=1), tmp_path / "start")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -193,7 +193,7 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
-def test_the_revision_is_that_of_the_code_and_not_of_the_repository_around_it(
+def test_the_revision_is_that_of_the_code_instead_of_the_repository_around_it(
     tmp_path: Path,
 ) -> None:
     package, installed = tmp_path / "package", tmp_path / "venv" / "package"

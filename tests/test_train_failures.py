@@ -68,7 +68,7 @@ def test_a_run_that_is_asked_to_stop_finishes_its_step_and_saves(
     assert losses(stopped) == losses(whole)
 
 
-def test_a_second_ctrl_c_ends_the_process_and_what_is_ignored_stays_so() -> None:
+def test_a_second_ctrl_c_ends_the_process_and_ignored_signals_stay_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with stop_request() as request:
@@ -98,7 +98,7 @@ def test_a_data_worker_that_dies_is_reported_in_one_line(tmp_path: Path) -> None
     assert "\n" not in str(error.value)
 
 
-def test_memory_that_is_full_has_its_exit_code_and_a_bug_keeps_its_traceback() -> None:
+def test_full_memory_has_its_exit_code_and_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(OutOfMemoryError) as error, explained_failures("go on"):
         torch.empty(2**60)
     assert error.value.exit_code == 5
@@ -107,7 +107,7 @@ def test_memory_that_is_full_has_its_exit_code_and_a_bug_keeps_its_traceback() -
         torch.ones(2) + torch.ones(3)
 
 
-def test_a_disk_that_is_full_leaves_the_last_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_last_checkpoint_to_resume_from(tmp_path: Path) -> None:
     make_pictures(tmp_path, 4)
     whole, full = tmp_path / "whole", tmp_path / "full"
     train(settings(tmp_path), whole)
@@ -149,7 +149,7 @@ def test_a_log_or_weights_that_cannot_be_written_are_named(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("existing", [False, True])
-def test_what_is_refused_leaves_no_run_folder(
+def test_a_refused_training_leaves_no_run_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -164,7 +164,7 @@ def test_what_is_refused_leaves_no_run_folder(
     assert left == (["own"] if existing else [])
 
 
-def test_a_picture_that_is_missing_costs_no_step_that_was_done(tmp_path: Path) -> None:
+def test_a_missing_picture_costs_no_finished_step(tmp_path: Path) -> None:
     make_pictures(tmp_path, 2)
     run = tmp_path / "run"
     config = settings(tmp_path, save_every=100)
@@ -195,7 +195,7 @@ def test_nan_or_infinite_losses_stop_the_run_after_some_steps(tmp_path: Path) ->
     assert [("skipped" in line) for line in lines(run)][-4:] == [False, True, True, True]
 
 
-def test_a_step_with_a_broken_clip_is_skipped_and_says_which(
+def test_a_step_with_a_broken_clip_is_skipped_and_the_clip_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_pictures(tmp_path, 3)
@@ -233,9 +233,7 @@ def test_a_run_whose_last_step_is_skipped_is_saved_all_the_same(
     assert "dice" in lines(run)[-1]["skipped"]
 
 
-def test_tensorboard_is_asked_for_by_name_where_it_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_tensorboard_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_pictures(tmp_path, 1)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UsageError, match="TensorBoard is not installed") as error:
@@ -262,7 +260,7 @@ def test_tensorboard_is_asked_for_by_name_where_it_is_missing(
         ({"schedule": "step"}, "without milestones"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         settings(Path(), **changes).check(processes=2)
 
@@ -279,7 +277,7 @@ def scores(run: Path) -> dict[int, float]:
 VALIDATED = {"validation": ValidationConfig(annotations="pictures.json", every=2), "save_every": 50}
 
 
-def test_a_validation_that_fails_loses_no_step(tmp_path: Path) -> None:
+def test_a_failing_validation_costs_no_step(tmp_path: Path) -> None:
     make_pictures(tmp_path / "train", 2)
     make_pictures(tmp_path / "held", 2)
     plan = ValidationConfig(annotations="../held/pictures.json", every=2)
@@ -324,7 +322,7 @@ def test_a_validation_stops_between_two_videos_when_requested(step: int, tmp_pat
     assert (broken / LOG).read_bytes() == before
 
 
-def test_a_set_that_is_held_out_is_looked_at_before_anything_is_trained(tmp_path: Path) -> None:
+def test_a_held_out_set_is_checked_before_training(tmp_path: Path) -> None:
     make_pictures(tmp_path / "train", 2)
     make_pictures(tmp_path / "held", 2)
     plan = ValidationConfig(annotations="../held/pictures.json")
@@ -359,7 +357,7 @@ def test_a_source_without_pictures_is_named(tmp_path: Path) -> None:
         train(settings(tmp_path, sources=sources), tmp_path / "run")
 
 
-def test_a_folder_with_something_in_it_is_not_trained_into(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     make_pictures(tmp_path, 2)
     run = tmp_path / "run"
     few = ["steps=1", "workers=0", "batch=1", "device=cpu"]

@@ -96,7 +96,7 @@ def test_half_precision_trains_and_resumes_exactly(tmp_path: Path, precision: st
     assert bool(saved) == (precision == "fp16")
 
 
-def test_gradients_beyond_float16_lower_the_scale_and_are_no_reason_to_stop(
+def test_gradients_beyond_float16_lower_the_scale_without_stopping_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_pictures(tmp_path, 2)
@@ -169,7 +169,7 @@ def test_the_first_weights_soon_lose_their_share_of_the_average(tmp_path: Path) 
         torch.testing.assert_close(saved["averaged"][f"module.{key}"], value, rtol=0, atol=0)
 
 
-def test_the_rates_of_the_papers() -> None:
+def test_the_rates_are_those_of_the_papers() -> None:
     paper = settings(
         Path(), schedule="step", steps=6000, milestones=(4000,), warmup_factor=1.0, warmup_steps=10
     )

@@ -32,7 +32,7 @@ YUV = ("-c:v", "libx264", "-pix_fmt", "yuv420p")
 UNEVEN = (0.0, 0.04, 0.05, 0.2, 0.2333, 0.9, 1.0, 1.0013, 1.5, 2.75)  # seconds
 
 
-def test_frames_come_back_as_they_were_drawn(shapes_video: ShapesVideo) -> None:
+def test_decoded_frames_equal_the_drawn_ones(shapes_video: ShapesVideo) -> None:
     with open_video(shapes_video.path) as video:
         frames = list(video.frames())
     assert (video.size, video.fps) == ((96, 128), 12.0)
@@ -91,7 +91,7 @@ def test_a_range_without_time_is_a_usage_error(
         next(video.frames(start=start, end=end))
 
 
-def test_a_range_behind_the_end_says_where_the_end_is(shapes_video: ShapesVideo) -> None:
+def test_the_error_for_a_range_after_the_end_names_the_end(shapes_video: ShapesVideo) -> None:
     with open_video(shapes_video.path) as video:
         with pytest.raises(DataError, match=r"no frame from 5 s on; the last one is at 1\.917 s"):
             list(video.frames(start=5))
@@ -100,7 +100,7 @@ def test_a_range_behind_the_end_says_where_the_end_is(shapes_video: ShapesVideo)
 
 
 @pytest.mark.parametrize(("display", "turn", "degrees"), [("90", 1, 270), ("-90", -1, 90)])
-def test_a_rotated_video_comes_upright(
+def test_a_rotated_video_is_read_upright(
     display: str, turn: int, degrees: int, make_video: MakeVideo, ffmpeg: Run, tmp_path: Path
 ) -> None:
     images, _ = draw_shapes(3, 48, 64)
@@ -135,7 +135,7 @@ def test_common_codecs_give_every_frame_at_its_time(
     assert abs(np.stack([f.image for f in frames]).astype(int) - images).mean() < 12
 
 
-def test_a_time_code_in_the_file_is_no_frame(make_video: MakeVideo) -> None:
+def test_a_time_code_in_the_file_is_not_a_frame(make_video: MakeVideo) -> None:
     images, _ = draw_shapes(4, 48, 64)
     camera = make_video("camera.mov", images, options=(*YUV, "-timecode", "01:00:00:00"))
     with open_video(camera) as video:
@@ -155,7 +155,7 @@ def test_a_video_of_one_frame_has_one_frame(make_video: MakeVideo) -> None:
         assert [(f.index, f.time) for f in video.frames()] == [(0, 0.0)]
 
 
-def test_any_file_name_is_a_file_name(make_video: MakeVideo, tmp_path: Path) -> None:
+def test_any_file_name_is_accepted(make_video: MakeVideo, tmp_path: Path) -> None:
     images, _ = draw_shapes(2, 48, 64)
     plain = make_video("plain.mp4", images)
     for name in ("concat:a|b.mp4", "-dash %03d.mp4", "Größe 'quoted'.mp4"):
@@ -276,7 +276,7 @@ def test_a_folder_of_frames_is_a_video_in_natural_order(frames_folder: FramesFol
     np.testing.assert_array_equal([frame.image for frame in frames], images[2:])
 
 
-def test_ten_frames_a_second_is_a_folders_rate(frames_folder: FramesFolder) -> None:
+def test_a_folder_has_ten_frames_per_second(frames_folder: FramesFolder) -> None:
     with open_video(frames_folder(draw_shapes(3, 48, 64)[0])) as video:
         assert [frame.time for frame in video.frames()] == [0, 0.1, 0.2]
 

@@ -75,7 +75,7 @@ def test_a_video_of_uneven_times_with_sound_is_rewritten_frame_by_frame(
     assert abs(read(out).astype(int) - images).mean() < 6  # lossy, chroma at half size
 
 
-def test_the_file_is_what_every_player_plays(tmp_path: Path, ffmpeg: Run) -> None:
+def test_the_file_has_the_properties_that_players_need(tmp_path: Path, ffmpeg: Run) -> None:
     write(tmp_path / "out.mp4", draw_shapes(5, 48, 64)[0])
     data = (tmp_path / "out.mp4").read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")  # can be played while it loads
@@ -107,7 +107,7 @@ def test_odd_sides_grow_by_one_repeated_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("height", [480, 720])  # BT.601 and BT.709
 @pytest.mark.parametrize("colour", [(200, 40, 30), (20, 180, 60), (255, 255, 255)])
-def test_a_flat_colour_comes_back(height: int, colour: tuple[int, ...], tmp_path: Path) -> None:
+def test_a_flat_colour_is_preserved(height: int, colour: tuple[int, ...], tmp_path: Path) -> None:
     write(tmp_path / "out.mp4", np.full((2, height, 64, 3), colour, np.uint8))
     # a level of chroma is two of blue, and compression may cost one more; the wrong matrix costs 12
     np.testing.assert_allclose(
@@ -284,7 +284,7 @@ def test_a_video_without_frames_is_an_error(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_frame_that_does_not_belong_is_refused(tmp_path: Path) -> None:
+def test_a_frame_of_wrong_size_or_time_is_refused(tmp_path: Path) -> None:
     image = np.zeros((48, 64, 3), np.uint8)
     with VideoWriter(tmp_path / "out.mp4", Size(48, 64), fps=10) as writer:
         writer.write(image, 1.0)
@@ -324,7 +324,7 @@ def test_the_message_of_ffmpeg_is_part_of_the_error(
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_program_leaves_no_half_video(
+def test_an_interrupted_program_leaves_no_incomplete_video(
     how: signal.Signals, tmp_path: Path, start: Start
 ) -> None:
     program = (
