@@ -21,7 +21,7 @@ from tests.test_data_reading import coco_video
 from vistool.annotations.check import check_dataset
 from vistool.annotations.convert import convert
 from vistool.annotations.dataset import DataSet
-from vistool.annotations.davis import palette
+from vistool.annotations.label_maps import palette
 from vistool.annotations.problems import Problem
 from vistool.annotations.read import read_dataset
 from vistool.annotations.results_check import problems_in_results

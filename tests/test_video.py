@@ -225,7 +225,8 @@ def test_a_truncated_file_gives_its_frames_and_a_warning(
         count = len(list(video.frames()))
     assert 10 <= count < 30
     assert len(video.warnings) == 1
-    assert f"damaged or cut off, {count} frames" in video.warnings[0]
+    assert f"damaged or cut off, {count} of 30 frames" in video.warnings[0]
+    assert video.incomplete
     assert capfd.readouterr().err == ""
 
 
@@ -267,7 +268,7 @@ def test_closing_a_reader_ends_its_iterators(shapes_video: ShapesVideo) -> None:
 
 def test_a_folder_of_frames_is_a_video_in_natural_order(frames_folder: FramesFolder) -> None:
     images, _ = draw_shapes(12, 48, 64)  # frame10 comes after frame9
-    with open_video(frames_folder(images), folder_fps=4) as video:
+    with open_video(frames_folder(images), fps=4) as video:
         frames = list(video.frames(start=0.5))
     assert (video.size, video.fps) == ((48, 64), 4)
     assert (video.frame_count_hint, video.rotation, video.has_audio) == (12, 0, False)
@@ -281,14 +282,13 @@ def test_a_folder_has_ten_frames_per_second(frames_folder: FramesFolder) -> None
         assert [frame.time for frame in video.frames()] == [0, 0.1, 0.2]
 
 
-def test_grey_deep_and_transparent_images_become_rgb(tmp_path: Path) -> None:
+def test_grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:
     grey = np.full((48, 64), 100, np.uint8)
     cv2.imwrite(str(tmp_path / "1.png"), grey)
-    cv2.imwrite(str(tmp_path / "2.png"), grey.astype(np.uint16) * 257)
-    cv2.imwrite(str(tmp_path / "3.png"), np.dstack([grey] * 3 + [grey]))
+    cv2.imwrite(str(tmp_path / "2.png"), np.dstack([grey] * 3 + [grey]))
     with open_video(tmp_path) as video:
         frames = [frame.image for frame in video.frames()]
-    np.testing.assert_array_equal(frames, np.full((3, 48, 64, 3), 100))
+    np.testing.assert_array_equal(frames, np.full((2, 48, 64, 3), 100))
 
 
 def test_a_frame_of_another_size_is_named(frames_folder: FramesFolder) -> None:

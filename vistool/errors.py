@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
+from typing import Self
 
 
 class VistoolError(Exception):
     """A failure that the user can correct; printed as an `error:` line and a `hint:` line.
+
+    >>> try:
+    ...     vistool.predict("missing.mp4", model=model)
+    ... except vistool.VistoolError as error:
+    ...     print(error)
+    missing.mp4: no such file or folder
 
     Args:
         message: the problem with its place and value, in one line.
@@ -24,10 +32,13 @@ class VistoolError(Exception):
     def of_system(error: OSError) -> VistoolError:
         """An OSError as a VistoolError with its notes; the file, if known, comes first."""
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        failure = VistoolError(f"{where}{error.strerror or error}")
+        return VistoolError(f"{where}{error.strerror or error}").with_notes_of(error)
+
+    def with_notes_of(self, error: BaseException) -> Self:
+        """This failure, with what was noted on the error that it tells."""
         for note in getattr(error, "__notes__", ()):
-            failure.add_note(note)
-        return failure
+            self.add_note(note)
+        return self
 
 
 class UsageError(VistoolError):
@@ -49,15 +60,21 @@ class WeightsError(VistoolError):
 
 
 class OutOfMemoryError(VistoolError):
-    """The memory was not large enough; the hint names smaller settings."""
+    """Something did not fit in memory; the hint names what would need less."""
 
     exit_code = 5
 
 
 class PartialFailureError(VistoolError):
-    """Some of several sources failed; the results of the others are on disk."""
+    """Some of several sources failed, or are incomplete; the others are done and on disk."""
 
     exit_code = 6
+
+
+class IncompleteSourceError(VistoolError):
+    """What there is of a source is done and on disk, but frames of it are missing."""
+
+    exit_code = 7
 
 
 def visible(text: str) -> str:
@@ -74,3 +91,20 @@ def first_few(items: Iterable[object], most: int, note: str = "") -> list[str]:
     words = [str(item) for item in items]
     more = [f"... and {len(words) - most} more{note}"] if len(words) > most else []
     return words[:most] + more
+
+
+# How libraries say it that have no exception of their own for it: torch, OpenCV, and C++.
+MEMORY_WORDS = (
+    *("DefaultCPUAllocator", "CUDA out of memory", "not enough memory", "std::bad_alloc"),
+    *("Insufficient memory", "Cannot allocate memory", "Failed to allocate"),
+    *("can't start new thread", "could not create a primitive"),  # the latter of oneDNN
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on any device and in any library."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, VistoolError):
+        return isinstance(error, OutOfMemoryError)
+    return isinstance(error, MemoryError) or any(word in str(error) for word in MEMORY_WORDS)

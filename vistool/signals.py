@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -20,8 +21,10 @@ STOP_SIGNALS = tuple(
     for name in ("SIGINT", "SIGTERM", "SIGHUP")
     if name in signal.Signals.__members__
 )
-INTERRUPTED = 130  # a shell's exit code for a command that Ctrl-C ended
-PATIENCE = 10.0  # seconds that an interrupted command has to save its results
+# Those that a terminal sends to all that was started from it.
+TERMINAL_SIGNALS = tuple(number for number in STOP_SIGNALS if number != signal.SIGTERM)
+INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
+PATIENCE = 10.0  # seconds in which an interrupted command is left to save what is done
 
 
 @contextmanager
@@ -83,6 +86,22 @@ def stop_request() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """Let this process, which another one started by `multiprocessing`, end when that one does.
+
+    One that is killed tells nobody; its processes would wait for ever for something to do.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(INTERRUPTED)
+
+    threading.Thread(target=wait, name="end with parent", daemon=True).start()
 
 
 def _handlers() -> dict[signal.Signals, Any]:

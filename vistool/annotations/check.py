@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco
 
 from vistool.annotations.alignment import FitSum, outline_fits, step_of
@@ -23,11 +21,11 @@ from vistool.annotations.dataset import (
     group_tracks,
     other_size,
 )
-from vistool.annotations.label_maps import UNREADABLE, orientation
 from vistool.annotations.problems import Place, Problem, errors_of
 from vistool.annotations.read import read_dataset
 from vistool.errors import DataError, first_few
 from vistool.formats.masks.rle import decode_mask
+from vistool.formats.pictures import open_picture, orientation, read_picture
 from vistool.formats.threads import in_threads
 from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, Size
@@ -266,21 +264,19 @@ def _check_frame(dataset: DataSet, frame: _Frame) -> _CheckedFrame:
         file = frame_file(dataset.frames, frame.name)
     except DataError as outside:
         return error("outside", str(outside), outside.hint)
-    if not file.is_file():
+    if not file.exists():
         return error("missing-file", f"{file}: no such file")
     try:
-        with Image.open(file) as image:
+        with open_picture(file) as image:
             turn, stored = orientation(image), Size(image.height, image.width)
             image.load()  # fails for truncated files, which OpenCV (used in training) reads
             picture = np.asarray(image.convert("RGB")) if frame.masks and turn == 1 else None
-    except UNREADABLE as broken:
-        return error("unreadable-file", f"{file}: not a readable picture: {broken}")
-    size = stored
-    if turn != 1:
-        picture = cv2.imread(str(file), cv2.IMREAD_COLOR)  # turns it as training and prediction do
-        if picture is None:
-            return error("unreadable-file", f"{file}: its EXIF orientation {turn} is not supported")
-        size = Size(*picture.shape[:2])
+        size = stored
+        if turn != 1:
+            picture = read_picture(file)  # turns it as training and prediction do
+            size = Size(*picture.shape[:2])
+    except DataError as broken:
+        return error("unreadable-file", str(broken), broken.hint)
     if size != frame.video.size:
         other = other_size(file, size, frame.video.size)
         return error("picture-size", str(other), other.hint)

@@ -19,6 +19,11 @@ class EntryError(Exception):
         self.kind, self.what, self.hint = kind, what, hint
 
 
+def no_masks() -> EntryError:
+    """Of an annotation that nobody drew an outline for."""
+    return EntryError("no-mask", "has no masks", "boxes alone are not enough")
+
+
 def video_of(entry: dict[str, Any], number: int) -> AnnotatedVideo:
     """The video, or picture, of an entry. Args: number: its id. Raises: EntryError."""
     names = _file_names(entry)
@@ -37,7 +42,7 @@ def video_of(entry: dict[str, Any], number: int) -> AnnotatedVideo:
         size=size,
         length=stated,
         file_names=names,
-        exhaustive=bool(entry.get("exhaustive", True)),
+        exhaustive=flag_of(entry, "exhaustive", default=True),
         exhaustive_ids=frozenset(ids),
     )
 
@@ -79,8 +84,8 @@ def joined(
         id=number,
         video_id=video_id,
         category_id=first["category_id"],
-        segmentations=tuple(entry.get("segmentation") for entry in entries),
-        is_crowd=any(bool(entry.get("iscrowd")) for entry in entries),
+        segmentations=tuple(piece.get("segmentation") for piece in pieces),
+        is_crowd=any(flag_of(piece, "iscrowd", default=False) for piece in pieces),
     )
 
 
@@ -169,7 +174,10 @@ def occlusion_of(entry: dict[str, Any], length: int) -> tuple[str | None, ...] |
             "wrong-length",
             f"has {len(values)} occlusion levels but its video has {length} frames",
         )
-    return tuple(value if isinstance(value, str) else None for value in values)
+    for frame, value in enumerate(values):
+        if value is not None and not isinstance(value, str):
+            raise EntryError("occlusion", f"occlusion level {value!r} on frame {frame}, not a text")
+    return tuple(values)
 
 
 def new_id(entry: dict[str, Any], known: Mapping[int, Any] | set[int]) -> int:
@@ -190,6 +198,16 @@ def number_of(entry: dict[str, Any], key: str) -> int:
     if type(value) is not int:
         raise EntryError("no-number", f"{key} is {value!r}, not a whole number")
     return value
+
+
+def flag_of(entry: dict[str, Any], key: str, *, default: bool) -> bool:
+    """True or false, 1 or 0; `default` where it is null or missing. Raises: EntryError."""
+    value = entry.get(key)
+    if value is None:
+        return default
+    if type(value) not in (bool, int, float) or value not in (0, 1):
+        raise EntryError("no-flag", f"{key} is {value!r}, neither 0 nor 1")
+    return bool(value)
 
 
 def text_of(entry: dict[str, Any], key: str) -> str:

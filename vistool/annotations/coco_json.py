@@ -15,9 +15,11 @@ from vistool.annotations.coco_entries import (
     EntryError,
     areas_of,
     boxes_of,
+    flag_of,
     joined,
     looked_up,
     new_id,
+    no_masks,
     number_of,
     occlusion_of,
     of_every_frame,
@@ -28,7 +30,8 @@ from vistool.annotations.coco_entries import (
 from vistool.annotations.dataset import AnnotatedTrack, AnnotatedVideo, DataSet
 from vistool.annotations.problems import Place, Problem, ProblemCallback, refuse
 from vistool.errors import DataError
-from vistool.formats.files import decode_json, plain
+from vistool.formats.files import decode_json, plain, read_file
+from vistool.formats.limits import refuse_too_many_masks
 from vistool.formats.masks.annotated import MaskError, outlines_of, to_rle
 from vistool.formats.results.files import Category
 from vistool.progress import OnProgress, silent
@@ -124,13 +127,7 @@ def load_parts(path: Path) -> dict[str, list[Any]]:
     Raises: DataError if the file cannot be read, a required list is missing, or one is not a list.
         `annotations` may be missing.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such annotation file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    content = decode_json(data, dict[str, msgspec.Raw], str(path))
+    content = decode_json(read_file(path, "annotation file"), dict[str, msgspec.Raw], str(path))
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds a {type(content).__name__} where an object should be")
     parts: dict[str, list[Any]] = {}
@@ -161,7 +158,11 @@ def kind_of_parts(parts: Mapping[str, list[Any]]) -> FileKind:
     """
     if not parts.get("videos") and "images" in parts:
         return "coco"
-    first = plain(parts["images"][0]) if parts.get("images") else None
+    first = parts["images"][0] if parts.get("images") else None
+    try:
+        first = plain(first)
+    except DataError:  # whoever reads the entries tells it
+        return "youtube-vis"
     return "coco-video" if isinstance(first, dict) and "video_id" in first else "youtube-vis"
 
 
@@ -267,7 +268,7 @@ class _Reader:
                 category = looked_up(number_of(entry, "category_id"), categories, "category")
                 segmentations = of_every_frame(entry, "segmentation", video.length)
                 if segmentations is None:
-                    raise EntryError("no-mask", "has no masks", "boxes alone are not enough")
+                    raise no_masks()
                 masks = self._masks(place, segmentations, video.size)
                 found.append(
                     AnnotatedTrack(
@@ -275,7 +276,7 @@ class _Reader:
                         video_id=video.id,
                         category_id=category.id,
                         segmentations=masks,
-                        is_crowd=bool(entry.get("iscrowd")),
+                        is_crowd=flag_of(entry, "iscrowd", default=False),
                         areas=areas_of(entry, video.length),
                         boxes=boxes_of(entry, video.length),
                         occlusion=occlusion_of(entry, video.length),
@@ -312,10 +313,15 @@ class _Reader:
                     raise EntryError(
                         "category", f"{key} {entry[key]} has another category on another frame"
                     )
-                (mask,) = self._masks(place, [entry.get("segmentation")], videos[video_id].size)
+                if "segmentation" not in entry:
+                    raise no_masks()
+                flag_of(entry, "iscrowd", default=False)
+                (mask,) = self._masks(place, [entry["segmentation"]], videos[video_id].size)
                 track[frame] = {**entry, "segmentation": mask}
             except EntryError as fault:
                 self._error(place, fault)
+        total = sum(videos[video_id].length for (video_id, _), track in pieces.items() if track)
+        refuse_too_many_masks(total, self.path)
         return [
             joined(number, video_id, track, videos[video_id].length)
             for number, ((video_id, _), track) in enumerate(by_track.items(), start=1)
@@ -335,7 +341,11 @@ class _Reader:
 
     def _entries(self, kind: str, entries: Sequence[Any]) -> Iterator[tuple[Place, dict[str, Any]]]:
         for index, raw in enumerate(entries):
-            entry = plain(raw)
+            try:
+                entry = plain(raw)
+            except DataError as error:
+                self._error(((kind, ""), ("index", index)), EntryError("no-json", str(error)))
+                continue
             if isinstance(entry, dict):
                 yield ((kind, entry.get("id", "without id")), ("index", index)), entry
             else:

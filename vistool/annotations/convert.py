@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from vistool.annotations.dataset import DataSet, Kind, frame_file
@@ -134,6 +135,8 @@ def bring_frames(
     for video in dataset.videos:
         for name in video.file_names:
             source = frame_file(dataset.frames, name)
+            if ".." in PurePath(name).parts:  # inside by a link, perhaps, that the copy has not
+                raise DataError(f"file name {name!r} leads out of the folder {folder / PLACE}")
             missing += not source.is_file()
             if not inside and source.is_file():
                 link_or_copy(source, folder / PLACE / name)
@@ -145,10 +148,18 @@ def bring_frames(
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link a file, or copy it if linking fails; an existing `target` is replaced."""
-    if target.exists() and target.samefile(source):
-        return
-    with atomic_path(target) as temporary:
+    """Give a file a second name, or copy it to another disk.
+
+    Raises: UsageError for a file at `target` that has other content.
+    """
+    if target.exists():
+        if target.samefile(source) or filecmp.cmp(source, target, shallow=False):
+            return
+        raise UsageError(
+            f"{target}: is there already, and is not {source}",
+            hint="frames of another data set? choose another folder",
+        )
+    with atomic_path(target, lasting=False) as temporary:  # one of many
         try:
             os.link(source.resolve(), temporary)
         except OSError:

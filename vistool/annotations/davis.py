@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +15,24 @@ from vistool.annotations.dataset import (
     group_tracks,
 )
 from vistool.annotations.label_maps import (
+    LabelPicture,
     folder_names,
-    masks_of,
+    ids_of_colours,
+    label_picture_or_reason,
     painted,
-    picture_size,
-    read_label_map,
+    palette,
     suffix_of,
     write_label_map,
 )
 from vistool.annotations.problems import Problem, ProblemCallback, refuse
 from vistool.errors import DataError
 from vistool.formats.files import atomic_path
+from vistool.formats.pictures import displayed_size
 from vistool.formats.results.files import Category
 from vistool.formats.threads import in_threads
 from vistool.formats.video.sources import IMAGE_SUFFIXES
 from vistool.progress import OnProgress, silent
-from vistool.structures import RLE, Size
+from vistool.structures import RLE
 
 FRAMES, LABELS, RESOLUTION = "JPEGImages", "Annotations", "480p"
 OBJECT = Category(id=1, name="object")
@@ -77,7 +78,7 @@ def read_davis(
             video = AnnotatedVideo(
                 id=number,
                 name=name,
-                size=picture_size(files[0]),
+                size=displayed_size(files[0]),
                 length=len(files),
                 file_names=tuple(
                     file.relative_to(folder).as_posix() for file in files if with_frames
@@ -151,16 +152,6 @@ def frame_stems(dataset: DataSet, video: AnnotatedVideo) -> list[str]:
     return [file.stem for file in _pictures(_level(dataset.path / LABELS) / video.name)]
 
 
-def palette() -> list[int]:
-    """[768]: red, green and blue of each of the 256 ids; the colours are those of PASCAL VOC."""
-    colours = []
-    for id_ in range(256):
-        for channel in range(3):
-            bits = [id_ >> (3 * i + channel) & 1 for i in range(3)]
-            colours.append(sum(bit << (7 - i) for i, bit in enumerate(bits)))
-    return colours
-
-
 def _here(tracks: Sequence[AnnotatedTrack], frame: int) -> list[tuple[int, RLE]]:
     masks = [(i, track.segmentations[frame]) for i, track in enumerate(tracks, start=1)]
     return [(i, mask) for i, mask in masks if mask is not None]
@@ -204,11 +195,7 @@ def sequence_tracks(
         on_problem(Problem("error", "no-frame", str(labelled[stem]), (), what))
     by_id: dict[int, dict[int, RLE]] = defaultdict(dict)
     files = [labelled[stems[t]] for t in there]
-    found = in_threads(partial(_masks_of_frame, size=video.size), files)
-    for t, masks in zip(there, found, strict=True):
-        if isinstance(masks, Problem):
-            on_problem(masks)
-            continue
+    for t, masks in zip(there, _masks_of_frames(files, video, on_problem), strict=True):
         for id_, mask in masks.items():
             by_id[id_][t] = mask
     return [
@@ -223,13 +210,25 @@ def sequence_tracks(
     ]
 
 
-def _masks_of_frame(file: Path, size: Size) -> dict[int, RLE] | Problem:
+def _masks_of_frames(
+    files: Sequence[Path], video: AnnotatedVideo, on_problem: ProblemCallback
+) -> Iterator[dict[int, RLE]]:
+    """The masks in every picture, by the ids of the sequence."""
+    pictures = list(in_threads(label_picture_or_reason, files))
+    whole = [(f, p) for f, p in zip(files, pictures, strict=True) if isinstance(p, LabelPicture)]
     try:
-        labels = read_label_map(file)
+        ids = ids_of_colours(whole)
     except DataError as error:
-        return Problem("error", "unreadable-file", "", (), str(error))
-    if labels.shape != size:
-        own = Size(*labels.shape)
-        what = f"is {own.width}x{own.height}, its video {size.width}x{size.height}"
-        return Problem("error", "mask-size", str(file), (), what)
-    return masks_of(labels)
+        on_problem(Problem("error", "colours", "", (), str(error)))
+        ids = {}
+    for file, picture in zip(files, pictures, strict=True):
+        if isinstance(picture, str):
+            on_problem(Problem("error", "unreadable-file", "", (), picture))
+            yield {}
+        elif picture.size != video.size:
+            size, own = video.size, picture.size
+            what = f"is {own.width}x{own.height}, its video {size.width}x{size.height}"
+            on_problem(Problem("error", "mask-size", str(file), (), what))
+            yield {}
+        else:
+            yield picture.masks_by(ids)

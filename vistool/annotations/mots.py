@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import msgspec
-
 from vistool.annotations.dataset import (
     AnnotatedTrack,
     AnnotatedVideo,
@@ -22,14 +20,15 @@ from vistool.annotations.label_maps import (
     masks_of,
     masks_of_file,
     painted,
-    picture_size,
     suffix_of,
     write_label_map,
 )
 from vistool.annotations.problems import Place, Problem, ProblemCallback, refuse
 from vistool.errors import DataError
-from vistool.formats.files import atomic_path
+from vistool.formats.files import atomic_path, encode_json, read_file, read_json
+from vistool.formats.limits import refuse_too_many_masks
 from vistool.formats.masks.rle import rle_fault
+from vistool.formats.pictures import displayed_size
 from vistool.formats.results.files import Category
 from vistool.formats.threads import in_threads
 from vistool.formats.video.sources import IMAGE_SUFFIXES
@@ -41,8 +40,9 @@ FRAME_PLACES = (FRAMES, "image_02", "training/image_02", "train/images", "img1")
 PER_CLASS = 1000  # an object id is class * 1000 + number
 IGNORED = 10  # the class of regions to ignore in evaluation; they become crowd tracks
 NAMES = {1: "car", 2: "pedestrian", IGNORED: "ignore"}
-HIGHEST_CLASS = 65  # object ids have 16 bits
-LONGEST = 10_000_000  # frames; a larger frame number is treated as damage
+HIGHEST_CLASS = 65  # that 16 bits leave room for
+MAX_DIGITS = 18  # of a number, which then has 64 bits
+LONGEST = 10_000_000  # frames; a label beyond is taken for damage
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def read_mots(
     2 pedestrian and 10 ignore (crowd tracks), unless `categories.json` lists others.
 
     Args: as in `read_coco_json`.
-    Raises: DataError if there is no sequence.
+    Raises: DataError if there is no sequence, or a sequence has too many masks.
     """
     places = _label_places(folder)
     if not places:
@@ -91,7 +91,7 @@ def read_mots(
         if video is not None:
             videos.append(video)
             if masks:
-                tracks += sequence.tracks(video, len(tracks) + 1)
+                tracks += sequence.tracks(video, tracks)
         on_progress("reading labels", sum(video.length for video in videos), None)
     for category in sorted({track.category_id for track in tracks} - names.keys()):
         names[category] = NAMES.get(category, f"class {category}")
@@ -213,18 +213,14 @@ def write_mots_classes(path: Path, names: Mapping[int, str], classes: Mapping[in
     """Write the name of each MOTS class. names: by category id; classes: from `mots_classes`."""
     named = [Category(id=classes[id_], name=name) for id_, name in names.items() if id_ in classes]
     with atomic_path(path) as temporary:
-        temporary.write_bytes(msgspec.json.encode(named) + b"\n")
+        temporary.write_bytes(encode_json(named) + b"\n")
 
 
 def _category_names(folder: Path) -> dict[int, str]:
     path = folder / CATEGORIES
     if not path.is_file():
         return {id_: name for id_, name in NAMES.items() if id_ != IGNORED}
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=list[Category])
-    except (msgspec.MsgspecError, OSError) as error:
-        raise DataError(f"{path}: {error}") from None
-    return {category.id: category.name for category in found}
+    return {category.id: category.name for category in read_json(path, list[Category])}
 
 
 def _label_places(folder: Path) -> dict[str, Path]:
@@ -253,7 +249,7 @@ def _frames(folder: Path, name: str, labels: Path) -> tuple[list[Path], int]:
             files = [
                 path
                 for path in sorted(place.iterdir())
-                if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdecimal()
+                if path.suffix.lower() in IMAGE_SUFFIXES and is_number(path.stem)
             ]
             break
     first = min((int(file.stem) for file in files), default=1 if own else 0)
@@ -261,18 +257,31 @@ def _frames(folder: Path, name: str, labels: Path) -> tuple[list[Path], int]:
 
 
 def labels_in_text(file: Path, on_fault: Callable[[Place, str], None]) -> Iterator[Labelled]:
-    """The objects in a text file; `on_fault` gets the place and the error of each invalid line."""
-    text = file.read_text(encoding="utf-8", errors="replace")
+    """What the lines of a text file say; `on_fault` is told which line says nothing, and why."""
+    text = read_file(file).decode("utf-8", "replace")
     for number, line in enumerate(text.splitlines(), start=1):
         fields, place = line.split(), (("line", number),)
         if not fields:
             continue
-        if len(fields) != 6 or not all(field.isdecimal() for field in fields[:5]):
+        if len(fields) != 6 or not all(map(is_number, fields[:5])):
             on_fault(place, "not six fields: frame, id, class, height, width, run-length code")
             continue
         frame, id_, category, height, width = map(int, fields[:5])
         rle = RLE(size=[height, width], counts=fields[5])
         yield Labelled(frame, id_, category, rle, place)
+
+
+def by_frame(masks: Mapping[int, RLE], length: int) -> list[RLE | None]:
+    """The masks of a track, one for every frame."""
+    frames: list[RLE | None] = [None] * length
+    for frame, mask in masks.items():
+        frames[frame] = mask
+    return frames
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a whole number, from 0, that a file may count by."""
+    return text.isdecimal() and len(text) <= MAX_DIGITS
 
 
 class MotsSequence:
@@ -285,7 +294,7 @@ class MotsSequence:
         if labels.is_file():
             self.labelled = list(labels_in_text(labels, partial(self.error, "malformed-line")))
         else:
-            files = (path for path in labels.glob("*.png") if path.stem.isdecimal())
+            files = (path for path in labels.glob("*.png") if is_number(path.stem))
             self._pictures = sorted(files)
             self.labelled = list(self._in_pictures())
 
@@ -296,13 +305,19 @@ class MotsSequence:
         return max(numbers, default=-1)
 
     def tracks(
-        self, video: AnnotatedVideo, first_id: int = 1, *, known: Collection[int] | None = None
+        self,
+        video: AnnotatedVideo,
+        earlier: Sequence[AnnotatedTrack] = (),
+        *,
+        known: Collection[int] | None = None,
     ) -> list[AnnotatedTrack]:
         """The tracks by increasing object id; labels with errors are reported and left out.
 
         Args:
-            first_id: the first track's id.
-            known: the classes that are allowed besides IGNORED; None: any.
+            earlier: tracks of the set so far; ids go on from theirs.
+            known: the classes that there may be, beside regions to ignore; None: any.
+
+        Raises: DataError if all tracks together have too many frames.
         """
         masks: dict[int, dict[int, RLE]] = defaultdict(dict)
         category: dict[int, int] = {}
@@ -326,15 +341,17 @@ class MotsSequence:
                 self.error("category", item.place, what)
             else:
                 masks[item.id][t] = item.rle
+        before = sum(len(track.segmentations) for track in earlier)
+        refuse_too_many_masks(before + len(category) * video.length, self.path)
         return [
             AnnotatedTrack(
-                id=first_id + position,
+                id=len(earlier) + position,
                 video_id=video.id,
                 category_id=category[id_],
-                segmentations=tuple(masks[id_].get(t) for t in range(video.length)),
+                segmentations=tuple(by_frame(masks[id_], video.length)),
                 is_crowd=category[id_] == IGNORED,
             )
-            for position, id_ in enumerate(sorted(category))
+            for position, id_ in enumerate(sorted(category), start=1)
         ]
 
     def error(self, kind: str, place: Place, what: str) -> None:
@@ -362,7 +379,7 @@ def _video(
     length = len(files) or sequence.last - sequence.first + 1
     try:
         stated = [Size(*item.rle["size"]) for item in sequence.labelled[:1]]
-        size = picture_size(files[0]) if files else next(iter(stated), None)
+        size = displayed_size(files[0]) if files else next(iter(stated), None)
     except DataError as error:
         sequence.error("unreadable-file", (), str(error))
         return None

@@ -12,9 +12,10 @@ from vistool.annotations.mots import IGNORED, LONGEST, PNG, TXT, MotsSequence, f
 from vistool.annotations.problems import Problem
 from vistool.annotations.results_check import CheckedResults, check_results
 from vistool.errors import DataError
+from vistool.formats.limits import refuse_too_many_masks
 from vistool.formats.results.files import RESULTS
 from vistool.progress import OnProgress, silent
-from vistool.structures import TrackSegmentation
+from vistool.structures import RLE, TrackSegmentation
 
 FIXED_SCORE = 1.0  # of every track, since these formats have no scores
 
@@ -79,21 +80,18 @@ def with_predicted_lengths(dataset: DataSet, predictions: Path) -> DataSet:
     if known or any(video.file_names for video in dataset.videos):
         return dataset
     longest = _predicted_lengths(dataset, predictions)
-    videos = tuple(
-        replace(video, length=max(video.length, min(longest.get(video.id, 0), LONGEST)))
+
+    def padded(track: AnnotatedTrack) -> tuple[RLE | None, ...]:
+        beyond = lengths[track.video_id] - len(track.segmentations)
+        return (*track.segmentations, *[None] * beyond)
+
+    lengths = {
+        video.id: max(video.length, min(longest.get(video.id, 0), LONGEST))
         for video in dataset.videos
-    )
-    lengths = {video.id: video.length for video in videos}
-    tracks = tuple(
-        replace(
-            track,
-            segmentations=(
-                *track.segmentations,
-                *[None] * (lengths[track.video_id] - len(track.segmentations)),
-            ),
-        )
-        for track in dataset.tracks
-    )
+    }
+    refuse_too_many_masks(sum(lengths[track.video_id] for track in dataset.tracks), predictions)
+    videos = tuple(replace(video, length=lengths[video.id]) for video in dataset.videos)
+    tracks = tuple(replace(t, segmentations=padded(t)) for t in dataset.tracks)
     return replace(dataset, videos=videos, tracks=tracks)
 
 

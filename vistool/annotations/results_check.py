@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import io
+import lzma
 import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,14 +20,20 @@ import msgspec
 from vistool.annotations.dataset import DataSet
 from vistool.annotations.problems import Place, Problem
 from vistool.errors import DataError, first_few
-from vistool.formats.files import decode_json, plain
+from vistool.formats.files import NOT_TAKEN, decode_json, plain, read_file
+from vistool.formats.limits import UNPACKED_BYTES
 from vistool.formats.masks.annotated import MaskError, check_rle
 from vistool.formats.masks.runs import decode_runs
+from vistool.formats.replacing import settle
 from vistool.formats.results.files import RESULTS
 from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, Size, TrackSegmentation
 
-MAX_BYTES = 1 << 33  # size of an unpacked results file
+# What reading a zip raises for damage, encryption and methods it does not know.
+UNZIP_ERRORS = (
+    *(zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError),
+    *(OverflowError, struct.error, zlib.error, lzma.LZMAError),
+)
 _DECODER = msgspec.json.Decoder(TrackSegmentation)
 
 
@@ -78,19 +87,15 @@ def _without_collector() -> Iterator[None]:
 
 
 def _results_bytes(path: Path, check: _ResultsCheck) -> bytes:
-    """The JSON text of a results file, unpacked if it is a zip."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such results file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    """The JSON text, out of the zip if it is in one."""
+    settle(path.parent)
+    data = read_file(path, "results file")
     if not data.startswith(b"PK\x03\x04"):
         return data
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return archive.read(_results_member(path, archive, check))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except UNZIP_ERRORS as error:
         raise DataError(f"{path}: a zip that cannot be unpacked: {error}") from None
 
 
@@ -113,8 +118,11 @@ def _results_member(path: Path, archive: zipfile.ZipFile, check: _ResultsCheck) 
         )
     if len(files) > 1:
         check.warn("zip-layout", (), f"the zip has {len(files) - 1} files besides the results")
-    if member.file_size > MAX_BYTES:
-        raise DataError(f"{path}: {member.filename} has {member.file_size} bytes when unpacked")
+    if member.file_size > UNPACKED_BYTES.value:
+        raise DataError(
+            f"{path}: {member.filename} has {member.file_size} bytes when unpacked, too many",
+            hint=UNPACKED_BYTES.hint,
+        )
     return member
 
 
@@ -152,7 +160,7 @@ class _ResultsCheck:
         if not isinstance(entries, list):
             raise DataError(f"{path}: holds a {type(entries).__name__} where a list should be")
         for index, raw in enumerate(entries):
-            result = self._sound(raw) or self._examined(index, plain(raw))
+            result = self._sound(raw) or self._examined(index, raw)
             if result is not None and self._is_new(index, result):
                 yield result
             on_progress("checking results", index + 1, len(entries))
@@ -164,7 +172,7 @@ class _ResultsCheck:
             return None
         try:
             result: TrackSegmentation = _DECODER.decode(raw)
-        except msgspec.MsgspecError:
+        except NOT_TAKEN:
             return None
         video, masks = result["video_id"], [m for m in result["segmentations"] if m is not None]
         size = list(self._sizes.get(video, ()))
@@ -182,17 +190,21 @@ class _ResultsCheck:
         self._predicted.add(video)
         return result
 
-    def _examined(self, index: int, entry: Any) -> TrackSegmentation | None:
-        """The track after a full check; None, after adding its problems, if it has errors."""
+    def _examined(self, index: int, raw: Any) -> TrackSegmentation | None:
+        """The track, or None after adding all that is wrong with it."""
         place: Place = (("result", index),)
+        try:
+            entry = plain(raw)
+        except DataError as error:
+            self.error("no-json", place, str(error))
+            return None
         if not isinstance(entry, dict):
             self.error("no-object", place, f"a {type(entry).__name__}, not an object")
             return None
-        if "image_id" in entry and "video_id" not in entry:  # COCO: a picture is a one-frame video
-            entry["video_id"], entry["segmentations"] = (
-                entry["image_id"],
-                [entry.get("segmentation")],
-            )
+        if "image_id" in entry and "video_id" not in entry:  # COCO's form: a video of one frame
+            mask = entry.get("segmentation")
+            entry["video_id"] = entry["image_id"]
+            entry["segmentations"] = None if mask is None else [mask]
         ids = [(key.removesuffix("_id"), entry.get(key)) for key in ("video_id", "category_id")]
         place += tuple((name, value) for name, value in ids if type(value) is int)
         before = len(self.problems)
@@ -251,8 +263,12 @@ class _ResultsCheck:
     def _check_masks(self, place: Place, entry: Mapping[str, Any]) -> list[RLE | None]:
         masks, video = entry.get("segmentations"), entry.get("video_id")
         if not isinstance(masks, list):
-            what = "no segmentations" if masks is None else f"segmentations are a {type(masks)}"
-            self.error("no-mask", place, what, "write one mask or null per frame")
+            what = (
+                "no segmentations"
+                if masks is None
+                else f"segmentations are a {type(masks).__name__}"
+            )
+            self.error("no-mask", place, what, "one mask or null a frame")
             return []
         if type(video) is not int or (self.dataset is not None and video not in self._lengths):
             return []

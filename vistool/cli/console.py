@@ -12,7 +12,13 @@ from typing import NoReturn
 
 import typer
 
-from vistool.errors import OutOfMemoryError, UsageError, VistoolError
+from vistool.errors import (
+    OutOfMemoryError,
+    UsageError,
+    VistoolError,
+    is_out_of_memory,
+    visible,
+)
 from vistool.progress import OnProgress, silent
 from vistool.signals import INTERRUPTED
 
@@ -24,7 +30,7 @@ ParserError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 @contextmanager
-def friendly_errors(*, debug: bool = False) -> Iterator[None]:
+def friendly_errors(*, debug: bool = False, less_memory: str = "") -> Iterator[None]:
     """Print an expected failure as an `error:` and a `hint:` line, and exit with its code.
 
     Anything unexpected is a bug and keeps its traceback. A reader that has left, as `| head` does,
@@ -32,6 +38,7 @@ def friendly_errors(*, debug: bool = False) -> Iterator[None]:
 
     Args:
         debug: show the traceback of expected failures as well.
+        less_memory: what would need less, in a few words.
     """
     try:
         yield
@@ -40,13 +47,15 @@ def friendly_errors(*, debug: bool = False) -> Iterator[None]:
     except ParserError as error:
         message, hint = _parser_message(error)
         _fail(UsageError(message, hint=hint), debug)
-    except MemoryError:
-        hint = "a smaller --size or --clip-length needs less"
-        _fail(OutOfMemoryError("this computer's memory is full", hint=hint), debug)
-    except OSError as error:
-        _fail(VistoolError.of_system(error), debug)
     except (KeyboardInterrupt, typer.Abort) as interrupt:
         report_interrupt(interrupt)
+    except Exception as error:
+        if is_out_of_memory(error):
+            full = OutOfMemoryError("this computer's memory is full", hint=less_memory)
+            _fail(full.with_notes_of(error), debug)
+        if isinstance(error, OSError):
+            _fail(VistoolError.of_system(error), debug)
+        raise
 
 
 def report_failure(error: VistoolError) -> None:
@@ -65,8 +74,8 @@ def report_interrupt(interrupt: BaseException) -> NoReturn:
 
 
 def say(text: str) -> None:
-    """One line on stderr; above the bar, if there is one."""
-    sys.stderr.write(f"{text}\n")
+    """One line on stderr; above the bar, if there is one. Names in it cannot command a terminal."""
+    sys.stderr.write("\n".join(map(visible, text.split("\n"))) + "\n")
 
 
 def answer(text: str) -> None:

@@ -22,8 +22,8 @@ from vistool.data.warping import (
     shrunk,
     window_of,
 )
-from vistool.errors import DataError
 from vistool.formats.masks.rle import decode_columns
+from vistool.formats.video.frame_files import read_frame
 from vistool.structures import RLE, Size
 
 
@@ -151,10 +151,8 @@ def read_image(video: LabelledVideo, frame: int) -> np.ndarray:
     Raises: DataError for a missing file or one of another size.
     """
     path = video.files[frame]
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise DataError(f"{path}: missing, or not a readable picture")
+    image = read_frame(video.files, frame, cut_off=True)
     size = Size(*image.shape[:2])
     if size != video.size:
         raise other_size(path, size, video.size)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image

@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 
 from vistool.config import Precision
-from vistool.errors import UsageError
+from vistool.errors import UsageError, is_out_of_memory
 
 T = TypeVar("T")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -64,14 +64,6 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the memory of any device was exhausted."""
-    # torch has no exception class for a failed allocation on the CPU
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )
 
 
 def unless_out_of_memory(call: Callable[[], T]) -> T | None:

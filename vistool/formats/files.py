@@ -11,25 +11,37 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from vistool.errors import DataError
+from vistool.errors import DataError, UsageError
+from vistool.formats.names import as_file_name
+from vistool.formats.replacing import sync, temporary_name
+
+T = TypeVar("T")
+# What msgspec raises for text that it does not take. ValueError: bytes that are no UTF-8.
+NOT_TAKEN = (msgspec.DecodeError, ValueError, RecursionError)
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, with the same suffix; its file becomes `path` on success.
+def atomic_path(path: Path, *, lasting: bool = True) -> Iterator[Path]:
+    """A free name beside `path`, with its suffix, whose file becomes `path` on a clean exit.
 
-    Any exception, Ctrl-C included, removes the temporary file and leaves an existing `path`
-    unchanged. A missing folder is created. An OSError names `path`, also if the disk is full.
+    Any exception, Ctrl-C included, removes it and leaves what stood at `path` as it was.
+    The folder is made if it is not there. An OSError names `path`; that of a full disk would not.
+
+    Args: lasting: wait until it is on the disk; False for one of many.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         yield temporary
+        if lasting:
+            sync(temporary)
         temporary.replace(path)
+        if lasting:
+            sync(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         _name_place(error, path, temporary)
@@ -43,7 +55,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     If `path` exists, its files are replaced by new ones of the same name and others are kept. An
     OSError names `path`.
     """
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -59,19 +71,20 @@ def _replace_folder(path: Path, new: Path) -> None:
     if path.is_symlink() or not path.is_dir():
         new.rename(path)  # fails if `path` is a file or a link
         return
-    old = _temporary(path)
+    # Not a name that is taken for what a killed process left: it holds what was not made here.
+    old = path.with_name(f".{path.name}-{secrets.token_hex(4)}.old")
     moved: list[tuple[Path, Path]] = []
+    path.rename(old)
     try:
-        _move_missing(path, new, moved)
-        path.rename(old)
         new.rename(path)
+        _move_missing(old, path, moved)
     except BaseException:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        if new.exists():
-            for item, place in reversed(moved):
-                with contextlib.suppress(FileNotFoundError):  # the last one may not have moved
-                    place.rename(item)
+        for item, place in reversed(moved):
+            with contextlib.suppress(FileNotFoundError):  # the last one, perhaps
+                place.rename(item)
+        if not new.exists():
+            path.rename(new)
+        old.rename(path)
         raise
     shutil.rmtree(old)
 
@@ -95,11 +108,6 @@ def _name_place(error: BaseException, path: Path, temporary: Path) -> None:
             error.filename, error.filename2 = str(path), None
 
 
-def _temporary(path: Path) -> Path:
-    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
-    return path.with_name(f".{path.stem}-{unique}.part{path.suffix}")
-
-
 def numbered(name: str) -> Iterator[str]:
     """The name itself, then the name with "-2", "-3" and so on.
 
@@ -108,6 +116,23 @@ def numbered(name: str) -> Iterator[str]:
     """
     yield name
     yield from (f"{name}-{number}" for number in itertools.count(2))
+
+
+def refuse_existing(path: Path, *, exist_ok: bool) -> None:
+    """Raises: UsageError for a file that is to be written, but is there already."""
+    if os.path.lexists(path) and not exist_ok:
+        raise UsageError(
+            f"{path}: is there already",
+            hint="--exist-ok (from Python exist_ok=True) replaces it; another name keeps it",
+        )
+
+
+def free_path(path: Path, *, exist_ok: bool) -> Path:
+    """The path, or with "-2", "-3"... before its suffix the first that is free."""
+    if exist_ok:
+        return path
+    names = (path.with_name(f"{stem}{path.suffix}") for stem in numbered(path.stem))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def sha256_of(path: Path) -> str:
@@ -119,14 +144,14 @@ def sha256_of(path: Path) -> str:
 def decode_json(data: bytes, kind: Any, where: str) -> Any:
     """Decode JSON text as `kind`; its `msgspec.Raw` parts stay undecoded until `plain` is called.
 
-    Text with NaN or Infinity is decoded completely, to plain values that may have another type than
-    `kind`; the caller must check. Raises: DataError that begins with `where`.
+    Text with NaN, Infinity or a name that is no UTF-8 in it comes back whole, as plain values. Its
+    type may be another than `kind`, so look at it. Raises: DataError that begins with `where`.
     """
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         raise DataError(f"{where}: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_TAKEN as error:
         reason = str(error)
     try:
         return json.loads(data)
@@ -137,9 +162,58 @@ def decode_json(data: bytes, kind: Any, where: str) -> Any:
     raise DataError(f"{where}: not a readable JSON file: {reason}")
 
 
+def read_file(path: Path, what: str = "file") -> bytes:
+    """The bytes of a file. Raises: DataError that says what is missing, or why it is unreadable."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such {what}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no disk can have
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DataError(f"{path}: cannot be read: {reason}") from None
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """A small JSON file as `kind`. Raises: DataError if it is missing, damaged or another kind."""
+    data = read_file(path)
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise DataError(f"{path}: {error}") from None
+    except NOT_TAKEN as error:
+        reason = str(error)
+    try:  # perhaps for a name that is no UTF-8
+        return msgspec.convert(json.loads(data, parse_constant=_refuse_constant), kind)
+    except (ValueError, RecursionError, msgspec.ValidationError):
+        raise DataError(f"{path}: not a readable JSON file: {reason}") from None
+
+
 def plain(value: Any) -> Any:
-    """The value itself, decoded if it is still JSON text."""
-    return msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value
+    """The Python value of what may still be JSON text. Raises: DataError."""
+    if not isinstance(value, msgspec.Raw):
+        return value
+    try:
+        return msgspec.json.decode(value)
+    except NOT_TAKEN as error:
+        reason = str(error)
+    try:
+        return json.loads(bytes(value))
+    except (ValueError, RecursionError):
+        raise DataError(f"not readable JSON: {reason}") from None
+
+
+def encode_json(value: Any, *, indented: bool = False) -> bytes:
+    """JSON text of a value. Bytes of a name that are no UTF-8 become \\udcXX, as in Python."""
+    try:
+        text = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        simple = msgspec.to_builtins(value, builtin_types=(msgspec.Raw,))
+        text = json.dumps(simple, default=plain).encode("ascii")
+    return msgspec.json.format(text) if indented else text
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
 
 
 def path_as_text(path: Path) -> str:
@@ -148,10 +222,11 @@ def path_as_text(path: Path) -> str:
 
 
 def new_run_folder(parent: Path, stem: str, *, exist_ok: bool) -> Path:
-    """Make and return `parent/stem`, with "-2", "-3" and so on added if it exists.
+    """Make and return parent/stem, or with "-2", "-3"... the first of them that is free.
 
-    Args: exist_ok: return an existing folder `parent/stem`. Raises: DataError if it is a file.
+    The stem may be any text: `as_file_name` makes a name of it.
     """
+    stem = as_file_name(stem)
     parent.mkdir(parents=True, exist_ok=True)
     if exist_ok:
         folder = parent / stem

@@ -6,6 +6,7 @@ import contextlib
 import os
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,8 @@ from typing import TypeVar
 
 S = TypeVar("S")
 T = TypeVar("T")
+
+PATIENCE = 10.0  # seconds in which a thread may stop
 
 
 def in_threads(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
@@ -37,8 +40,9 @@ def in_threads(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
 def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """Iterate over `items` in a separate thread, at most `depth` items ahead of the consumer.
 
-    Exceptions of `items` are raised here. Closing this generator stops the thread and closes
-    `items`. A consumer that may stop early should close it (`contextlib.closing`).
+    What `items` raises is raised here. Closing this generator stops the thread and closes `items`;
+    it should be closed by whoever may leave it early (`contextlib.closing`). A thread that does not
+    stop within PATIENCE is left behind; it ends with the process.
     """
     waiting: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(depth)
     stop = threading.Event()
@@ -68,7 +72,9 @@ def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
             yield item[0]
     finally:
         stop.set()
-        while thread.is_alive():  # it may wait for room in the queue more than once
+        given_up = time.monotonic() + PATIENCE
+        # It may be waiting for room, more than once; or for what never comes.
+        while thread.is_alive() and time.monotonic() < given_up:
             with contextlib.suppress(queue.Empty):
                 waiting.get_nowait()
             thread.join(0.01)

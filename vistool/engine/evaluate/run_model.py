@@ -44,6 +44,7 @@ from vistool.formats.results.files import META, RESULTS, iterate_results, read_m
 from vistool.formats.video.reader import open_frames
 from vistool.models.checkpoints.files import LoadedModel, load_model
 from vistool.progress import OnProgress, silent
+from vistool.signals import TERMINAL_SIGNALS, end_with_parent
 from vistool.structures import TrackSegmentation
 
 
@@ -231,7 +232,7 @@ def _run_video(
     except VistoolError as error:  # this video's alone: the others go on
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder / FAILURE) as temporary:
-            temporary.write_text(f"{error}\n")
+            temporary.write_text(f"{error}\n", encoding="utf-8", errors="backslashreplace")
 
 
 def _run_in_processes(
@@ -288,9 +289,7 @@ def _deaf_to_the_terminal() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may deal with signals
         return
-    before = {
-        number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)
-    }
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in TERMINAL_SIGNALS}
     try:
         yield
     finally:
@@ -303,6 +302,7 @@ _job: PredictJob | None = None  # of this process, made once
 
 def _begin_worker(make_job: Callable[[], PredictJob], threads: int) -> None:
     global _job
+    end_with_parent()
     torch.set_num_threads(threads)
     _job = make_job()
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from vistool.data.batches import Batch
-from vistool.engine.device import is_out_of_memory
-from vistool.engine.distributed import is_lost_connection
-from vistool.errors import OutOfMemoryError, VistoolError
+from vistool.engine.distributed import is_lost_touch
+from vistool.errors import OutOfMemoryError, VistoolError, is_out_of_memory
 from vistool.structures import ClipOutput, ClipTarget, FrameClipOutput, FrameHeads
 
 Output = TypeVar("Output", ClipOutput, FrameClipOutput, FrameHeads)

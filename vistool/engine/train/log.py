@@ -15,7 +15,7 @@ import torch
 
 from vistool.engine.device import versions
 from vistool.errors import UsageError
-from vistool.formats.files import atomic_path
+from vistool.formats.files import NOT_TAKEN, atomic_path, encode_json
 from vistool.models.checkpoints.files import PACKAGE
 
 LOG = "log.jsonl"
@@ -45,7 +45,7 @@ class RunLog:
     def write(self, step: int, values: Line) -> None:
         """Add the line of a step. Raises: OSError with the file's name if the disk is full."""
         try:
-            self._file.write(msgspec.json.encode({"step": step, **values}).decode() + "\n")
+            self._file.write(encode_json({"step": step, **values}).decode() + "\n")
         except OSError as error:
             error.filename = str(self._path)
             raise
@@ -76,7 +76,7 @@ def note_start(run: Path, step: int, **facts: str | int) -> None:
         **facts,
     }
     with (run / STARTS).open("a", encoding="utf-8") as file:
-        file.write(msgspec.json.encode(line).decode() + "\n")
+        file.write(encode_json(line).decode() + "\n")
 
 
 def code_revision(package: Path) -> str | None:
@@ -108,7 +108,7 @@ def _keep_steps(path: Path, last: int) -> None:
     for line in path.read_bytes().splitlines(keepends=True):
         try:
             step = msgspec.json.decode(line)["step"]
-        except (msgspec.DecodeError, KeyError, TypeError):
+        except (*NOT_TAKEN, KeyError, TypeError):
             break
         if step > last or not line.endswith(b"\n"):
             break

@@ -63,11 +63,12 @@ def started_with(run: Path, changes: Mapping[str, Any] | None = None) -> TrainCo
     """
     where = str(run / SETTINGS)
     try:
-        config: TrainConfig = from_json(
-            (run / SETTINGS).read_text(encoding="utf-8"), TrainConfig, where=where
-        )
-    except OSError:
+        text = (run / SETTINGS).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where}: not readable JSON: {error}") from None
+    except (OSError, ValueError):
         raise UsageError(f"{run}: no training was started in this folder") from None
+    config: TrainConfig = from_json(text, TrainConfig, where=where)
     values = changed(msgspec.to_builtins(config), changes or {})
     return from_mapping(values, TrainConfig, where=str(run))
 

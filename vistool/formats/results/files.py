@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from vistool.errors import DataError
-from vistool.formats.files import atomic_path
+from vistool.formats.files import NOT_TAKEN, atomic_path, encode_json, read_json
 from vistool.formats.masks.rle import validate_rle
+from vistool.formats.replacing import settle
 from vistool.structures import RLE, Size, Track, TrackSegmentation
 
 RESULTS, META, OVERLAY = "results.json", "meta.json", "overlay.mp4"  # in a run folder
@@ -47,7 +48,8 @@ def iterate_results(path: Path, *, video_id: int | None = None) -> Iterator[Trac
     Args: video_id: skip entries of other videos, without a check of their masks; None: read all.
     Raises: DataError, as `read_results`.
     """
-    for index, raw in enumerate(_decode(path, list[msgspec.Raw])):
+    settle(path.parent)
+    for index, raw in enumerate(read_json(path, list[msgspec.Raw])):
         where = f"{path}: result {index}"
         if video_id is not None and _decode_entry(raw, _OfVideo, where).video_id != video_id:
             continue
@@ -63,8 +65,9 @@ class _OfVideo(msgspec.Struct):
 
 
 def video_ids(path: Path) -> list[int]:
-    """The ids of the videos with entries in a results file, increasing. Raises: DataError."""
-    entries = enumerate(_decode(path, list[msgspec.Raw]))
+    """The videos that a results file has entries of, in increasing order. Raises: DataError."""
+    settle(path.parent)
+    entries = enumerate(read_json(path, list[msgspec.Raw]))
     return sorted(
         {_decode_entry(raw, _OfVideo, f"{path}: result {n}").video_id for n, raw in entries}
     )
@@ -73,8 +76,8 @@ def video_ids(path: Path) -> list[int]:
 def _decode_entry(raw: msgspec.Raw, kind: type[T], where: str) -> T:
     try:
         return msgspec.json.decode(raw, type=kind)
-    except msgspec.MsgspecError as error:
-        hint = "`vistool data check --results FILE` lists all its problems"
+    except NOT_TAKEN as error:
+        hint = "`vistool data check --results FILE` lists all that is wrong with it"
         raise DataError(f"{where}: {error}", hint=hint) from None
 
 
@@ -105,13 +108,19 @@ class VideoMeta(msgspec.Struct, frozen=True, kw_only=True):
     video_id: int
     width: int
     height: int
-    length: int  # decoded frames in the selected range
-    complete: bool = True  # False: interrupted; the results cover the frames before that
-    first_frame: int  # index of the first of these frames in the source
-    times: list[float]  # seconds from the first frame of the source, one per frame
-    frame_stride: int  # the model processed every n-th frame
+    length: int  # decoded frames in the chosen range
+    # False: interrupted, or of a source that is incomplete; these are the frames that were done
+    complete: bool = True
+    first_frame: int  # index in the source of the first of them
+    times: list[float]  # seconds from the first frame of the source, one a frame
+    frame_stride: int  # the model saw every n-th frame
     rotation: int  # degrees
     fps: float  # nominal
+    stream: int | None = None  # which one was read, of a file with several video streams
+    # Of pictures with more than 8 bits: the values that became black and white.
+    value_range: tuple[float, float] | None = None
+    # Of frames kept as pictures: where each comes from, a file, or file#page with pages from 1.
+    files: list[str] | None = None
     categories: list[Category]
     model: dict[str, Any]
     settings: dict[str, Any]
@@ -139,7 +148,7 @@ def write_meta(path: Path, meta: VideoMeta, tracks: Iterable[Track]) -> None:
     lines = [
         _TrackLine(
             track_id=track.id,
-            category_id=track.category_id,
+            category_id=track.class_id,
             score=track.score,
             first_frame=track.frames[0],
             last_frame=track.frames[-1],
@@ -148,7 +157,7 @@ def write_meta(path: Path, meta: VideoMeta, tracks: Iterable[Track]) -> None:
     ]
     with atomic_path(path) as temporary:
         whole = _MetaFile(**msgspec.structs.asdict(meta), tracks=lines)
-        temporary.write_bytes(msgspec.json.encode(whole) + b"\n")
+        temporary.write_bytes(encode_json(whole) + b"\n")
 
 
 def read_meta(path: Path) -> VideoMeta:
@@ -157,10 +166,13 @@ def read_meta(path: Path) -> VideoMeta:
 
 
 def read_meta_and_ids(path: Path) -> tuple[VideoMeta, list[int]]:
-    """Read meta.json and its track ids, in the order of results.json. Raises: DataError."""
-    whole = _decode(path, _MetaFile)
+    """Read meta.json, and the ids of the tracks in the order of results.json. Raises: DataError."""
+    settle(path.parent)
+    whole = read_json(path, _MetaFile)
     if len(whole.times) != whole.length:
         raise DataError(f"{path}: {len(whole.times)} time stamps for {whole.length} frames")
+    if whole.files is not None and len(whole.files) != whole.length:
+        raise DataError(f"{path}: {len(whole.files)} files for {whole.length} frames")
     if any(later <= time for time, later in itertools.pairwise(whole.times)):
         raise DataError(f"{path}: its time stamps do not increase")
     if min(whole.width, whole.height, whole.frame_stride) < 1 or (
@@ -180,12 +192,3 @@ def read_meta_and_ids(path: Path) -> tuple[VideoMeta, list[int]]:
     facts = msgspec.structs.asdict(whole)
     ids = [track.track_id for track in facts.pop("tracks")]
     return VideoMeta(**facts), ids
-
-
-def _decode(path: Path, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (msgspec.MsgspecError, OSError) as error:
-        raise DataError(f"{path}: {error}") from None

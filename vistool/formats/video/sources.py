@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vistool.errors import DataError
+from vistool.formats.names import as_file_name
+from vistool.formats.pictures import tiff_pages
+from vistool.formats.video.frame_files import TIFF_SUFFIXES
 
 VIDEO_SUFFIXES = (
     *(".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4"),
@@ -21,8 +24,8 @@ LOOKED_FOR = f"searched for {' '.join(name[1:] for name in VIDEO_SUFFIXES + IMAG
 
 
 def source_name(path: Path) -> str:
-    """The name for a source's results: the stem of a file, or the name of a folder."""
-    return path.resolve().name if path.is_dir() else path.stem
+    """What a source's results are named after: the stem of a file, the name of a folder."""
+    return as_file_name(path.resolve().name if path.is_dir() else path.stem)
 
 
 def expand_sources(patterns: Sequence[str]) -> list[Path]:
@@ -47,7 +50,7 @@ def _expand(pattern: str) -> list[Path]:
         if sources := _sources_in(path):
             return sources
         raise DataError(f"{path}: no frames and no videos in this folder", hint=LOOKED_FOR)
-    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES and not has_pages(path):
         raise DataError(
             f"{path}: a single picture is not a video",
             hint="give the folder that holds the frames",
@@ -70,7 +73,7 @@ def _expand(pattern: str) -> list[Path]:
 def _matched(path: Path) -> list[Path]:
     if path.is_dir():
         return _sources_in(path)
-    return [path] if path.suffix.lower() in VIDEO_SUFFIXES else []
+    return [path] if path.suffix.lower() in VIDEO_SUFFIXES or has_pages(path) else []
 
 
 def _sources_in(folder: Path) -> list[Path]:
@@ -79,12 +82,20 @@ def _sources_in(folder: Path) -> list[Path]:
         files_with_suffix(folder, IMAGE_SUFFIXES),
         files_with_suffix(folder, VIDEO_SUFFIXES),
     )
+    stacks = {path for path in images if has_pages(path)}
+    images = [path for path in images if path not in stacks]
+    videos = sorted([*videos, *stacks], key=_natural)
     if images and videos:
         raise DataError(
             f"{folder}: holds {len(images)} images and {len(videos)} videos; which is meant?",
             hint="name the videos, or move the frames to a folder of their own",
         )
     return [folder] if images else videos
+
+
+def has_pages(path: Path) -> bool:
+    """Is it a TIFF of several pages, which is a video?"""
+    return path.suffix.lower() in TIFF_SUFFIXES and path.is_file() and len(tiff_pages(path)) > 1
 
 
 def files_with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:

@@ -14,10 +14,21 @@ import numpy as np
 
 from vistool.errors import VistoolError
 from vistool.formats.files import atomic_path
-from vistool.formats.video.ffmpeg import Sound, file_name, first_complaint, media_info, program
+from vistool.formats.replacing import remove_leftovers
+from vistool.formats.video.ffmpeg import (
+    Sound,
+    file_name,
+    first_complaint,
+    media_info,
+    program,
+    source,
+)
 from vistool.structures import Size
 
-TIMESCALE = 90_000  # time units per second in the file: exact for 24, 25, 30, 50 and 60 fps
+TIMESCALE = 90_000  # ticks a second in the file: exact for 24, 25, 30, 50, 60 fps
+# Seconds that a frame may last. An mp4 holds less than 2**31 ticks, 6.6 hours, between the times at
+# which a frame is decoded and shown, and several others may lie between these.
+LONGEST = 2000
 SQUARE = Fraction(1)
 MAX_ASPECT = 65_535  # the largest numerator and denominator of a pixel aspect in H.264
 MP4 = ["-video_track_timescale", str(TIMESCALE), "-movflags", "+faststart", "-f", "mp4"]
@@ -53,11 +64,13 @@ class VideoWriter:
         self._sound_from, self._sound_start = audio_from, audio_start
         self._origin = 0.0
         self._last: float | None = None  # time of the last frame, from the first one
+        self._image = np.empty(0, np.uint8)  # of the last frame, with even sides
         self._end = contextlib.ExitStack()
 
     def __enter__(self) -> VideoWriter:
         with contextlib.ExitStack() as stack:
             self._finished = stack.enter_context(atomic_path(self.path))
+            remove_leftovers(self.path.parent)
             self._picture = self._finished.with_suffix(".picture.mp4")
             stack.callback(self._picture.unlink, missing_ok=True)
             self._log = stack.enter_context(tempfile.TemporaryFile())
@@ -79,6 +92,8 @@ class VideoWriter:
     def write(self, image: np.ndarray, time: float) -> None:
         """Add a frame, [H, W, 3] uint8 RGB. Times must increase; the first one becomes 0.
 
+        A frame that lasts for hours is repeated, as an mp4 has no room for its duration.
+
         Raises: ValueError for a frame of another size or a time that does not increase;
             VistoolError if ffmpeg fails.
         """
@@ -88,13 +103,25 @@ class VideoWriter:
             self._origin = time
         elif time - self._origin <= self._last:
             raise ValueError(f"a frame at {time} s after one at {self._origin + self._last} s")
+        else:
+            self._repeat_until(time - self._origin)
         self._last = time - self._origin
         height, width = self._even_size
         if (height, width) != self.size:
             rows, columns = height - self.size.height, width - self.size.width
             image = np.pad(image, ((0, rows), (0, columns), (0, 0)), mode="edge")
-        self._pipe(_matroska_frame_header(self._last, 1 / self.fps, image.nbytes))
-        self._pipe(np.ascontiguousarray(image).data)
+        self._image = np.ascontiguousarray(image)
+        self._pipe_frame(self._last)
+
+    def _repeat_until(self, time: float) -> None:
+        assert self._last is not None
+        while time - self._last > LONGEST:
+            self._last += LONGEST
+            self._pipe_frame(self._last)
+
+    def _pipe_frame(self, time: float) -> None:
+        self._pipe(_matroska_frame_header(time, 1 / self.fps, self._image.nbytes))
+        self._pipe(self._image.data)
 
     @property
     def _even_size(self) -> Size:
@@ -112,13 +139,13 @@ class VideoWriter:
         # the sound is added at the end, when the video's length is known
         return [*command, file_name(self._picture if self._sound else self._finished)]
 
-    def _add_sound(self, sound: Sound, source: Path) -> None:
+    def _add_sound(self, sound: Sound, sound_file: Path) -> None:
         duration = (self._last or 0.0) + 1 / self.fps
         start = self._sound_start + sound.picture_delay
         command = [program(), "-v", "error", "-nostdin", "-y", "-i", file_name(self._picture)]
         # sound that begins after the first frame is delayed, sound that begins before is cut
         command += ["-ss", f"{start:.6f}"] if start > 0 else ["-itsoffset", f"{-start:.6f}"]
-        command += ["-t", f"{duration + min(start, 0.0):.6f}", "-vn", "-i", file_name(source)]
+        command += ["-t", f"{duration + min(start, 0.0):.6f}", "-vn", *source(sound_file)]
         command += ["-map", "0:v:0", "-map", "1:a:0", "-c:v", "copy"]
         command += ["-c:a", "copy" if sound.codec in COPYABLE_SOUND else "aac"]
         command += [*MP4, file_name(self._finished)]

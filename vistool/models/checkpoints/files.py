@@ -45,7 +45,11 @@ class WeightsHeader:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in evaluation mode, with its file's header and checksum, from `load_model`."""
+    """A model in evaluation mode, with its file's header and checksum, from `load_model`.
+
+    >>> vistool.load_model("ifc-lite").header.config.class_names[:3]
+    ('person', 'bicycle', 'motorcycle')
+    """
 
     model: IFC | VisTR
     header: WeightsHeader
@@ -112,9 +116,7 @@ def load_model(name_or_path: str | Path) -> LoadedModel:
 
     Raises: WeightsError if the file is missing, damaged, or does not fit its own configuration.
     """
-    from safetensors.torch import load_file
-
-    from vistool.models import build_model
+    from vistool.models.checkpoints.budget import build_within
 
     path = find_weights(name_or_path)
     header = read_header(path)
@@ -123,18 +125,44 @@ def load_model(name_or_path: str | Path) -> LoadedModel:
             f"{path}: weights to start training {header.metadata[START]} from, not a whole model",
             hint=f"train with --set init={path}",
         )
-    model = build_model(header.config)
-    load_exactly(model, load_file(path), where=str(path))
+    model = build_within(header.config, path.stat().st_size, where=str(path))
+    load_exactly(model, read_tensors(path), where=str(path))
     return LoadedModel(model.float().eval(), header, sha256_of(path))
 
 
-def load_exactly(model: nn.Module, state: Mapping[str, object], *, where: str) -> None:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weight file. Raises: WeightsError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load, load_file
+
+    try:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            return load(path.read_bytes())  # safetensors opens no such names
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file: {error}") from None
+
+
+def weights_fault(tensor: Tensor) -> str:
+    """Why a tensor cannot be weights; empty if it can."""
+    if not tensor.is_floating_point():
+        return f"{str(tensor.dtype).removeprefix('torch.')} instead of floating point"
+    # One sum: NaN and infinity stay in it. Of large weights alone it may overflow.
+    if tensor.sum(dtype=tensor.dtype).isfinite() or tensor.isfinite().all():
+        return ""
+    return "holds NaN or infinity"
+
+
+def load_exactly(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
     """Fill a model from tensors whose keys and shapes must equal the model's.
 
     Raises: WeightsError with the number of missing, unknown and misshapen keys.
     """
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    given = {key: tuple(getattr(value, "shape", ())) for key, value in state.items()}
+    given = {key: tuple(value.shape) for key, value in state.items()}
+    faults = {key: fault for key, value in state.items() if (fault := weights_fault(value))}
     problems = {
         "missing": sorted(expected.keys() - given.keys()),
         "unknown": sorted(given.keys() - expected.keys()),
@@ -143,6 +171,7 @@ def load_exactly(model: nn.Module, state: Mapping[str, object], *, where: str) -
             for key in sorted(expected.keys() & given.keys())
             if expected[key] != given[key]
         ],
+        "unusable": [f"{key} {fault}" for key, fault in faults.items()],
     }
     found = [f"{len(keys)} {what} ({keys[0]}, ...)" for what, keys in problems.items() if keys]
     if found:

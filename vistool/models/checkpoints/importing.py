@@ -17,15 +17,15 @@ from torch import Tensor
 from vistool.config import IFCConfig, ModelConfig, PixelConfig, ResNetConfig, VisTRConfig
 from vistool.errors import WeightsError
 from vistool.formats.files import sha256_of
-from vistool.models import build_model
 from vistool.models.checkpoints import names as published
-from vistool.models.checkpoints.files import START, save_state
+from vistool.models.checkpoints.budget import build_within
+from vistool.models.checkpoints.files import START, save_state, weights_fault
 from vistool.models.checkpoints.names import Rules
 from vistool.models.checkpoints.presets import MSRA_PIXELS, PRESETS, preset
-from vistool.models.checkpoints.safe_pickle import PublishedCheckpoint, read_checkpoint
+from vistool.models.checkpoints.safe_pickle import LARGEST, PublishedCheckpoint, read_checkpoint
 from vistool.models.checkpoints.sizes import Shape, ifc_config, vistr_config
 
-Outcome = Literal["taken", "renamed", "left out", "fresh", "missing", "wrong shape"]
+Outcome = Literal["taken", "renamed", "left out", "fresh", "missing", "wrong shape", "unusable"]
 
 # detectron2 subtracts this from its neutral variances, so that it cancels the norm's eps.
 NORM_EPS = 1e-5
@@ -106,7 +106,7 @@ def import_checkpoint(path: Path, init_of: str | None = None) -> ImportedModel:
         wrong shapes do not raise; they are in the report.
     """
     checkpoint = read_checkpoint(path)
-    tensors = {_without_wrapper(key): value for key, value in checkpoint.tensors.items()}
+    tensors = _without_wrapper(checkpoint.tensors, path)
     layout = _recognise(checkpoint, tensors, path)
     if init_of is not None:
         config = _start_config(layout, init_of, path)
@@ -132,13 +132,13 @@ def import_checkpoint(path: Path, init_of: str | None = None) -> ImportedModel:
 def save_imported(imported: ImportedModel, path: Path) -> None:
     """Write the weight file. Raises: WeightsError if keys are missing or have a wrong shape."""
     report = imported.report
-    bad = report.of("missing", "wrong shape")
+    bad = report.of("missing", "wrong shape", "unusable")
     if bad:
         counts = report.count()
         raise WeightsError(
-            f"{report.source}: {counts['missing']} needed tensors are missing and "
-            f"{counts['wrong shape']} have a wrong shape, the first is {bad[0].ours}; "
-            "nothing was written",
+            f"{report.source}: {counts['missing']} needed tensors are missing, "
+            f"{counts['wrong shape']} have a wrong shape and {counts['unusable']} hold no usable "
+            f"numbers, the first is {bad[0].ours}; nothing was written",
             hint="--verbose lists every key",
         )
     metadata = {
@@ -152,9 +152,17 @@ def save_imported(imported: ImportedModel, path: Path) -> None:
     save_state(imported.state, imported.config, path, metadata)
 
 
-def _without_wrapper(key: str) -> str:
-    """The key without the prefix of torch's data-parallel wrapper."""
-    return key.removeprefix("module.")
+def _without_wrapper(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """By the keys without the prefix of torch's data-parallel wrapper."""
+    plain = {key.removeprefix("module."): value for key, value in tensors.items()}
+    if len(plain) < len(tensors):
+        twice = next(key for key in tensors if f"module.{key}" in tensors)
+        raise WeightsError(
+            f"{path}: holds both {twice} and module.{twice}, and {len(tensors) - len(plain)} such "
+            "pairs in all",
+            hint="which of them are the weights? Save these alone",
+        )
+    return plain
 
 
 def _recognise(checkpoint: PublishedCheckpoint, keys: Mapping[str, Tensor], path: Path) -> _Layout:
@@ -195,11 +203,8 @@ def _start_config(layout: _Layout, name: str, path: Path) -> ModelConfig:
 
 
 def _expected(config: ModelConfig, path: Path) -> dict[str, Shape]:
-    """The model's keys and shapes."""
-    try:
-        model = build_model(config)
-    except (ValueError, AssertionError, RuntimeError) as error:
-        raise WeightsError(f"{path}: no model has these sizes: {error}") from None
+    """The model's keys and shapes. Of a file that lacks much, they are more than it has."""
+    model = build_within(config, path.stat().st_size + LARGEST, where=str(path))
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
@@ -216,6 +221,8 @@ def _sort(
             reason = _reason_against(ours, new, expected, state)
         if reason:
             keys.append(KeyReport(key, "", "left out", reason))
+        elif fault := weights_fault(value):
+            keys.append(KeyReport(key, ours, "unusable", fault))
         elif tuple(value.shape) == expected[ours]:
             state[ours] = value.to(torch.float32)
             keys.append(KeyReport(key, ours, "taken" if key == ours else "renamed"))

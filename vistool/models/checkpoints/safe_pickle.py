@@ -6,9 +6,12 @@ in it is refused before it is imported.
 
 from __future__ import annotations
 
-import argparse
+import io
+import os
 import pickle
+import pickletools
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +29,10 @@ SAFE_TORCH = (2, 6)
 ZIP_FILE = b"PK\x03\x04"  # torch.save
 LEGACY_TORCH_FILE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
 
+LARGEST = 100_000_000  # numbers that a file may have more of than bytes
+# Those that torch has, too.
+NUMBER_TYPE = r"[<>=|]?(b1|i[1248]|u[1248]|f[248])"
+
 # Exceptions that readers raise for bytes that are not a pickle.
 DAMAGED = (
     pickle.UnpicklingError,
@@ -39,6 +46,8 @@ DAMAGED = (
     AssertionError,
     OverflowError,
     MemoryError,
+    RecursionError,
+    zipfile.BadZipFile,
 )
 
 
@@ -66,7 +75,8 @@ def read_checkpoint(path: Path) -> PublishedCheckpoint:
             if start.startswith((ZIP_FILE, LEGACY_TORCH_FILE)):
                 content = _torch_content(file)
             else:
-                content = _Unpickler(file, encoding="latin1").load()
+                content = _pickled(file.read())
+        checkpoint = _checkpoint(content, path)
     except _RefusedError as refused:
         _refuse(path, str(refused))
     except DAMAGED as error:
@@ -79,7 +89,10 @@ def read_checkpoint(path: Path) -> PublishedCheckpoint:
             f"{path}: neither a torch checkpoint nor a pickle of arrays: {reason[-1]}",
             hint="a damaged download? The published files end in .pth or .pkl",
         ) from None
-    return _checkpoint(content, path)
+    numbers = sum(tensor.numel() for tensor in checkpoint.tensors.values())
+    if numbers > max(path.stat().st_size, LARGEST):  # a view of one number claims any
+        raise WeightsError(f"{path}: claims {numbers} numbers, more than the file can hold")
+    return checkpoint
 
 
 def _refuse(path: Path, name: str) -> NoReturn:
@@ -92,9 +105,26 @@ def _refuse(path: Path, name: str) -> NoReturn:
 def _torch_content(file: BinaryIO) -> object:
     """Read with torch's restricted reader; VisTR's files contain an argparse.Namespace, too."""
     refuse_unsafe_torch(torch.__version__)
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+        if unpacked > file.seek(0, os.SEEK_END):
+            raise pickle.UnpicklingError("its parts are packed, as torch writes none")
+    file.seek(0)
     names: list[Any] = [(value, name) for name, value in ALLOWED.items()]
     with torch.serialization.safe_globals(names):
         return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _pickled(data: bytes) -> object:
+    """What a pickle builds, after a look at all its instructions.
+
+    The unpickler itself reserves memory for whatever length or number it is told.
+    """
+    for done, (instruction, argument, _) in enumerate(pickletools.genops(data)):
+        if instruction.name.endswith("PUT") and (argument or 0) > done:
+            raise pickle.UnpicklingError(f"place {argument} in a memory of {done} values")
+    return _Unpickler(io.BytesIO(data), encoding="latin1").load()
 
 
 def refuse_unsafe_torch(version: str) -> None:
@@ -123,11 +153,15 @@ class _Unpickler(pickle.Unpickler):
         return ALLOWED[full]
 
 
+class _Settings:
+    """Stands in for argparse.Namespace."""
+
+
 class _NumberType:
     """Stands in for numpy.dtype; accepts numeric types only."""
 
     def __init__(self, name: str, align: object = False, copy: object = True) -> None:
-        if not re.fullmatch(r"[<>=|]?[biuf]\d{1,2}", name):
+        if not isinstance(name, str) or not re.fullmatch(NUMBER_TYPE, name):
             raise _RefusedError(f"numpy.dtype({name!r})")
         self.dtype = np.dtype(name)
 
@@ -138,8 +172,12 @@ class _NumberType:
 class _Array:
     """Stands in for numpy.ndarray, whose __setstate__ does not check its arguments."""
 
-    def __init__(self) -> None:
-        self.array = np.empty(0)
+    def __new__(cls, *_: object) -> _Array:  # some pickles call this alone
+        array = super().__new__(cls)
+        array.array = np.empty(0)
+        return array
+
+    array: np.ndarray
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, by_column, data = state
@@ -174,7 +212,7 @@ def _latin1(text: str, encoding: str) -> bytes:
 
 # Every name that a pickle may contain, and its replacement.
 ALLOWED: dict[str, Any] = {
-    "argparse.Namespace": argparse.Namespace,
+    "argparse.Namespace": _Settings,
     "collections.OrderedDict": OrderedDict,
     "numpy.core.multiarray._reconstruct": _new_array,
     "numpy._core.multiarray._reconstruct": _new_array,
@@ -199,18 +237,21 @@ def _checkpoint(content: object, path: Path) -> PublishedCheckpoint:
             break
     tensors = {key: _tensor(value) for key, value in weights.items() if _is_weight(key, value)}
     if not tensors:
-        some = ", ".join(str(key) for key in list(weights)[:3]) or "nothing"
+        some = ", ".join(key for key in list(weights)[:3] if isinstance(key, str)) or "nothing"
         raise WeightsError(f"{path}: contains no weights, only: {some}")
-    settings = content.get("args")
+    settings, author = content.get("args"), content.get("__author__")
     return PublishedCheckpoint(
         tensors,
-        vars(settings) if isinstance(settings, argparse.Namespace) else {},
-        str(content.get("__author__", "")),
+        vars(settings) if isinstance(settings, _Settings) else {},
+        author if isinstance(author, str) else "",
     )
 
 
 def _is_weight(key: object, value: object) -> bool:
-    return isinstance(key, str) and isinstance(value, (Tensor, _Array))
+    if isinstance(value, Tensor):  # numbers that are in the file, one after the other
+        plain = value.layout is torch.strided and value.device.type == "cpu"
+        return isinstance(key, str) and plain and not value.is_quantized
+    return isinstance(key, str) and isinstance(value, _Array)
 
 
 def _tensor(value: Tensor | _Array) -> Tensor:

@@ -6,12 +6,17 @@ from collections.abc import Mapping
 
 import torch.nn.functional as F
 from einops import rearrange
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vistool.config import ModelConfig, VisTRConfig
 from vistool.errors import WeightsError
-from vistool.models.checkpoints.files import START, find_weights, load_exactly, read_header
+from vistool.models.checkpoints.files import (
+    START,
+    find_weights,
+    load_exactly,
+    read_header,
+    read_tensors,
+)
 
 CLASS_HEAD = "class_head."
 QUERIES = "queries.weight"
@@ -39,7 +44,7 @@ def load_start(model: nn.Module, config: ModelConfig, name_or_path: str) -> list
                 f"{path}: its {setting} are not those of the model to train",
                 hint=f"set [model.{setting}] to what `vistool weights show {path}` shows",
             )
-    state = load_file(path)
+    state = read_tensors(path)
     if isinstance(config, VisTRConfig) and isinstance(header.config, VisTRConfig):
         state |= _for_clip_length(state, header.config.clip_length, config.clip_length)
     fresh = {key: value for key, value in model.state_dict().items() if key not in state}

@@ -92,7 +92,7 @@ class Measured:
     """
 
     dataset: DataSet
-    source: Predictions  # all of them; those that are scored are in `scored`
+    source: Predictions  # also those that are not scored
     scored: ScoredSet
     ap: VideoAP
     outcomes: Sequence[VideoOutcome]  # behind AP, by rising video id
@@ -220,6 +220,15 @@ class Measured:
         except DataError:  # a name that leads out of the folder: numbers need no pictures
             return None
         return file if file.is_file() else None
+
+    def pictures(self, video_id: int) -> tuple[Path, ...]:
+        """The files of all frames; none if one of them is not in the data set's folder."""
+        try:
+            return tuple(
+                frame_file(self.dataset.frames, name) for name in self._videos[video_id].file_names
+            )
+        except DataError:
+            return ()
 
     @cached_property
     def _videos(self) -> Mapping[int, AnnotatedVideo]:

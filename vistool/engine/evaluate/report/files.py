@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import msgspec
 from vistool.engine.evaluate.report.charts import charts_of
 from vistool.engine.evaluate.report.content import Measured
 from vistool.engine.evaluate.report.page import write_report
-from vistool.formats.files import atomic_path
+from vistool.formats.files import atomic_path, encode_json
+from vistool.formats.tables import write_table
 
 METRICS, DIAGNOSIS = "metrics.json", "diagnosis.json"
 CATEGORIES, REPORT, FIGURES = "categories.csv", "report.html", "figures"
@@ -22,8 +22,8 @@ Row = Mapping[str, Any]
 def write_evaluation(folder: Path, result: Measured, *, report: bool = True) -> None:
     """Write metrics.json and categories.csv; with a report, also its page, figures and tables."""
     with atomic_path(folder / METRICS) as temporary:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(result.as_json())) + b"\n")
-    _write_csv(folder / CATEGORIES, result.by_category())
+        temporary.write_bytes(encode_json(result.as_json(), indented=True) + b"\n")
+    write_table(folder / CATEGORIES, result.by_category())
     if report:
         write_diagnosis(folder, result)
         write_figures(folder / FIGURES, result)
@@ -35,8 +35,9 @@ def write_diagnosis(folder: Path, result: Measured) -> list[Path]:
     path = folder / DIAGNOSIS
     content = msgspec.to_builtins(result.diagnosis) | {"curves": result.curves}
     with atomic_path(path) as temporary:
-        temporary.write_bytes(msgspec.json.encode(content) + b"\n")
-    return [path, *(_write_csv(folder / f"{name}.csv", rows) for name, rows in _tables(result))]
+        temporary.write_bytes(encode_json(content) + b"\n")
+    tables = _tables(result).items()
+    return [path, *(write_table(folder / f"{name}.csv", rows) for name, rows in tables)]
 
 
 def write_figures(folder: Path, result: Measured) -> list[Path]:
@@ -44,39 +45,34 @@ def write_figures(folder: Path, result: Measured) -> list[Path]:
     return [chart.write_png(folder) for chart in charts_of(result).values()]
 
 
-def _tables(result: Measured) -> Iterator[tuple[str, Sequence[Row]]]:
-    """Name and rows of every CSV file."""
-    diagnosis = result.diagnosis
-    yield "errors", msgspec.to_builtins(diagnosis.breakdown.kinds)
-    yield (
-        "videos",
-        [
+def _tables(result: Measured) -> dict[str, Sequence[Row]]:
+    """The rows of every CSV file, by its name."""
+    diagnosis = msgspec.to_builtins(result.diagnosis)
+    return {
+        "errors": diagnosis["breakdown"]["kinds"],
+        "videos": [
             {
                 "name": result.video_name(row["video_id"]),
                 **{name: value for name, value in row.items() if name != "kinds"},
                 **row["kinds"],
             }
-            for row in msgspec.to_builtins(diagnosis.videos)
+            for row in diagnosis["videos"]
         ],
-    )
-    yield "tracks", [_named(result, row) for row in msgspec.to_builtins(diagnosis.tracks)]
-    yield (
-        "false_positives",
-        [_named(result, row) for row in msgspec.to_builtins(diagnosis.false_positives)],
-    )
-    yield "calibration", msgspec.to_builtins(diagnosis.calibration.bins)
-    confusion = diagnosis.confusion
+        "tracks": [_named(result, row) for row in diagnosis["tracks"]],
+        "false_positives": [_named(result, row) for row in diagnosis["false_positives"]],
+        "calibration": diagnosis["calibration"]["bins"],
+        "confusion": list(_confusion_rows(result)),
+        "curves": list(_curve_rows(result)),
+    }
+
+
+def _confusion_rows(result: Measured) -> Iterator[Row]:
+    confusion = result.diagnosis.confusion
     names = [result.scored.categories[id_] for id_ in confusion.category_ids]
-    yield (
-        "confusion",
-        [
-            {"labelled": labelled, "predicted": predicted, "count": count}
-            for labelled, row in zip([*names, "background"], confusion.counts, strict=True)
-            for predicted, count in zip([*names, "missed"], row, strict=True)
-            if count
-        ],
-    )
-    yield "curves", list(_curve_rows(result))
+    for labelled, row in zip([*names, "background"], confusion.counts, strict=True):
+        for predicted, count in zip([*names, "missed"], row, strict=True):
+            if count:
+                yield {"labelled": labelled, "predicted": predicted, "count": count}
 
 
 def _curve_rows(result: Measured) -> Iterator[Row]:
@@ -94,12 +90,3 @@ def _named(result: Measured, row: Row) -> Row:
         "category": result.scored.categories[row["category_id"]],
         **row,
     }
-
-
-def _write_csv(path: Path, rows: Sequence[Row]) -> Path:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    return path

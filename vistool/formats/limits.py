@@ -1,0 +1,55 @@
+"""How much a file may make vistool allocate. Each limit is checked before the memory is taken.
+
+A few bytes can claim anything. Whoever has larger files raises a limit by its variable in the
+environment, which processes that vistool starts inherit.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from vistool.errors import DataError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The largest number of something that is read."""
+
+    variable: str  # in the environment
+    default: int
+    most: int = 1 << 40  # that can be chosen
+
+    @property
+    def value(self) -> int:
+        """The limit in force. Raises: UsageError if the variable holds no such number."""
+        text = os.environ.get(self.variable)
+        if text is None:
+            return self.default
+        if not (text.isascii() and text.isdecimal() and len(text) < 16):
+            raise UsageError(f"{self.variable}={text!r}: not a whole number")
+        number = int(text)
+        if not 1 <= number <= self.most:
+            raise UsageError(f"{self.variable}={number}: not from 1 to {self.most}")
+        return number
+
+    @property
+    def hint(self) -> str:
+        """How to read a larger one."""
+        return f"the limit is {self.value}: set {self.variable} in the environment to raise it"
+
+
+# Of a picture, a frame or a mask. OpenCV takes no more than 2 ** 30.
+PIXELS = Limit("VISTOOL_MAX_PIXELS", 1 << 26, most=1 << 30)
+# Of a compressed file, once unpacked.
+UNPACKED_BYTES = Limit("VISTOOL_MAX_UNPACKED_BYTES", 1 << 30)
+# Tracks times frames of a data set: a track holds a mask, or None, for every frame.
+TRACK_FRAMES = Limit("VISTOOL_MAX_TRACK_FRAMES", 1 << 25)
+
+
+def refuse_too_many_masks(number: int, where: object) -> None:
+    """Raises: DataError that begins with `where` if tracks times frames are more than the limit."""
+    if number > TRACK_FRAMES.value:
+        raise DataError(
+            f"{where}: its tracks have {number} frames in all, too many", hint=TRACK_FRAMES.hint
+        )
