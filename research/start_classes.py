@@ -1,10 +1,10 @@
-"""A start for a training with another list of classes: their rows of the class layer.
+"""Write initial weights for a training with another list of classes.
 
     python research/start_classes.py OUTPUT --weights ifc-lite --config configs/ifc-lite-more.toml
 
-A class of the new list begins as the old one that has a category in common with it. Where several
-new ones share an old one, its probability is shared among them. What is new altogether begins with
-small random numbers and the smallest bias of the others.
+A new class gets the row of the class layer of the old class with a common category. If several new
+classes have the same old class, they share its probability. Classes without an old class get small
+random weights and the smallest bias of the others.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def write_start(output: Path, weights: str, classes: Mapping[str, Sequence[str]]) -> None:
-    """A whole model of these classes, from one of others."""
+    """Write a model for these classes, made from a model for other classes."""
     loaded = load_model(weights)
     old = trained_classes(loaded.header)
     sources = [_class_with(old, names) for names in classes.values()]
@@ -54,12 +54,12 @@ def write_start(output: Path, weights: str, classes: Mapping[str, Sequence[str]]
 
 
 def _class_with(old: Mapping[str, Sequence[str]], names: Sequence[str]) -> int | None:
-    """The place of the first old class that has one of the categories."""
+    """The index of the first old class with one of the categories; None: no class has one."""
     return next((i for i, has in enumerate(old.values()) if set(has) & set(names)), None)
 
 
 def _rows(fresh: torch.Tensor, given: torch.Tensor, sources: Sequence[int | None]) -> torch.Tensor:
-    """The rows of a layer's weight or bias."""
+    """The rows of a layer's weight or bias; None in `sources`: a class without an old class."""
     shared = Counter(sources)
     rows = fresh.clone()
     for row, source in enumerate(sources):

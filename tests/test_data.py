@@ -59,7 +59,7 @@ def test_only_the_listed_categories_of_a_partly_labelled_picture_are_exhaustive(
     assert read_annotations(path, merged)[0].exhaustive == (False,)
 
 
-def test_a_crowd_is_a_region_to_ignore_and_not_an_instance(tmp_path: Path) -> None:
+def test_a_crowd_is_a_region_to_ignore_instead_of_an_instance(tmp_path: Path) -> None:
     path = edited(make_pictures(tmp_path, 1), iscrowd=1)
     (video,) = read_annotations(path, CLASSES)
     assert [track.label for track in video.tracks] == [1]
@@ -182,7 +182,7 @@ def test_processes_and_parts_share_the_clips_of_a_step(
     assert numbers == list(range(parts * batch))
 
 
-def test_a_clip_does_not_depend_on_processes_and_parts(tmp_path: Path) -> None:
+def test_a_clip_does_not_depend_on_the_process_that_makes_it(tmp_path: Path) -> None:
     maker = clip_maker(make_pictures(tmp_path, 4), 2, AugmentConfig())
 
     def batches(batch: int, share: Share) -> TrainingBatches:
@@ -191,14 +191,14 @@ def test_a_clip_does_not_depend_on_processes_and_parts(tmp_path: Path) -> None:
         return TrainingBatches(source, PixelConfig(), batch=batch, steps=3, seed=5, share=share)
 
     (whole,) = loader(batches(4, Share()), 2, workers=0)
-    # Two processes with two parts each: one clip per batch.
+    # Two processes with two parts each, so every batch has one clip.
     shared = [list(loader(batches(2, Share(rank, 2, 2)), 2, workers=0)) for rank in (0, 1)]
     parts = [shared[rank][part] for part in (0, 1) for rank in (0, 1)]
     torch.testing.assert_close(torch.cat([part.pixels for part in parts]), whole.pixels)
     assert [o for part in parts for o in part.origins] == list(whole.origins)
 
 
-def test_an_error_of_a_worker_is_raised_unchanged(tmp_path: Path) -> None:
+def test_an_error_in_a_worker_is_raised_unchanged(tmp_path: Path) -> None:
     maker = clip_maker(make_pictures(tmp_path, 1), 1, STILL)
     (tmp_path / "0.png").unlink()
     source = CanvasClips(maker, (Size(32, 48),), 5)
