@@ -84,8 +84,8 @@ def joined(
         id=number,
         video_id=video_id,
         category_id=first["category_id"],
-        segmentations=tuple(piece.get("segmentation") for piece in pieces),
-        is_crowd=any(flag_of(piece, "iscrowd", default=False) for piece in pieces),
+        segmentations=tuple(entry.get("segmentation") for entry in entries),
+        is_crowd=any(flag_of(entry, "iscrowd", default=False) for entry in entries),
     )
 
 

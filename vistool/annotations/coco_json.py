@@ -320,7 +320,7 @@ class _Reader:
                 track[frame] = {**entry, "segmentation": mask}
             except EntryError as fault:
                 self._error(place, fault)
-        total = sum(videos[video_id].length for (video_id, _), track in pieces.items() if track)
+        total = sum(videos[video_id].length for (video_id, _), track in by_track.items() if track)
         refuse_too_many_masks(total, self.path)
         return [
             joined(number, video_id, track, videos[video_id].length)
