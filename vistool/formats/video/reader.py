@@ -27,6 +27,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FOLDER_FPS = 10.0
 FALLBACK_FPS = 25.0  # where the container names no rate
 TIME_SLACK = 1e-6  # seconds; a time stamp is a rounded multiple of the source's time base
+STILL = 1.5 / ffmpeg.TICKS  # seconds; ffmpeg moves a frame at the time of the one before by a tick
 
 T = TypeVar("T")
 
@@ -153,7 +154,7 @@ class _FileReader(VideoReader):
             for stamp, image in decoder:
                 origin = stamp if origin is None else origin
                 time = stamp - origin
-                if last is not None and time <= last:  # a broken clock: go on at the nominal rate
+                if last is not None and time <= last + STILL:  # a broken clock: at the nominal rate
                     time = last + 1 / self.fps
                 last = time
                 count += 1
