@@ -26,6 +26,7 @@ from vistool.annotations.predicted_masks import with_predicted_lengths
 from vistool.annotations.problems import Problem
 from vistool.annotations.results_check import check_results
 from vistool.engine.evaluate import run_model
+from vistool.engine.predict.video import predict_opened
 from vistool.engine.train.checkpoint import CHECKPOINT, PREVIOUS
 from vistool.engine.train.train import train
 from vistool.errors import DataError
@@ -173,7 +174,7 @@ def test_a_video_whose_result_is_incomplete_is_run_again(
     meta.write_text(json.dumps(json.loads(meta.read_text()) | {"complete": False}))
     assert read_meta(meta).length == 3  # all of its frames
     ran: list[str] = []
-    real = run_model.predict_opened
+    real = predict_opened
 
     def noted(job: Any, reader: Any, folder: Path, *rest: Any) -> Any:
         ran.append(folder.name)

@@ -142,7 +142,7 @@ def media_info(path: Path, stream: int | None = None) -> MediaInfo:
         reason = first_complaint(head) or f"ffmpeg ended with code {done.returncode}"
         if "not on whitelist" in reason:
             reason = "it is no file that holds its own pictures"
-        raise DataError(f"{path}: not a video that can be read: {reason}")
+        raise DataError(f"{path}: not a readable video: {reason}")
     # A line for each stream, and below it what else is said about it.
     parts = re.split(r"^ *Stream #0:(?=\d)", facts, flags=re.MULTILINE)
     streams = {int(_number(r"^(\d+)", part) or 0): part for part in parts[1:]}

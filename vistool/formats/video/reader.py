@@ -251,7 +251,7 @@ class _FileReader(VideoReader):
 
     def _other_sizes(self, decoder: ffmpeg.Decoder) -> list[str]:
         return [
-            f"the picture changes its size to {other.width}x{other.height}; "
+            f"the frames change their size to {other.width}x{other.height}; "
             f"all frames are scaled to {self.size.width}x{self.size.height}"
             for other in decoder.other_sizes(self.size)[:1]
         ]
