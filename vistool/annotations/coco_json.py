@@ -161,7 +161,7 @@ def kind_of_parts(parts: Mapping[str, list[Any]]) -> FileKind:
     first = parts["images"][0] if parts.get("images") else None
     try:
         first = plain(first)
-    except DataError:  # whoever reads the entries tells it
+    except DataError:  # reported when the entries are read
         return "youtube-vis"
     return "coco-video" if isinstance(first, dict) and "video_id" in first else "youtube-vis"
 
@@ -320,7 +320,7 @@ class _Reader:
                 track[frame] = {**entry, "segmentation": mask}
             except EntryError as fault:
                 self._error(place, fault)
-        total = sum(videos[video_id].length for (video_id, _), track in pieces.items() if track)
+        total = sum(videos[video_id].length for (video_id, _), track in by_track.items() if track)
         refuse_too_many_masks(total, self.path)
         return [
             joined(number, video_id, track, videos[video_id].length)

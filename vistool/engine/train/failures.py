@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vistool.data.batches import Batch
-from vistool.engine.distributed import is_lost_touch
+from vistool.engine.distributed import is_lost_connection
 from vistool.errors import OutOfMemoryError, VistoolError, is_out_of_memory
 from vistool.structures import ClipOutput, ClipTarget, FrameClipOutput, FrameHeads
 

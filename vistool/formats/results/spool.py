@@ -30,7 +30,7 @@ class SegmentationSpool:
         self._pending: list[tuple[int, int, int, int, str]] = []
 
     def __enter__(self) -> SegmentationSpool:
-        with contextlib.ExitStack() as stack, self._failing_in_words():
+        with contextlib.ExitStack() as stack, self._explained_errors():
             remove_leftovers(self._folder)
             place = tempfile.TemporaryDirectory(dir=self._folder, prefix=f".masks-{owner()}-")
             path = Path(stack.enter_context(place)) / "masks.sqlite3"
