@@ -29,7 +29,7 @@ from vistool.formats.results.files import RESULTS
 from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, Size, TrackSegmentation
 
-# What reading a zip raises for damage, encryption and methods it does not know.
+# Exceptions of zipfile for damage, encryption and unknown compression methods.
 UNZIP_ERRORS = (
     *(zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError),
     *(OverflowError, struct.error, zlib.error, lzma.LZMAError),
@@ -87,7 +87,7 @@ def _without_collector() -> Iterator[None]:
 
 
 def _results_bytes(path: Path, check: _ResultsCheck) -> bytes:
-    """The JSON text, out of the zip if it is in one."""
+    """The JSON text of a results file, unpacked if it is a zip."""
     settle(path.parent)
     data = read_file(path, "results file")
     if not data.startswith(b"PK\x03\x04"):
@@ -191,7 +191,7 @@ class _ResultsCheck:
         return result
 
     def _examined(self, index: int, raw: Any) -> TrackSegmentation | None:
-        """The track, or None after adding all that is wrong with it."""
+        """The track after a full check; None, after adding its problems, if it has errors."""
         place: Place = (("result", index),)
         try:
             entry = plain(raw)
@@ -201,7 +201,7 @@ class _ResultsCheck:
         if not isinstance(entry, dict):
             self.error("no-object", place, f"a {type(entry).__name__}, not an object")
             return None
-        if "image_id" in entry and "video_id" not in entry:  # COCO's form: a video of one frame
+        if "image_id" in entry and "video_id" not in entry:  # COCO: a picture is a one-frame video
             mask = entry.get("segmentation")
             entry["video_id"] = entry["image_id"]
             entry["segmentations"] = None if mask is None else [mask]
@@ -268,7 +268,7 @@ class _ResultsCheck:
                 if masks is None
                 else f"segmentations are a {type(masks).__name__}"
             )
-            self.error("no-mask", place, what, "one mask or null a frame")
+            self.error("no-mask", place, what, "write one mask or null per frame")
             return []
         if type(video) is not int or (self.dataset is not None and video not in self._lengths):
             return []

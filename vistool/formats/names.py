@@ -1,22 +1,22 @@
-"""Names from anywhere as names of files: one function, so that none leads elsewhere."""
+"""Make safe file names from names of unknown origin."""
 
 from __future__ import annotations
 
 import re
 
-# Of bytes: room is left for "-partial", "-2" and the like, and what a temporary name adds.
+# Bytes of a name; suffixes such as "-partial" or "-2", and those of temporary names, must also fit.
 LONGEST = 180
-FORBIDDEN = frozenset('/\\:*?"<>|')  # somewhere
+FORBIDDEN = frozenset('/\\:*?"<>|')  # on some system
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|com[¹²³]|lpt[¹²³])(\..*)?", re.IGNORECASE)
 
 
 def as_file_name(text: str, instead: str = "unnamed") -> str:
-    """A name that every system takes for one file or folder, in this folder, and shows.
+    """A name that is valid on every system and cannot lead to another folder.
 
-    Separators, control characters and what is no Unicode become "_"; dots and spaces at both ends
-    go; a name that Windows keeps for a device gets a "_" before it; a long one is cut off.
+    Separators, control characters and invalid Unicode become "_". Dots and spaces at both ends are
+    removed. Names that Windows reserves for devices get a "_" in front. Long names are cut.
 
-    Args: instead: where nothing is left.
+    Args: instead: the name if nothing remains.
 
     >>> as_file_name("street"), as_file_name("..."), as_file_name("../etc"), as_file_name("con.a")
     ('street', 'unnamed', '_etc', '_con.a')

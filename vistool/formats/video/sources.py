@@ -24,7 +24,7 @@ LOOKED_FOR = f"searched for {' '.join(name[1:] for name in VIDEO_SUFFIXES + IMAG
 
 
 def source_name(path: Path) -> str:
-    """What a source's results are named after: the stem of a file, the name of a folder."""
+    """The name for a source's results: the stem of a file, or the name of a folder."""
     return as_file_name(path.resolve().name if path.is_dir() else path.stem)
 
 
