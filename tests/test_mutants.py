@@ -27,6 +27,7 @@ from vistool.annotations.predicted_masks import with_predicted_lengths
 from vistool.annotations.problems import Problem
 from vistool.annotations.results_check import check_results
 from vistool.engine.evaluate import run_model
+from vistool.engine.predict.video import predict_opened
 from vistool.engine.train.checkpoint import CHECKPOINT, PREVIOUS
 from vistool.engine.train.train import train
 from vistool.errors import DataError
@@ -177,7 +178,7 @@ def test_videos_whose_result_is_incomplete_or_too_short_are_run_again(
     meta = videos / "20" / "meta.json"
     meta.write_text(json.dumps(json.loads(meta.read_text()) | {"complete": False}))
     ran: list[str] = []
-    real = run_model.predict_opened
+    real = predict_opened
 
     def noted(job: Any, reader: Any, folder: Path, *rest: Any) -> Any:
         ran.append(folder.name)
