@@ -468,7 +468,9 @@ def test_a_start_fills_the_model_to_train_and_is_no_model_itself(tmp_path: Path)
     torch.save(tensors_of(torchvision_resnet_shapes()), tmp_path / "resnet50.pth")
     imported = import_checkpoint(tmp_path / "resnet50.pth", init_of="ifc-r50")
     save_imported(imported, tmp_path / "start.safetensors")
-    with pytest.raises(WeightsError, match="weights to start training ifc-r50 from, not a whole model"):
+    with pytest.raises(
+        WeightsError, match="weights to start training ifc-r50 from, not a whole model"
+    ):
         load_model(str(tmp_path / "start.safetensors"))
     config = IFCConfig(class_names=("cat", "dog"), hidden_dim=32, num_heads=4, num_queries=3)
     model = build_model(config)
