@@ -85,7 +85,7 @@ def test_the_answer_in_words_and_as_json(model: Path) -> None:
     options = ["bench", "-m", str(model), "--video", "160x96", "--seconds", "0.05", "-q"]
     words = runner.invoke(app, options)
     assert words.exit_code == 0, words.output
-    assert "160x96, seen as 107x64" in words.stdout
+    assert "160x96, input 107x64" in words.stdout
     facts = json.loads(runner.invoke(app, [*options, "--json"]).stdout)
     assert facts["parameters"] > 10_000
     assert f"{facts['parameters'] / 1e6:.2f} M parameters" in words.stdout

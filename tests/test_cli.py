@@ -191,7 +191,7 @@ def test_wrong_options_end_with_2_and_point_to_the_help(
     error, hint = result.stderr.splitlines()
     assert error.startswith("error: ")
     assert message in error
-    assert hint == f"hint: {help_of} --help shows what there is"
+    assert hint == f"hint: {help_of} --help lists commands and options"
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

@@ -100,7 +100,7 @@ def test_from_python_the_report_is_that_of_the_command(tmp_path: Path) -> None:
     for name in files:
         if name.name != "metrics.json":  # it has times
             assert (page.parent / name).read_bytes() == (theirs / name).read_bytes(), name
-    with pytest.raises(vis.VistoolError, match="is there already, and not empty"):
+    with pytest.raises(vis.VistoolError, match="exists already, and is not empty"):
         found.report(page.parent)
     with pytest.raises(vis.VistoolError, match="is a file"):
         found.report(results)
@@ -410,7 +410,7 @@ def test_a_set_without_labels_can_only_be_submitted_to(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     done = vistool(write(path, {**content, "annotations": []}), "-p", results)
     assert done.exit_code == 3
-    assert "nothing is labelled in it" in done.stderr
+    assert "has no labels" in done.stderr
     assert "--submission" in done.stderr
 
 

@@ -214,7 +214,7 @@ def test_lines_that_do_not_fit_are_all_named(tmp_path: Path) -> None:
         (
             "not six fields",
             "frame 9 is not among 0 to 3",
-            "class 5 is none of [3, 7]",
+            "class 5 is not one of [3, 7]",
             "object 3007: malformed mask",
             "object 3001 is on frame 0 twice",
         ),

@@ -395,4 +395,4 @@ def test_merged_categories_are_scored_as_one_and_others_are_left_out(tmp_path: P
     write(truth, {**content, "info": "another state of the set"})
     done = vistool(truth, "-p", folder, "--json")
     assert json.loads(done.stdout)["counts"]["categories"] == 4
-    assert "another state of the data set" in done.stderr
+    assert "different version of the data set" in done.stderr

@@ -144,7 +144,7 @@ def test_bad_input_is_one_line_and_an_exit_code(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     make_video(tmp_path / "good.mp4", 2)
-    (tmp_path / "text.mp4").write_text("this is no video\n" * 99)
+    (tmp_path / "text.mp4").write_text("this is not a video\n" * 99)
     (tmp_path / "nothing.mp4").touch()
     (tmp_path / "empty").mkdir()
     model = [] if "-m" in options else ["-m", str(weights)]

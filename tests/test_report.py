@@ -231,7 +231,7 @@ def test_every_chart_is_a_png_file_as_well(tmp_path: Path) -> None:
 
 def test_the_text_names_the_costliest_kind_first() -> None:
     text = table(report(name="line\nbreak\x1b[31m"))
-    lines = text[text.index("if mended") :].splitlines()
+    lines = text[text.index("if corrected") :].splitlines()
     gains = [float(line.split()[-3]) for line in lines[1:9]]
     assert gains == sorted(gains, reverse=True)
     assert any(line.startswith("line?break?[31m 2") for line in lines)

@@ -304,8 +304,8 @@ def test_results_that_nothing_is_known_about_are_refused(results: Path, tmp_path
         (("--seed", "0"), "--seed: does not apply to results"),
         (("--videos", "one"), "--videos: does not apply to results"),
         (("--data", "."), "--data: does not apply to results"),
-        (("--html", "-o", "x.png"), "x.png: such figures are written as .html"),
-        (("-o", "folder"), "folder: such figures are written as .png or .html"),
+        (("--html", "-o", "x.png"), "x.png: this figure can be written as .html"),
+        (("-o", "folder"), "folder: this figure can be written as .png or .html"),
     ],
 )
 def test_what_does_not_apply_to_results_is_refused_before_they_are_read(
@@ -324,7 +324,7 @@ def test_what_does_not_apply_to_results_is_refused_before_they_are_read(
         (("--conf", "0"), "--conf: does not apply to labelled sets"),
         (("other.toml",), "CONFIG: does not apply to labelled sets"),
         (("--videos", "1", "--seed", "0"), "--videos says which ones"),
-        (("-o", "sheet.gif"), "sheet.gif: such figures are written as .png or a folder"),
+        (("-o", "sheet.gif"), "sheet.gif: this figure can be written as .png or a folder"),
     ],
 )
 def test_what_does_not_apply_to_labels_is_refused_before_they_are_read(

@@ -1,4 +1,4 @@
-"""What can go wrong, in words for the user: every expected failure is a VistoolError."""
+"""The errors that vistool reports to the user; every expected failure is a VistoolError."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self
 
 
 class VistoolError(Exception):
-    """A failure the user can do something about; printed as an `error:` and a `hint:` line.
+    """A failure that the user can correct; printed as an `error:` line and a `hint:` line.
 
     >>> try:
     ...     vistool.predict("missing.mp4", model=model)
@@ -18,8 +18,8 @@ class VistoolError(Exception):
     missing.mp4: no such file or folder
 
     Args:
-        message: what, where and the number, in one line.
-        hint: the way out, in one line; may be empty.
+        message: the problem with its place and value, in one line.
+        hint: how to correct it, in one line; may be empty.
     """
 
     exit_code = 1
@@ -30,7 +30,7 @@ class VistoolError(Exception):
 
     @staticmethod
     def of_system(error: OSError) -> VistoolError:
-        """What the system refused, and its notes: the file comes first, if it is known."""
+        """An OSError as a VistoolError with its notes; the file, if known, comes first."""
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         return VistoolError(f"{where}{error.strerror or error}").with_notes_of(error)
 
@@ -42,7 +42,7 @@ class VistoolError(Exception):
 
 
 class UsageError(VistoolError):
-    """Options that do not exist or do not go together."""
+    """Options that do not exist or contradict each other."""
 
     exit_code = 2
 
@@ -54,7 +54,7 @@ class DataError(VistoolError):
 
 
 class WeightsError(VistoolError):
-    """Weights that are missing, damaged, or made for another architecture."""
+    """Weights that are missing, damaged, or of another architecture."""
 
     exit_code = 4
 
@@ -78,12 +78,12 @@ class IncompleteSourceError(VistoolError):
 
 
 def visible(text: str) -> str:
-    """One line of text from a file, without what could command the terminal that shows it."""
+    """Text from a file with control characters replaced by `?`, safe to print on a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def first_few(items: Iterable[object], most: int, note: str = "") -> list[str]:
-    """Some of many things in words: the first `most`, and then the number of the others.
+    """The first `most` items as text, then the number of the others, with `note` after it.
 
     >>> ", ".join(first_few(["cat", "dog", "horse", "cow"], 2))
     'cat, dog, ... and 2 more'

@@ -1,4 +1,4 @@
-"""Pictures whose pixels are the ids of objects: what DAVIS and MOTS keep their masks in."""
+"""Label pictures, whose pixels are object ids, as used by DAVIS and MOTS."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def _codes(colours: Sequence[int]) -> list[int]:
 
 
 def write_label_map(path: Path, labels: np.ndarray, palette: Sequence[int] | None = None) -> None:
-    """Write ids as PNG: with a palette as its indices, up to 255; without as 16-bit grey."""
+    """Write ids as PNG: as palette indices (up to 255), or without a palette as 16-bit grey."""
     image = Image.fromarray(labels.astype(np.uint16 if palette is None else np.uint8))
     if palette is not None:
         image.putpalette(palette)
@@ -185,7 +185,10 @@ def masks_of_file(path: Path) -> dict[int, RLE] | str:
 
 
 def painted(masks: Iterable[tuple[int, RLE]], size: Size) -> tuple[np.ndarray, int]:
-    """[H, W] ids, and how many pixels lie in several masks: the smaller one covers the larger."""
+    """The ids [H, W] of masks drawn over each other, smaller masks over larger ones.
+
+    Returns: also the number of pixels in more than one mask.
+    """
     labels = np.zeros(size, np.uint16)
     overlapping = 0
     for id_, rle in sorted(masks, key=lambda item: -area(item[1])):
@@ -196,7 +199,7 @@ def painted(masks: Iterable[tuple[int, RLE]], size: Size) -> tuple[np.ndarray, i
 
 
 def folder_names(videos: Sequence[AnnotatedVideo]) -> dict[int, str]:
-    """A folder name for every video id: of its name what every system takes, no two alike."""
+    """A unique folder name per video id: its name with unusual characters replaced by `_`."""
     names: dict[int, str] = {}
     taken: set[str] = set()
     for video in videos:

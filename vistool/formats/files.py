@@ -1,4 +1,4 @@
-"""Files and folders: written whole or not at all, named, read as JSON, and known by a checksum."""
+"""Atomic writing of files and folders, free names, JSON decoding and checksums."""
 
 from __future__ import annotations
 
@@ -50,9 +50,10 @@ def atomic_path(path: Path, *, lasting: bool = True) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path` that becomes `path` on a clean exit, and else is gone.
+    """A temporary folder beside `path` that becomes `path` on success and is removed otherwise.
 
-    Of a folder that is at `path` by then, what has another name stays. An OSError names `path`.
+    If `path` exists, its files are replaced by new ones of the same name and others are kept. An
+    OSError names `path`.
     """
     temporary = temporary_name(path)
     try:
@@ -66,9 +67,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _replace_folder(path: Path, new: Path) -> None:
-    """Let `new` become `path`, and take over what only the folder there has."""
+    """Rename `new` to `path`, after moving into it what only the old folder has."""
     if path.is_symlink() or not path.is_dir():
-        new.rename(path)  # fails if there is a file, or a link
+        new.rename(path)  # fails if `path` is a file or a link
         return
     # Not a name that is taken for what a killed process left: it holds what was not made here.
     old = path.with_name(f".{path.name}-{secrets.token_hex(4)}.old")
@@ -89,7 +90,7 @@ def _replace_folder(path: Path, new: Path) -> None:
 
 
 def _move_missing(source: Path, target: Path, moved: list[tuple[Path, Path]]) -> None:
-    """Move what is in one folder and not in another from the one to the other; notes each."""
+    """Move the items that `target` lacks from `source` to it, and append each to `moved`."""
     for item in list(source.iterdir()):
         place = target / item.name
         if not os.path.lexists(place):
@@ -100,7 +101,7 @@ def _move_missing(source: Path, target: Path, moved: list[tuple[Path, Path]]) ->
 
 
 def _name_place(error: BaseException, path: Path, temporary: Path) -> None:
-    """Let an OSError that names nothing, or what is temporary, name the place that it is about."""
+    """Set the file name of an OSError to `path` if it has none or a temporary one."""
     if isinstance(error, OSError):
         named = error.filename
         if named is None or Path(os.fsdecode(named)).is_relative_to(temporary):
@@ -108,7 +109,7 @@ def _name_place(error: BaseException, path: Path, temporary: Path) -> None:
 
 
 def numbered(name: str) -> Iterator[str]:
-    """Names to choose the first free one of.
+    """The name itself, then the name with "-2", "-3" and so on.
 
     >>> list(itertools.islice(numbered("street"), 3))
     ['street', 'street-2', 'street-3']
@@ -141,7 +142,7 @@ def sha256_of(path: Path) -> str:
 
 
 def decode_json(data: bytes, kind: Any, where: str) -> Any:
-    """JSON text as `kind`, whose inner `msgspec.Raw` stay undecoded: `plain` gives their values.
+    """Decode JSON text as `kind`; its `msgspec.Raw` parts stay undecoded until `plain` is called.
 
     Text with NaN, Infinity or a name that is no UTF-8 in it comes back whole, as plain values. Its
     type may be another than `kind`, so look at it. Raises: DataError that begins with `where`.
@@ -216,7 +217,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def path_as_text(path: Path) -> str:
-    """A path as JSON can hold it: every byte of its name that is no UTF-8 becomes \\udcXX."""
+    """A path as text for JSON; every byte of it that is not UTF-8 becomes \\udcXX."""
     return str(path).encode(errors="backslashreplace").decode()
 
 

@@ -1,4 +1,4 @@
-"""Work in threads: on many things at once, or ahead of whoever takes what is done."""
+"""Run work in threads: on several items at once, or ahead of a consumer."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ PATIENCE = 10.0  # seconds in which a thread may stop
 
 
 def in_threads(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
-    """`work` on each, in order, by all cores; in memory are a few results a core.
+    """Apply `work` to the items on all cores and yield the results in order.
 
-    Raises: what `work` raises, in the place of its result.
+    Memory holds a few results per core. An exception of `work` is raised in place of its result.
     """
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
     waiting: deque[Future[T]] = deque()
@@ -38,7 +38,7 @@ def in_threads(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
 
 
 def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """Run `items` in a thread of its own, at most `depth` ahead of the consumer.
+    """Iterate over `items` in a separate thread, at most `depth` items ahead of the consumer.
 
     What `items` raises is raised here. Closing this generator stops the thread and closes `items`;
     it should be closed by whoever may leave it early (`contextlib.closing`). A thread that does not
@@ -59,10 +59,10 @@ def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
                 if isinstance(iterator, Generator):
                     iterator.close()
             waiting.put(None)
-        except BaseException as error:  # noqa: BLE001 - it travels to the consumer
+        except BaseException as error:  # noqa: BLE001 - raised again in the consumer
             waiting.put(error)
 
-    # daemon: a consumer that dies with its traceback kept must not hold up the end of the program
+    # daemon: a failed consumer whose traceback is kept alive must not delay the end of the program
     thread = threading.Thread(target=produce, name="prefetch", daemon=True)
     try:
         thread.start()

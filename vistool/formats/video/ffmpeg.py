@@ -1,7 +1,7 @@
-"""The bundled ffmpeg program: what it says about a file, and the frames it decodes from one.
+"""Read the headers of video files and decode their frames with the bundled ffmpeg program.
 
-OpenCV's own decoder is not used: its wheel lacks AV1, ends at the first damaged packet, and gives
-no time stamps for some containers. ffmpeg does better; in a process, a crash is its own.
+OpenCV's own decoder is not used: its wheel lacks AV1, stops at the first damaged packet, and gives
+no time stamps for some containers. A crash of ffmpeg, a separate process, does not affect vistool.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ MAX_LOG = 1_000_000  # bytes that are looked at; a damaged file may have more to
 
 @cache
 def program() -> str:
-    """Path of the ffmpeg program. Raises: VistoolError if this machine has none."""
+    """The path of the ffmpeg program. Raises: VistoolError if there is none."""
     try:
         return imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
@@ -70,7 +70,7 @@ def program() -> str:
 
 
 def file_name(path: Path) -> str:
-    """A name that ffmpeg cannot take for an option or for a protocol such as `concat:`."""
+    """A name that ffmpeg cannot mistake for an option or for a protocol such as `concat:`."""
     return f"file:{path}"
 
 
@@ -83,7 +83,7 @@ def source(path: Path) -> list[str]:
 
 
 def first_complaint(log: str) -> str:
-    """The first thing ffmpeg had to say against a file, without its own addresses; or ""."""
+    """The first error message in ffmpeg's output, without memory addresses; "" if none."""
     for line in log.splitlines():
         text = re.sub(r"^(\[[^\]]*\] )+", "", line).strip()
         if text and "misdetection possible" not in text:
@@ -96,7 +96,7 @@ class Sound:
     """The first sound track of a file."""
 
     codec: str  # ffmpeg's name: "aac", "opus", "pcm_s16le"...
-    picture_delay: float  # seconds from the container's start to the first frame of the picture
+    picture_delay: float  # seconds from the container's start to the first video frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class VideoStream:
 
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
-    """What the headers of a file say; any of it may be wrong in a damaged file."""
+    """The properties stated in the headers of a file, which may be wrong if it is damaged."""
 
     fps: float | None  # nominal, None: not said
     duration: float | None  # seconds
@@ -118,7 +118,7 @@ class MediaInfo:
     stream: int  # number of the video stream that this is about
     streams: tuple[VideoStream, ...]  # all there are
     rotation: int  # degrees clockwise that turn the picture upright
-    pixel_aspect: Fraction  # of the upright picture: width of a pixel by its height
+    pixel_aspect: Fraction  # pixel width divided by pixel height, in the upright picture
     sound: Sound | None
 
 
@@ -142,7 +142,7 @@ def media_info(path: Path, stream: int | None = None) -> MediaInfo:
         reason = first_complaint(head) or f"ffmpeg ended with code {done.returncode}"
         if "not on whitelist" in reason:
             reason = "it is no file that holds its own pictures"
-        raise DataError(f"{path}: not a video that can be read: {reason}")
+        raise DataError(f"{path}: not a readable video: {reason}")
     # A line for each stream, and below it what else is said about it.
     parts = re.split(r"^ *Stream #0:(?=\d)", facts, flags=re.MULTILINE)
     streams = {int(_number(r"^(\d+)", part) or 0): part for part in parts[1:]}
@@ -211,7 +211,7 @@ def _clock(pattern: str, text: str) -> float | None:
 
 
 def _pixel_aspect(stream: str, *, sideways: bool) -> Fraction:
-    """Square, where nothing is said. What the container says comes last, and counts more."""
+    """The stated pixel aspect, else 1. The container's value is printed last and has priority."""
     stated = re.findall(r"\bSAR ([1-9]\d*):([1-9]\d*)", stream)
     aspect = Fraction(int(stated[-1][0]), int(stated[-1][1])) if stated else Fraction(1)
     return 1 / aspect if sideways else aspect
@@ -248,7 +248,7 @@ class Decoder:
             + ["-video_track_timescale", str(TICKS), "pipe:1"],
             stdout=subprocess.PIPE,
             stderr=self._log,
-            start_new_session=True,  # Ctrl-C is for us; to ffmpeg it would look like the end
+            start_new_session=True,  # Ctrl-C must not reach ffmpeg, which would end normally
         )
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
@@ -292,20 +292,20 @@ class Decoder:
         return [text for text in said if text]
 
     def other_sizes(self, size: Size) -> list[Size]:
-        """Sizes of later frames that differ from the first one's; they were rescaled to it."""
+        """The sizes of later frames that differ from the first one; they were scaled to it."""
         found = [
             re.search(r"video parameters changed to .*?(\d+)x(\d+)", line)
             for line in self._log_lines()
         ]
         sizes = [Size(int(match[2]), int(match[1])) for match in found if match]
-        return [other for other in sizes if sorted(other) != sorted(size)]  # may lie on its side
+        return [other for other in sizes if sorted(other) != sorted(size)]  # it may be rotated
 
     def _log_lines(self) -> list[str]:
         self._log.seek(0)
         return self._log.read(MAX_LOG).decode(errors="replace").splitlines()
 
     def close(self) -> None:
-        """Stop ffmpeg if it still runs; may be called again."""
+        """Stop ffmpeg if it still runs; may be called more than once."""
         assert self._process.stdout is not None
         self._process.kill()
         self._process.wait()

@@ -1,4 +1,4 @@
-"""Reading videos, files and folders of frames: every frame, upright, with its own time stamp."""
+"""Read video files and folders of frames: every frame upright, with its own time stamp."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ from vistool.formats.video.sources import (
 from vistool.structures import Size, VideoFrame
 
 FOLDER_FPS = 10.0
-FALLBACK_FPS = 25.0  # where the container names no rate
+FALLBACK_FPS = 25.0  # if the container states none
 TIME_SLACK = 1e-6  # seconds; a time stamp is a rounded multiple of the source's time base
 
 T = TypeVar("T")
 
 
 class VideoReader(ABC):
-    """A video to be read, as often as wanted; close it, or use it as a context manager."""
+    """A video that can be read several times; close it, or use it as a context manager."""
 
     path: Path
     size: Size
-    fps: float  # nominal: what the container says; frames carry their own time
-    frame_count_hint: int | None  # for progress only: containers lie
+    fps: float  # nominal, as stated by the container; each frame has its own time
+    frame_count_hint: int | None  # for progress only: containers may state a wrong number
     rotation: int  # degrees clockwise, already applied to the frames
-    pixel_aspect: Fraction  # width of a pixel by its height, as players show the frames
+    pixel_aspect: Fraction  # pixel width divided by pixel height, as players show the frames
     has_audio: bool
     # Both are final when the frames are exhausted.
     warnings: list[str]  # what was odd, one line each
@@ -64,17 +64,18 @@ class VideoReader(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Stop decoding; an iterator that was not exhausted is of no use any more."""
+        """Stop decoding; unfinished iterators must not be used any more."""
 
     def frames(
         self, *, start: float | None = None, end: float | None = None
     ) -> Generator[VideoFrame, None, None]:
         """Decode the frames with start <= time < end, in seconds from the first frame.
 
-        A file whose picture changes its size is scaled to its first frame's, with a warning.
+        If the frames of a file change their size, they are scaled to the first frame's size, with a
+        warning.
 
-        Raises: UsageError if no time lies between start and end; DataError if no frame does, or
-            if an image of a folder is damaged or of another size than the first.
+        Raises: UsageError unless 0 <= start < end; DataError if no frame is in this range, or if an
+            image in a folder is damaged or differs in size from the first one.
         """
         first, beyond = start or 0.0, math.inf if end is None else end
         if not 0 <= first < beyond:
@@ -156,16 +157,16 @@ def _frame_pictures(path: Path) -> FramePictures | None:
 def open_frames(files: Sequence[Path]) -> VideoReader:
     """Open a list of images, in this order, as one video of 10 frames per second.
 
-    Raises: DataError if the first cannot be decoded.
+    Raises: DataError if the first one cannot be decoded.
     """
     return _FramesReader(files[0].parent, FilePerFrame(files), FOLDER_FPS)
 
 
 def open_arrays(images: Iterable[np.ndarray], *, fps: float, keep: bool = False) -> VideoReader:
-    """Take pictures, [H, W, 3] uint8 RGB, as a video.
+    """Open an iterable of pictures, each [H, W, 3] uint8 RGB, as a video.
 
-    Args: keep: copy each as it is read, so that the video can be read again.
-    Raises: UsageError for a rate that is none; DataError if there is no picture.
+    Args: fps: frames per second; keep: keep a copy of each picture, so that it can be read again.
+    Raises: UsageError for an invalid fps; DataError if there are no pictures.
     """
     return _ArraysReader(images, fps, keep)
 
@@ -250,7 +251,7 @@ class _FileReader(VideoReader):
 
     def _other_sizes(self, decoder: ffmpeg.Decoder) -> list[str]:
         return [
-            f"the picture changes its size to {other.width}x{other.height}; "
+            f"the frames change their size to {other.width}x{other.height}; "
             f"all frames are scaled to {self.size.width}x{self.size.height}"
             for other in decoder.other_sizes(self.size)[:1]
         ]
@@ -369,7 +370,7 @@ class _ArraysReader(VideoReader):
             yield time, image if time >= first else None
 
     def _images(self) -> Generator[np.ndarray, None, None]:
-        """Those that were kept, and then the others."""
+        """The pictures that were kept, then the others."""
         yield from self._kept or ()
         for index in itertools.count(len(self._kept or ())):
             given = next(self._rest, None)

@@ -1,4 +1,4 @@
-"""Weight files: safetensors with the model's whole configuration in the header.
+"""Weight files: safetensors with the model's complete configuration in the header.
 
 Only loading and saving models needs torch; reading headers does not.
 """

@@ -27,7 +27,7 @@ from vistool.models.checkpoints.sizes import Shape, ifc_config, vistr_config
 
 Outcome = Literal["taken", "renamed", "left out", "fresh", "missing", "wrong shape", "unusable"]
 
-# detectron2 subtracts this from its made-up variances, so that the norm's eps cancels.
+# detectron2 subtracts this from its neutral variances, so that it cancels the norm's eps.
 NORM_EPS = 1e-5
 
 LEFT_OUT = (
@@ -61,7 +61,7 @@ class ImportReport:
     keys: tuple[KeyReport, ...]
 
     def count(self) -> Counter[Outcome]:
-        """How many keys had each outcome."""
+        """The number of keys with each outcome."""
         return Counter(key.outcome for key in self.keys)
 
     def of(self, *outcomes: Outcome) -> list[KeyReport]:
@@ -88,8 +88,8 @@ class _Layout:
     # The configuration of a whole model from shapes and settings; None: only initialises training.
     whole: Callable[[Mapping[str, Shape], Mapping[str, Any]], ModelConfig] | None = None
     architectures: tuple[type, ...] = (IFCConfig, VisTRConfig)  # of models that it can initialise
-    new: str = r"class_head\..*"  # keys that training initialises anew
-    optional: str = NOTHING  # and those it does if the file lacks them
+    new: str = r"class_head\..*"  # keys that training initialises at random
+    optional: str = NOTHING  # keys that training initialises at random if the file lacks them
     backbone_only: bool = False
     msra: bool = False  # strides and pixels of detectron2's MSRA weights
     folded_norms: bool = False  # norms are stored as scale and shift
@@ -245,7 +245,7 @@ def _reason_against(
 ) -> str:
     """Why a renamed tensor is left out; empty if it is kept."""
     if re.fullmatch(new, ours):
-        return "initialised anew by training"
+        return "initialised at random by training"
     if ours not in expected:
         return UNKNOWN
     return f"duplicate of {ours}" if ours in state else ""

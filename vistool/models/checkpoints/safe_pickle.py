@@ -1,7 +1,7 @@
-"""Read checkpoints of other programs without executing anything that they contain.
+"""Read checkpoints of other programs without executing code in them.
 
-A pickle is a program. Here it may build plain containers and numeric arrays only. Any other name in
-it is refused before it is looked up.
+A pickle is a program. Here, it may only build plain containers and numeric arrays. Any other name
+in it is refused before it is imported.
 """
 
 from __future__ import annotations
@@ -128,9 +128,9 @@ def _pickled(data: bytes) -> object:
 
 
 def refuse_unsafe_torch(version: str) -> None:
-    """Raise WeightsError for a torch whose restricted reader could be made to run code.
+    """Raise WeightsError for torch before 2.6, whose restricted reader is unsafe (CVE-2025-32434).
 
-    That is so before 2.6 (CVE-2025-32434).
+    Args: version: of torch.
     """
     if tuple(int(part) for part in version.split(".")[:2]) < SAFE_TORCH:
         raise WeightsError(
@@ -210,7 +210,7 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-# Every name that a pickle may contain, and what it is replaced by.
+# Every name that a pickle may contain, and its replacement.
 ALLOWED: dict[str, Any] = {
     "argparse.Namespace": _Settings,
     "collections.OrderedDict": OrderedDict,
