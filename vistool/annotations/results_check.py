@@ -31,7 +31,7 @@ from vistool.structures import RLE, Size, TrackSegmentation
 # What reading a zip raises for damage, encryption and methods it does not know.
 UNZIP_ERRORS = (
     *(zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError),
-    *(OverflowError, struct.error, zlib.error, lzma.LZMAError),
+    *(LookupError, OverflowError, struct.error, zlib.error, lzma.LZMAError),
 )
 _DECODER = msgspec.json.Decoder(TrackSegmentation)
 

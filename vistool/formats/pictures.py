@@ -29,7 +29,11 @@ from vistool.structures import Size
 # OpenCV says on stderr what it dislikes about a picture; we say it in one line.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+# What Pillow raises for damage; a warning, where warnings are errors.
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, UserWarning),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
 EXIF_ORIENTATION = 0x0112
 SIDEWAYS = range(5, 9)  # orientations by which height becomes width
 BYTES_PER_PIXEL = 8  # of 16-bit colours with alpha; a file has hardly more
