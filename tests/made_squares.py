@@ -137,9 +137,10 @@ def predict_into(
 ) -> TrackedVideo:
     """What the command does with one source."""
     with open_video(source) as reader:
-        return predict_opened(
+        video, _ = predict_opened(
             PredictJob(model, config or PredictConfig()), reader, folder, on_progress
         )
+    return video
 
 
 def outcome(folder: Path) -> tuple[list[TrackSegmentation], VideoMeta]:

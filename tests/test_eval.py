@@ -387,7 +387,7 @@ def test_a_submission_is_a_zip_with_the_results_at_its_top(tmp_path: Path) -> No
     kept_back: list[dict[str, Any]] = [{}, {"annotations": None}, {"annotations": []}]
     for labels in kept_back:
         test_set = write(tmp_path / "test.json", {**content, **labels})
-        done = vistool(test_set, "-p", results, "--submission", tmp_path / "out.zip")
+        done = vistool(test_set, "-p", results, "--submission", tmp_path / "out.zip", "--exist-ok")
         assert done.exit_code == 0, done.stderr
         assert done.stdout == f"{tmp_path / 'out.zip'}\n"
         with zipfile.ZipFile(tmp_path / "out.zip") as archive:
@@ -399,7 +399,7 @@ def test_a_submission_is_a_zip_with_the_results_at_its_top(tmp_path: Path) -> No
 def test_a_submission_is_not_written_of_what_servers_would_refuse(tmp_path: Path) -> None:
     path = make_set(tmp_path)
     results = write(tmp_path / "p.json", spoilt(path))
-    done = vistool(path, "-p", results, "--submission", tmp_path / "out.zip")
+    done = vistool(path, "-p", results, "--submission", tmp_path / "out.zip", "--exist-ok")
     assert done.exit_code == 3
     assert not (tmp_path / "out.zip").exists()
 

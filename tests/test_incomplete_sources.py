@@ -8,9 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import Result
 
+import vistool
 from tests.conftest import MakeVideo, ShapesVideo, draw_shapes
+from tests.made_squares import loaded
+from tests.test_predict_command import vistool as command
+from tests.test_predict_command import weights
+from vistool.errors import UsageError
+from vistool.formats.results.files import read_meta
 from vistool.formats.video.reader import VideoReader, open_video
+
+__all__ = ["weights"]  # a fixture
 
 YUV = ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-g", "10")
 LENGTH = 40
@@ -162,3 +171,96 @@ def test_uneven_times_and_long_sound_are_no_sign_of_a_cut(make_video: MakeVideo)
 
 def test_a_whole_video_with_sound_is_complete(shapes_video: ShapesVideo) -> None:
     assert not read(shapes_video.path)[1].incomplete
+
+
+# Predict ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cut(whole: Callable[..., Path]) -> Path:
+    """The first 20 of 40 frames, in a file that says 40."""
+    path = whole("mp4", "-movflags", "+faststart", "-bf", "0")
+    data = path.read_bytes()
+    short = path.with_name("cut.mp4")
+    short.write_bytes(data[: samples_end(data, 20)])
+    return short
+
+
+def predict(weights: Path, folder: Path, *arguments: str | Path) -> Result:
+    return command("predict", "-m", weights, "-o", folder, "--conf", "0", *arguments)
+
+
+def test_results_of_an_incomplete_source_are_a_part_and_exit_7_says_so(
+    cut: Path, weights: Path, tmp_path: Path
+) -> None:
+    done = predict(weights, tmp_path / "runs", cut)
+    assert done.exit_code == 7
+    assert done.stdout.splitlines() == [str(tmp_path / "runs" / "cut")]
+    lines = done.stderr.splitlines()
+    assert "cut.mp4: damaged or cut off, 20 of 40 frames were decoded" in lines[0]
+    assert "the source is incomplete" in lines[-1]
+    meta = read_meta(tmp_path / "runs" / "cut" / "meta.json")
+    assert (meta.length, meta.complete) == (20, False)
+    with open_video(tmp_path / "runs" / "cut" / "overlay.mp4") as overlay:
+        assert len(list(overlay.frames())) == 20
+
+
+def test_a_part_never_replaces_the_results_of_a_whole_video(
+    cut: Path, weights: Path, tmp_path: Path
+) -> None:
+    whole = cut.with_name("whole.mp4")
+    runs = tmp_path / "runs"
+    kept = cut.with_name("kept.mp4")
+    cut.rename(kept)
+    whole.rename(cut)
+    assert predict(weights, runs, cut, "--no-overlay").exit_code == 0
+    before = {file.name: file.read_bytes() for file in (runs / "cut").iterdir()}
+    kept.replace(cut)
+    done = predict(weights, runs, cut, "--exist-ok", "--no-overlay")
+    assert done.exit_code == 7
+    assert done.stdout.splitlines() == [str(runs / "cut-partial")]
+    assert {file.name: file.read_bytes() for file in (runs / "cut").iterdir()} == before
+    assert not read_meta(runs / "cut-partial" / "meta.json").complete
+    # a part may replace a part
+    assert predict(weights, runs, cut, "--no-overlay").stdout.splitlines() == [str(runs / "cut-2")]
+    again = predict(weights, tmp_path / "other", cut, "--no-overlay")
+    assert again.stdout == predict(weights, tmp_path / "other", cut, "--exist-ok").stdout
+
+
+def test_among_several_sources_an_incomplete_one_is_exit_6(
+    cut: Path, weights: Path, tmp_path: Path
+) -> None:
+    done = predict(weights, tmp_path / "runs", cut, cut.with_name("whole.mp4"), "--no-overlay")
+    assert done.exit_code == 6
+    assert len(done.stdout.splitlines()) == 2
+    assert f"1 of 2 sources are incomplete: {cut}" in done.stderr
+
+
+def test_a_range_before_the_cut_is_complete(cut: Path, weights: Path, tmp_path: Path) -> None:
+    done = predict(weights, tmp_path / "runs", cut, "--end", "1.5", "--no-overlay")
+    assert done.exit_code == 0, done.stderr
+    assert read_meta(tmp_path / "runs" / "cut" / "meta.json").complete
+
+
+def test_a_stream_of_an_incomplete_source_ends_with_exit_7(cut: Path, weights: Path) -> None:
+    done = command("predict", cut, "-m", weights, "-o", "-", "--conf", "0", "--quiet")
+    assert done.exit_code == 7
+    assert len(done.stdout.splitlines()) == 20
+    assert "20 of 40 frames" in done.stderr
+
+
+def test_from_python_an_incomplete_source_is_a_part_with_a_warning(
+    cut: Path, tmp_path: Path
+) -> None:
+    with vistool.predict(cut, model=loaded()) as video:
+        assert not video.meta.complete
+        assert "20 of 40 frames" in video.warnings[0]
+        video.save(tmp_path / "run", overlay=False)
+    with vistool.predict(cut.with_name("whole.mp4"), model=loaded()) as video:
+        assert video.meta.complete
+        video.save(tmp_path / "whole", overlay=False)
+    with (
+        vistool.predict(cut, model=loaded()) as video,
+        pytest.raises(UsageError, match="the results of a whole video are in it"),
+    ):
+        video.save(tmp_path / "whole", overlay=False, exist_ok=True)

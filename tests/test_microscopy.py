@@ -10,11 +10,15 @@ import pytest
 from PIL import Image
 
 from tests.made_squares import QUIET, SCENE, SquareFinder, loaded, outcome, pictures, predict_into
+from tests.test_predict_command import vistool, weights
 from vistool.errors import DataError, UsageError
+from vistool.formats.results.files import read_meta
 from vistool.formats.video.frame_files import read_frame
 from vistool.formats.video.reader import open_frames, open_video
 from vistool.formats.video.sources import expand_sources
 from vistool.structures import Size
+
+__all__ = ["weights"]  # a fixture
 
 LENGTH = 6
 RNG = np.random.default_rng(3)
@@ -213,3 +217,32 @@ def test_12_bits_give_the_masks_of_their_stretch(tmp_path: Path) -> None:
         runs.append(outcome(tmp_path / f"{name}-run")[0])
     assert len(runs[0]) == 3
     assert runs[0] == runs[1]
+
+
+def test_predict_reads_a_stack_and_says_its_range_once(weights: Path, tmp_path: Path) -> None:
+    source = save_stack(tmp_path / "stack.tif", GREY)
+    common = ("predict", source, "-m", weights, "-o", tmp_path / "runs", "--conf", "0")
+    done = vistool(*common)
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr.count("from 100 to 4095") == 1
+    meta = read_meta(tmp_path / "runs" / "stack" / "meta.json")
+    assert (meta.length, meta.value_range) == (LENGTH, (100, 4095))
+    assert meta.files == [f"stack.tif#{page}" for page in range(1, LENGTH + 1)]
+    chosen = vistool(*common, "--range", "500,2000", "--exist-ok")
+    assert chosen.exit_code == 0, chosen.stderr
+    assert "warning" not in chosen.stderr
+    run = tmp_path / "runs" / "stack"
+    assert read_meta(run / "meta.json").value_range == (500, 2000)
+    drawn = vistool("render", source, run, "-o", tmp_path / "again.mp4")
+    assert drawn.exit_code == 0, drawn.stderr
+    assert (tmp_path / "again.mp4").read_bytes() == (run / "overlay.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("text", ["5", "1,2,3", "low,high", "7,7", "9,1"])
+def test_a_range_on_the_command_line_is_two_numbers(
+    text: str, weights: Path, tmp_path: Path
+) -> None:
+    source = save_stack(tmp_path / "stack.tif", GREY)
+    done = vistool("predict", source, "-m", weights, "-o", tmp_path, "--range", text)
+    assert done.exit_code == 2
+    assert "range" in done.stderr

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_predict_command import vistool, weights
 from vistool.errors import UsageError
+from vistool.formats.results.files import read_meta
 from vistool.formats.video.reader import open_video
 from vistool.structures import Size
+
+__all__ = ["weights"]  # a fixture
 
 Several = Callable[..., Path]
 
@@ -81,3 +85,26 @@ def test_one_stream_needs_no_word(ffmpeg: Callable[..., object], tmp_path: Path)
     with open_video(path) as video:
         assert video.size == Size(64, 96)
         assert video.warnings == []
+
+
+def test_predict_takes_the_stream_that_is_asked_for_and_render_the_same(
+    several: Several, weights: Path, tmp_path: Path
+) -> None:
+    source = several("mkv")
+    common = ("predict", source, "-m", weights, "-o", tmp_path / "runs", "--conf", "0")
+    done = vistool(*common, "--stream", "3")
+    assert done.exit_code == 0, done.stderr
+    assert "warning" not in done.stderr
+    run = tmp_path / "runs" / "several"
+    meta = read_meta(run / "meta.json")
+    assert (meta.stream, meta.width, meta.height) == (3, 128, 96)
+    drawn = vistool("render", source, run)
+    assert drawn.exit_code == 0, drawn.stderr
+    with open_video(Path(drawn.stdout.strip())) as video:
+        assert video.size == Size(96, 128)
+    usual = vistool(*common, "--exist-ok", "--no-overlay")
+    assert "2 (160x120) is read" in usual.stderr
+    assert read_meta(run / "meta.json").stream == 2
+    wrong = vistool(*common, "--stream", "0")
+    assert wrong.exit_code == 2
+    assert "stream 0 is no video" in wrong.stderr

@@ -79,7 +79,7 @@ def test_what_says_whether_it_is_a_crowd_is_taken(
         ("category_id", [1], r"category_id is \[1\]"),
         ("area", "8", "area '8'"),
         ("bbox", [0, 0, 8, "8"], "bbox"),
-        ("bbox", [0, 0, 8], "bbox of 3 numbers"),
+        ("bbox", [0, 0, 8], "left, top, width and height"),
         ("bbox", "0 0 8 8", "bbox"),
         ("segmentation", "missing", "has no masks"),
         ("segmentation", [["1", 1, 2, 1, 2, 2]], "polygon point at '1'"),

@@ -161,6 +161,11 @@ class PredictConfig(Settings, frozen=True):
     size: int | None = None  # short side of the model's input, pixels
     start: float | None = None  # seconds
     end: float | None = None  # seconds
+    stream: int | None = None  # of a file; None: the default one, or else the largest
+    fps: float | None = None  # of frames kept as pictures; None: 10
+    # Of pictures with more than 8 bits: the values that become black and white; None: the lowest
+    # and the highest of the sequence.
+    range: tuple[float, float] | None = None
     device: str = "auto"
     precision: Precision = "auto"
     batch: int | None = None  # frames per forward pass of the backbone; None: chosen by device
@@ -180,6 +185,9 @@ class PredictOptions(TypedDict, total=False):
     size: int | None
     start: float | None
     end: float | None
+    stream: int | None
+    fps: float | None
+    range: tuple[float, float] | None
     device: str
     precision: Precision
     batch: int | None

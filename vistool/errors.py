@@ -60,9 +60,15 @@ class OutOfMemoryError(VistoolError):
 
 
 class PartialFailureError(VistoolError):
-    """Some of several sources failed; the others are done and on disk."""
+    """Some of several sources failed, or are incomplete; the others are done and on disk."""
 
     exit_code = 6
+
+
+class IncompleteSourceError(VistoolError):
+    """What there is of a source is done and on disk, but frames of it are missing."""
+
+    exit_code = 7
 
 
 def visible(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 from collections.abc import Iterator
@@ -147,10 +148,18 @@ def bring_frames(
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it to another disk; what stood at `target` is replaced."""
-    if target.exists() and target.samefile(source):
-        return
-    with atomic_path(target) as temporary:
+    """Give a file a second name, or copy it to another disk.
+
+    Raises: UsageError for a file at `target` that has other content.
+    """
+    if target.exists():
+        if target.samefile(source) or filecmp.cmp(source, target, shallow=False):
+            return
+        raise UsageError(
+            f"{target}: is there already, and is not {source}",
+            hint="frames of another data set? choose another folder",
+        )
+    with atomic_path(target, lasting=False) as temporary:  # one of many
         try:
             os.link(source.resolve(), temporary)
         except OSError:

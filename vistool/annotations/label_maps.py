@@ -126,7 +126,7 @@ def write_label_map(path: Path, labels: np.ndarray, palette: Sequence[int] | Non
     image = Image.fromarray(labels.astype(np.uint16 if palette is None else np.uint8))
     if palette is not None:
         image.putpalette(palette)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, lasting=False) as temporary:  # one of many
         image.save(temporary, format="PNG")
 
 

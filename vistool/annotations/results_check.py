@@ -24,6 +24,7 @@ from vistool.formats.files import NOT_TAKEN, decode_json, plain, read_file
 from vistool.formats.limits import UNPACKED_BYTES
 from vistool.formats.masks.annotated import MaskError, check_rle
 from vistool.formats.masks.runs import decode_runs
+from vistool.formats.replacing import settle
 from vistool.formats.results.files import RESULTS
 from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, Size, TrackSegmentation
@@ -87,6 +88,7 @@ def _without_collector() -> Iterator[None]:
 
 def _results_bytes(path: Path, check: _ResultsCheck) -> bytes:
     """The JSON text, out of the zip if it is in one."""
+    settle(path.parent)
     data = read_file(path, "results file")
     if not data.startswith(b"PK\x03\x04"):
         return data

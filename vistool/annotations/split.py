@@ -16,7 +16,14 @@ from vistool.annotations.convert import bring_frames
 from vistool.annotations.dataset import group_tracks
 from vistool.annotations.read import annotation_file
 from vistool.errors import UsageError
-from vistool.formats.files import atomic_path, decode_json, encode_json, plain, read_file
+from vistool.formats.files import (
+    atomic_path,
+    decode_json,
+    encode_json,
+    plain,
+    read_file,
+    refuse_existing,
+)
 from vistool.progress import OnProgress, silent
 
 NOTHING = -1  # stands for the category of a video without annotations
@@ -41,6 +48,7 @@ def split_dataset(
     folder: Path | None = None,
     *,
     frames: Path | None = None,
+    exist_ok: bool = False,
     on_progress: OnProgress = silent,
 ) -> Split:
     """Write `NAME-train.json` and `NAME-val.json`; ids and all other fields stay as they are.
@@ -48,8 +56,10 @@ def split_dataset(
     Args:
         folder: for the two files; None: where the annotation file lies. From a folder that is not
             above the frames they are linked, as `bring_frames` does.
+        exist_ok: replace files that are there already.
 
-    Raises: DataError for a set that training would refuse, UsageError if it cannot be divided.
+    Raises: DataError for a set that training would refuse, UsageError if it cannot be divided or a
+        file is there already.
     """
     source = annotation_file(path)
     dataset = read_coco_json(source, frames=frames, on_progress=on_progress)
@@ -59,6 +69,9 @@ def split_dataset(
             hint="a split needs two or more of them, and a fraction between 0 and 1",
         )
     folder = folder or source.parent
+    places = {name: folder / f"{source.stem}-{name}.json" for name in ("train", "val")}
+    for place in places.values():
+        refuse_existing(place, exist_ok=exist_ok)
     by_video = group_tracks(dataset.tracks)
     members = [frozenset(t.category_id for t in by_video[v.id]) for v in dataset.videos]
     chosen = hold_out(members, fraction, seed)
@@ -78,12 +91,12 @@ def split_dataset(
     written = sum(len(part["annotations"]) for part in files.values())
     assert written == len(content["annotations"]), "every annotation is in one of the two"
     for name, part in files.items():
-        with atomic_path(folder / f"{source.stem}-{name}.json") as temporary:
+        with atomic_path(places[name]) as temporary:
             temporary.write_bytes(encode_json(part) + b"\n")
     names = {category.id: category.name for category in dataset.categories}
     return Split(
-        kept=folder / f"{source.stem}-train.json",
-        held_out=folder / f"{source.stem}-val.json",
+        kept=places["train"],
+        held_out=places["val"],
         num_kept=len(ids) - len(held),
         num_held_out=len(held),
         one_sided=tuple(names[id_] for id_ in sorted(one_sided(members, chosen))),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vistool.cli.console import progress, say
-from vistool.cli.options import Frames, Quiet
+from vistool.cli.options import Frames, Quiet, Replace
 from vistool.errors import DataError, UsageError, first_few, visible
 from vistool.formats.files import encode_json
 
@@ -105,6 +105,7 @@ def split(
         typer.Option("-o", "--output", help="Folder for the two files [that of DATASET]."),
     ] = None,
     frames: Frames = None,
+    exist_ok: Replace = False,
     quiet: Quiet = False,
 ) -> None:
     """Hold out whole videos, or pictures, for validation.
@@ -118,7 +119,12 @@ def split(
     from vistool.annotations.split import split_dataset
 
     with progress(quiet=quiet) as show:
-        made = split_dataset(dataset, fraction, seed, output, frames=frames, on_progress=show)
+        made = split_dataset(
+            *(dataset, fraction, seed, output),
+            frames=frames,
+            exist_ok=exist_ok,
+            on_progress=show,
+        )
     if made.one_sided:
         say(f"warning: on one side only: {visible(', '.join(made.one_sided))}")
     if made.missing_files:

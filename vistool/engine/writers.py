@@ -34,6 +34,7 @@ from vistool.config import OverlayStyle
 from vistool.errors import DataError, UsageError, VistoolError
 from vistool.formats.files import atomic_folder, atomic_path, encode_json
 from vistool.formats.masks.rle import area, bounding_box, decode_mask
+from vistool.formats.replacing import replaced_together, settle
 from vistool.formats.results.files import (
     META,
     OVERLAY,
@@ -210,20 +211,15 @@ def save_results(video: TrackedVideo, folder: Path, kinds: Collection[str]) -> N
     more = [kind for kind in kinds if kind != "overlay"]
     settings = {**video.meta.settings, "overlay": "overlay" in kinds, "save": more}
     meta = msgspec.structs.replace(video.meta, settings=settings)
-    with (
-        atomic_path(folder / META) as new_meta,
-        atomic_path(folder / RESULTS) as new_results,
-    ):
-        write_results(new_results, video.entries())
-        write_meta(new_meta, meta, [track for track in video.tracks if track.frames])
-        # All is on disk. What an earlier run left must not stand beside it.
-        _remove_outputs(folder)
-        for name in (OVERLAY, META):
-            (folder / name).unlink(missing_ok=True)
+    # What an earlier run left must not stand beside the new results.
+    with replaced_together(folder, [OVERLAY, *_saved_outputs(folder)]) as new:
+        write_results(new / RESULTS, video.entries())
+        write_meta(new / META, meta, [track for track in video.tracks if track.frames])
 
 
 def may_be_whole(folder: Path) -> bool:
     """False if there are no results in the folder, or they say that they are a part."""
+    settle(folder)
     try:
         return (folder / RESULTS).exists() and read_meta(folder / META).complete
     except VistoolError:
@@ -391,8 +387,8 @@ def _require_room(video: TrackedVideo, most: int, where: str) -> None:
         raise DataError(f"tracks are numbered up to {highest}, {where} has room for {most}")
 
 
-def _remove_outputs(folder: Path) -> None:
-    """Take away what an earlier run saved into a folder, by its meta.json, and nothing else."""
+def _saved_outputs(folder: Path) -> Iterator[str]:
+    """The files that an earlier run saved into a folder, by its meta.json, and no others."""
     try:
         meta, ids = read_meta_and_ids(folder / META)
     except VistoolError:
@@ -401,26 +397,23 @@ def _remove_outputs(folder: Path) -> None:
     kinds = [kind for kind in saved if isinstance(kind, str)] if isinstance(saved, list) else []
     for name in (name for kind in kinds if kind in OUTPUTS for name in OUTPUTS[kind].names):
         if Path(name).suffix:
-            (folder / name).unlink(missing_ok=True)
+            yield name
     if "davis" in kinds:
-        _remove_numbered(folder / "davis", meta.length)
+        yield from _numbered(folder, "davis", meta.length)
     if "cutouts" in kinds:
-        end = meta.first_frame + meta.length
         for id_ in set(ids):
-            _remove_numbered(folder / "cutouts" / f"{id_:03}", end)
-        _remove_numbered(folder / "cutouts", 0)
+            yield from _numbered(folder, f"cutouts/{id_:03}", meta.first_frame + meta.length)
 
 
-def _remove_numbered(folder: Path, end: int) -> None:
-    """Remove the pictures of frames up to `end`, and the folder if it is empty then.
+def _numbered(folder: Path, inner: str, end: int) -> Iterator[str]:
+    """The pictures of frames up to `end` in a folder of a run folder.
 
     A folder that is a link, or lies behind one, is another's.
     """
-    if folder.is_symlink() or folder.parent.is_symlink() or not folder.is_dir():
+    place = folder / inner
+    if place.is_symlink() or place.parent.is_symlink() or not place.is_dir():
         return
-    for file in list(folder.iterdir()):
+    for file in place.iterdir():
         number = int(file.stem) if is_number(file.stem) else end
         if number < end and file.name == f"{number:05}.png":
-            file.unlink()
-    with contextlib.suppress(OSError):  # something else is in it
-        folder.rmdir()
+            yield f"{inner}/{file.name}"

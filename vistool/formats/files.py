@@ -15,8 +15,9 @@ from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from vistool.errors import DataError
+from vistool.errors import DataError, UsageError
 from vistool.formats.names import as_file_name
+from vistool.formats.replacing import sync, temporary_name
 
 T = TypeVar("T")
 # What msgspec raises for text that it does not take. ValueError: bytes that are no UTF-8.
@@ -24,17 +25,23 @@ NOT_TAKEN = (msgspec.DecodeError, ValueError, RecursionError)
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, lasting: bool = True) -> Iterator[Path]:
     """A free name beside `path`, with its suffix, whose file becomes `path` on a clean exit.
 
     Any exception, Ctrl-C included, removes it and leaves what stood at `path` as it was.
     The folder is made if it is not there. An OSError names `path`; that of a full disk would not.
+
+    Args: lasting: wait until it is on the disk; False for one of many.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         yield temporary
+        if lasting:
+            sync(temporary)
         temporary.replace(path)
+        if lasting:
+            sync(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         _name_place(error, path, temporary)
@@ -47,7 +54,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     Of a folder that is at `path` by then, what has another name stays. An OSError names `path`.
     """
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -63,19 +70,20 @@ def _replace_folder(path: Path, new: Path) -> None:
     if path.is_symlink() or not path.is_dir():
         new.rename(path)  # fails if there is a file, or a link
         return
-    old = _temporary(path)
+    # Not a name that is taken for what a killed process left: it holds what was not made here.
+    old = path.with_name(f".{path.name}-{secrets.token_hex(4)}.old")
     moved: list[tuple[Path, Path]] = []
+    path.rename(old)
     try:
-        _move_missing(path, new, moved)
-        path.rename(old)
         new.rename(path)
+        _move_missing(old, path, moved)
     except BaseException:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        if new.exists():
-            for item, place in reversed(moved):
-                with contextlib.suppress(FileNotFoundError):  # the last one, perhaps
-                    place.rename(item)
+        for item, place in reversed(moved):
+            with contextlib.suppress(FileNotFoundError):  # the last one, perhaps
+                place.rename(item)
+        if not new.exists():
+            path.rename(new)
+        old.rename(path)
         raise
     shutil.rmtree(old)
 
@@ -99,11 +107,6 @@ def _name_place(error: BaseException, path: Path, temporary: Path) -> None:
             error.filename, error.filename2 = str(path), None
 
 
-def _temporary(path: Path) -> Path:
-    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
-    return path.with_name(f".{path.stem}-{unique}.part{path.suffix}")
-
-
 def numbered(name: str) -> Iterator[str]:
     """Names to choose the first free one of.
 
@@ -112,6 +115,23 @@ def numbered(name: str) -> Iterator[str]:
     """
     yield name
     yield from (f"{name}-{number}" for number in itertools.count(2))
+
+
+def refuse_existing(path: Path, *, exist_ok: bool) -> None:
+    """Raises: UsageError for a file that is to be written, but is there already."""
+    if os.path.lexists(path) and not exist_ok:
+        raise UsageError(
+            f"{path}: is there already",
+            hint="--exist-ok (from Python exist_ok=True) replaces it; another name keeps it",
+        )
+
+
+def free_path(path: Path, *, exist_ok: bool) -> Path:
+    """The path, or with "-2", "-3"... before its suffix the first that is free."""
+    if exist_ok:
+        return path
+    names = (path.with_name(f"{stem}{path.suffix}") for stem in numbered(path.stem))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def sha256_of(path: Path) -> str:

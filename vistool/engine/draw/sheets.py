@@ -20,7 +20,7 @@ from vistool.annotations.dataset import (
 from vistool.annotations.read import read_dataset
 from vistool.config import OverlayStyle
 from vistool.errors import UsageError, first_few
-from vistool.formats.files import atomic_path
+from vistool.formats.files import atomic_path, refuse_existing
 from vistool.formats.masks.rle import decode_mask
 from vistool.formats.video.frame_files import read_frame
 from vistool.rendering.contact_sheet import SheetRow, contact_sheet, fitting
@@ -166,17 +166,22 @@ def require_suffix(output: Path, *suffixes: str) -> None:
         raise UsageError(f"{output}: such figures are written as {forms}")
 
 
-def save_sheet(sheet: Sheet, output: Path) -> list[Path]:
+def save_sheet(sheet: Sheet, output: Path, *, exist_ok: bool = False) -> list[Path]:
     """Write one PNG; where `output` has no suffix, a PNG a row into that folder.
 
-    Raises: UsageError for another suffix.
+    Args: exist_ok: replace a picture that is there already.
+    Raises: UsageError for another suffix, or for what is there already.
     """
     require_suffix(output, *SHEET_SUFFIXES)
     if output.suffix:
+        refuse_existing(output, exist_ok=exist_ok)
         return [save_picture(contact_sheet(sheet.rows, sheet.heading), output)]
+    places = [output / f"{number:04}.png" for number in range(len(sheet.rows))]
+    for place in places:
+        refuse_existing(place, exist_ok=exist_ok)
     return [
-        save_picture(contact_sheet([row]), output / f"{number:04}.png")
-        for number, row in enumerate(sheet.rows)
+        save_picture(contact_sheet([row]), place)
+        for row, place in zip(sheet.rows, places, strict=True)
     ]
 
 

@@ -13,6 +13,7 @@ from vistool.annotations.dataset import DataSet
 from vistool.config import EvalConfig
 from vistool.engine.evaluate.predictions import (
     Predictions,
+    check_submission,
     folder_of_run,
     new_folder,
     open_dataset,
@@ -155,7 +156,8 @@ class EvalJob:
     write: bool = True  # the numbers, into a folder below `output`
     report: bool = True  # with page, figures and tables of errors
     submission: Path | None = None  # a zip for a server; not written if a video failed
-    exist_ok: bool = False  # write the numbers of saved predictions into a folder that is there
+    # Write the numbers of saved predictions into a folder that is there, replace a submission.
+    exist_ok: bool = False
 
     def run(
         self,
@@ -167,6 +169,8 @@ class EvalJob:
         Args: on_message: told warnings, and what went wrong with single videos.
         Raises: DataError, UsageError, WeightsError.
         """
+        if self.submission:
+            check_submission(self.submission, exist_ok=self.exist_ok)
         saved = [self.predictions] if self.predictions else []
         dataset, key = open_dataset(self.dataset, *saved, frames=self.frames)
         found = self._predictions(dataset, key, on_progress)

@@ -24,6 +24,7 @@ from vistool.formats.files import (
     numbered,
     read_file,
     read_json,
+    refuse_existing,
     sha256_of,
 )
 from vistool.formats.names import as_file_name
@@ -143,13 +144,15 @@ def read_predictions(
     return Predictions(file, data_key, checked.results, run, tuple(warnings), failed)
 
 
-def write_submission(path: Path, predictions: Predictions) -> None:
-    """Write a zip with results.json at its top; the predictions have been checked already.
-
-    Raises: UsageError if it is no .zip.
-    """
+def check_submission(path: Path, *, exist_ok: bool) -> None:
+    """Raises: UsageError if it is no .zip, or is there already."""
     if path.suffix.lower() != SUBMISSION:
         raise UsageError(f"{path}: servers take a {SUBMISSION}")
+    refuse_existing(path, exist_ok=exist_ok)
+
+
+def write_submission(path: Path, predictions: Predictions) -> None:
+    """Write a zip with results.json at its top; the predictions have been checked already."""
     results = path.with_name(f".{path.stem}-{RESULTS}")
     try:
         write_results(results, predictions.results)

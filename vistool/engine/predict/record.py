@@ -6,6 +6,7 @@ import contextlib
 from array import array
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 
@@ -68,7 +69,8 @@ class VideoRecord:
         """The tracks that are to be reported, numbered from 1 as they appear.
 
         Args:
-            complete: whether all frames of the chosen range are there.
+            complete: whether all frames that the source gave are there; the video is a part, too,
+                where the source did not give all.
             resources: closed with the video.
         """
         found = self._job.results(self._segmenter.class_probs())
@@ -90,6 +92,12 @@ class VideoRecord:
         """Without a frame that was being added when it all came to an end."""
         return array("I", (frame for frame in self._frames[track_id] if frame < self.length))
 
+    def _files(self) -> list[str] | None:
+        """Where every frame comes from, if they are kept as pictures."""
+        names = self._reader.frame_names
+        chosen = names[self._first_frame : self._first_frame + self.length]
+        return [path_as_text(Path(name)) for name in chosen] if names else None
+
     def _meta(self, complete: bool) -> VideoMeta:
         header = self._job.loaded.header
         config = self._job.config
@@ -108,12 +116,15 @@ class VideoRecord:
             width=self._reader.size.width,
             height=self._reader.size.height,
             length=self.length,
-            complete=complete,
+            complete=complete and not self._reader.incomplete,
             first_frame=self._first_frame,
             times=self._times.tolist(),
             frame_stride=config.frame_stride,
             rotation=self._reader.rotation,
             fps=self._reader.fps,
+            stream=self._reader.stream,
+            value_range=self._reader.value_range,
+            files=self._files(),
             categories=[
                 Category(id=i, name=name)
                 for i, name in zip(header.config.ids_of_classes(), self._job.names, strict=True)

@@ -27,7 +27,7 @@ from vistool.errors import UsageError, VistoolError
 from vistool.formats.files import new_run_folder
 from vistool.formats.masks.rle import encode_mask
 from vistool.formats.results.spool import SegmentationSpool
-from vistool.formats.video.reader import VideoReader, open_arrays, open_video
+from vistool.formats.video.reader import VideoReader, open_arrays
 from vistool.models.checkpoints.files import LoadedModel, find_weights, load_model
 from vistool.progress import OnProgress, silent
 from vistool.structures import FrameTracks, Instance, VideoFrame
@@ -39,7 +39,6 @@ def predict(
     source: str | Path | Iterable[np.ndarray],
     *,
     model: LoadedModel | str | Path = "ifc-lite",
-    fps: float | None = None,
     keep_images: bool = False,
     on_progress: OnProgress = silent,
     **settings: Unpack[PredictOptions],
@@ -47,18 +46,19 @@ def predict(
     """Segment, classify and track every object of a video.
 
     Args:
-        source: video file, folder of frames, or RGB pictures, [H, W, 3] uint8 each.
+        source: video file, folder of frames, TIFF of pages, or RGB pictures, [H, W, 3] uint8 each;
+            these need `fps`.
         model: loaded, or the name or path of weights, which are then loaded once.
-        fps: of pictures, frames per second.
         keep_images: keep given pictures in memory, for whatever shows or draws them later.
         settings: those of `vistool predict`, by the same names.
 
-    Returns: the video; close it, or use it as a context manager, to free its space on disk.
+    Returns: the video; close it, or use it as a context manager, to free its space on disk. Where
+        the source turns out to be incomplete, `meta.complete` is False, and `warnings` says more.
     Raises: UsageError, DataError, WeightsError, OutOfMemoryError.
     """
     job = PredictJob(_loaded(model), from_mapping(settings, PredictConfig, where="predict"))
     with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(_opened(source, fps, keep_images))
+        reader = stack.enter_context(_opened(job, source, keep_images))
         spool = stack.enter_context(SegmentationSpool(Path(tempfile.gettempdir())))
         record = VideoRecord(job, reader, spool)
         record.fill(on_progress)
@@ -69,7 +69,6 @@ def track(
     source: str | Path | Iterable[np.ndarray],
     *,
     model: LoadedModel | str | Path = "ifc-lite",
-    fps: float | None = None,
     **settings: Unpack[PredictOptions],
 ) -> Generator[TrackedFrame, None, None]:
     """`predict` as a stream: every frame as soon as no later one can change its masks.
@@ -82,7 +81,7 @@ def track(
     """
     job = PredictJob(_loaded(model), from_mapping(settings, PredictConfig, where="track"))
     segmenter = job.segmenter(keep_pictures=True)
-    reader = _opened(source, fps, keep=False)
+    reader = _opened(job, source, keep=False)
 
     def frames() -> Generator[TrackedFrame, None, None]:
         with reader, contextlib.closing(iterate(job, reader, segmenter)) as tracked:
@@ -103,18 +102,15 @@ def _loaded_once(path: Path, _: int) -> LoadedModel:
     return load_model(path)
 
 
-def _opened(
-    source: str | Path | Iterable[np.ndarray], fps: float | None, keep: bool
-) -> VideoReader:
-    if not isinstance(source, str | Path):
-        if fps is None:
-            raise UsageError(
-                "pictures have no time stamps", hint="say how fast they follow: fps=25"
-            )
-        return open_arrays(source, fps=fps, keep=keep)
-    if fps is not None:
-        raise UsageError(f"{source}: fps is for pictures given as arrays")
-    return open_video(Path(source))
+def _opened(job: PredictJob, source: str | Path | Iterable[np.ndarray], keep: bool) -> VideoReader:
+    if isinstance(source, str | Path):
+        return job.open(Path(source))
+    for name, value in (("stream", job.config.stream), ("range", job.config.range)):
+        if value is not None:
+            raise UsageError(f"{name} {value}: not for pictures given as arrays")
+    if job.config.fps is None:
+        raise UsageError("pictures have no time stamps", hint="say how fast they follow: fps=25")
+    return open_arrays(source, fps=job.config.fps, keep=keep)
 
 
 def iterate(
@@ -173,7 +169,7 @@ def _instances(
 
 def predict_opened(
     job: PredictJob, reader: VideoReader, folder: Path, on_progress: OnProgress = silent
-) -> TrackedVideo:
+) -> tuple[TrackedVideo, Path]:
     """Segment and track a video; writes results.json and meta.json into `folder`.
 
     The overlay and what `job.config.save` asks for are written beside them, and what an earlier run
@@ -182,9 +178,10 @@ def predict_opened(
     Files appear complete or not at all. If the source turns out to be damaged half-way, or on
     Ctrl-C, the frames that are final by then are written (meta.json says `complete: false`), and
     the exception goes on, with a note of where they are: in `folder`, or beside it if it holds
-    the results of a whole video.
+    the results of a whole video. So it is with a source that turns out to be incomplete, but for
+    the exception.
 
-    Returns: the video; its masks are in the folder alone.
+    Returns: the video, whose masks are in its folder alone, and that folder.
     Raises: UsageError, DataError, OutOfMemoryError; VistoolError if something could not be
         written, after all that could.
     """
@@ -192,32 +189,40 @@ def predict_opened(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with SegmentationSpool(folder) as spool:
-            video = _segment(VideoRecord(job, reader, spool), folder, kinds, on_progress)
+            video, place = _segment(VideoRecord(job, reader, spool), folder, kinds, on_progress)
             try:
-                write_outputs(kinds, video, folder, on_progress)
+                write_outputs(kinds, video, place, on_progress)
             except (KeyboardInterrupt, VistoolError, OSError) as error:
-                error.add_note(f"the results of all {video.meta.length} frames are in {folder}")
+                error.add_note(f"the results of all {video.meta.length} frames are in {place}")
                 raise
     except BaseException:
         with contextlib.suppress(OSError):
             folder.rmdir()  # only if nothing was written
         raise
-    return video
+    return video, place
 
 
 def _segment(
     record: VideoRecord, folder: Path, kinds: Sequence[str], on_progress: OnProgress
-) -> TrackedVideo:
+) -> tuple[TrackedVideo, Path]:
     """Fill the record and write its files; also where only a part of the video could be done."""
     try:
         record.fill(on_progress)
         video = record.video(complete=True)
-        save_results(video, folder, kinds)
+        place = folder if video.meta.complete else _place_of_part(folder)
+        save_results(video, place, kinds)
     except (KeyboardInterrupt, VistoolError, OSError) as error:
         if record.length:
             error.add_note(_save_part(record, folder, kinds))
         raise
-    return video
+    return video, place
+
+
+def _place_of_part(folder: Path) -> Path:
+    """Where the results of a part of a video go: not over those of a whole one."""
+    if may_be_whole(folder):
+        return new_run_folder(folder.parent, f"{folder.name}-partial", exist_ok=False)
+    return folder
 
 
 def _save_part(record: VideoRecord, folder: Path, kinds: Sequence[str]) -> str:
@@ -225,8 +230,7 @@ def _save_part(record: VideoRecord, folder: Path, kinds: Sequence[str]) -> str:
     done = f"the {record.length} frames that were done"
     place = folder
     try:
-        if may_be_whole(folder):
-            place = new_run_folder(folder.parent, f"{folder.name}-partial", exist_ok=False)
+        place = _place_of_part(folder)
         video = record.video(complete=False)
         save_results(video, place, kinds)
         quick = [kind for kind in kinds if not OUTPUTS[kind].pictures]

@@ -13,6 +13,7 @@ import msgspec
 from vistool.errors import DataError
 from vistool.formats.files import NOT_TAKEN, atomic_path, encode_json, read_json
 from vistool.formats.masks.rle import validate_rle
+from vistool.formats.replacing import settle
 from vistool.structures import RLE, Size, Track, TrackSegmentation
 
 RESULTS, META, OVERLAY = "results.json", "meta.json", "overlay.mp4"  # in a run folder
@@ -46,6 +47,7 @@ def iterate_results(path: Path, *, video_id: int | None = None) -> Iterator[Trac
 
     Args: video_id: the others' entries are passed over, their masks unseen; None: there are none.
     """
+    settle(path.parent)
     for index, raw in enumerate(read_json(path, list[msgspec.Raw])):
         where = f"{path}: result {index}"
         if video_id is not None and _decode_entry(raw, _OfVideo, where).video_id != video_id:
@@ -63,6 +65,7 @@ class _OfVideo(msgspec.Struct):
 
 def video_ids(path: Path) -> list[int]:
     """The videos that a results file has entries of, in increasing order. Raises: DataError."""
+    settle(path.parent)
     entries = enumerate(read_json(path, list[msgspec.Raw]))
     return sorted(
         {_decode_entry(raw, _OfVideo, f"{path}: result {n}").video_id for n, raw in entries}
@@ -105,12 +108,18 @@ class VideoMeta(msgspec.Struct, frozen=True, kw_only=True):
     width: int
     height: int
     length: int  # decoded frames in the chosen range
-    complete: bool = True  # False: interrupted, these are the frames that were done
+    # False: interrupted, or of a source that is incomplete; these are the frames that were done
+    complete: bool = True
     first_frame: int  # index in the source of the first of them
     times: list[float]  # seconds from the first frame of the source, one a frame
     frame_stride: int  # the model saw every n-th frame
     rotation: int  # degrees
     fps: float  # nominal
+    stream: int | None = None  # which one was read, of a file with several video streams
+    # Of pictures with more than 8 bits: the values that became black and white.
+    value_range: tuple[float, float] | None = None
+    # Of frames kept as pictures: where each comes from, a file, or file#page with pages from 1.
+    files: list[str] | None = None
     categories: list[Category]
     model: dict[str, Any]
     settings: dict[str, Any]
@@ -157,9 +166,12 @@ def read_meta(path: Path) -> VideoMeta:
 
 def read_meta_and_ids(path: Path) -> tuple[VideoMeta, list[int]]:
     """Read meta.json, and the ids of the tracks in the order of results.json. Raises: DataError."""
+    settle(path.parent)
     whole = read_json(path, _MetaFile)
     if len(whole.times) != whole.length:
         raise DataError(f"{path}: {len(whole.times)} time stamps for {whole.length} frames")
+    if whole.files is not None and len(whole.files) != whole.length:
+        raise DataError(f"{path}: {len(whole.files)} files for {whole.length} frames")
     if any(later <= time for time, later in itertools.pairwise(whole.times)):
         raise DataError(f"{path}: its time stamps do not increase")
     if min(whole.width, whole.height, whole.frame_stride) < 1 or (

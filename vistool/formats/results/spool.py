@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from vistool.errors import UsageError, VistoolError
+from vistool.formats.replacing import owner, remove_leftovers
 from vistool.structures import RLE
 
 
@@ -30,7 +31,8 @@ class SegmentationSpool:
 
     def __enter__(self) -> SegmentationSpool:
         with contextlib.ExitStack() as stack, self._failing_in_words():
-            place = tempfile.TemporaryDirectory(dir=self._folder, prefix=".masks-")
+            remove_leftovers(self._folder)
+            place = tempfile.TemporaryDirectory(dir=self._folder, prefix=f".masks-{owner()}-")
             path = Path(stack.enter_context(place)) / "masks.sqlite3"
             self._db = sqlite3.connect(path, check_same_thread=False)
             stack.callback(self._db.close)

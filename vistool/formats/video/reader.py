@@ -53,6 +53,7 @@ class VideoReader(ABC):
     warnings: list[str]  # what was odd, one line each
     incomplete: bool  # frames that were asked for are missing, by what the file says about itself
     value_range: Limits | None = None  # of pictures: the values that became black and white
+    stream: int | None = None  # the one that is read, of several in a file
     frame_names: Sequence[str] = ()  # of pictures: files by index, or file#page with pages from 1
 
     def __enter__(self) -> VideoReader:
@@ -135,6 +136,11 @@ def open_video(
     return _FileReader(path, stream)
 
 
+def is_video_file(path: Path) -> bool:
+    """False for a folder of frames, and for a TIFF, whose pages are frames."""
+    return not path.is_dir() and path.suffix.lower() not in TIFF_SUFFIXES
+
+
 def _frame_pictures(path: Path) -> FramePictures | None:
     """The frames of a source that is no video file."""
     if not path.is_dir():
@@ -176,6 +182,7 @@ class _FileReader(VideoReader):
         self.pixel_aspect = info.pixel_aspect
         self.fps = info.fps or FALLBACK_FPS
         self.frame_count_hint = round(info.duration * self.fps) if info.duration else None
+        self.stream = info.stream if len(info.streams) > 1 else None
         self._promise = Promise(stated_by(path, info.stream), info.picture_end, length)
         self.size = self._first_size()
         self._choice = _choice(info) if stream is None else []
