@@ -148,7 +148,7 @@ def test_other_numbers_of_a_run_do_not_replace_its_own(tmp_path: Path, weights: 
     assert vistool(truth, "-m", weights, "--conf", "0.4").exit_code == 0
     assert vistool(truth, "-p", RUN, "--conf", "0.3", "-o", "other").exit_code == 0
     assert {name: (RUN / name).read_bytes() for name in before} == before
-    for path, conf in ((RUN / "conf-0.4", 0.4), (Path("other/set-data-set-made"), 0.3)):
+    for path, conf in ((RUN / "conf-0.4", 0.4), (Path("other/data-set-made"), 0.3)):
         content = json.loads((path / "metrics.json").read_text())
         assert content["inputs"]["predictions"]["conf"] == conf
 

@@ -41,7 +41,7 @@ from vistool.formats.tables import read_table, write_table
 from vistool.models.checkpoints.files import load_model, read_header
 from vistool.models.checkpoints.safe_pickle import read_checkpoint
 
-SHORT, LONG = 60, 20_000  # changed files for each reader
+SHORT, LONG = 60, 5_000  # changed files for each reader
 
 # Values that programs trip over, in the place of any other.
 ODD: list[Any] = [

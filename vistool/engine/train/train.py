@@ -298,11 +298,13 @@ class _Job:
         """Raises: VistoolError after several steps in a row that had to be skipped."""
         if self.state.skipped_in_a_row < self.config.max_skipped:
             return
+        saved = self.run / WEIGHTS
+        start = f"start again from {saved} (init)" if saved.exists() else "start a new run"
         raise VistoolError(
             f"step {self.state.step}: {self.state.skipped_in_a_row} steps in a row had to be "
             f"skipped, this one for what is no longer a number ({skipped})",
-            hint=f"start again from {self.run / WEIGHTS} (init) with a lower learning_rate, or "
-            'with precision = "fp32"; if the clips are always the same, look at them',
+            hint=f'{start} with a lower learning_rate, or with precision = "fp32"; if the clips '
+            "are always the same, look at them",
         )
 
     def awaits_validation(self) -> bool:
