@@ -19,18 +19,18 @@ import torch
 from msgspec.structs import replace
 
 from vistool.config import TrainConfig, apply_overrides, from_mapping, load_toml
-from vistool.data.batches import BatchSource
+from vistool.data.batches import TrainingBatches
 from vistool.engine.train.setup import training_batches
 
 SHOWN = 8  # functions with the most time of their own
 
 
-def draw(batches: BatchSource, number: int) -> None:
+def draw(batches: TrainingBatches, number: int) -> None:
     """One clip, as a worker hands it over: normalised, with its masks."""
     batches.make(number, range(1))
 
 
-def measure(batches: BatchSource, seconds: float) -> tuple[int, float]:
+def measure(batches: TrainingBatches, seconds: float) -> tuple[int, float]:
     """Clips and the processor time they took; the same clips whatever the machine does."""
     begun, count = time.process_time(), 0
     while time.process_time() - begun < seconds:
@@ -39,7 +39,7 @@ def measure(batches: BatchSource, seconds: float) -> tuple[int, float]:
     return count, time.process_time() - begun
 
 
-def where_time_goes(batches: BatchSource, count: int) -> list[str]:
+def where_time_goes(batches: TrainingBatches, count: int) -> list[str]:
     """Lines of share and name, of the functions with the most time of their own."""
     profile = cProfile.Profile()
     profile.enable()

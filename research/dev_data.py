@@ -1,45 +1,30 @@
-"""The development data, and what a model finds in it: for `dev_quality` and `dev_sheets`."""
+"""The development data, and what a model finds in it: for `measure` and `dev_sheets`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-import tempfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar, get_args
 
-import cv2
 import msgspec
 import numpy as np
 import torch
 
 import vistool
 from vistool.config import PredictConfig, Scoring, TrainConfig, from_json
-from vistool.data.clips import MIN_VISIBLE
 from vistool.data.labelled import LabelledTrack, LabelledVideo, read_annotations
-from vistool.data.motion import draw_camera
-from vistool.data.shots import Shot, read_patches
 from vistool.engine.predict.segment import clip_settings
 from vistool.engine.train.validate import tracks_of
 from vistool.errors import WeightsError
-from vistool.formats.masks.rle import encode_mask
-from vistool.formats.video.reader import FOLDER_FPS
 from vistool.models.checkpoints.files import LoadedModel, WeightsHeader, load_model
 from vistool.structures import RLE, Size, TrackSegmentation
 
-PICTURE_SETS = ("cats", "coco", "coco-traffic", "coco-person")
-QUICK_FRAMES = 20
-QUICK_PICTURES = 2  # every second
 MIN_SCORE = 0.05  # tracks of DAVIS sequences below it are not looked at
 OBJECT = 1000  # the category of what is not a single COCO category
-
-# Moving clips: a camera that sees 1/ZOOM of a picture at once goes over it, as far as in training.
-MOVING_FRAMES = 12  # so that several clips are stitched
-ZOOM, MOTION, TILT = 1.3, 0.3, 0.08
 
 Classes = Mapping[str, Sequence[str]]  # of the model: the category names that each stands for
 Item = TypeVar("Item")
@@ -108,9 +93,9 @@ def trained_classes(header: WeightsHeader) -> dict[str, tuple[str, ...]]:
 # --- pictures -------------------------------------------------------------------------------------
 
 
-def read_pictures(data: Path, source: str, classes: Classes, *, quick: bool) -> list[LabelledVideo]:
-    """The held-out pictures of a source."""
-    return read_annotations(data / source / "dev.json", classes)[:: QUICK_PICTURES if quick else 1]
+def read_pictures(data: Path, source: str, classes: Classes) -> list[LabelledVideo]:
+    """The development pictures of a source."""
+    return read_annotations(data / source / "dev.json", classes)
 
 
 def picture_cases(loaded: LoadedModel, pictures: Sequence[LabelledVideo], what: str) -> list[Case]:
@@ -119,55 +104,10 @@ def picture_cases(loaded: LoadedModel, pictures: Sequence[LabelledVideo], what: 
     return [Case(p.files[0].stem, p, predict(loaded, p)) for p in pictures]
 
 
-def moving_cases(
-    loaded: LoadedModel, pictures: Sequence[LabelledVideo], most: int, what: str
-) -> list[Case]:
-    """Some of the pictures, evenly spread, as clips under a moving camera."""
-    chosen = spread(pictures, most)
-    tell(f"{len(chosen)} moving clips of {what}")
-    cases = []
-    for picture in chosen:
-        with tempfile.TemporaryDirectory() as folder:
-            clip = moving_clip(picture, Path(folder))
-            cases.append(Case(picture.files[0].stem, clip, predict(loaded, clip)))
-    return cases
-
-
 def spread(items: Sequence[Item], most: int) -> list[Item]:
     """At most so many of them, evenly spread."""
     places = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
     return [items[place] for place in places]
-
-
-def moving_clip(picture: LabelledVideo, folder: Path) -> LabelledVideo:
-    """A picture seen by a camera that moves smoothly; its frames are written into the folder.
-
-    The file's name decides on the way, so that it is the same in every sample.
-    """
-    camera = draw_camera(
-        picture.size,
-        picture.size,
-        MOVING_FRAMES,
-        np.random.default_rng(zlib.crc32(picture.files[0].name.encode())),
-        scale_range=(ZOOM, ZOOM),
-        motion=MOTION,
-        tilt=TILT,
-    )
-    shot = Shot(picture, (0,) * MOVING_FRAMES, read_patches(picture, {0}), camera)
-    files = tuple(folder / f"{frame:02}.png" for frame in range(MOVING_FRAMES))
-    for file, frame in zip(files, shot.frames(shutter=0.0), strict=True):
-        fast = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-        cv2.imwrite(str(file), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), fast)
-    tracks = tuple(
-        LabelledTrack(track.label, tuple(encode_mask(m) if m.any() else None for m in masks))
-        for track, masks in zip(picture.tracks, shot.masks(), strict=True)
-        if masks.sum() >= MIN_VISIBLE
-    )
-    regions = tuple(
-        LabelledTrack(region.label, tuple(encode_mask(m) if m.any() else None for m in masks))
-        for region, masks in zip(picture.regions, shot.region_masks(), strict=True)
-    )
-    return LabelledVideo(files, picture.size, tracks, picture.exhaustive, regions)
 
 
 def predict(loaded: LoadedModel, video: LabelledVideo) -> list[TrackSegmentation]:
@@ -186,12 +126,11 @@ def likeliest(case: Case) -> Case:
 # --- videos ---------------------------------------------------------------------------------------
 
 
-def predict_frames(loaded: LoadedModel, folder: Path, *, quick: bool) -> list[TrackSegmentation]:
+def predict_frames(loaded: LoadedModel, folder: Path) -> list[TrackSegmentation]:
     """Tracks of a folder of frames, the best first, as `vistool eval` finds them."""
-    end = QUICK_FRAMES / FOLDER_FPS if quick else None
     label_of = {id_: label for label, id_ in enumerate(loaded.header.config.ids_of_classes())}
     with vistool.predict(
-        folder, model=loaded, conf=MIN_SCORE, max_overlap=1.0, end=end, device="cpu"
+        folder, model=loaded, conf=MIN_SCORE, max_overlap=1.0, device="cpu"
     ) as video:
         tracks = list(video.entries())
     for track in tracks:
@@ -199,9 +138,7 @@ def predict_frames(loaded: LoadedModel, folder: Path, *, quick: bool) -> list[Tr
     return sorted(tracks, key=lambda track: -track["score"])
 
 
-def davis_sequences(
-    loaded: LoadedModel, data: Path, classes: Classes, *, quick: bool
-) -> list[Followed]:
+def davis_sequences(loaded: LoadedModel, data: Path, classes: Classes) -> list[Followed]:
     """The sequences of `davis/val-dev`."""
     folder = data / "davis"
     content = json.loads((folder / "val-dev.json").read_text())
@@ -212,32 +149,28 @@ def davis_sequences(
     for entry in content["videos"]:
         name, fact = entry["name"], facts[entry["name"]]
         tell(f"davis: {name}")
-        masks = truth[entry["id"]][: QUICK_FRAMES if quick else None]
+        masks = truth[entry["id"]]
         label = label_of.get(fact["category"])
         video = LabelledVideo(
-            files=tuple(folder / f for f in entry["file_names"])[: len(masks)],
+            files=tuple(folder / f for f in entry["file_names"]),
             size=Size(entry["height"], entry["width"]),
             tracks=() if label is None else (LabelledTrack(label, tuple(masks)),),
             exhaustive=(label is not None and fact["exhaustive_coco"],) * len(classes),
         )
-        found = predict_frames(loaded, folder / "val-dev" / name, quick=quick)
+        found = predict_frames(loaded, folder / "val-dev" / name)
         merged = len(fact["coco_parts_in_mask"]) > 1
         sequences.append(Followed(Case(name, video, found), masks, merged, label))
     return sequences
 
 
-def composite_cases(
-    loaded: LoadedModel, data: Path, classes: Classes, *, quick: bool
-) -> list[Case]:
+def composite_cases(loaded: LoadedModel, data: Path, classes: Classes) -> list[Case]:
     """The made videos of `composites/dev`."""
     path = data / "composites" / "dev.json"
     content = json.loads(path.read_text())
     cases = []
-    for entry, whole in zip(content["videos"], read_annotations(path, classes), strict=True):
-        length = QUICK_FRAMES if quick else len(whole.files)
-        video = _shortened(whole, length)
+    for entry, video in zip(content["videos"], read_annotations(path, classes), strict=True):
         objects = tuple(
-            a["segmentations"][:length]
+            a["segmentations"]
             for a in content["annotations"]
             if a["video_id"] == entry["id"] and a["category_id"] == OBJECT
         )
@@ -245,11 +178,6 @@ def composite_cases(
         tell(f"composites: {name}")
         cases.append(Case(name, video, predict(loaded, video), objects))
     return cases
-
-
-def _shortened(video: LabelledVideo, length: int) -> LabelledVideo:
-    tracks = tuple(LabelledTrack(t.label, t.segmentations[:length]) for t in video.tracks)
-    return replace(video, files=video.files[:length], tracks=tracks)
 
 
 def tell(text: str) -> None:

@@ -18,7 +18,6 @@ import cv2
 import numpy as np
 import torch
 from dev_data import (
-    PICTURE_SETS,
     Case,
     add_settings,
     composite_cases,
@@ -30,6 +29,7 @@ from dev_data import (
     trained_classes,
 )
 from dev_scores import compared, errors
+from split import PICTURES
 
 from vistool.config import PredictConfig
 from vistool.data.shots import read_image
@@ -52,12 +52,12 @@ def main() -> None:
     names = tuple(classes)
     for source in args.sources:
         if source == "davis":
-            sequences = davis_sequences(loaded, args.data, classes, quick=False)
+            sequences = davis_sequences(loaded, args.data, classes)
             cases = [sequence.case for sequence in sequences]
         elif source == "composites":
-            cases = composite_cases(loaded, args.data, classes, quick=False)
+            cases = composite_cases(loaded, args.data, classes)
         else:
-            pictures = read_pictures(args.data, source, classes, quick=False)
+            pictures = read_pictures(args.data, source, classes)
             cases = picture_cases(loaded, spread(pictures, args.pictures), source)
         rows = [row_of(case, names, args.conf) for case in cases]
         heading = f"{source}: {loaded.header.path.stem}, score at least {args.conf:g}"
@@ -69,7 +69,7 @@ def main() -> None:
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    sources = (*PICTURE_SETS, "davis", "composites")
+    sources = (*PICTURES, "davis", "composites")
     parser.add_argument("--model", required=True, help="weight file, or a shipped model's name")
     parser.add_argument("--data", type=Path, required=True, help="folder of the annotated sets")
     parser.add_argument("--output", type=Path, required=True, help="folder for the sheets")

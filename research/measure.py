@@ -35,16 +35,17 @@ from dev_data import (
     picture_cases,
     trained_classes,
 )
-from dev_scores import compared
+from dev_scores import compared, confidence_sweep
 from split import PICTURES, SPLIT
 
 from vistool.data.labelled import read_annotations
 from vistool.metrics.ap import APBuilder
 from vistool.metrics.bootstrap import Measure, ap_measure, hota_measure
 from vistool.metrics.davis import region_similarity
-from vistool.metrics.hota import evaluate_hota
-from vistool.metrics.overlaps import VideoOverlaps
-from vistool.structures import TrackSegmentation
+from vistool.metrics.hota import hota_of_video
+from vistool.metrics.overlaps import VideoOverlaps, shared_pixels
+from vistool.metrics.tracking_measures import TrackingResult
+from vistool.structures import RLE, TrackSegmentation
 
 TEN: dict[str, tuple[str, ...]] = {
     "person": ("person",),
@@ -101,6 +102,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     asked = args.sets or [*PICTURES, "davis", "composites"]
     sets: dict[str, Any] = {}
     own_cases: dict[str, list[Case]] = {"choose": [], "report": []}
+    shown: dict[str, list[Case]] = {"choose": [], "report": []}  # as `vistool predict` shows them
     for source in [name for name in PICTURES if name in asked]:
         path = args.data / source / "dev.json"
         pictures = read_annotations(path, TEN)
@@ -115,17 +117,19 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
             chosen = [case for case in cases if case.video.files[0].name in names]
             own_cases[half] += [case for case in of_own if case.video.files[0].name in names]
             sets[source][half] = picture_values([as_ten(case, own) for case in chosen])
+            shown[half] += [as_ten(likeliest(case), own) for case in chosen]
     if "davis" in asked:
-        followed = davis_sequences(loaded, args.data, TEN, quick=False)
+        followed = davis_sequences(loaded, args.data, TEN)
         sets["davis"] = by_half(followed, split["videos"]["davis"], own)
     if "composites" in asked:
-        cases = [as_ten(c, own) for c in composite_cases(loaded, args.data, TEN, quick=False)]
+        cases = [as_ten(c, own) for c in composite_cases(loaded, args.data, TEN)]
         sets["composites"] = composites_by_half(cases, split["videos"]["composites"])
     return {
         "name": loaded.header.path.stem,
         "sha256": loaded.sha256,
         "steps": loaded.header.metadata.get("steps", "?"),
         "sets": sets,
+        "sweep": {h: confidence_sweep(compared(cases), len(TEN)) for h, cases in shown.items()},
         "classes": {half: by_class(cases, tuple(own)) for half, cases in own_cases.items()},
         "seconds": round(time.perf_counter() - began, 1),
     }
@@ -208,7 +212,7 @@ def pet_confusion(cases: Sequence[Case]) -> tuple[int, int]:
             hits = [
                 found["category_id"]
                 for found in case.found
-                if region_similarity(found["segmentations"], track.segmentations)[0] >= FOUND
+                if frame_overlaps(found["segmentations"], track.segmentations)[0] >= FOUND
             ]
             if track.label in pets and hits:
                 seen += 1
@@ -232,11 +236,16 @@ def by_half(followed: Sequence[Followed], halves: Mapping[str, Any], own: Classe
     return {**on_halves(measures, sizes), "videos": rows}
 
 
+def frame_overlaps(track: Sequence[RLE | None], truth: Sequence[RLE | None]) -> np.ndarray:
+    """J of a track on every frame: [F]."""
+    return region_similarity(*shared_pixels([track], [truth]))[:, 0, 0]
+
+
 def j_of(sequence: Followed) -> Values:
     tracks = sequence.case.found
     if not tracks:
         return {"J": [0.0, 0.0], "class": None}
-    overlaps = [region_similarity(t["segmentations"], sequence.masks).mean() for t in tracks]
+    overlaps = [frame_overlaps(t["segmentations"], sequence.masks).mean() for t in tracks]
     best = int(np.argmax(overlaps))
     names = list(TEN)
     return {
@@ -267,7 +276,8 @@ def composites_by_half(cases: Sequence[Case], halves: Mapping[str, Any]) -> Valu
 def tracking(videos: Sequence[VideoOverlaps]) -> Measure:
     """AP50, and HOTA's parts of all tracks, each as every likely class."""
     ap = ap50(videos, len(TEN))
-    hota = hota_measure(evaluate_hota(videos), [video.video_id for video in videos])
+    counts = TrackingResult(tuple((video.video_id, hota_of_video(video)) for video in videos))
+    hota = hota_measure(counts, [video.video_id for video in videos])
     return lambda drawn: {**ap(drawn), **hota(drawn)}
 
 
@@ -321,6 +331,11 @@ def table(reports: Mapping[str, Any]) -> str:
         lines += [
             f"* {half}: " + ", ".join(f"{c} {ap:.2f} ({n})" for c, (ap, n) in rows.items())
             for half, rows in report["classes"].items()
+        ]
+        lines += [
+            f"* {half}, precision / recall from a score: "
+            + ", ".join(f"{r['conf']}: {r['precision']:.2f} / {r['recall']:.2f}" for r in rows)
+            for half, rows in report["sweep"].items()
         ]
         if "davis" in report["sets"]:
             rows = report["sets"]["davis"]["videos"]

@@ -1,16 +1,18 @@
 """The released weights from the annotated sets, in one command: all stages, one after the other.
 
     python research/train_release.py ifc-lite --data FOLDER
-    python research/train_release.py vistr-lite --data FOLDER --ifc ifc-lite
+    python research/train_release.py vistr-lite --data FOLDER
 
 Every stage is a training with a run folder in --runs; started again, this goes on where it was
-stopped. The result is RUNS/NAME.safetensors. How long the stages take, and what they gave, is
-in weights/README.md.
+stopped. The result is RUNS/NAME.safetensors. ifc-lite is trained on ten classes first, then on more
+data with fourteen; vistr-lite starts from the former. How long the stages take, and what they
+gave, is in weights/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import shutil
 import subprocess
@@ -34,6 +36,11 @@ class Stage(NamedTuple):
     start: str | None  # the stage whose weights it starts from; None: as the configuration says
     settings: tuple[str, ...] = ()
     keep: tuple[int, ...] = ()  # steps after which a copy of the averaged weights is kept
+    stop: int | None = None  # the step after which it ends, before its schedule does
+
+
+class StoppedError(Exception):
+    """A stage has come to the step at which it ends."""
 
 
 LARGER = (
@@ -47,7 +54,7 @@ CROWDED = (
     "augment.max_pasted=3",
     "loss.focal_weight=15",
 )
-IFC = (
+TEN_CLASSES = (
     Stage("pictures", "ifc-lite.toml", None, ("steps=6000",)),
     Stage("clips", "ifc-lite-clips.toml", "pictures"),
     Stage(
@@ -141,6 +148,23 @@ IFC = (
 )
 # What the weights of some stages count in the mean of them all.
 MEAN = {"groups-clips": 4, "longer-clips": 9, "largest-clips": 9}
+# From the mean, with the class layer of `start_classes`.
+MORE_DATA = (
+    Stage("more-data", "ifc-lite-more.toml", "more-start", ("steps=2800",), stop=786),
+    Stage(
+        "more-data-end",
+        "ifc-lite-more.toml",
+        "more-data",
+        (
+            "steps=650",
+            "learning_rate=1.8e-4",
+            "backbone_rate=3.6e-5",
+            "warmup_steps=20",
+            "ema_decay=0.998",
+            "seed=202",
+        ),
+    ),
+)
 VISTR = (
     Stage("vistr-pictures", "vistr-lite.toml", "vistr-start"),
     Stage("vistr-clips", "vistr-lite-clips.toml", "vistr-pictures"),
@@ -153,35 +177,60 @@ def main() -> None:
     parser.add_argument("model", choices=["ifc-lite", "vistr-lite"])
     parser.add_argument("--data", type=Path, required=True, help="folder of the annotated sets")
     parser.add_argument("--runs", type=Path, default=Path("runs/release"))
-    parser.add_argument("--ifc", default="ifc-lite", help="weights that vistr-lite starts from")
+    parser.add_argument("--ifc", type=Path, help="weights of ten classes, where they are at hand")
     args = parser.parse_args()
 
     released = args.runs / f"{args.model}.safetensors"
+    ten_classes = args.ifc or mean_on_ten_classes(args.runs, args.data)
     if args.model == "ifc-lite":
-        for stage in IFC:
-            train(stage, args.runs, args.data)
-        averaged = [
-            path for stage in IFC for path in MEAN.get(stage.name, 0) * files_of(stage, args.runs)
-        ]
+        start = weights_of(args.runs, "more-start")
+        if not start.exists():
+            start.parent.mkdir(parents=True, exist_ok=True)
+            config = ["--config", CONFIGS / MORE_DATA[0].config]
+            run([HERE / "start_classes.py", start, "--weights", ten_classes, *config])
+        prepared = args.runs / "data"
+        run([HERE / "training_data.py", "--data", args.data, prepared])
+        for stage in MORE_DATA:
+            train(stage, args.runs, prepared)
+        release(released, [weights_of(args.runs, MORE_DATA[-1].name)], prepared, args.model)
     else:
         start = weights_of(args.runs, "vistr-start")
         if not start.exists():
             start.parent.mkdir(parents=True, exist_ok=True)
-            run([HERE / "vistr_start.py", start, "--ifc", args.ifc, "--data", args.data])
+            run([HERE / "vistr_start.py", start, "--ifc", ten_classes, "--data", args.data])
         for stage in VISTR:
             train(stage, args.runs, args.data)
-        averaged = [weights_of(args.runs, VISTR[-1].name)]
-    seen = ["--short-side", str(SHORT_SIDES[args.model])]
-    run([HERE / "release_weights.py", released, *averaged, "--data", args.data, *seen])
+        release(released, [weights_of(args.runs, VISTR[-1].name)], args.data, args.model)
     print(f"{released} is done")
+
+
+def mean_on_ten_classes(runs: Path, data: Path) -> Path:
+    """The first nine stages of ifc-lite, averaged."""
+    mean = runs / "ten-classes.safetensors"
+    if not mean.exists():
+        for stage in TEN_CLASSES:
+            train(stage, runs, data)
+        files = [
+            f for stage in TEN_CLASSES for f in MEAN.get(stage.name, 0) * files_of(stage, runs)
+        ]
+        release(mean, files, data, "ifc-lite")
+    return mean
+
+
+def release(output: Path, weights: Sequence[Path], data: Path, model: str) -> None:
+    """The mean of some weights, with the settings that it is to predict with."""
+    seen = ["--short-side", str(SHORT_SIDES[model])]
+    run([HERE / "release_weights.py", output, *weights, "--data", data, *seen])
 
 
 def train(stage: Stage, runs: Path, data: Path) -> None:
     """Run a stage, or what is missing of it."""
     folder = runs / stage.name
-    if is_done(folder / WEIGHTS):
+    if is_done(folder / WEIGHTS, stage.stop):
         return
     settings = [f"data={data}", *stage.settings]
+    if stage.stop:
+        settings.append(f"save_every={stage.stop}")
     if stage.keep:
         settings.append(f"save_every={math.gcd(*stage.keep, 200)}")
     if stage.start is not None:
@@ -194,15 +243,18 @@ def train(stage: Stage, runs: Path, data: Path) -> None:
             shutil.copyfile(folder / WEIGHTS, folder / kept_as(step))
         if step % 100 == 0:
             print(f"{stage.name}: step {step} of {steps}, loss {line['loss']:.3f}", flush=True)
+        if step == stage.stop:
+            raise StoppedError
 
-    run_training(config, folder, on_step=after, on_warning=print)
+    with contextlib.suppress(StoppedError):
+        run_training(config, folder, on_step=after, on_warning=print)
 
 
-def is_done(weights: Path) -> bool:
+def is_done(weights: Path, stop: int | None) -> bool:
     if not weights.exists():
         return False
-    done, steps = read_header(weights).metadata["steps"].split(" of ")
-    return done == steps
+    done, steps = map(int, read_header(weights).metadata["steps"].split(" of "))
+    return done == (stop or steps)
 
 
 def kept_as(step: int) -> str:

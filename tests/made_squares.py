@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from vistool.config import IFCConfig, PixelConfig, PredictConfig
 from vistool.engine.predict.job import PredictJob
 from vistool.engine.predict.video import predict_opened
 from vistool.engine.tracked_video import TrackedVideo
-from vistool.formats.masks.rle import decode_mask
+from vistool.formats.masks.rle import decode_mask, encode_mask
 from vistool.formats.results.files import VideoMeta, read_meta, read_results
 from vistool.formats.video.reader import open_video
+from vistool.formats.video.writer import VideoWriter
 from vistool.models.checkpoints.files import LoadedModel, WeightsHeader
 from vistool.progress import OnProgress, silent
 from vistool.structures import ClipOutput, FrameFeatures, Size, TrackSegmentation
@@ -121,6 +123,34 @@ def save_frames(folder: Path, scene: Scene = SCENE, length: int = LENGTH) -> Pat
     for i, image in enumerate(pictures(scene, length)):
         cv2.imwrite(str(folder / f"{i:03}.png"), image[..., ::-1])
     return folder
+
+
+def save_clip(path: Path, scene: Scene = SCENE, length: int = LENGTH) -> Path:
+    """The same frames as an mp4."""
+    with VideoWriter(path, SIZE, fps=10) as writer:
+        for i, image in enumerate(pictures(scene, length)):
+            writer.write(image, i / 10)
+    return path
+
+
+def save_labels(folder: Path) -> None:
+    """valid.json: what is to be seen in the clip; results.json: predictions of just that."""
+    about = {"id": 1, "width": SIZE.width, "height": SIZE.height, "length": LENGTH}
+    tracks = [
+        {
+            **{"video_id": 1, "category_id": category},
+            "segmentations": [
+                None if (mask := truth(SCENE, name, frame)) is None else encode_mask(mask)
+                for frame in range(LENGTH)
+            ],
+        }
+        for name, category in zip(COLOURS, SquareFinder.config.category_ids, strict=True)
+    ]
+    categories = [{"id": id_, "name": n} for id_, n in zip((7, 5, 3), COLOURS, strict=True)]
+    labels = [{"id": n, **track} for n, track in enumerate(tracks, start=1)]
+    content = {"videos": [about], "annotations": labels, "categories": categories}
+    (folder / "valid.json").write_text(json.dumps(content))
+    (folder / "results.json").write_text(json.dumps([{**t, "score": 0.9} for t in tracks]))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.made_data import COLOURS, HEIGHT, WIDTH, make_pictures, make_video
 from vistool.config import AugmentConfig, PixelConfig
-from vistool.data.batches import Share, TrainingBatches, loader, padded_batch
+from vistool.data.batches import CanvasClips, Share, TrainingBatches, loader, padded_batch
 from vistool.data.clips import ClipMaker
 from vistool.data.labelled import read_annotations
 from vistool.data.sampling import ClipSampler, draw_frames
@@ -160,7 +160,8 @@ def test_a_batch_depends_on_seed_and_number_alone(tmp_path: Path) -> None:
 
     def batches(seed: int) -> TrainingBatches:
         canvases = (Size(32, 48), Size(48, 32))
-        return TrainingBatches(maker, PixelConfig(), canvases=canvases, batch=2, steps=4, seed=seed)
+        source = CanvasClips(maker, canvases, seed)
+        return TrainingBatches(source, PixelConfig(), batch=2, steps=4, seed=seed)
 
     one, two = batches(1).make(3, range(2)), list(loader(batches(1), 2, workers=0))[1]
     torch.testing.assert_close(one[0], two[0])
@@ -186,9 +187,8 @@ def test_a_clip_is_the_same_whoever_makes_it(tmp_path: Path) -> None:
 
     def batches(batch: int, share: Share) -> TrainingBatches:
         canvases = (Size(32, 48), Size(48, 32))
-        return TrainingBatches(
-            maker, PixelConfig(), canvases=canvases, batch=batch, steps=3, seed=5, share=share
-        )
+        source = CanvasClips(maker, canvases, 5)
+        return TrainingBatches(source, PixelConfig(), batch=batch, steps=3, seed=5, share=share)
 
     (whole,) = loader(batches(4, Share()), 2, workers=0)
     # Two processes that take two parts each: a clip in every batch.
@@ -201,8 +201,8 @@ def test_a_clip_is_the_same_whoever_makes_it(tmp_path: Path) -> None:
 def test_what_is_wrong_with_a_batch_comes_out_of_its_worker_as_it_is(tmp_path: Path) -> None:
     maker = clip_maker(make_pictures(tmp_path, 1), 1, STILL)
     (tmp_path / "0.png").unlink()
-    canvases = (Size(32, 48),)
-    batches = TrainingBatches(maker, PixelConfig(), canvases=canvases, batch=1, steps=1, seed=5)
+    source = CanvasClips(maker, (Size(32, 48),), 5)
+    batches = TrainingBatches(source, PixelConfig(), batch=1, steps=1, seed=5)
     with pytest.raises(DataError, match=r"0\.png: no such file$"):
         next(loader(batches, 0, workers=1))
 

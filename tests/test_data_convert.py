@@ -23,7 +23,7 @@ from vistool.annotations.convert import convert
 from vistool.annotations.dataset import DataSet
 from vistool.annotations.label_maps import palette
 from vistool.annotations.problems import Problem
-from vistool.annotations.read import kind_of, read_dataset
+from vistool.annotations.read import read_dataset
 from vistool.annotations.results_check import problems_in_results
 from vistool.cli.app import app
 from vistool.errors import DataError, UsageError
@@ -98,8 +98,8 @@ def test_there_and_back_gives_the_same_masks(
         assert back.kind == middle
         original, returned = read_dataset(path), read_dataset(back.path)
         if middle == "davis":
-            original = DataSet(**{**_fields(original), "class_agnostic": True})
-            returned = DataSet(**{**_fields(returned), "class_agnostic": True})
+            original = DataSet(**{**_fields(original), "kind": "davis"})
+            returned = DataSet(**{**_fields(returned), "kind": "davis"})
         assert tracks_of(returned) == tracks_of(original)
         assert [v.length for v in returned.videos] == [v.length for v in original.videos]
         for before, after in zip(original.videos, returned.videos, strict=True):
@@ -173,7 +173,7 @@ def test_in_davis_2016_the_object_is_255(
 ) -> None:
     labels = np.stack([square(5, 5 + t, 10) * 255 for t in range(3)])
     dataset = read_dataset(davis_folder(tmp_path, labels, save, level))
-    assert kind_of(tmp_path) == "davis"
+    assert dataset.kind == "davis"
     assert dataset.class_agnostic
     (track,) = dataset.tracks
     assert track.segmentations == tuple(encode_mask(frame == 255) for frame in labels)

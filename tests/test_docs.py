@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -70,3 +71,21 @@ def test_linked_files_are_there(page: str) -> None:
 def test_python_names_on_the_pages_are_public(page: str) -> None:
     names = set(re.findall(r"\bvistool\.([a-z]\w*)", (ROOT / page).read_text()))
     assert names <= set(vistool.__all__)
+
+
+PUBLIC = [name for name in vistool.__all__ if name != "__version__"]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_has_an_example(name: str) -> None:
+    """That doctest runs."""
+    assert ">>> " in (getattr(vistool, name).__doc__ or "")
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_parameter_of_a_public_function_has_a_type(name: str) -> None:
+    signature = inspect.signature(getattr(vistool, name))
+    assert all(p.annotation is not p.empty for p in signature.parameters.values())
+    assert signature.return_annotation is not signature.empty or inspect.isclass(
+        getattr(vistool, name)
+    )

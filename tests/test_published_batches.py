@@ -26,9 +26,10 @@ from vistool.config import (
 from vistool.data.batches import loader, padded_batch
 from vistool.data.clips import TrainingClip
 from vistool.data.labelled import LabelledVideo
-from vistool.data.published.batches import EpochOrder, published_batches
+from vistool.data.published.batches import EpochOrder
 from vistool.data.published.clips import draw_region
 from vistool.data.published.ifc import IFCClips
+from vistool.engine.train.setup import training_batches
 from vistool.engine.train.train import train
 from vistool.errors import UsageError
 from vistool.structures import ClipTarget, Size
@@ -142,7 +143,7 @@ def test_a_batch_is_padded_below_and_to_the_right_with_zeros_after_normalising()
 @pytest.mark.parametrize("paper", ["ifc", "vistr"])
 def test_a_batch_depends_on_seed_and_number_alone(paper: str, tmp_path: Path) -> None:
     make_video(tmp_path, 5)
-    batches = published_batches(config(tmp_path, paper), PixelConfig())
+    batches = training_batches(config(tmp_path, paper), PixelConfig())
     first, second = batches.make(1, range(2)), next(loader(batches, 1, workers=0))
     assert torch.equal(first.pixels, second.pixels)
     for a, b in zip(first.targets, second.targets, strict=True):
@@ -173,7 +174,7 @@ def test_a_model_is_trained_on_a_paper_s_clips_of_different_sizes(
     settings = config(tmp_path, paper, **changes)
     sizes = [
         batch.padded is not None
-        for batch in loader(published_batches(settings, PixelConfig()), 0, 0)
+        for batch in loader(training_batches(settings, PixelConfig()), 0, 0)
     ]
     assert any(sizes)
     train(settings, tmp_path / "run")
@@ -187,7 +188,7 @@ def test_a_picture_s_frames_are_cropped_one_by_one(tmp_path: Path) -> None:
     make_pictures(tmp_path, 2)
     pipeline = IFCPipeline(short_sides=(32,), crop_sides=(20, 60))
     settings = config(tmp_path, "ifc", "pictures.json", pipeline=pipeline)
-    batch = published_batches(settings, PixelConfig()).make(0, range(2))
+    batch = training_batches(settings, PixelConfig()).make(0, range(2))
     assert batch.padded is not None
     sizes = {tuple((~padded).nonzero().amax(0).tolist()) for padded in batch.padded[0]}
     assert len(sizes) > 1
@@ -202,7 +203,7 @@ def test_weights_of_sources_have_no_place_in_an_epoch(tmp_path: Path) -> None:
     make_video(tmp_path, 3)
     sources = tuple(SourceConfig(annotations="videos.json", weight=w) for w in (1.0, 2.0))
     with pytest.raises(UsageError, match="an epoch of"):
-        published_batches(config(tmp_path, "ifc", sources=sources), PixelConfig())
+        training_batches(config(tmp_path, "ifc", sources=sources), PixelConfig())
 
 
 def test_ifc_has_no_use_for_vistr_s_validity(tmp_path: Path) -> None:

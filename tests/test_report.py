@@ -68,6 +68,7 @@ def report(
     size = Size(HEIGHT, WIDTH)
     dataset = DataSet(
         path=Path(name),
+        kind="youtube-vis",
         frames=pictures or Path(),
         categories=(Category(id=1, name=name), Category(id=2, name="other")),
         videos=tuple(AnnotatedVideo(i, f"{name} {i}", size, LENGTH, names) for i in TRUTH),
@@ -148,7 +149,7 @@ def test_strips_are_grey_where_pictures_cannot_be_read(tmp_path: Path) -> None:
 
 def test_a_link_never_leads_off_the_machine() -> None:
     for target in ("https://example.org/", "//example.org/x", "javascript:alert(1)"):
-        with pytest.raises(ValueError, match="leads away"):
+        with pytest.raises(ValueError, match="link to another machine"):
             Link("here", target)
 
 
@@ -206,6 +207,8 @@ def test_files_for_machines_say_what_the_diagnosis_says(tmp_path: Path) -> None:
     assert kinds == {str(m.kind): m.count for m in content.diagnosis.breakdown.kinds}
     assert kinds["class"] == kinds["temporal extent"] == kinds["background"] == 1
     assert [row["name"] for row in rows("videos.csv")] == ["a & b 1", "a & b 2"]
+    columns = ["name", "video_id", "num_truth", "num_found", "num_false", "ap_lost", "ap50_lost"]
+    assert list(rows("videos.csv")[0]) == [*columns, *kinds]
     assert len(rows("tracks.csv")) == 3
     assert len(rows("false_positives.csv")) == 3
     assert len(rows("curves.csv")) == 101 * len(content.curves.curves)

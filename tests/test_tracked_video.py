@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
+import os
 import subprocess
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import msgspec
 import numpy as np
 import pytest
+import supervision
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,12 +26,14 @@ import vistool
 from tests.conftest import ShapesVideo
 from tests.made_squares import LENGTH, SCENE, loaded, pictures, predict_into, source
 from tests.test_results import mask_of
-from vistool.config import PredictConfig
+from tests.untrained import save_untrained
+from vistool.config import OverlayOptions, OverlayStyle, PredictConfig, PredictOptions
 from vistool.engine.predict.job import PredictJob
 from vistool.engine.predict.video import predict_opened
 from vistool.engine.tracked_video import TrackedVideo
-from vistool.engine.writers import save_results
+from vistool.engine.writers import OUTPUTS, Output, WriteFrame, save_results
 from vistool.errors import DataError, UsageError, VistoolError
+from vistool.formats.files import atomic_path
 from vistool.formats.results.files import Category, VideoMeta
 from vistool.formats.results.spool import SegmentationSpool
 from vistool.formats.video.reader import VideoReader, open_video
@@ -143,6 +150,54 @@ def test_a_frame_has_its_tracks_as_arrays(source: Path) -> None:
             on = [n for n, one in enumerate(video.frames) if track.id in one.track_ids]
             assert list(track.frames) == on
     assert [frame.dtype for frame in (frame.boxes, frame.scores)] == [np.float32, np.float64]
+
+
+def test_supervision_has_the_same_boxes_as_its_own_of_the_masks(source: Path) -> None:
+    with vistool.predict(source, model=loaded()) as video:
+        for frame in video.frames:
+            found: Any = frame.to_supervision()
+            assert (found.xyxy == supervision.mask_to_xyxy(found.mask)).all()
+            assert found.tracker_id.tolist() == frame.track_ids.tolist()
+            assert found.class_id.tolist() == frame.class_ids.tolist()
+            assert found["class_name"].tolist() == frame.class_names.tolist()
+            assert found.confidence.tolist() == frame.scores.tolist()
+    with vistool.predict(source, model=loaded(), conf=1.0) as video:
+        assert len(video.frames[0].to_supervision()) == 0
+
+
+def test_without_supervision_there_is_one_line(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with vistool.predict(source, model=loaded()) as video, pytest.raises(UsageError) as told:
+        video.frames[0].to_supervision()
+    assert told.value.hint == "pip install supervision"
+
+
+def test_frames_and_videos_show_themselves(source: Path) -> None:
+    with vistool.predict(source, model=loaded()) as video:
+        png = video.frames[3]._repr_png_()
+        assert png is not None
+        shown = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+        assert shown is not None
+        assert (shown[..., ::-1] == video.frames[3].plot()).all()
+        page = video._repr_html_()
+        assert page.count("<tr>") == 1 + len(video.tracks)
+        assert "data:image/png;base64," in page
+    assert "data:image" not in video._repr_html_()  # it is closed
+    with vistool.predict(pictures(SCENE, 3), fps=10, model=loaded()) as video:
+        assert video.frames[0]._repr_png_() is None
+        assert "red" in video._repr_html_()
+
+
+def test_class_names_are_no_markup(source: Path, tmp_path: Path) -> None:
+    with vistool.predict(source, model=loaded()) as video:
+        video.save(tmp_path / "run", overlay=False)
+    meta = tmp_path / "run" / "meta.json"
+    meta.write_text(meta.read_text().replace('"name":"red"', '"name":"<b>red"'))
+    with vistool.load(tmp_path / "run") as video:
+        assert "&lt;b&gt;red" in video._repr_html_()
+        assert "<b>" not in video._repr_html_()
 
 
 def test_a_frame_without_tracks_has_empty_arrays(source: Path) -> None:
@@ -325,6 +380,24 @@ def test_a_source_that_ends_early_costs_only_what_is_made_of_its_pictures(
     assert len(list((run / "davis").iterdir())) == LENGTH
 
 
+def test_an_output_is_added_by_a_function_and_a_line(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def write_counts(folder: Path, _: TrackedVideo) -> Iterator[WriteFrame]:
+        with atomic_path(folder / "counts.txt") as path, path.open("w") as file:
+            yield lambda frame: print(len(frame.instances), file=file)
+
+    monkeypatch.setitem(OUTPUTS, "counts", Output(write_counts, ("counts.txt",)))
+    config = PredictConfig(save=("counts",), overlay=False)
+    predict_into(loaded(), source, tmp_path / "run", config)
+    counts = (tmp_path / "run" / "counts.txt").read_text().split()
+    with vistool.load(tmp_path / "run") as video:
+        assert counts == [str(len(frame.track_ids)) for frame in video.frames]
+    predict_into(loaded(), source, tmp_path / "run", PredictConfig(overlay=False))
+    assert not (tmp_path / "run" / "counts.txt").exists()  # a later run takes it away
+
+
 # What is refused -------------------------------------------------------------------------------
 
 
@@ -345,6 +418,19 @@ def test_results_are_replaced_only_when_told_to(tmp_path: Path, source: Path) ->
         with pytest.raises(UsageError, match="tiff: no such output"):
             video.save(tmp_path / "other", also=["tiff"])
         assert not (tmp_path / "other").exists()
+
+
+def test_a_moved_source_is_not_replaced(tmp_path: Path, source: Path) -> None:
+    run = tmp_path / "run"
+    with vistool.predict(source, model=loaded()) as video:
+        video.save(run, overlay=False)
+    moved = source.rename(run / "davis")
+    with (
+        vistool.load(run, source=moved) as video,
+        pytest.raises(UsageError, match="where results would be written"),
+    ):
+        video.save(run, also=["davis"], exist_ok=True)
+    assert len(list(moved.iterdir())) == LENGTH
 
 
 def test_a_part_does_not_replace_the_results_of_a_whole_video(tmp_path: Path, source: Path) -> None:
@@ -379,6 +465,34 @@ def test_settings_that_make_no_sense_are_refused(
         for wrong in ({"alpha": 2}, {"colour": "red"}):
             with pytest.raises(UsageError, match="style"):
                 video.frames[0].plot(**wrong)
+
+
+def test_settings_as_arguments_are_those_of_the_command() -> None:
+    """But for those of what is written, which `save` has."""
+    fields = {field.name for field in msgspec.structs.fields(PredictConfig)}
+    assert PredictOptions.__annotations__.keys() == fields - {"overlay", "save"}
+    style = {field.name for field in msgspec.structs.fields(OverlayStyle)}
+    assert OverlayOptions.__annotations__.keys() == style
+
+
+def test_weights_are_loaded_once_by_name(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = save_untrained(tmp_path / "tiny.safetensors", ("cat",), num_queries=2)
+    read = []
+
+    def counted(path: Path) -> vistool.LoadedModel:
+        read.append(path)
+        return vistool.load_model(path)
+
+    monkeypatch.setattr("vistool.engine.predict.video.load_model", counted)
+    for model in (weights, str(weights)):
+        vistool.predict(source, model=model, end=0.2).close()
+    assert len(read) == 1
+    save_untrained(weights, ("dog",), num_queries=2)  # trained on, say
+    os.utime(weights, ns=(0, 0))
+    with vistool.predict(source, model=weights, end=0.2) as video:
+        assert [category.name for category in video.categories] == ["dog"]
 
 
 # The end ---------------------------------------------------------------------------------------

@@ -14,9 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.amp.grad_scaler import GradScaler
-from torch.optim import AdamW
-from torch.optim.swa_utils import AveragedModel
 
 from tests.made_data import make_pictures
 from tests.made_training import lines, losses, settings
@@ -30,7 +27,7 @@ from vistool.config import (
 )
 from vistool.data.batches import Batch, padded_batch
 from vistool.data.clips import TrainingClip
-from vistool.engine.train.checkpoint import CHECKPOINT, TrainingState
+from vistool.engine.train.checkpoint import CHECKPOINT
 from vistool.engine.train.failures import failures_in_words
 from vistool.engine.train.log import LOG, STARTS
 from vistool.engine.train.train import BEST, WEIGHTS, train
@@ -40,7 +37,6 @@ from vistool.errors import (
     UsageError,
     VistoolError,
 )
-from vistool.models import build_model
 from vistool.models.checkpoints.files import load_model, read_header
 from vistool.signals import stop_wish
 
@@ -403,15 +399,3 @@ def test_a_stop_in_a_validation_saves_a_step_that_was_skipped_too(
     with pytest.raises(KeyboardInterrupt):
         train(settings(tmp_path, steps=4, **VALIDATED), run, on_validation=interrupt)
     assert torch.load(run / CHECKPOINT, weights_only=True)["step"] == 2
-
-
-def test_a_checkpoint_from_before_validations_were_counted_goes_on(tmp_path: Path) -> None:
-    model = build_model(settings(tmp_path).model_config())
-    state = TrainingState(
-        model, AveragedModel(model), AdamW(model.parameters()), GradScaler("cpu", enabled=False)
-    )
-    saved = state.as_dict()
-    saved["step"] = 7
-    del saved["validated"]
-    state.fill(saved)
-    assert (state.step, state.validated) == (7, 7)

@@ -147,7 +147,11 @@ ModelConfig = IFCConfig | VisTRConfig
 
 
 class PredictConfig(Settings, frozen=True):
-    """`vistool predict`; None: what the weight file says."""
+    """`vistool predict`; None: what the weight file says.
+
+    >>> vistool.PredictConfig(classes=("cat",)).conf
+    0.5
+    """
 
     conf: float = 0.5  # tracks with a lower score are not reported
     classes: tuple[str, ...] = ()  # names; empty: all

@@ -11,6 +11,12 @@ from typing import Self
 class VistoolError(Exception):
     """A failure the user can do something about; printed as an `error:` and a `hint:` line.
 
+    >>> try:
+    ...     vistool.predict("missing.mp4", model=model)
+    ... except vistool.VistoolError as error:
+    ...     print(error)
+    missing.mp4: no such file or folder
+
     Args:
         message: what, where and the number, in one line.
         hint: the way out, in one line; may be empty.

@@ -21,6 +21,8 @@ STOP_SIGNALS = tuple(
     for name in ("SIGINT", "SIGTERM", "SIGHUP")
     if name in signal.Signals.__members__
 )
+# Those that a terminal sends to all that was started from it.
+TERMINAL_SIGNALS = tuple(number for number in STOP_SIGNALS if number != signal.SIGTERM)
 INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
 PATIENCE = 10.0  # seconds in which an interrupted command is left to save what is done
 

@@ -144,10 +144,14 @@ class FrameTracks:
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One object over a video, with its most likely class."""
+    """One object over a video, with its most likely class.
+
+    >>> vistool.Track(1, 3, "cat", 0.9, frames=[0, 1, 5])
+    Track(id=1, class_id=3, class_name='cat', score=0.9)
+    """
 
     id: int  # from 1, the same on all frames
-    category_id: int  # of its class, as in results files
+    class_id: int  # its category id in results files
     class_name: str
     score: float  # in [0, 1]; while a video is streamed, class and score are those so far
     # The positions of the frames where it has a mask, rising.
@@ -155,7 +159,13 @@ class Track:
 
 
 class Instance(NamedTuple):
-    """One track on one frame."""
+    """One track on one frame.
+
+    >>> with vistool.predict("squares.mp4", model=model) as video:
+    ...     track, segmentation = video.frames[0].instances[0]
+    >>> track.class_name, vistool.decode_mask(segmentation).shape
+    ('red', (96, 160))
+    """
 
     track: Track
     segmentation: RLE

@@ -71,7 +71,8 @@ def read_coco_json(
     reader = _Reader(path, on_problem, on_progress, outlines=outlines)
     categories = reader.categories(content["categories"])
     annotations = content["annotations"] if masks else []
-    match kind_of_parts(content):
+    kind = kind_of_parts(content)
+    match kind:
         case "coco-video":
             videos, frame_of = reader.videos_of_images(content["videos"], content["images"])
             tracks = reader.tracks_of_images(annotations, videos, frame_of, categories)
@@ -83,6 +84,7 @@ def read_coco_json(
             tracks = reader.tracks("image", annotations, videos, categories)
     names = tuple(chain.from_iterable(video.file_names for video in videos.values()))
     return DataSet(
+        kind=kind,
         path=path,
         frames=frames or frames_folder(path, names),
         categories=tuple(categories.values()),

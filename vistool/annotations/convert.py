@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Literal
 
-from vistool.annotations.dataset import DataSet, frame_file
+from vistool.annotations.dataset import DataSet, Kind, frame_file
 from vistool.annotations.davis import write_davis
 from vistool.annotations.mots import write_mots
-from vistool.annotations.read import Kind, kind_of, read_dataset
+from vistool.annotations.read import read_dataset
 from vistool.annotations.youtube_vis import write_youtube_vis
 from vistool.errors import DataError, UsageError
 from vistool.formats.files import atomic_folder, atomic_path
@@ -59,12 +59,12 @@ def convert(
     Raises: DataError for a set that training would refuse, or of another kind; UsageError if there
         is something at `output`.
     """
-    found = kind_of(source)
-    if kind not in (None, found):
-        raise DataError(
-            f"{source}: is a {found} set, not {kind}", hint=f"leave --from out, or say {found}"
-        )
     dataset = read_dataset(source, frames=frames, on_progress=on_progress)
+    if kind not in (None, dataset.kind):
+        raise DataError(
+            f"{source}: is a {dataset.kind} set, not {kind}",
+            hint=f"leave --from out, or say {dataset.kind}",
+        )
     overlapping = 0
     if target == "youtube-vis":
         path = output if output.suffix == ".json" else output / ANNOTATIONS
@@ -80,7 +80,7 @@ def convert(
             missing = _bring(dataset, folder, places, on_progress)
     return Converted(
         path=path,
-        kind=found,
+        kind=dataset.kind,
         videos=len(dataset.videos),
         frames=sum(video.length for video in dataset.videos),
         tracks=len(dataset.tracks),

@@ -8,12 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from vistool.errors import DataError
 from vistool.formats.masks.annotated import Outlines
 from vistool.formats.results.files import Category
 from vistool.structures import RLE, Size
 
+Kind = Literal["youtube-vis", "coco", "coco-video", "davis", "mots"]
 # One value a frame; None: the file has none there.
 StatedBoxes = tuple[tuple[float, ...] | None, ...]  # left, top, width, height in pixels
 
@@ -50,12 +52,17 @@ class AnnotatedTrack:
 class DataSet:
     """Videos, what is labelled in them, and what the labels mean."""
 
+    kind: Kind
     path: Path  # the file or folder it was read from
     frames: Path  # the folder that file names are relative to, and that they may not leave
     categories: tuple[Category, ...]
     videos: tuple[AnnotatedVideo, ...]
     tracks: tuple[AnnotatedTrack, ...]
-    class_agnostic: bool = False  # objects have no category in these files; all are category 1
+
+    @property
+    def class_agnostic(self) -> bool:
+        """Whether objects have no category in its files; all are category 1."""
+        return self.kind == "davis"
 
 
 def group_tracks(tracks: Iterable[AnnotatedTrack]) -> Mapping[int, list[AnnotatedTrack]]:

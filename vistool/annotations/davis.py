@@ -93,12 +93,12 @@ def read_davis(
             tracks += sequence_tracks(video, stems, labels / name, on_problem, len(tracks) + 1)
         on_progress("reading labels", sum(video.length for video in videos), None)
     return DataSet(
+        kind="davis",
         path=folder,
         frames=folder,
         categories=(OBJECT,),
         videos=tuple(videos),
         tracks=tuple(tracks),
-        class_agnostic=True,
     )
 
 

@@ -96,6 +96,7 @@ def read_mots(
     for category in sorted({track.category_id for track in tracks} - names.keys()):
         names[category] = NAMES.get(category, f"class {category}")
     return DataSet(
+        kind="mots",
         path=folder,
         frames=folder,
         categories=tuple(Category(id=id_, name=name) for id_, name in names.items()),

@@ -15,7 +15,7 @@ from vistool.errors import DataError
 from vistool.formats.limits import refuse_too_many_masks
 from vistool.formats.results.files import RESULTS
 from vistool.progress import OnProgress, silent
-from vistool.structures import TrackSegmentation
+from vistool.structures import RLE, TrackSegmentation
 
 SURE = 1.0  # the score of a track in a format that has none
 
@@ -79,22 +79,18 @@ def with_predicted_lengths(dataset: DataSet, predictions: Path) -> DataSet:
     if known or any(video.file_names for video in dataset.videos):
         return dataset
     longest = _predicted_lengths(dataset, predictions)
-    videos = tuple(
-        replace(video, length=max(video.length, min(longest.get(video.id, 0), LONGEST)))
+
+    def padded(track: AnnotatedTrack) -> tuple[RLE | None, ...]:
+        beyond = lengths[track.video_id] - len(track.segmentations)
+        return (*track.segmentations, *[None] * beyond)
+
+    lengths = {
+        video.id: max(video.length, min(longest.get(video.id, 0), LONGEST))
         for video in dataset.videos
-    )
-    lengths = {video.id: video.length for video in videos}
+    }
     refuse_too_many_masks(sum(lengths[track.video_id] for track in dataset.tracks), predictions)
-    tracks = tuple(
-        replace(
-            track,
-            segmentations=(
-                *track.segmentations,
-                *[None] * (lengths[track.video_id] - len(track.segmentations)),
-            ),
-        )
-        for track in dataset.tracks
-    )
+    videos = tuple(replace(video, length=lengths[video.id]) for video in dataset.videos)
+    tracks = tuple(replace(t, segmentations=padded(t)) for t in dataset.tracks)
     return replace(dataset, videos=videos, tracks=tracks)
 
 

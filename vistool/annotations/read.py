@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from vistool.annotations.coco_json import kind_of_parts, load_parts, read_coco_json
+from vistool.annotations.coco_json import read_coco_json
 from vistool.annotations.dataset import DataSet
 from vistool.annotations.davis import is_davis, read_davis
 from vistool.annotations.mots import is_mots, read_mots
@@ -13,7 +13,6 @@ from vistool.annotations.problems import ProblemCallback, refuse
 from vistool.errors import DataError
 from vistool.progress import OnProgress, silent
 
-Kind = Literal["youtube-vis", "coco", "coco-video", "davis", "mots"]
 USUAL_NAMES = ("instances.json", "annotations.json")
 
 
@@ -44,14 +43,6 @@ def read_dataset(
         on_problem=on_problem,
         on_progress=on_progress,
     )
-
-
-def kind_of(path: Path) -> Kind:
-    """What kind of data set a path is. Raises: DataError if it is none."""
-    folder = _folder_kind(path)
-    if folder is not None:
-        return folder
-    return kind_of_parts(load_parts(annotation_file(path)))
 
 
 def annotation_file(path: Path) -> Path:

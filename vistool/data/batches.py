@@ -7,7 +7,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -51,7 +51,29 @@ class Share:
         return range(first, first + each)
 
 
-class BatchSource(Dataset[Batch | VistoolError]):
+class ClipSource(Protocol):
+    """Where the clips of a training come from."""
+
+    @abstractmethod
+    def draw(self, step: int, number: int, rng: np.random.Generator) -> TrainingClip:
+        """Clip `number` of a step; the same generator state gives the same clip."""
+
+
+@dataclass(frozen=True, slots=True)
+class CanvasClips:
+    """Clips drawn at random, augmented as video; all clips of a step have one canvas."""
+
+    maker: ClipMaker
+    canvases: tuple[Size, ...]
+    seed: int
+
+    def draw(self, step: int, number: int, rng: np.random.Generator) -> TrainingClip:
+        """See `ClipSource`."""
+        of_step = np.random.default_rng((self.seed, step))
+        return self.maker.draw(self.canvases[int(of_step.integers(len(self.canvases)))], rng)
+
+
+class TrainingBatches(Dataset[Batch | VistoolError]):
     """The batches of a training, in order; a step takes `share.accumulate` of them.
 
     Since clip number n of a step depends on nothing but seed, step and n, a resumed run sees what
@@ -61,15 +83,27 @@ class BatchSource(Dataset[Batch | VistoolError]):
     Args: batch: clips, of all processes together, a multiple of their number.
     """
 
-    def __init__(self, *, batch: int, steps: int, seed: int, share: Share | None = None) -> None:
+    def __init__(
+        self,
+        source: ClipSource,
+        pixels: PixelConfig,
+        *,
+        batch: int,
+        steps: int,
+        seed: int,
+        share: Share | None = None,
+    ) -> None:
+        self.source = source
+        self.pixels = pixels
         self.batch = batch
         self.steps = steps
         self.seed = seed
         self.share = share or Share()
 
-    @abstractmethod
     def make(self, step: int, clips: range) -> Batch:
         """The clips of these numbers."""
+        drawn = [self.source.draw(step, n, self.generator(step, n)) for n in clips]
+        return padded_batch(drawn, self.pixels)
 
     def generator(self, step: int, clip: int) -> np.random.Generator:
         """Where the randomness of a clip comes from."""
@@ -84,32 +118,6 @@ class BatchSource(Dataset[Batch | VistoolError]):
             return self.make(step, self.share.clips(part, self.batch))
         except VistoolError as error:  # a worker could only hand on its traceback as a text
             return error
-
-
-class TrainingBatches(BatchSource):
-    """Clips drawn at random, augmented as video; all clips of a batch have one canvas."""
-
-    def __init__(
-        self,
-        maker: ClipMaker,
-        pixels: PixelConfig,
-        *,
-        canvases: tuple[Size, ...],
-        batch: int,
-        steps: int,
-        seed: int,
-        share: Share | None = None,
-    ) -> None:
-        super().__init__(batch=batch, steps=steps, seed=seed, share=share)
-        self.maker = maker
-        self.pixels = pixels
-        self.canvases = canvases
-
-    def make(self, step: int, clips: range) -> Batch:
-        of_step = np.random.default_rng((self.seed, step))
-        canvas = self.canvases[int(of_step.integers(len(self.canvases)))]
-        drawn = [self.maker.draw(canvas, self.generator(step, n)) for n in clips]
-        return padded_batch(drawn, self.pixels)
 
 
 def padded_batch(clips: Sequence[TrainingClip], pixels: PixelConfig) -> Batch:
@@ -138,7 +146,7 @@ def _on_canvas(target: ClipTarget, canvas: Size) -> ClipTarget:
 
 
 def loader(
-    batches: BatchSource, first: int, workers: int, *, pin_memory: bool = False
+    batches: TrainingBatches, first: int, workers: int, *, pin_memory: bool = False
 ) -> Iterator[Batch]:
     """The batches from step `first` on, made by `workers` processes (0: by this one).
 

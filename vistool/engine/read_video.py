@@ -40,6 +40,12 @@ def load(
 ) -> TrackedVideo:
     """Read the saved tracks of a video; the masks lie in the system's temporary folder meanwhile.
 
+    >>> with vistool.predict("squares.mp4", model=model) as video:
+    ...     folder = video.save("results", overlay=False, exist_ok=True)
+    >>> with vistool.load(folder) as again:
+    ...     again
+    <TrackedVideo squares.mp4: 14 frames, 160x96, 3 tracks>
+
     Without a meta.json beside them, tracks are numbered in the order of the file and classes named
     by their ids; the results must cover the whole source, and time stamps are those of a constant
     rate.
@@ -66,6 +72,8 @@ def load(
             about, ids = read_meta_and_ids(meta)
         else:
             about = _facts_without_meta(results, video_id, source)
+        if source is not None:
+            about = msgspec.structs.replace(about, source=path_as_text(source.absolute()))
         if dataset is not None:
             about = msgspec.structs.replace(about, categories=list(dataset.categories))
         spool = stack.enter_context(SegmentationSpool(Path(tempfile.gettempdir())))
@@ -109,7 +117,7 @@ def _spooled(
 
 
 def _categories_of(tracks: Sequence[tuple[Track, int]]) -> list[Category]:
-    names = {track.category_id: track.class_name for track, _ in tracks}
+    names = {track.class_id: track.class_name for track, _ in tracks}
     return [Category(id=id_, name=name) for id_, name in sorted(names.items())]
 
 
@@ -175,7 +183,7 @@ def _open_source(source: Path | None, results: Path, meta: VideoMeta) -> VideoRe
             return _open_as_before(place, meta)
     raise DataError(
         f"{meta.source}: the video of {results} is not there",
-        hint="say where it is: --source VIDEO",
+        hint="say where it is: --source VIDEO; from Python, source=",
     )
 
 

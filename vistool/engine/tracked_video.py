@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import html
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Unpack, overload
+from typing import TYPE_CHECKING, Unpack, overload
 
 import numpy as np
 
@@ -24,7 +26,7 @@ from vistool.engine.writers import (
     write_outputs,
     write_overlay,
 )
-from vistool.errors import DataError, UsageError
+from vistool.errors import DataError, UsageError, VistoolError
 from vistool.formats.files import refuse_existing
 from vistool.formats.masks.rle import bounding_box, decode_mask
 from vistool.formats.results.files import META, RESULTS, Category, VideoMeta
@@ -32,15 +34,27 @@ from vistool.formats.results.spool import SegmentationSpool
 from vistool.formats.threads import prefetch
 from vistool.formats.video.reader import VideoReader
 from vistool.progress import OnProgress, silent
-from vistool.rendering.overlay import draw_tracks
+from vistool.rendering.overlay import as_png, draw_tracks
 from vistool.structures import Instance, Size, Track, TrackSegmentation, VideoFrame
+
+if TYPE_CHECKING:
+    import supervision
 
 FRAMES_AHEAD = 4  # that are decoded while others are written
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TrackedFrame:
-    """One frame of a video with the tracks on it."""
+    """One frame of a video with the tracks on it.
+
+    >>> with vistool.predict("squares.mp4", model=model) as video:
+    ...     frame = video.frames[5]
+    ...     picture = frame.plot()
+    >>> frame
+    <TrackedFrame 5 at 0.50 s: red 1, blue 2, green 3>
+    >>> frame.masks.shape, frame.boxes.shape, frame.class_names.tolist()
+    ((3, 96, 160), (3, 4), ['red', 'blue', 'green'])
+    """
 
     index: int  # position among the decoded frames of the source
     time: float  # seconds from the first frame of the source
@@ -48,6 +62,10 @@ class TrackedFrame:
     size: Size
     shown: tuple[Instance, ...]  # what is drawn, by increasing id: of the last frame that was seen
     get_picture: Callable[[], VideoFrame] = field(repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        tracks = ", ".join(f"{track.class_name} {track.id}" for track, _ in self.instances)
+        return f"<TrackedFrame {self.index} at {self.time:.2f} s: {tracks or 'nothing'}>"
 
     @property
     def instances(self) -> tuple[Instance, ...]:
@@ -85,7 +103,7 @@ class TrackedFrame:
     @property
     def class_ids(self) -> np.ndarray:
         """[N] int64: category ids, as in results files."""
-        return np.array([track.category_id for track, _ in self.instances], np.int64)
+        return np.array([track.class_id for track, _ in self.instances], np.int64)
 
     @property
     def class_names(self) -> np.ndarray:
@@ -111,6 +129,34 @@ class TrackedFrame:
         picture = self.get_picture().image
         return draw_tracks(picture, [track for track, _ in shown], masks, style)
 
+    def to_supervision(self) -> supervision.Detections:
+        """The instances as the `supervision` package takes them, for its annotators and counters.
+
+        Boxes include their right and bottom edges, as there.
+
+        Raises: UsageError if the package is not installed.
+        """
+        try:
+            import supervision
+        except ModuleNotFoundError:
+            hint = "pip install supervision"
+            raise UsageError("the package supervision is not installed", hint=hint) from None
+        return supervision.Detections(
+            xyxy=self.boxes - np.array([0, 0, 1, 1], np.float32),
+            mask=self.masks,
+            confidence=self.scores,
+            class_id=self.class_ids,
+            tracker_id=self.track_ids,
+            data={"class_name": self.class_names},
+        )
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows; None: there is no picture."""
+        try:
+            return as_png(self.plot())
+        except VistoolError:
+            return None
+
     def with_picture(self, picture: VideoFrame) -> TrackedFrame:
         """The same frame, its picture at hand."""
         return replace(self, get_picture=lambda: picture)
@@ -130,10 +176,24 @@ class TrackedFrame:
 
 
 class TrackedVideo:
-    """The tracks of a video, frame by frame.
+    """The tracks of a video, and its frames with the tracks on them.
 
     The masks lie on disk, so memory does not grow with the video. `close`, or the end of a `with`
     block, deletes them; so does the end of the object's life, or of the program.
+
+    >>> video = vistool.predict("squares.mp4", model=model)
+    >>> video
+    <TrackedVideo squares.mp4: 14 frames, 160x96, 3 tracks>
+    >>> best = video.tracks[0]
+    >>> best.class_name, round(best.score, 2), len(best.frames)
+    ('red', 0.95, 14)
+    >>> [frame.track_ids.tolist() for frame in video.frames[3:5]]
+    [[1, 2], [1, 2, 3]]
+    >>> sorted(path.name for path in video.save("out", also=["csv"]).iterdir())
+    ['meta.json', 'overlay.mp4', 'results.json', 'tracks.csv']
+    >>> video.render("again.mp4", alpha=0.3, scores=False).name
+    'again.mp4'
+    >>> video.close()
     """
 
     def __init__(
@@ -189,6 +249,26 @@ class TrackedVideo:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        name, size = Path(self.meta.source).name, f"{self.meta.width}x{self.meta.height}"
+        counts = f"{self.meta.length} frames, {size}, {len(self.tracks)} tracks"
+        return f"<TrackedVideo {name}: {counts}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the first frame with the best track, and a table of all."""
+        rows = [
+            f"<tr><td>{track.id}<td>{html.escape(track.class_name)}<td>{track.score:.2f}"
+            f"<td>{len(track.frames)}<td>{self.times[track.frames[0]]:.2f} s"
+            for track in self.tracks
+            if track.frames
+        ]
+        picture = ""
+        with contextlib.suppress(VistoolError):  # it may be closed, or have no pictures
+            png = as_png(self.frames[self.tracks[0].frames[0] if rows else 0].plot())
+            picture = f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+        head = "<tr><th>track<th>class<th>score<th>frames<th>from"
+        return f"<p>{html.escape(repr(self))}</p>{picture}<table>{head}{''.join(rows)}</table>"
 
     @property
     def size(self) -> Size:
@@ -282,7 +362,7 @@ class TrackedVideo:
             if track.frames:
                 yield TrackSegmentation(
                     video_id=self.meta.video_id,
-                    category_id=track.category_id,
+                    category_id=track.class_id,
                     score=track.score,
                     segmentations=self._spool.segmentations(number, self.meta.length),
                 )

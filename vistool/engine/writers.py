@@ -99,13 +99,13 @@ def write_mots(folder: Path, video: TrackedVideo) -> Iterator[WriteFrame]:
     """
     _require_room(video, PER_CLASS - 1, "a MOTS id")
     names = {category.id: category.name for category in video.categories}
-    used = {track.category_id for track in video.tracks}
+    used = {track.class_id for track in video.tracks}
     classes = mots_classes(names, used, video.meta.source)
     with atomic_path(folder / "mots.txt") as path, path.open("w", encoding="ascii") as file:
 
         def write(frame: TrackedFrame) -> None:
             masks = [
-                (classes[track.category_id] * PER_CLASS + track.id, rle)
+                (classes[track.class_id] * PER_CLASS + track.id, rle)
                 for track, rle in frame.instances
             ]
             labels, _ = painted(masks, frame.size)

@@ -1,4 +1,4 @@
-"""Batches of the papers' clips: which come together, and how they are padded to one canvas."""
+"""Which of the papers' clips come together in a step, epoch after epoch."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vistool.config import IFCPipeline, PixelConfig, TrainConfig, VisTRPipeline
-from vistool.data.batches import Batch, BatchSource, Share, padded_batch
+from vistool.config import IFCPipeline, TrainConfig, VisTRPipeline
+from vistool.data.clips import TrainingClip
 from vistool.data.labelled import read_annotations
 from vistool.data.published.clips import Pipeline
 from vistool.data.published.ifc import IFCClips
@@ -17,9 +17,7 @@ from vistool.data.sampling import refuse_unlabelled
 from vistool.errors import UsageError
 
 
-def published_batches(
-    config: TrainConfig, pixels: PixelConfig, share: Share | None = None
-) -> PublishedBatches:
+def published_clips(config: TrainConfig) -> EpochClips:
     """What a training with `config.pipeline` is fed. Raises: DataError for unusable annotations."""
     if len({source.weight for source in config.sources}) > 1:
         raise UsageError(
@@ -44,14 +42,7 @@ def published_batches(
             pipeline = IFCClips(videos, config.clip_length, config.pipeline)
         case None:
             raise ValueError("no pipeline in the configuration")
-    return PublishedBatches(
-        pipeline,
-        pixels,
-        batch=config.batch,
-        steps=config.steps,
-        seed=config.seed,
-        share=share,
-    )
+    return EpochClips(pipeline, config.batch * config.accumulate, config.seed)
 
 
 class EpochOrder:
@@ -84,25 +75,13 @@ class EpochOrder:
         return self._batches[step]
 
 
-class PublishedBatches(BatchSource):
-    """A paper's clips, padded to the largest frame of the batch."""
+class EpochClips:
+    """A paper's clips, in the order of its epochs; a step takes `size` of them."""
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        pixels: PixelConfig,
-        *,
-        batch: int,
-        steps: int,
-        seed: int,
-        share: Share | None = None,
-    ) -> None:
-        super().__init__(batch=batch, steps=steps, seed=seed, share=share)
+    def __init__(self, pipeline: Pipeline, size: int, seed: int) -> None:
         self.pipeline = pipeline
-        self.pixels = pixels
-        self.order = EpochOrder(pipeline.groups, batch * self.share.accumulate, seed)
+        self.order = EpochOrder(pipeline.groups, size, seed)
 
-    def make(self, step: int, clips: range) -> Batch:
-        numbers = self.order(step)
-        drawn = [self.pipeline.draw(int(numbers[n]), self.generator(step, n)) for n in clips]
-        return padded_batch(drawn, self.pixels)
+    def draw(self, step: int, number: int, rng: np.random.Generator) -> TrainingClip:
+        """See `ClipSource`."""
+        return self.pipeline.draw(int(self.order(step)[number]), rng)

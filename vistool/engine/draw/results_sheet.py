@@ -10,7 +10,6 @@ import numpy as np
 
 from vistool.engine.draw.sheets import (
     COLUMNS,
-    as_png,
     counted,
     drawn_small,
     regular_frames,
@@ -22,6 +21,7 @@ from vistool.formats.files import refuse_existing
 from vistool.formats.results.files import RESULTS, VideoMeta
 from vistool.progress import OnProgress, silent
 from vistool.rendering.contact_sheet import SheetRow, contact_sheet, framed, stacked
+from vistool.rendering.overlay import as_png
 from vistool.rendering.page import Facts, Page, Picture, Section, Table, write_page
 from vistool.rendering.timeline import Lane, timeline
 from vistool.structures import Track

@@ -24,7 +24,7 @@ from vistool.formats.files import atomic_path, refuse_existing
 from vistool.formats.masks.rle import decode_mask
 from vistool.formats.video.frame_files import read_frame
 from vistool.rendering.contact_sheet import SheetRow, contact_sheet, fitting
-from vistool.rendering.overlay import draw_tracks
+from vistool.rendering.overlay import as_png, draw_tracks
 from vistool.structures import Instance, Size, Track
 
 STYLE = OverlayStyle(alpha=0.4, scores=False)
@@ -190,9 +190,3 @@ def save_picture(picture: np.ndarray, output: Path) -> Path:
     with atomic_path(output) as temporary:
         temporary.write_bytes(as_png(picture))
     return output
-
-
-def as_png(picture: np.ndarray) -> bytes:
-    """[H, W, 3] uint8 RGB -> a PNG file."""
-    _, code = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    return code.tobytes()

@@ -38,9 +38,8 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """What `--json` prints; differences are b - a."""
-        rows = {d.name: {**asdict(d), "difference": d.difference} for d in self.differences}
         return {
-            "compare": rows,
+            "compare": {d.name: asdict(d) for d in self.differences},
             "videos": self.num_videos,
             "samples": self.samples,
             "seed": self.seed,

@@ -47,6 +47,12 @@ class Evaluation(Measured):
     `ytvis`, `hota`, `identity` and `davis` hold the overall numbers, `by_category()` one row for
     every category, `as_json()` all that `vistool eval --json` prints. `failed` are the videos that
     the model could not be run on, and `warnings` tells what is odd about the predictions.
+
+    >>> scores = vistool.evaluate("valid.json", predictions="results.json")
+    >>> scores
+    <Evaluation: 1 videos, 3 tracks, AP 1.000, HOTA 1.000>
+    >>> scores.report("scores", exist_ok=True).name
+    'report.html'
     """
 
     def report(self, folder: str | Path, *, exist_ok: bool = False) -> Path:
@@ -83,22 +89,9 @@ def evaluate(
 ) -> Evaluation:
     """Score saved predictions, or run a model and score what it predicts, as `vistool eval` does.
 
-    >>> import json, tempfile, vistool
-    >>> temporary = tempfile.TemporaryDirectory()
-    >>> folder = Path(temporary.name)
-    >>> mask = {"size": [4, 4], "counts": "0`0"}
-    >>> track = {"video_id": 1, "category_id": 1, "segmentations": [mask]}
-    >>> labelled = {
-    ...     "videos": [{"id": 1, "width": 4, "height": 4, "length": 1}],
-    ...     "categories": [{"id": 1, "name": "cat"}],
-    ...     "annotations": [{"id": 1, **track}],
-    ... }
-    >>> _ = (folder / "valid.json").write_text(json.dumps(labelled))
-    >>> _ = (folder / "results.json").write_text(json.dumps([{**track, "score": 0.9}]))
-    >>> scores = vistool.evaluate(folder / "valid.json", predictions=folder / "results.json")
+    >>> scores = vistool.evaluate("valid.json", predictions="results.json")
     >>> scores.ytvis.AP, scores.hota.HOTA, scores.identity.switches
     (1.0, 1.0, 0)
-    >>> temporary.cleanup()
 
     Args:
         dataset: a YouTube-VIS or COCO file, or a folder: of one of these, of DAVIS or of MOTS.

@@ -45,7 +45,7 @@ from vistool.formats.results.files import META, RESULTS, iterate_results, read_m
 from vistool.formats.video.reader import open_frames
 from vistool.models.checkpoints.files import LoadedModel, load_model
 from vistool.progress import OnProgress, silent
-from vistool.signals import end_with_parent
+from vistool.signals import TERMINAL_SIGNALS, end_with_parent
 from vistool.structures import TrackSegmentation
 
 
@@ -88,13 +88,17 @@ def predict_dataset(
             (folder / RESULTS).unlink(missing_ok=True)
         mine = processes.mine([video for video in dataset.videos if video.id in undone])
         on_device = msgspec.structs.replace(config, device=str(processes.device))
-        _run_videos(
-            loaded if workers == 1 else None,
-            _Task(str(loaded.header.path), on_device, run.multi_class, folder, dataset.frames),
-            mine,
-            workers=workers,
-            progress=_Frames(dataset.videos, mine, on_progress),
-        )
+        progress = _Frames(dataset.videos, mine, on_progress)
+        place = _Place(folder, dataset.frames)
+        make_job = partial(PredictJob, config=on_device, multi_class=run.multi_class)
+        if workers > 1:
+            weights = str(loaded.header.path)
+            _run_in_processes(partial(make_job, weights), place, mine, workers, progress)
+        else:
+            job = make_job(loaded)
+            for video in mine:
+                _run_video(job, place, video, partial(progress.within, video))
+                progress.finish(video)
         processes.gather(None)  # until all are done
         if not processes.is_first:
             return None
@@ -176,17 +180,11 @@ def _joined(
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
-    """What a process needs to run any video of the set."""
+class _Place:
+    """Where a run is kept, and where the frames of its videos lie."""
 
-    model: str
-    config: PredictConfig
-    multi_class: bool
     folder: Path
     frames: Path
-
-    def job(self, loaded: LoadedModel | None = None) -> PredictJob:
-        return PredictJob(loaded or self.model, self.config, multi_class=self.multi_class)
 
 
 class _Frames:
@@ -210,48 +208,35 @@ class _Frames:
         self._tell(f"running the model: {video.name}", self._done, self._total)
 
 
-def _run_videos(
-    loaded: LoadedModel | None,
-    task: _Task,
-    videos: Sequence[AnnotatedVideo],
-    *,
-    workers: int,
-    progress: _Frames,
-) -> None:
-    if workers > 1:
-        _run_in_processes(task, videos, workers, progress)
-        return
-    job = task.job(loaded)
-    for video in videos:
-        _run_video(job, task, video, partial(progress.within, video))
-        progress.finish(video)
-
-
 def _run_video(
-    job: PredictJob, task: _Task, video: AnnotatedVideo, on_frames: Callable[[int], None]
+    job: PredictJob, place: _Place, video: AnnotatedVideo, on_frames: Callable[[int], None]
 ) -> None:
     """Leaves the video's folder with its results, or with a note of what went wrong."""
-    place = video_folder(task.folder, video.id)
-    shutil.rmtree(place, ignore_errors=True)  # what an interrupted run left
+    folder = video_folder(place.folder, video.id)
+    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
     try:
-        files = [frame_file(task.frames, name) for name in video.file_names]
+        files = [frame_file(place.frames, name) for name in video.file_names]
         with open_frames(files) as reader:
             if reader.size != video.size:
                 raise DataError(
                     f"{files[0]}: {reader.size.width}x{reader.size.height} pixels, the data set "
                     f"says {video.size.width}x{video.size.height}"
                 )
-            predict_opened(job, reader, place, lambda _, done, __: on_frames(done))
+            predict_opened(job, reader, folder, lambda _, done, __: on_frames(done))
     except (UsageError, WeightsError):
         raise
     except VistoolError as error:  # this video's alone: the others go on
-        place.mkdir(parents=True, exist_ok=True)
-        with atomic_path(place / FAILURE) as temporary:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(folder / FAILURE) as temporary:
             temporary.write_text(f"{error}\n", encoding="utf-8", errors="backslashreplace")
 
 
 def _run_in_processes(
-    task: _Task, videos: Sequence[AnnotatedVideo], workers: int, progress: _Frames
+    make_job: Callable[[], PredictJob],
+    place: _Place,
+    videos: Sequence[AnnotatedVideo],
+    workers: int,
+    progress: _Frames,
 ) -> None:
     """The longest first, so that no process has much left when the others are done."""
     with _deaf_to_the_terminal():  # so are all processes that start here: the parent ends them
@@ -259,12 +244,12 @@ def _run_in_processes(
             workers,
             mp_context=multiprocessing.get_context("spawn"),  # forked, torch's threads may hang
             initializer=_begin_worker,
-            initargs=(task, max(1, (os.cpu_count() or 1) // workers)),
+            initargs=(make_job, max(1, (os.cpu_count() or 1) // workers)),
         )
     try:
         with _deaf_to_the_terminal():
             running: dict[Future[None], AnnotatedVideo] = {
-                pool.submit(_run_in_worker, video): video
+                pool.submit(_run_in_worker, place, video): video
                 for video in sorted(videos, key=lambda video: -video.length)
             }
         for future in as_completed(running):
@@ -275,7 +260,7 @@ def _run_in_processes(
         for child in multiprocessing.active_children():  # in the midst of a video, perhaps
             child.terminate()
             child.join()
-        _remove_begun(task.folder, videos)
+        _remove_begun(place.folder, videos)
         if isinstance(error, BrokenProcessPool):
             raise VistoolError(
                 "a process that ran the model has died",
@@ -300,9 +285,7 @@ def _deaf_to_the_terminal() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may deal with signals
         return
-    before = {
-        number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)
-    }
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in TERMINAL_SIGNALS}
     try:
         yield
     finally:
@@ -310,16 +293,16 @@ def _deaf_to_the_terminal() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-_worker: tuple[PredictJob, _Task] | None = None  # of this process, made once
+_job: PredictJob | None = None  # of this process, made once
 
 
-def _begin_worker(task: _Task, threads: int) -> None:
-    global _worker
+def _begin_worker(make_job: Callable[[], PredictJob], threads: int) -> None:
+    global _job
     end_with_parent()
     torch.set_num_threads(threads)
-    _worker = task.job(), task
+    _job = make_job()
 
 
-def _run_in_worker(video: AnnotatedVideo) -> None:
-    assert _worker is not None
-    _run_video(*_worker, video, lambda _: None)
+def _run_in_worker(place: _Place, video: AnnotatedVideo) -> None:
+    assert _job is not None
+    _run_video(_job, place, video, lambda _: None)

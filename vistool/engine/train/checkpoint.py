@@ -44,7 +44,7 @@ class TrainingState:
     def as_dict(self) -> dict[str, Any]:
         """Tensors, numbers and texts, nested."""
         parts = {name: getattr(self, name).state_dict() for name in _PARTS}
-        return {**parts, **{name: getattr(self, name) for name in (*_NUMBERS, "validated")}}
+        return {**parts, **{name: getattr(self, name) for name in _NUMBERS}}
 
     def fill(self, saved: Mapping[str, Any]) -> None:
         """Take over what `as_dict` gave."""
@@ -52,12 +52,10 @@ class TrainingState:
             getattr(self, name).load_state_dict(saved[name])
         for name in _NUMBERS:
             setattr(self, name, saved[name])
-        # Checkpoints without it are of a code that validated a step before it saved it.
-        self.validated = saved.get("validated", self.step)
 
 
 _PARTS = ("model", "averaged", "optimizer", "scaler")
-_NUMBERS = ("step", "skipped_in_a_row", "best_score")
+_NUMBERS = ("step", "skipped_in_a_row", "best_score", "validated")
 
 
 def save_checkpoint(run: Path, state: TrainingState) -> None:

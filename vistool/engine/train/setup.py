@@ -28,10 +28,10 @@ from vistool.config import (
 )
 from vistool.criterion.ifc_criterion import IFCCriterion
 from vistool.criterion.vistr_criterion import VisTRCriterion
-from vistool.data.batches import BatchSource, Share, TrainingBatches
+from vistool.data.batches import CanvasClips, Share, TrainingBatches
 from vistool.data.clips import ClipMaker
 from vistool.data.labelled import LabelledVideo, own_classes, read_annotations
-from vistool.data.published.batches import published_batches
+from vistool.data.published.batches import published_clips
 from vistool.data.sampling import ClipSampler, refuse_unlabelled
 from vistool.engine.device import versions
 from vistool.errors import DataError, UsageError
@@ -161,28 +161,26 @@ def training_criterion(model: ModelConfig, loss: LossConfig) -> IFCCriterion | V
 
 def training_batches(
     config: TrainConfig, pixels: PixelConfig, share: Share | None = None
-) -> BatchSource:
+) -> TrainingBatches:
     """All that a training is fed, or a process's share of it.
 
     Raises: DataError for unusable annotations.
     """
-    if config.pipeline is not None:
-        return published_batches(config, pixels, share)
+    clips = _drawn_clips(config) if config.pipeline is None else published_clips(config)
+    return TrainingBatches(
+        clips, pixels, batch=config.batch, steps=config.steps, seed=config.seed, share=share
+    )
+
+
+def _drawn_clips(config: TrainConfig) -> CanvasClips:
     sources = [(_labelled(config, source), source.weight) for source in config.sources]
     for source, (videos, _) in zip(config.sources, sources, strict=True):
         if not videos:
             raise DataError(f"{source.annotations}: no videos and no pictures")
     refuse_unlabelled([video for videos, _ in sources for video in videos], config.named_sources())
     sampler = ClipSampler(sources, len(config.classes))
-    return TrainingBatches(
-        ClipMaker(sampler, config.clip_length, config.augment, tuple(config.classes)),
-        pixels,
-        canvases=tuple(Size(*canvas) for canvas in config.canvases),
-        batch=config.batch,
-        steps=config.steps,
-        seed=config.seed,
-        share=share,
-    )
+    maker = ClipMaker(sampler, config.clip_length, config.augment, tuple(config.classes))
+    return CanvasClips(maker, tuple(Size(*canvas) for canvas in config.canvases), config.seed)
 
 
 def _labelled(config: TrainConfig, part: AnnotatedConfig) -> list[LabelledVideo]:

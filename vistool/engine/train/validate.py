@@ -107,6 +107,6 @@ def _score(
         ]
         complete = [label for label, all_labelled in enumerate(video.exhaustive) if all_labelled]
         compared.append((index, labelled, scorable(tracks[index], labelled, exhaustive=complete)))
-    videos_of_all = overlaps_of_videos(compared)
-    summary = average_precision(videos_of_all, category_ids=range(num_classes)).summary()
+    ap = average_precision(overlaps_of_videos(compared), category_ids=range(num_classes))
+    summary = ap.summary()
     return {name: summary[name] for name in MEASURES}

@@ -40,7 +40,12 @@ def encode_runs(runs: np.ndarray, size: Size) -> RLE:
 
 
 def decode_mask(rle: RLE) -> np.ndarray:
-    """The [H, W] bool mask of a run-length code that was validated or made here."""
+    """The [H, W] bool mask of a run-length code that was validated or made here.
+
+    >>> vistool.decode_mask({"size": [2, 3], "counts": "231"}).astype(int)
+    array([[0, 1, 1],
+           [0, 1, 0]])
+    """
     return np.ascontiguousarray(coco.decode(rle)).astype(bool)
 
 

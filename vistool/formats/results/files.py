@@ -160,7 +160,7 @@ def write_meta(path: Path, meta: VideoMeta, tracks: Iterable[Track]) -> None:
     lines = [
         _TrackLine(
             track_id=track.id,
-            category_id=track.category_id,
+            category_id=track.class_id,
             score=track.score,
             first_frame=track.frames[0],
             last_frame=track.frames[-1],

@@ -345,7 +345,7 @@ class _ArraysReader(VideoReader):
         first = next(rest, None)
         if first is None:
             raise DataError("no pictures were given")
-        self.size = Size(*first.shape[:2])
+        self.size = Size(*np.shape(first)[:2])
         self._rest = itertools.chain([first], rest)
         self._begun = False
         self._kept: list[np.ndarray] | None = [] if keep else None
@@ -375,12 +375,12 @@ class _ArraysReader(VideoReader):
             given = next(self._rest, None)
             if given is None:
                 return
-            if given.shape != (*self.size, 3) or given.dtype != np.uint8:
+            image = np.array(given)  # a copy: the giver may use the memory again
+            if image.shape != (*self.size, 3) or image.dtype != np.uint8:
                 raise DataError(
-                    f"picture {index} is {given.dtype} {given.shape}",
+                    f"picture {index} is {image.dtype} {image.shape}",
                     hint="pictures are uint8 [height, width, 3], RGB, all of one size",
                 )
-            image = given.copy()  # the giver may use the memory again
             if self._kept is not None:
                 self._kept.append(image)
             yield image

@@ -14,6 +14,7 @@ import numpy as np
 
 from vistool.errors import VistoolError
 from vistool.formats.files import atomic_path
+from vistool.formats.replacing import remove_leftovers
 from vistool.formats.video.ffmpeg import (
     Sound,
     file_name,
@@ -68,6 +69,7 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         with contextlib.ExitStack() as stack:
             self._finished = stack.enter_context(atomic_path(self.path))
+            remove_leftovers(self.path.parent)
             self._picture = self._finished.with_suffix(".picture.mp4")
             stack.callback(self._picture.unlink, missing_ok=True)
             self._log = stack.enter_context(tempfile.TemporaryFile())

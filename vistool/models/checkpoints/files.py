@@ -46,7 +46,11 @@ class WeightsHeader:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in evaluation mode, with its file's header and checksum, from `load_model`."""
+    """A model in evaluation mode, with its file's header and checksum, from `load_model`.
+
+    >>> vistool.load_model("ifc-lite").header.config.class_names[:3]
+    ('person', 'bicycle', 'motorcycle')
+    """
 
     model: IFC | VisTR
     header: WeightsHeader

@@ -92,7 +92,7 @@ class Measured:
     """
 
     dataset: DataSet
-    source: Predictions  # all of them; those that are scored are in `scored`
+    source: Predictions  # also those that are not scored
     scored: ScoredSet
     ap: VideoAP
     outcomes: Sequence[VideoOutcome]  # behind AP, by rising video id

@@ -36,7 +36,8 @@ def write_diagnosis(folder: Path, result: Measured) -> list[Path]:
     content = msgspec.to_builtins(result.diagnosis) | {"curves": result.curves}
     with atomic_path(path) as temporary:
         temporary.write_bytes(encode_json(content) + b"\n")
-    return [path, *(write_table(folder / f"{name}.csv", rows) for name, rows in _tables(result))]
+    tables = _tables(result).items()
+    return [path, *(write_table(folder / f"{name}.csv", rows) for name, rows in tables)]
 
 
 def write_figures(folder: Path, result: Measured) -> list[Path]:
@@ -44,39 +45,34 @@ def write_figures(folder: Path, result: Measured) -> list[Path]:
     return [chart.write_png(folder) for chart in charts_of(result).values()]
 
 
-def _tables(result: Measured) -> Iterator[tuple[str, Sequence[Row]]]:
-    """Name and rows of every CSV file."""
-    diagnosis = result.diagnosis
-    yield "errors", msgspec.to_builtins(diagnosis.breakdown.kinds)
-    yield (
-        "videos",
-        [
+def _tables(result: Measured) -> dict[str, Sequence[Row]]:
+    """The rows of every CSV file, by its name."""
+    diagnosis = msgspec.to_builtins(result.diagnosis)
+    return {
+        "errors": diagnosis["breakdown"]["kinds"],
+        "videos": [
             {
                 "name": result.video_name(row["video_id"]),
                 **{name: value for name, value in row.items() if name != "kinds"},
                 **row["kinds"],
             }
-            for row in msgspec.to_builtins(diagnosis.videos)
+            for row in diagnosis["videos"]
         ],
-    )
-    yield "tracks", [_named(result, row) for row in msgspec.to_builtins(diagnosis.tracks)]
-    yield (
-        "false_positives",
-        [_named(result, row) for row in msgspec.to_builtins(diagnosis.false_positives)],
-    )
-    yield "calibration", msgspec.to_builtins(diagnosis.calibration.bins)
-    confusion = diagnosis.confusion
+        "tracks": [_named(result, row) for row in diagnosis["tracks"]],
+        "false_positives": [_named(result, row) for row in diagnosis["false_positives"]],
+        "calibration": diagnosis["calibration"]["bins"],
+        "confusion": list(_confusion_rows(result)),
+        "curves": list(_curve_rows(result)),
+    }
+
+
+def _confusion_rows(result: Measured) -> Iterator[Row]:
+    confusion = result.diagnosis.confusion
     names = [result.scored.categories[id_] for id_ in confusion.category_ids]
-    yield (
-        "confusion",
-        [
-            {"labelled": labelled, "predicted": predicted, "count": count}
-            for labelled, row in zip([*names, "background"], confusion.counts, strict=True)
-            for predicted, count in zip([*names, "missed"], row, strict=True)
-            if count
-        ],
-    )
-    yield "curves", list(_curve_rows(result))
+    for labelled, row in zip([*names, "background"], confusion.counts, strict=True):
+        for predicted, count in zip([*names, "missed"], row, strict=True):
+            if count:
+                yield {"labelled": labelled, "predicted": predicted, "count": count}
 
 
 def _curve_rows(result: Measured) -> Iterator[Row]:
