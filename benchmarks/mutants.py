@@ -371,7 +371,7 @@ def _end_group(leader: int) -> None:
 
 
 def _copy(work: Path) -> Path:
-    """What is committed, in a folder of its own."""
+    """The committed files, in a folder of their own."""
     root = work / "copy"
     if not root.exists():
         subprocess.run(["git", "clone", "-q", ".", str(root)], check=True)
