@@ -35,7 +35,7 @@ class Dead(BaseException):
 
 @dataclass
 class Disk:
-    """The content of a folder on disk after a power failure, and a process that dies at a chosen call.
+    """A folder's content on disk after a power failure; a process dies at a chosen call.
 
     Names count when their folder has been synced, contents when the file has.
     """
