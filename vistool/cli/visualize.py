@@ -112,7 +112,9 @@ def visualize(
         else:
             require_options("labelled sets", given)
             if videos and (count or seed is not None):
-                raise UsageError("--videos says which ones; --count and --seed choose from all")
+                raise UsageError(
+                    "--videos names the videos; --count and --seed choose from all of them"
+                )
             path = Path(what)
             output = output or FIGURES / f"{path.stem}.png"
             job.require_suffix(output, *job.SHEET_SUFFIXES)
