@@ -85,9 +85,7 @@ def test_python_runs_a_model_and_resumes(
     found = vis.evaluate(truth, model=vis.load_model(str(weights)))
     assert found.failed == {}
     assert not (RUN / "metrics.json").exists()  # Python writes no report by itself
-    monkeypatch.setattr(
-        predict_dataset, "predict_opened", None
-    )  # running the model again would fail
+    monkeypatch.setattr(predict_dataset, "predict_opened", None)  # a second run would fail
     assert vis.evaluate(truth, model=weights).ytvis == found.ytvis
     printed = json.loads(vistool(truth, "-m", weights, "--json").stdout)
     assert printed["ytvis"]["AP"] == found.ytvis.AP

@@ -323,7 +323,7 @@ def test_options_that_do_not_apply_to_results_are_refused_before_reading(
         (("--html",), "--html: does not apply to labelled sets"),
         (("--conf", "0"), "--conf: does not apply to labelled sets"),
         (("other.toml",), "CONFIG: does not apply to labelled sets"),
-        (("--videos", "1", "--seed", "0"), "--videos names the videos"),
+        (("--videos", "1", "--seed", "0"), "--videos names videos"),
         (("-o", "sheet.gif"), "sheet.gif: this figure can be written as .png or a folder"),
     ],
 )

@@ -112,9 +112,7 @@ def visualize(
         else:
             require_options("labelled sets", given)
             if videos and (count or seed is not None):
-                raise UsageError(
-                    "--videos names the videos; --count and --seed choose from all of them"
-                )
+                raise UsageError("--videos names videos; --count and --seed choose from all")
             path = Path(what)
             output = output or FIGURES / f"{path.stem}.png"
             job.require_suffix(output, *job.SHEET_SUFFIXES)
