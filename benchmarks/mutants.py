@@ -3,7 +3,7 @@
     pip install coverage
     nice python -m benchmarks.mutants WORK --count 400 --seed 16
 
-WORK gets a copy of the project, `lines/` (which tests run which line, from one run of the default
+WORK gets a clone of the project, `lines/` (which tests run which line, from one run of the default
 suite) and `log.jsonl`, one line for each mutant. Started again, it goes on from there. A
 survivor that was read by hand and changes no behaviour is marked in the log with a field
 `"equivalent": "why"`; it then counts neither way.
@@ -21,7 +21,6 @@ import math
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -157,6 +156,7 @@ class _Recorder:
         self.seconds: dict[str, float] = {}
         self.fixtures: dict[str, list[str]] = {}
         self._contexts: list[str] = []
+        self._failed: set[str] = set()
 
     def pytest_runtest_protocol(self, item: Any) -> Iterator[None]:
         definitions = item._fixtureinfo.name2fixturedefs.values()
@@ -164,7 +164,12 @@ class _Recorder:
         begun = time.perf_counter()
         with self._in(item.nodeid):
             yield
-        self.seconds[item.nodeid] = time.perf_counter() - begun
+        if item.nodeid not in self._failed:
+            self.seconds[item.nodeid] = time.perf_counter() - begun
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:  # without a mutant, so it tells nothing of one
+            self._failed.add(report.nodeid)
 
     def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
         if fixturedef.scope == "function":
@@ -366,13 +371,10 @@ def _end_group(leader: int) -> None:
 
 
 def _copy(work: Path) -> Path:
-    """The files that git knows, in a folder of their own."""
+    """What is committed, in a folder of its own."""
     root = work / "copy"
     if not root.exists():
-        listed = subprocess.run(["git", "ls-files", "-z"], capture_output=True, check=True).stdout
-        for name in filter(None, listed.decode().split("\0")):
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(name, root / name)
+        subprocess.run(["git", "clone", "-q", ".", str(root)], check=True)
     return root.resolve()
 
 

@@ -35,7 +35,7 @@ class VistoolError(Exception):
         return VistoolError(f"{where}{error.strerror or error}").with_notes_of(error)
 
     def with_notes_of(self, error: BaseException) -> Self:
-        """This failure, with what was noted on the error that it tells."""
+        """This error with the notes of the error that caused it."""
         for note in getattr(error, "__notes__", ()):
             self.add_note(note)
         return self
@@ -60,19 +60,19 @@ class WeightsError(VistoolError):
 
 
 class OutOfMemoryError(VistoolError):
-    """Something did not fit in memory; the hint names what would need less."""
+    """The memory was not large enough; the hint names settings that need less."""
 
     exit_code = 5
 
 
 class PartialFailureError(VistoolError):
-    """Some of several sources failed, or are incomplete; the others are done and on disk."""
+    """Some of several sources failed or are incomplete; the results of the others are on disk."""
 
     exit_code = 6
 
 
 class IncompleteSourceError(VistoolError):
-    """What there is of a source is done and on disk, but frames of it are missing."""
+    """A source lacks frames; the results of its other frames are on disk."""
 
     exit_code = 7
 
@@ -93,7 +93,7 @@ def first_few(items: Iterable[object], most: int, note: str = "") -> list[str]:
     return words[:most] + more
 
 
-# How libraries say it that have no exception of their own for it: torch, OpenCV, and C++.
+# Messages of libraries that have no exception class for lack of memory: torch, OpenCV and C++.
 MEMORY_WORDS = (
     *("DefaultCPUAllocator", "CUDA out of memory", "not enough memory", "std::bad_alloc"),
     *("Insufficient memory", "Cannot allocate memory", "Failed to allocate"),
@@ -102,7 +102,7 @@ MEMORY_WORDS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on any device and in any library."""
+    """Whether the memory was exhausted, on any device and in any library."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, VistoolError):

@@ -21,10 +21,10 @@ STOP_SIGNALS = tuple(
     for name in ("SIGINT", "SIGTERM", "SIGHUP")
     if name in signal.Signals.__members__
 )
-# Those that a terminal sends to all that was started from it.
+# The signals that a terminal sends to all processes started from it.
 TERMINAL_SIGNALS = tuple(number for number in STOP_SIGNALS if number != signal.SIGTERM)
-INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
-PATIENCE = 10.0  # seconds in which an interrupted command is left to save what is done
+INTERRUPTED = 130  # a shell's exit code for a command that Ctrl-C ended
+PATIENCE = 10.0  # seconds that an interrupted command has to save its results
 
 
 @contextmanager
@@ -89,9 +89,9 @@ def stop_request() -> Iterator[StopRequest]:
 
 
 def end_with_parent() -> None:
-    """Let this process, which another one started by `multiprocessing`, end when that one does.
+    """Let a process of `multiprocessing` end when its parent process does.
 
-    One that is killed tells nobody; its processes would wait for ever for something to do.
+    A parent that is killed cannot stop its child processes, which would wait for work forever.
     """
     parent = multiprocessing.parent_process()
     if parent is None:

@@ -115,7 +115,7 @@ class ClipTarget:
 class ClipPrediction:
     """A model's prediction for one clip of T frames: N instances."""
 
-    frame_ids: tuple[int, ...]  # position among the frames the model sees, increasing, length T
+    frame_ids: tuple[int, ...]  # positions among the model's input frames, increasing, length T
     class_probs: Tensor  # [N, K], without "no object", so a row sums to less than 1
     mask_logits: Tensor  # [N, T, h, w] at the model's resolution; > 0 is inside
     present: Tensor | None = None  # [N, T] bool, False: not on that frame; None: on all
@@ -137,7 +137,7 @@ class ClipPrediction:
 class FrameTracks:
     """The final tracks of one frame, which no later clip covers."""
 
-    frame_id: int  # position among the frames the model sees
+    frame_id: int  # position among the model's input frames
     track_ids: tuple[int, ...]  # increasing, counted from 1 over the whole video
     mask_logits: Tensor  # [N, h, w], the mean over the clips that have the track on this frame
 

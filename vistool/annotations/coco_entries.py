@@ -20,7 +20,7 @@ class EntryError(Exception):
 
 
 def no_masks() -> EntryError:
-    """Of an annotation that nobody drew an outline for."""
+    """The error for an annotation without masks."""
     return EntryError("no-mask", "has no masks", "boxes alone are not enough")
 
 
@@ -201,7 +201,10 @@ def number_of(entry: dict[str, Any], key: str) -> int:
 
 
 def flag_of(entry: dict[str, Any], key: str, *, default: bool) -> bool:
-    """True or false, 1 or 0; `default` where it is null or missing. Raises: EntryError."""
+    """The truth value in a field, also as 1 or 0; `default` if it is null or missing.
+
+    Raises: EntryError for other values.
+    """
     value = entry.get(key)
     if value is None:
         return default

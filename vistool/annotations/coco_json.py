@@ -161,7 +161,7 @@ def kind_of_parts(parts: Mapping[str, list[Any]]) -> FileKind:
     first = parts["images"][0] if parts.get("images") else None
     try:
         first = plain(first)
-    except DataError:  # whoever reads the entries tells it
+    except DataError:  # reported when the entries are read
         return "youtube-vis"
     return "coco-video" if isinstance(first, dict) and "video_id" in first else "youtube-vis"
 

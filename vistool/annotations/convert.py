@@ -135,7 +135,7 @@ def bring_frames(
     for video in dataset.videos:
         for name in video.file_names:
             source = frame_file(dataset.frames, name)
-            if ".." in PurePath(name).parts:  # inside by a link, perhaps, that the copy has not
+            if ".." in PurePath(name).parts:  # inside only by a link that the copy may lack
                 raise DataError(f"file name {name!r} leads out of the folder {folder / PLACE}")
             missing += not source.is_file()
             if not inside and source.is_file():
@@ -148,15 +148,15 @@ def bring_frames(
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it to another disk.
+    """Hard-link a file, or copy it if linking fails.
 
-    Raises: UsageError for a file at `target` that has other content.
+    Raises: UsageError if `target` exists with different content.
     """
     if target.exists():
         if target.samefile(source) or filecmp.cmp(source, target, shallow=False):
             return
         raise UsageError(
-            f"{target}: is there already, and is not {source}",
+            f"{target}: is there already, and differs from {source}",
             hint="frames of another data set? choose another folder",
         )
     with atomic_path(target, lasting=False) as temporary:  # one of many

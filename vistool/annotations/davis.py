@@ -213,7 +213,7 @@ def sequence_tracks(
 def _masks_of_frames(
     files: Sequence[Path], video: AnnotatedVideo, on_problem: ProblemCallback
 ) -> Iterator[dict[int, RLE]]:
-    """The masks in every picture, by the ids of the sequence."""
+    """The masks of every picture by id; pictures with errors are reported and have none."""
     pictures = list(in_threads(label_picture_or_reason, files))
     whole = [(f, p) for f, p in zip(files, pictures, strict=True) if isinstance(p, LabelPicture)]
     try:

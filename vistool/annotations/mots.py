@@ -40,9 +40,9 @@ FRAME_PLACES = (FRAMES, "image_02", "training/image_02", "train/images", "img1")
 PER_CLASS = 1000  # an object id is class * 1000 + number
 IGNORED = 10  # the class of regions to ignore in evaluation; they become crowd tracks
 NAMES = {1: "car", 2: "pedestrian", IGNORED: "ignore"}
-HIGHEST_CLASS = 65  # that 16 bits leave room for
-MAX_DIGITS = 18  # of a number, which then has 64 bits
-LONGEST = 10_000_000  # frames; a label beyond is taken for damage
+HIGHEST_CLASS = 65  # object ids have 16 bits
+MAX_DIGITS = 18  # of a number, which then fits into 64 bits
+LONGEST = 10_000_000  # frames; a larger frame number is treated as damage
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +257,7 @@ def _frames(folder: Path, name: str, labels: Path) -> tuple[list[Path], int]:
 
 
 def labels_in_text(file: Path, on_fault: Callable[[Place, str], None]) -> Iterator[Labelled]:
-    """What the lines of a text file say; `on_fault` is told which line says nothing, and why."""
+    """The objects in a text file; `on_fault` gets the place and the error of each invalid line."""
     text = read_file(file).decode("utf-8", "replace")
     for number, line in enumerate(text.splitlines(), start=1):
         fields, place = line.split(), (("line", number),)
@@ -272,7 +272,7 @@ def labels_in_text(file: Path, on_fault: Callable[[Place, str], None]) -> Iterat
 
 
 def by_frame(masks: Mapping[int, RLE], length: int) -> list[RLE | None]:
-    """The masks of a track, one for every frame."""
+    """The masks of a track as a list, with None for frames without a mask."""
     frames: list[RLE | None] = [None] * length
     for frame, mask in masks.items():
         frames[frame] = mask
@@ -280,7 +280,7 @@ def by_frame(masks: Mapping[int, RLE], length: int) -> list[RLE | None]:
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a whole number, from 0, that a file may count by."""
+    """Whether a text is a whole number from 0 that fits into 64 bits."""
     return text.isdecimal() and len(text) <= MAX_DIGITS
 
 
@@ -314,8 +314,8 @@ class MotsSequence:
         """The tracks by increasing object id; labels with errors are reported and left out.
 
         Args:
-            earlier: tracks of the set so far; ids go on from theirs.
-            known: the classes that there may be, beside regions to ignore; None: any.
+            earlier: tracks of the data set so far; new ids continue theirs.
+            known: the classes that are allowed besides IGNORED; None: any.
 
         Raises: DataError if all tracks together have too many frames.
         """

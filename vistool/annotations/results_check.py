@@ -29,10 +29,10 @@ from vistool.formats.results.files import RESULTS
 from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, Size, TrackSegmentation
 
-# What reading a zip raises for damage, encryption and methods it does not know.
+# Exceptions of zipfile for damage, encryption and unknown compression methods.
 UNZIP_ERRORS = (
     *(zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError),
-    *(OverflowError, struct.error, zlib.error, lzma.LZMAError),
+    *(LookupError, OverflowError, struct.error, zlib.error, lzma.LZMAError),
 )
 _DECODER = msgspec.json.Decoder(TrackSegmentation)
 
@@ -87,7 +87,7 @@ def _without_collector() -> Iterator[None]:
 
 
 def _results_bytes(path: Path, check: _ResultsCheck) -> bytes:
-    """The JSON text, out of the zip if it is in one."""
+    """The JSON text of a results file, unpacked if it is a zip."""
     settle(path.parent)
     data = read_file(path, "results file")
     if not data.startswith(b"PK\x03\x04"):
@@ -191,7 +191,7 @@ class _ResultsCheck:
         return result
 
     def _examined(self, index: int, raw: Any) -> TrackSegmentation | None:
-        """The track, or None after adding all that is wrong with it."""
+        """The track after a full check; None, after adding its problems, if it has errors."""
         place: Place = (("result", index),)
         try:
             entry = plain(raw)
@@ -201,14 +201,15 @@ class _ResultsCheck:
         if not isinstance(entry, dict):
             self.error("no-object", place, f"a {type(entry).__name__}, not an object")
             return None
-        if "image_id" in entry and "video_id" not in entry:  # COCO's form: a video of one frame
-            mask = entry.get("segmentation")
+        kind = "video"
+        if "image_id" in entry and "video_id" not in entry:  # COCO: a picture is a one-frame video
+            kind, mask = "image", entry.get("segmentation")
             entry["video_id"] = entry["image_id"]
             entry["segmentations"] = None if mask is None else [mask]
-        ids = [(key.removesuffix("_id"), entry.get(key)) for key in ("video_id", "category_id")]
+        ids = [(kind, entry.get("video_id")), ("category", entry.get("category_id"))]
         place += tuple((name, value) for name, value in ids if type(value) is int)
         before = len(self.problems)
-        self._check_ids(place, entry)
+        self._check_ids(place, entry, kind)
         self._check_score(place, entry.get("score", "missing"))
         masks = self._check_masks(place, entry)
         if any(problem.severity == "error" for problem in self.problems[before:]):
@@ -233,19 +234,20 @@ class _ResultsCheck:
                     f"{len(without)} of {len(self._lengths)} videos have no result: {some}",
                 )
 
-    def _check_ids(self, place: Place, entry: Mapping[str, Any]) -> None:
-        for key in ("video_id", "category_id"):
+    def _check_ids(self, place: Place, entry: Mapping[str, Any], kind: str) -> None:
+        """Args: kind: "image" where the file calls a video of one frame so."""
+        for key, name in (("video_id", f"{kind}_id"), ("category_id", "category_id")):
             if type(entry.get(key)) is not int:
-                self.error("no-number", place, f"{key} is {entry.get(key, 'missing')!r}, not an id")
+                what = f"{name} is {entry.get(key, 'missing')!r}, not an id"
+                self.error("no-number", place, what)
         video, category = entry.get("video_id"), entry.get("category_id")
         if type(video) is int:
             self._predicted.add(video)
             if self.dataset is not None and video not in self._lengths:
-                self.error(
-                    "unknown-video",
-                    place,
-                    f"video_id {video} is not one of the data set's {len(self._lengths)} videos",
+                what = (
+                    f"{kind}_id {video} is not one of the data set's {len(self._lengths)} {kind}s"
                 )
+                self.error("unknown-video", place, what)
         known = self._categories
         if known is not None and type(category) is int and category not in known:
             self.error(
@@ -268,7 +270,7 @@ class _ResultsCheck:
                 if masks is None
                 else f"segmentations are a {type(masks).__name__}"
             )
-            self.error("no-mask", place, what, "one mask or null a frame")
+            self.error("no-mask", place, what, "write one mask or null per frame")
             return []
         if type(video) is not int or (self.dataset is not None and video not in self._lengths):
             return []

@@ -54,12 +54,13 @@ def split_dataset(
     """Write `NAME-train.json` and `NAME-val.json`; ids and all other fields stay as they are.
 
     Args:
-        folder: for the two files; None: where the annotation file lies. From a folder that is not
-            above the frames they are linked, as `bring_frames` does.
-        exist_ok: replace files that are there already.
+        fraction: share of the videos to hold out, in (0, 1).
+        folder: for the two files; None: the folder of the annotation file. If the frames are not
+            below it, they are linked into it by `bring_frames`.
+        exist_ok: replace existing files.
 
-    Raises: DataError for a set that training would refuse, UsageError if it cannot be divided or a
-        file is there already.
+    Raises: DataError for a set that training would refuse, UsageError if it cannot be split or a
+        file exists.
     """
     source = annotation_file(path)
     dataset = read_coco_json(source, frames=frames, on_progress=on_progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -49,6 +50,7 @@ class Commands(TyperGroup):
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names may not be valid UTF-8
             sys.stdout.reconfigure(errors="backslashreplace")
         command = next((word for word in words if not word.startswith("-")), "")
+        warnings.filterwarnings("ignore", module="PIL")  # of damaged pictures; we say it in a line
         with friendly_errors(
             debug=DEBUG in options,
             less_memory=LESS_MEMORY.get(command, "close other programs, or take a smaller input"),

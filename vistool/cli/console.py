@@ -22,6 +22,14 @@ from vistool.errors import (
 from vistool.progress import OnProgress, silent
 from vistool.signals import INTERRUPTED
 
+# Options of other programs, and what to do here.
+OTHER_NAMES = {
+    "--epochs": "a training is counted in steps: --set steps=2000",
+    "--lr": "the learning rate: --set learning_rate=1e-4",
+    "--batch-size": "--set batch=8 for `train`, --batch for `predict`",
+    "--weights": "weights are named by -m, --model",
+    "--source": "the sources are given without an option",
+}
 NO_UNITS: Mapping[str, str] = {}
 SECONDS_BETWEEN_LINES = 5.0  # of progress, if stderr is not a terminal
 
@@ -201,7 +209,8 @@ def _parser_message(error: Exception) -> tuple[str, str]:
     message = str(getattr(error, "format_message", error.__str__)())
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "vistool"
-    return message.rstrip("."), f"{command} --help lists commands and options"
+    hint = OTHER_NAMES.get(str(getattr(error, "option_name", "")))
+    return message.rstrip("."), hint or f"{command} --help lists commands and options"
 
 
 def _say_notes(error: BaseException) -> None:

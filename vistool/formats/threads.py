@@ -15,7 +15,7 @@ from typing import TypeVar
 S = TypeVar("S")
 T = TypeVar("T")
 
-PATIENCE = 10.0  # seconds in which a thread may stop
+PATIENCE = 10.0  # seconds to wait for a thread to stop
 
 
 def in_threads(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
@@ -40,9 +40,9 @@ def in_threads(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
 def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """Iterate over `items` in a separate thread, at most `depth` items ahead of the consumer.
 
-    What `items` raises is raised here. Closing this generator stops the thread and closes `items`;
-    it should be closed by whoever may leave it early (`contextlib.closing`). A thread that does not
-    stop within PATIENCE is left behind; it ends with the process.
+    Exceptions of `items` are raised here. Closing this generator stops the thread and closes
+    `items`. A consumer that may stop early should close it (`contextlib.closing`). A thread that
+    does not stop within PATIENCE continues until the process ends.
     """
     waiting: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(depth)
     stop = threading.Event()
@@ -73,7 +73,7 @@ def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     finally:
         stop.set()
         given_up = time.monotonic() + PATIENCE
-        # It may be waiting for room, more than once; or for what never comes.
+        # It may wait for room in the queue more than once, or for an item that never arrives.
         while thread.is_alive() and time.monotonic() < given_up:
             with contextlib.suppress(queue.Empty):
                 waiting.get_nowait()

@@ -182,7 +182,16 @@ def new_folder(
     stem = predictions.path.stem
     if stem == Path(RESULTS).stem:  # every run has that name
         stem = predictions.path.resolve().parent.name
-    return new_run_folder(parent, f"{dataset.path.stem}-{stem}", exist_ok=exist_ok)
+    name = name_of(dataset)
+    # A run of a model is named after the data set already.
+    stem = stem if stem.startswith(f"{name}-") else f"{name}-{stem}"
+    return new_run_folder(parent, stem, exist_ok=exist_ok)
+
+
+def name_of(dataset: DataSet) -> str:
+    """What folders are named after: a folder's name, and the stem of an annotation file in it."""
+    path = dataset.path.resolve()
+    return f"{path.parent.name}-{path.stem}" if path.is_file() else path.name
 
 
 def run_folder(parent: Path, stem: str, run: Run) -> Path:

@@ -31,6 +31,7 @@ from vistool.engine.evaluate.predictions import (
     FAILURE,
     Predictions,
     Run,
+    name_of,
     noted_failures,
     run_folder,
     video_folder,
@@ -79,7 +80,7 @@ def predict_dataset(
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
     run = _run(dataset, data_key, loaded, config)
     with joined(config.device) as processes:
-        stem = f"{_stem(dataset)}-{run.model}"
+        stem = f"{name_of(dataset)}-{run.model}"
         folder = processes.agree(lambda: run_folder(parent, stem, run))
         undone = processes.agree(
             lambda: {v.id for v in dataset.videos if not _is_complete(folder, v)}
@@ -140,11 +141,6 @@ def _run(dataset: DataSet, data_key: str, loaded: LoadedModel, config: PredictCo
         ),
         version=version("vistool"),
     )
-
-
-def _stem(dataset: DataSet) -> str:
-    path = dataset.path.resolve()
-    return f"{path.parent.name}-{path.stem}" if path.is_file() else path.name
 
 
 def _is_complete(folder: Path, video: AnnotatedVideo) -> bool:

@@ -30,17 +30,20 @@ def encode_masks(masks: np.ndarray) -> list[RLE]:
 
 
 def encode_runs(runs: np.ndarray, size: Size) -> RLE:
-    """[R, 2] where the runs of a mask begin and end, as positions in column order -> its code."""
+    """The run-length code of a mask given by its runs.
+
+    Args: runs: [R, 2], increasing: start and end of each, as pixel positions in column-major order.
+    """
     pixels = size.height * size.width
     lengths = np.diff(runs.ravel(), prepend=0, append=pixels)
     if runs[-1, 1] == pixels:
-        lengths = lengths[:-1]  # no run of nothing at the end, as `encode_masks` has none
+        lengths = lengths[:-1]  # no empty run at the end, as in `encode_masks`
     code = coco.frPyObjects({"size": list(size), "counts": lengths.tolist()}, *size)
     return RLE(size=list(size), counts=code["counts"].decode("ascii"))
 
 
 def decode_mask(rle: RLE) -> np.ndarray:
-    """The [H, W] bool mask of a run-length code that was validated or made here.
+    """The mask [H, W] bool of a run-length code that was validated or encoded here.
 
     >>> vistool.decode_mask({"size": [2, 3], "counts": "231"}).astype(int)
     array([[0, 1, 1],

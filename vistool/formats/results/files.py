@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from vistool.errors import DataError
-from vistool.formats.files import NOT_TAKEN, atomic_path, encode_json, read_json
+from vistool.formats.files import NOT_TAKEN, atomic_path, encode_json, read_file, read_json
 from vistool.formats.masks.rle import validate_rle
 from vistool.formats.replacing import settle
 from vistool.structures import RLE, Size, Track, TrackSegmentation
@@ -49,7 +49,7 @@ def iterate_results(path: Path, *, video_id: int | None = None) -> Iterator[Trac
     Raises: DataError, as `read_results`.
     """
     settle(path.parent)
-    for index, raw in enumerate(read_json(path, list[msgspec.Raw])):
+    for index, raw in enumerate(_entries(path)):
         where = f"{path}: result {index}"
         if video_id is not None and _decode_entry(raw, _OfVideo, where).video_id != video_id:
             continue
@@ -60,14 +60,27 @@ def iterate_results(path: Path, *, video_id: int | None = None) -> Iterator[Trac
         yield result
 
 
+def _entries(path: Path) -> list[msgspec.Raw]:
+    """The entries of a results file. Raises: DataError that knows an annotation file."""
+    try:
+        return read_json(path, list[msgspec.Raw])
+    except DataError:
+        if not read_file(path).lstrip().startswith(b"{"):
+            raise
+    raise DataError(
+        f"{path}: an object, not a list of results",
+        hint="an annotation file? Results are what `vistool predict` and `vistool eval` write",
+    )
+
+
 class _OfVideo(msgspec.Struct):
     video_id: int
 
 
 def video_ids(path: Path) -> list[int]:
-    """The videos that a results file has entries of, in increasing order. Raises: DataError."""
+    """The ids of the videos with entries in a results file, increasing. Raises: DataError."""
     settle(path.parent)
-    entries = enumerate(read_json(path, list[msgspec.Raw]))
+    entries = enumerate(_entries(path))
     return sorted(
         {_decode_entry(raw, _OfVideo, f"{path}: result {n}").video_id for n, raw in entries}
     )
@@ -77,7 +90,7 @@ def _decode_entry(raw: msgspec.Raw, kind: type[T], where: str) -> T:
     try:
         return msgspec.json.decode(raw, type=kind)
     except NOT_TAKEN as error:
-        hint = "`vistool data check --results FILE` lists all that is wrong with it"
+        hint = "`vistool data check --results FILE` lists all its problems"
         raise DataError(f"{where}: {error}", hint=hint) from None
 
 
@@ -108,18 +121,18 @@ class VideoMeta(msgspec.Struct, frozen=True, kw_only=True):
     video_id: int
     width: int
     height: int
-    length: int  # decoded frames in the chosen range
-    # False: interrupted, or of a source that is incomplete; these are the frames that were done
+    length: int  # decoded frames in the selected range
+    # False: interrupted, or an incomplete source; the results cover the frames before that
     complete: bool = True
-    first_frame: int  # index in the source of the first of them
-    times: list[float]  # seconds from the first frame of the source, one a frame
-    frame_stride: int  # the model saw every n-th frame
+    first_frame: int  # index of the first of these frames in the source
+    times: list[float]  # seconds from the first frame of the source, one per frame
+    frame_stride: int  # the model processed every n-th frame
     rotation: int  # degrees
     fps: float  # nominal
-    stream: int | None = None  # which one was read, of a file with several video streams
-    # Of pictures with more than 8 bits: the values that became black and white.
+    stream: int | None = None  # the number of the one that was read, if there are several
+    # For pictures with more than 8 bits: the values that became black and white.
     value_range: tuple[float, float] | None = None
-    # Of frames kept as pictures: where each comes from, a file, or file#page with pages from 1.
+    # For frames stored as pictures: the file of each, or file#page with pages from 1.
     files: list[str] | None = None
     categories: list[Category]
     model: dict[str, Any]
@@ -166,7 +179,7 @@ def read_meta(path: Path) -> VideoMeta:
 
 
 def read_meta_and_ids(path: Path) -> tuple[VideoMeta, list[int]]:
-    """Read meta.json, and the ids of the tracks in the order of results.json. Raises: DataError."""
+    """Read meta.json and its track ids, in the order of results.json. Raises: DataError."""
     settle(path.parent)
     whole = read_json(path, _MetaFile)
     if len(whole.times) != whole.length:

@@ -49,12 +49,12 @@ class VideoReader(ABC):
     rotation: int  # degrees clockwise, already applied to the frames
     pixel_aspect: Fraction  # pixel width divided by pixel height, as players show the frames
     has_audio: bool
-    # Both are final when the frames are exhausted.
-    warnings: list[str]  # what was odd, one line each
-    incomplete: bool  # frames that were asked for are missing, by what the file says about itself
-    value_range: Limits | None = None  # of pictures: the values that became black and white
-    stream: int | None = None  # the one that is read, of several in a file
-    frame_names: Sequence[str] = ()  # of pictures: files by index, or file#page with pages from 1
+    # Both are complete when all frames have been read.
+    warnings: list[str]  # one line each
+    incomplete: bool  # requested frames are missing, according to the file's headers
+    value_range: Limits | None = None  # for pictures: the values that became black and white
+    stream: int | None = None  # the number of the one that is read, if a file has several
+    frame_names: Sequence[str] = ()  # for pictures: files by index, or file#page with pages from 1
 
     def __enter__(self) -> VideoReader:
         return self
@@ -98,7 +98,7 @@ class VideoReader(ABC):
     def _pictures(
         self, first: float, beyond: float
     ) -> Generator[tuple[float, np.ndarray | None], None, None]:
-        """Time stamps from 0 to below `beyond`, increasing, with the image; None before `first`."""
+        """Increasing time stamps from 0 to below `beyond` with the image; None before `first`."""
 
 
 def open_video(
@@ -111,14 +111,14 @@ def open_video(
     """Open a video file, a folder of frames, or a TIFF whose pages are frames.
 
     Args:
-        fps: frames per second of frames that are kept as pictures; None: 10.
-        stream: number of the video stream of a file; None: the one that is flagged as default,
-            or else the largest.
-        value_range: values of pictures with more than 8 bits that become black and white; None:
-            the lowest and the highest of the sequence.
+        fps: frames per second of frames stored as pictures; None: 10.
+        stream: number of the video stream of a file; None: the one flagged as default, or else the
+            largest.
+        value_range: for pictures with more than 8 bits, the values that become black and white;
+            None: the lowest and the highest of the sequence.
 
-    Raises: DataError if it is missing, no video, or has no frame that can be decoded; UsageError
-        for an option that does not go with such a source.
+    Raises: DataError if it is missing, is not a video, or has no frame that can be decoded;
+        UsageError for an option that does not apply to such a source.
     """
     if fps is not None and not 0 < fps < math.inf:
         raise UsageError(f"{fps:g} frames per second: not above 0")
@@ -143,7 +143,7 @@ def is_video_file(path: Path) -> bool:
 
 
 def _frame_pictures(path: Path) -> FramePictures | None:
-    """The frames of a source that is no video file."""
+    """The frames of a source that is stored as pictures; None for a video file."""
     if not path.is_dir():
         return Pages(path) if path.suffix.lower() in TIFF_SUFFIXES and path.exists() else None
     files = files_with_suffix(path, IMAGE_SUFFIXES)
@@ -155,7 +155,7 @@ def _frame_pictures(path: Path) -> FramePictures | None:
 
 
 def open_frames(files: Sequence[Path]) -> VideoReader:
-    """Open a list of images, in this order, as one video of 10 frames per second.
+    """Open a list of image files, in this order, as one video of 10 frames per second.
 
     Raises: DataError if the first one cannot be decoded.
     """
@@ -221,14 +221,14 @@ class _FileReader(VideoReader):
                 at_end = True
             damage = self._damage(decoder, clock, beyond, at_end=at_end)
             sizes = self._other_sizes(decoder)
-        # a second reading finds the same
+        # replaced, since reading again finds the same
         self.warnings[:] = self._in_lines(self._choice + damage + sizes)
 
     def _damage(
         self, decoder: ffmpeg.Decoder, clock: FrameClock, beyond: float, *, at_end: bool
     ) -> list[str]:
-        """What is missing or damaged, in a line; sets `incomplete`."""
-        # a file that is gone by now was there to the end for ffmpeg, which has it open
+        """A warning about missing or damaged frames, if there are any; sets `incomplete`."""
+        # ffmpeg can still read a file that was deleted while it was open
         length = self.path.stat().st_size if self.path.exists() else self._promise.length
         doubts = decoder.complaints(doubts=True)
         missing = clock.shortfall(self._promise, length, doubts, beyond, at_end=at_end)
@@ -261,7 +261,7 @@ class _FileReader(VideoReader):
 
 
 def _choice(info: ffmpeg.MediaInfo) -> list[str]:
-    """Which of several video streams is read, in a line."""
+    """A warning that names the stream that is read, if there are several video streams."""
     if len(info.streams) == 1:
         return []
     streams = {
@@ -289,7 +289,7 @@ class _FramesReader(VideoReader):
         self._is_deep = first.dtype != np.uint8
         if value_range and not self._is_deep:
             raise UsageError(
-                f"{path}: its frames have 8 bits, which are taken as they are",
+                f"{path}: its frames have 8 bits, which are not stretched",
                 hint="leave the range out",
             )
 
@@ -312,7 +312,7 @@ class _FramesReader(VideoReader):
                 raise DataError(
                     f"{self._source.place / name}: {width}x{height} pixels, but "
                     f"{self.frame_names[0]} has {self.size.width}x{self.size.height}",
-                    hint="all frames of a video have one size",
+                    hint="all frames of a video must have the same size",
                 )
             yield time, self._in_8_bits(image, name)
 
@@ -328,8 +328,8 @@ class _FramesReader(VideoReader):
         if self.value_range is None:
             self.value_range = low, high = self._source.limits()
             self.warnings.append(
-                f"{self.path}: {image.dtype} values; those from {low:g} to {high:g}, which are all "
-                "there are, become black to white; --range LOW,HIGH chooses others"
+                f"{self.path}: {image.dtype} values; their range, {low:g} to {high:g}, becomes "
+                "black to white; --range LOW,HIGH chooses another"
             )
         return stretched(image, self.value_range)
 
@@ -376,11 +376,11 @@ class _ArraysReader(VideoReader):
             given = next(self._rest, None)
             if given is None:
                 return
-            image = np.array(given)  # a copy: the giver may use the memory again
+            image = np.array(given)  # a copy: the caller may reuse the memory
             if image.shape != (*self.size, 3) or image.dtype != np.uint8:
                 raise DataError(
                     f"picture {index} is {image.dtype} {image.shape}",
-                    hint="pictures are uint8 [height, width, 3], RGB, all of one size",
+                    hint="pictures must be uint8 [height, width, 3], RGB, all of the same size",
                 )
             if self._kept is not None:
                 self._kept.append(image)

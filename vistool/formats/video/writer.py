@@ -25,9 +25,9 @@ from vistool.formats.video.ffmpeg import (
 )
 from vistool.structures import Size
 
-TIMESCALE = 90_000  # ticks a second in the file: exact for 24, 25, 30, 50, 60 fps
-# Seconds that a frame may last. An mp4 holds less than 2**31 ticks, 6.6 hours, between the times at
-# which a frame is decoded and shown, and several others may lie between these.
+TIMESCALE = 90_000  # time units per second in the file: exact for 24, 25, 30, 50 and 60 fps
+# The longest duration of a frame in seconds. In an mp4, less than 2**31 time units, 6.6 hours, may
+# lie between decoding and display of a frame, and several other frames may lie between them.
 LONGEST = 2000
 SQUARE = Fraction(1)
 MAX_ASPECT = 65_535  # the largest numerator and denominator of a pixel aspect in H.264
@@ -92,7 +92,7 @@ class VideoWriter:
     def write(self, image: np.ndarray, time: float) -> None:
         """Add a frame, [H, W, 3] uint8 RGB. Times must increase; the first one becomes 0.
 
-        A frame that lasts for hours is repeated, as an mp4 has no room for its duration.
+        A frame longer than LONGEST is repeated, since an mp4 cannot store its duration.
 
         Raises: ValueError for a frame of another size or a time that does not increase;
             VistoolError if ffmpeg fails.

@@ -153,7 +153,10 @@ def save_imported(imported: ImportedModel, path: Path) -> None:
 
 
 def _without_wrapper(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """By the keys without the prefix of torch's data-parallel wrapper."""
+    """The tensors by their keys without the prefix of torch's data-parallel wrapper.
+
+    Raises: WeightsError if a key occurs with and without it.
+    """
     plain = {key.removeprefix("module."): value for key, value in tensors.items()}
     if len(plain) < len(tensors):
         twice = next(key for key in tensors if f"module.{key}" in tensors)
@@ -203,7 +206,7 @@ def _start_config(layout: _Layout, name: str, path: Path) -> ModelConfig:
 
 
 def _expected(config: ModelConfig, path: Path) -> dict[str, Shape]:
-    """The model's keys and shapes. Of a file that lacks much, they are more than it has."""
+    """The model's keys and shapes, also those that the file lacks."""
     model = build_within(config, path.stat().st_size + LARGEST, where=str(path))
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 

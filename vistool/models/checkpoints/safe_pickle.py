@@ -23,13 +23,14 @@ import torch
 from torch import Tensor
 
 from vistool.errors import WeightsError
+from vistool.models.checkpoints.files import STAND_IN_BYTES, refuse_stand_in
 
 SAFE_TORCH = (2, 6)
 
 ZIP_FILE = b"PK\x03\x04"  # torch.save
 LEGACY_TORCH_FILE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
 
-LARGEST = 100_000_000  # numbers that a file may have more of than bytes
+LARGEST = 100_000_000  # values; files with more must have at least one byte per value
 # Those that torch has, too.
 NUMBER_TYPE = r"[<>=|]?(b1|i[1248]|u[1248]|f[248])"
 
@@ -68,10 +69,11 @@ def read_checkpoint(path: Path) -> PublishedCheckpoint:
     """
     try:
         with path.open("rb") as file:
-            start = file.read(len(LEGACY_TORCH_FILE))
+            start = file.read(STAND_IN_BYTES)
             file.seek(0)
             if not start:
                 raise WeightsError(f"{path}: the file is empty")
+            refuse_stand_in(path, start)
             if start.startswith((ZIP_FILE, LEGACY_TORCH_FILE)):
                 content = _torch_content(file)
             else:
@@ -90,7 +92,7 @@ def read_checkpoint(path: Path) -> PublishedCheckpoint:
             hint="a damaged download? The published files end in .pth or .pkl",
         ) from None
     numbers = sum(tensor.numel() for tensor in checkpoint.tensors.values())
-    if numbers > max(path.stat().st_size, LARGEST):  # a view of one number claims any
+    if numbers > max(path.stat().st_size, LARGEST):  # a view of one value can state any size
         raise WeightsError(f"{path}: claims {numbers} numbers, more than the file can hold")
     return checkpoint
 
@@ -109,7 +111,7 @@ def _torch_content(file: BinaryIO) -> object:
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())
         if unpacked > file.seek(0, os.SEEK_END):
-            raise pickle.UnpicklingError("its parts are packed, as torch writes none")
+            raise pickle.UnpicklingError("its parts are compressed, which torch never does")
     file.seek(0)
     names: list[Any] = [(value, name) for name, value in ALLOWED.items()]
     with torch.serialization.safe_globals(names):
@@ -117,9 +119,9 @@ def _torch_content(file: BinaryIO) -> object:
 
 
 def _pickled(data: bytes) -> object:
-    """What a pickle builds, after a look at all its instructions.
+    """Load a pickle after a check of all its instructions.
 
-    The unpickler itself reserves memory for whatever length or number it is told.
+    The unpickler itself would allocate memory for any stated index.
     """
     for done, (instruction, argument, _) in enumerate(pickletools.genops(data)):
         if instruction.name.endswith("PUT") and (argument or 0) > done:
@@ -172,7 +174,7 @@ class _NumberType:
 class _Array:
     """Stands in for numpy.ndarray, whose __setstate__ does not check its arguments."""
 
-    def __new__(cls, *_: object) -> _Array:  # some pickles call this alone
+    def __new__(cls, *_: object) -> _Array:  # some pickles call only this
         array = super().__new__(cls)
         array.array = np.empty(0)
         return array
@@ -248,7 +250,7 @@ def _checkpoint(content: object, path: Path) -> PublishedCheckpoint:
 
 
 def _is_weight(key: object, value: object) -> bool:
-    if isinstance(value, Tensor):  # numbers that are in the file, one after the other
+    if isinstance(value, Tensor):  # only dense tensors on the CPU
         plain = value.layout is torch.strided and value.device.type == "cpu"
         return isinstance(key, str) and plain and not value.is_quantized
     return isinstance(key, str) and isinstance(value, _Array)

@@ -132,7 +132,7 @@ def _dim(shapes: Mapping[str, Shape], key: str, axis: int, default: int) -> int:
 
 
 def _agreed(shapes: Mapping[str, Shape], places: list[tuple[str, int]], default: int) -> int:
-    """The size that most of some tensors and axes have: one that misfits is reported later."""
+    """The most frequent size among these tensors and axes; others are reported later."""
     found = [size for key, axis in places if (size := _dim(shapes, key, axis, 0))]
     return Counter(found).most_common(1)[0][0] if found else default
 
