@@ -20,9 +20,9 @@ import importlib, pkgutil, vistool
 for module in pkgutil.walk_packages(vistool.__path__, "vistool."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
-from vistool.engine.evaluate.run_model import _deaf_to_the_terminal
+from vistool.engine.evaluate.run_model import _terminal_signals_ignored
 from vistool.signals import ended_by_signals, stop_wish
-with ended_by_signals(), stop_wish(), _deaf_to_the_terminal():
+with ended_by_signals(), stop_wish(), _terminal_signals_ignored():
     pass
 """
 RUN = """
