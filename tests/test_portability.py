@@ -20,6 +20,10 @@ import importlib, pkgutil, vistool
 for module in pkgutil.walk_packages(vistool.__path__, "vistool."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
+from vistool.engine.evaluate.run_model import _terminal_signals_ignored
+from vistool.signals import ended_by_signals, stop_wish
+with ended_by_signals(), stop_wish(), _terminal_signals_ignored():
+    pass
 """
 RUN = """
 import json, sys
@@ -68,12 +72,15 @@ def test_names_that_only_posix_has_are_gone(elsewhere: dict[str, str], tmp_path:
     run(script, elsewhere)
 
 
-def test_every_module_can_be_imported(elsewhere: dict[str, str], tmp_path: Path) -> None:
+def test_every_module_can_be_imported_and_signals_be_dealt_with(
+    elsewhere: dict[str, str], tmp_path: Path
+) -> None:
     script = tmp_path / "script.py"
     script.write_text(IMPORT_ALL)
     run(script, elsewhere)
 
 
+@pytest.mark.slow
 def test_commands_run(elsewhere: dict[str, str], tmp_path: Path) -> None:
     source = make_video(tmp_path / "one.mp4", 3)
     weights = save_untrained(tmp_path / "w.safetensors", ("red square", "person"), num_queries=8)
