@@ -308,7 +308,7 @@ def try_out(root: Path, mutant: Mutant, tests: Tests, work: Path) -> dict[str, A
     covering = tests.of(mutant)
     for test in covering:
         expected += tests.seconds[test]
-        if expected <= LONGEST:
+        if expected <= LONGEST or not chosen:
             chosen.append(test)
     outcome = {"tests": len(chosen), "left_out": len(covering) - len(chosen)}
     if not chosen:
