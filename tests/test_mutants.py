@@ -35,6 +35,7 @@ from vistool.engine.train.checkpoint import CHECKPOINT, PREVIOUS
 from vistool.engine.train.train import train
 from vistool.errors import DataError
 from vistool.formats.video.reader import open_video
+from vistool.ops.boxes import box_giou, box_iou
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,7 @@ import os, signal, sys, time
 from pathlib import Path
 import numpy as np
 from vistool.formats.video.reader import open_video
+from vistool.ops.boxes import box_giou, box_iou
 from vistool.formats.video.writer import VideoWriter
 signal.signal(signal.SIGINT, lambda *_: None)
 def interrupt():
@@ -277,3 +279,15 @@ def test_a_shrunk_picture_lies_where_the_whole_one_lay(
     edges = np.array([[-0.5, -0.5], [width - 0.5, height - 0.5]])  # pixels lie around whole numbers
     expected = np.array([[-0.5, -0.5], [49.5, 29.5]]) + [*corner, 0, 0][:2]
     np.testing.assert_allclose(project(edges, part.place), expected)
+
+
+def test_overlaps_of_boxes_stay_in_their_range_where_boxes_are_empty() -> None:
+    sides = [0.0, 1e-5, 0.3]
+    boxes = torch.tensor([(x, 0.5, w, h) for x in (0.2, 0.5) for w in sides for h in sides])
+    first, second = boxes[:, None].requires_grad_(), boxes[None]
+    giou = box_giou(first, second)
+    assert (giou.abs() <= 1 + 1e-6).all()
+    assert ((box_iou(first, second) >= 0) & (box_iou(first, second) <= 1 + 1e-6)).all()
+    giou.sum().backward()
+    assert first.grad is not None
+    assert first.grad.isfinite().all()
