@@ -68,8 +68,8 @@ def test_a_crowd_is_a_region_to_ignore_instead_of_an_instance(tmp_path: Path) ->
     assert video.exhaustive == (True, True)
 
 
-def test_a_batch_has_the_regions_of_the_clips_that_have_some(tmp_path: Path) -> None:
-    source = edited(make_pictures(tmp_path, 2), iscrowd=1)  # in the first picture
+def test_a_batch_has_the_regions_of_its_clips(tmp_path: Path) -> None:
+    source = edited(make_pictures(tmp_path, 2), iscrowd=1)  # only in the first picture
     sizes = {}
     for video in read_annotations(source, CLASSES):
         sampler = ClipSampler([([video], 1.0)], 2)
@@ -97,7 +97,7 @@ def test_a_wrong_number_of_masks_is_reported_with_the_numbers(tmp_path: Path) ->
         read_annotations(path, CLASSES)
 
 
-def test_categories_that_no_class_stands_for_are_reported(tmp_path: Path) -> None:
+def test_a_set_without_categories_of_any_class_is_refused(tmp_path: Path) -> None:
     path = make_pictures(tmp_path, 1)
     with pytest.raises(DataError, match="none of its 2 categories") as error:
         read_annotations(path, {"cat": ("cat",)})
@@ -155,7 +155,7 @@ def test_frames_of_a_clip_are_sorted_near_each_other_and_exist(
     assert frames[-1] - frames[0] <= 2 * distance
 
 
-def test_a_batch_depends_on_seed_and_number_alone(tmp_path: Path) -> None:
+def test_a_batch_depends_only_on_seed_and_number(tmp_path: Path) -> None:
     maker = clip_maker(make_pictures(tmp_path, 4), 2, AugmentConfig())
 
     def batches(seed: int) -> TrainingBatches:

@@ -348,6 +348,6 @@ def test_the_command_converts_and_names_what_it_wrote(tmp_path: Path) -> None:
     done = runner.invoke(app, words)
     assert done.exit_code == 0
     assert done.stdout.strip() == str(tmp_path / "b")
-    assert "warning: 1 frames are not there" in done.stderr
+    assert "warning: 1 frames are missing" in done.stderr
     assert (tmp_path / "b" / "ImageSets" / "2017" / "val.txt").read_text() == "v\n"
     assert [f.name for f in tmp_path.iterdir() if f.name.startswith(".")] == []

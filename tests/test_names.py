@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from vistool.config import PredictConfig
 from vistool.engine.predict.sources import predict_videos
 from vistool.errors import DataError
 from vistool.formats.files import new_run_folder
-from vistool.formats.names import LONGEST, as_file_name
+from vistool.formats.names import LONGEST, RAW_BYTES, as_file_name
 from vistool.formats.video.sources import source_name
 from vistool.structures import Size
 
@@ -46,11 +47,11 @@ ODD += ["x" * 300, "é" * 200, "\udcff", "\x1b[31m", "C:", "a:b", "nul.tar.gz", 
 
 def assert_is_one_name(name: str) -> None:
     assert name
-    assert name.isprintable()
+    assert all(c.isprintable() or c in RAW_BYTES for c in name)
     assert name not in {".", ".."}
     assert not set(name) & set('/\\:*?"<>|')
     assert name == name.strip(". ")
-    assert len(name.encode()) <= LONGEST
+    assert len(os.fsencode(name)) <= LONGEST
     assert name.partition(".")[0].lower() not in {"con", "prn", "aux", "nul", "com1", "lpt9"}
 
 

@@ -225,7 +225,7 @@ GOOD = mask_of(77)
         (b"", "truncated"),
         (b'[{"video_id": 1, ', "truncated"),
         (b"\xff\xfe[]", "malformed"),
-        (b"{}", "Expected `array`, got `object`"),
+        (b"{}", "an object, not a list of results"),
         ([{}], "result 0: Object missing required field `video_id`"),
         ([entry([None], score="high")], "result 0: Expected `float`, got `str` - at `$.score`"),
         ([entry([None], category_id=1.5)], "result 0: Expected `int`, got `float`"),

@@ -119,7 +119,7 @@ def test_whether_a_video_is_labelled_throughout_is_true_or_false(tmp_path: Path)
         ({"score": "0.5"}, "its score is '0.5'"),
         ({"score": True}, "its score is True"),
         ({"category_id": "1"}, "category_id is '1'"),
-        ({"image_id": "1"}, "video_id is '1'"),
+        ({"image_id": "1"}, "image_id is '1'"),
         ({"segmentation": [[0, 0, 8, 0, 8, 8]]}, "neither null nor size and counts"),
     ],
 )

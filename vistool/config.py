@@ -433,6 +433,8 @@ def from_mapping(values: Mapping[str, Any], kind: Any, *, where: str) -> Any:
         return msgspec.convert(values, type=kind)
     except msgspec.MsgspecError as error:
         raise _explained(error, kind, where) from None
+    except UnicodeEncodeError as error:  # text in the place of something else
+        raise UsageError(f"{where}: {error}") from None
 
 
 def load_toml(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -30,6 +30,7 @@ class LabelPicture:
     size: Size
     masks: dict[int, RLE]  # by increasing id; in a colour picture by colour, in order of appearance
     is_colour: bool = False  # keys of `masks` are colours, red * 2**16 + green * 2**8 + blue
+    palette: Mapping[int, int] = field(default_factory=dict)  # id -> colour, if there is a palette
 
     def masks_by(self, ids: Mapping[int, int]) -> dict[int, RLE]:
         """The masks by id. Args: ids: by colour; colours without an id are left out."""
@@ -52,6 +53,7 @@ def read_label_picture(path: Path) -> LabelPicture:
             labels = red << 16 | green << 8 | blue
         else:
             labels = np.asarray(image)
+        colours = image.getpalette("RGB") if image.mode == "P" else None
     ids, first = np.unique(labels, return_index=True)
     if is_colour:
         ids = ids[np.argsort(first)]
@@ -61,7 +63,9 @@ def read_label_picture(path: Path) -> LabelPicture:
         raise DataError(f"{path}: {runs} runs of one id: noise, not labels")
     masks = masks_of(labels)
     ordered = {id_: masks[id_] for id_ in ids.tolist() if id_ in masks}
-    return LabelPicture(Size(*labels.shape), ordered, is_colour)
+    codes = dict(enumerate(_codes(colours or [])))
+    shown = {id_: codes[id_] for id_ in ordered if id_ in codes}
+    return LabelPicture(Size(*labels.shape), ordered, is_colour, shown)
 
 
 def ids_of_colours(pictures: Iterable[tuple[Path, LabelPicture]]) -> dict[int, int]:
@@ -70,9 +74,11 @@ def ids_of_colours(pictures: Iterable[tuple[Path, LabelPicture]]) -> dict[int, i
     Colours of the DAVIS palette have their index in it, grey values their brightness. Otherwise,
     colours are numbered from 1 in order of appearance.
 
-    Raises: DataError with the file for more than 255 colours, or if some pictures have other
-        colours and some have ids.
+    Raises: DataError with the file for more than 255 colours, if some pictures have other colours
+        and some have ids, or for a palette in another order than that of an earlier picture.
     """
+    pictures = list(pictures)
+    _refuse_other_order(pictures)
     first: dict[int, Path] = {}  # by colour: the first file that has it
     of_ids = None
     for path, picture in pictures:
@@ -82,7 +88,7 @@ def ids_of_colours(pictures: Iterable[tuple[Path, LabelPicture]]) -> dict[int, i
             _refuse_too_many(len(first), path)
         elif picture.masks:
             of_ids = path
-    known = {code: id_ for id_, code in reversed(list(enumerate(_palette_codes())))}
+    known = {code: id_ for id_, code in reversed(list(enumerate(_codes(palette()))))}
     if first.keys() <= known.keys():
         return {colour: known[colour] for colour in first}
     if all(colour % 0x010101 == 0 for colour in first):
@@ -114,8 +120,22 @@ def palette() -> list[int]:
     return colours
 
 
-def _palette_codes() -> list[int]:
-    colours = palette()
+def _refuse_other_order(pictures: Iterable[tuple[Path, LabelPicture]]) -> None:
+    """Raises: DataError if a colour is one id here and another there, as of optimised palettes."""
+    known: dict[int, tuple[int, Path]] = {}  # by colour
+    for path, picture in pictures:
+        codes = list(picture.palette.values())
+        for id_, code in picture.palette.items():
+            earlier, where = known.setdefault(code, (id_, path))
+            if earlier != id_ and codes.count(code) == 1:
+                raise DataError(
+                    f"{path}: its palette has #{code:06x} as id {id_}, that of {where.name} as id "
+                    f"{earlier}; label pictures of a sequence have one palette, or are in colour"
+                )
+
+
+def _codes(colours: Sequence[int]) -> list[int]:
+    """Red, green, blue, red... as one number for each colour."""
     return [
         colours[i] << 16 | colours[i + 1] << 8 | colours[i + 2] for i in range(0, len(colours), 3)
     ]

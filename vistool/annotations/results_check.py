@@ -32,7 +32,7 @@ from vistool.structures import RLE, Size, TrackSegmentation
 # Exceptions of zipfile for damage, encryption and unknown compression methods.
 UNZIP_ERRORS = (
     *(zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError),
-    *(OverflowError, struct.error, zlib.error, lzma.LZMAError),
+    *(LookupError, OverflowError, struct.error, zlib.error, lzma.LZMAError),
 )
 _DECODER = msgspec.json.Decoder(TrackSegmentation)
 
@@ -201,14 +201,15 @@ class _ResultsCheck:
         if not isinstance(entry, dict):
             self.error("no-object", place, f"a {type(entry).__name__}, not an object")
             return None
+        kind = "video"
         if "image_id" in entry and "video_id" not in entry:  # COCO: a picture is a one-frame video
-            mask = entry.get("segmentation")
+            kind, mask = "image", entry.get("segmentation")
             entry["video_id"] = entry["image_id"]
             entry["segmentations"] = None if mask is None else [mask]
-        ids = [(key.removesuffix("_id"), entry.get(key)) for key in ("video_id", "category_id")]
+        ids = [(kind, entry.get("video_id")), ("category", entry.get("category_id"))]
         place += tuple((name, value) for name, value in ids if type(value) is int)
         before = len(self.problems)
-        self._check_ids(place, entry)
+        self._check_ids(place, entry, kind)
         self._check_score(place, entry.get("score", "missing"))
         masks = self._check_masks(place, entry)
         if any(problem.severity == "error" for problem in self.problems[before:]):
@@ -233,19 +234,20 @@ class _ResultsCheck:
                     f"{len(without)} of {len(self._lengths)} videos have no result: {some}",
                 )
 
-    def _check_ids(self, place: Place, entry: Mapping[str, Any]) -> None:
-        for key in ("video_id", "category_id"):
+    def _check_ids(self, place: Place, entry: Mapping[str, Any], kind: str) -> None:
+        """Args: kind: "image" where the file calls a video of one frame so."""
+        for key, name in (("video_id", f"{kind}_id"), ("category_id", "category_id")):
             if type(entry.get(key)) is not int:
-                self.error("no-number", place, f"{key} is {entry.get(key, 'missing')!r}, not an id")
+                what = f"{name} is {entry.get(key, 'missing')!r}, not an id"
+                self.error("no-number", place, what)
         video, category = entry.get("video_id"), entry.get("category_id")
         if type(video) is int:
             self._predicted.add(video)
             if self.dataset is not None and video not in self._lengths:
-                self.error(
-                    "unknown-video",
-                    place,
-                    f"video_id {video} is not one of the data set's {len(self._lengths)} videos",
+                what = (
+                    f"{kind}_id {video} is not one of the data set's {len(self._lengths)} {kind}s"
                 )
+                self.error("unknown-video", place, what)
         known = self._categories
         if known is not None and type(category) is int and category not in known:
             self.error(

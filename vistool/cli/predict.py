@@ -116,10 +116,12 @@ def predict(
 
     Example: vistool predict street.mp4 --conf 0.8 --classes person,car
     """
+    from vistool.formats.video.sources import expand_sources
+
+    paths = expand_sources(sources)  # before torch is loaded: they may not be there
     from vistool.engine.distributed import joined
     from vistool.engine.predict.sources import predict_videos
     from vistool.engine.tracked_video import TrackedVideo
-    from vistool.formats.video.sources import expand_sources
 
     config = PredictConfig(
         conf=conf,
@@ -144,7 +146,7 @@ def predict(
     if output == Path("-"):
         if save or exist_ok:
             raise UsageError("-o - writes no files, so there is nothing to --save or to replace")
-        print_frames(model, expand_sources(sources), config, quiet=quiet)
+        print_frames(model, paths, config, quiet=quiet)
         return
 
     def on_done(video: TrackedVideo, folder: Path) -> None:
@@ -160,7 +162,7 @@ def predict(
     ):
         predict_videos(
             model,
-            expand_sources(sources),
+            paths,
             output,
             config,
             exist_ok=exist_ok,

@@ -232,6 +232,8 @@ def new_run_folder(parent: Path, stem: str, *, exist_ok: bool) -> Path:
     Raises: DataError if that is a file.
     """
     stem = as_file_name(stem)
+    if parent.is_file():
+        raise UsageError(f"{parent}: is a file", hint="name a folder; results get one below it")
     parent.mkdir(parents=True, exist_ok=True)
     if exist_ok:
         folder = parent / stem

@@ -29,7 +29,11 @@ from vistool.structures import Size
 # OpenCV prints its complaints about a picture to stderr; vistool raises an error instead.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+# What Pillow raises for damage; a warning, where warnings are errors.
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, UserWarning),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
 EXIF_ORIENTATION = 0x0112
 SIDEWAYS = range(5, 9)  # orientations that exchange height and width
 BYTES_PER_PIXEL = 8  # for 16-bit colours with alpha; a limit for the size of a file

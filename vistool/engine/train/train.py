@@ -304,11 +304,13 @@ class _Job:
         """Raises: VistoolError after `max_skipped` skipped steps in a row."""
         if self.state.skipped_in_a_row < self.config.max_skipped:
             return
+        saved = self.run / WEIGHTS
+        start = f"start again from {saved} (init)" if saved.exists() else "start a new run"
         raise VistoolError(
             f"step {self.state.step}: {self.state.skipped_in_a_row} steps in a row were skipped, "
             f"this one for NaN or infinite values ({skipped})",
-            hint=f"start again from {self.run / WEIGHTS} (init) with a lower learning_rate, or "
-            'with precision = "fp32"; if the clips are always the same, check them',
+            hint=f'{start} with a lower learning_rate, or with precision = "fp32"; if the clips '
+            "are always the same, check them",
         )
 
     def awaits_validation(self) -> bool:

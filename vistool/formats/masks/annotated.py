@@ -75,6 +75,8 @@ def _compressed(segmentation: dict[str, Any], size: Size) -> dict[str, Any]:
 
 def _from_polygons(polygons: list[Any], size: Size) -> RLE:
     for polygon in polygons:
+        if isinstance(polygon, list) and polygon and isinstance(polygon[0], list):
+            raise MaskError("a polygon as a list of points, [[x, y], ...], not x, y, x, y, ...")
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             length = len(polygon) if isinstance(polygon, list) else 0
             raise MaskError(f"a polygon of {length} numbers, not x, y of three or more points")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from vistool.errors import DataError
-from vistool.formats.files import NOT_TAKEN, atomic_path, encode_json, read_json
+from vistool.formats.files import NOT_TAKEN, atomic_path, encode_json, read_file, read_json
 from vistool.formats.masks.rle import validate_rle
 from vistool.formats.replacing import settle
 from vistool.structures import RLE, Size, Track, TrackSegmentation
@@ -49,7 +49,7 @@ def iterate_results(path: Path, *, video_id: int | None = None) -> Iterator[Trac
     Raises: DataError, as `read_results`.
     """
     settle(path.parent)
-    for index, raw in enumerate(read_json(path, list[msgspec.Raw])):
+    for index, raw in enumerate(_entries(path)):
         where = f"{path}: result {index}"
         if video_id is not None and _decode_entry(raw, _OfVideo, where).video_id != video_id:
             continue
@@ -60,6 +60,19 @@ def iterate_results(path: Path, *, video_id: int | None = None) -> Iterator[Trac
         yield result
 
 
+def _entries(path: Path) -> list[msgspec.Raw]:
+    """The entries of a results file. Raises: DataError that knows an annotation file."""
+    try:
+        return read_json(path, list[msgspec.Raw])
+    except DataError:
+        if not read_file(path).lstrip().startswith(b"{"):
+            raise
+    raise DataError(
+        f"{path}: an object, not a list of results",
+        hint="an annotation file? Results are what `vistool predict` and `vistool eval` write",
+    )
+
+
 class _OfVideo(msgspec.Struct):
     video_id: int
 
@@ -67,7 +80,7 @@ class _OfVideo(msgspec.Struct):
 def video_ids(path: Path) -> list[int]:
     """The ids of the videos with entries in a results file, increasing. Raises: DataError."""
     settle(path.parent)
-    entries = enumerate(read_json(path, list[msgspec.Raw]))
+    entries = enumerate(_entries(path))
     return sorted(
         {_decode_entry(raw, _OfVideo, f"{path}: result {n}").video_id for n, raw in entries}
     )

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from vistool.formats.video.container import Stated
+from vistool.formats.video.ffmpeg import TICKS
 
 # Messages of ffmpeg about a file without its end.
 CUT_OFF = ("partial file", "ended prematurely")
 SLACK = 0.5  # the largest error of a stated duration, in seconds
+# Seconds; ffmpeg moves a frame with the time of the one before by a tick.
+STILL = 1.5 / TICKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class FrameClock:
         if not self.count:
             return 0.0
         time = stamp - self._first_stamp
-        return time if time > self.last else self.last + self._interval
+        return time if time > self.last + STILL else self.last + self._interval
 
     def add(self, time: float, stamp: float) -> None:
         """Count a frame."""

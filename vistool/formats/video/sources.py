@@ -57,11 +57,17 @@ def _expand(pattern: str) -> list[Path]:
         )
     if pattern and path.exists():
         return [path]
+    if re.match(r"[a-z][a-z0-9+.-]+://", pattern, re.IGNORECASE):
+        raise DataError(
+            f"{pattern}: an address, not a file", hint="download it first; only files are read"
+        )
     if not glob.has_magic(pattern):
         raise DataError(f"{pattern or 'empty name'}: no such file or folder")
     # Path.glob would need the pattern split into a root and a rest
     matches = sorted(map(Path, glob.glob(pattern, recursive=True)), key=_natural)  # noqa: PTH207
     sources = [source for match in matches for source in _matched(match)]
+    if not matches:
+        raise DataError(f"{pattern}: no such file or folder, and nothing matches it")
     if not sources:
         raise DataError(
             f"{pattern}: none of the {len(matches)} matches is a video or a folder of frames",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vistool.models.vistr import VisTR
 
 SUFFIX = ".safetensors"
+STAND_IN_BYTES = 100  # of a file, that tell what it is
 # Metadata key of files that hold part of a model: the published model that they initialise.
 START = "start"
 TRAINING_ONLY = "spare_queries"
@@ -79,6 +80,14 @@ def find_weights(name_or_path: str | Path) -> Path:
         if str(name_or_path) in (shipped.stem, shipped.name):
             return shipped
     names = ", ".join(p.stem for p in available_weights()) or "none"
+    if path.is_dir():
+        inside = sorted(file.name for file in path.glob(f"*{SUFFIX}"))
+        raise WeightsError(
+            f"{path}: a folder, not a weight file",
+            hint=f"name a file in it: {', '.join(inside)}" if inside else f"no {SUFFIX} is in it",
+        )
+    if path.suffix or path.name != str(name_or_path):  # meant as a file
+        raise WeightsError(f"{path}: no such weight file", hint=f"shipped weights: {names}")
     raise WeightsError(
         f"no weights named {str(name_or_path)!r}",
         hint=f"give a {SUFFIX} file, or one of the shipped weights: {names}",
@@ -93,6 +102,7 @@ def read_header(path: Path) -> WeightsHeader:
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
+        _refuse_what_is_no_weights(path)
         raise WeightsError(f"{path}: not a readable safetensors file: {error}") from None
     config = metadata.pop("config", None)
     if config is None:
@@ -128,6 +138,33 @@ def load_model(name_or_path: str | Path) -> LoadedModel:
     model = build_within(header.config, path.stat().st_size, where=str(path))
     load_exactly(model, read_tensors(path), where=str(path))
     return LoadedModel(model.float().eval(), header, sha256_of(path))
+
+
+def _refuse_what_is_no_weights(path: Path) -> None:
+    """Raises: WeightsError for what people often have in the place of a weight file."""
+    with path.open("rb") as file:
+        refuse_stand_in(path, file.read(STAND_IN_BYTES))
+    if path.suffix in (".pth", ".pkl", ".pt"):
+        raise WeightsError(
+            f"{path}: a checkpoint of another program",
+            hint=f"make a weight file of it first: vistool weights import {path}",
+        )
+
+
+def refuse_stand_in(path: Path, start: bytes) -> None:
+    """Look at the first bytes of what should be weights.
+
+    Raises: WeightsError for a pointer of Git LFS, or a web page that was downloaded instead.
+    """
+    if start.startswith(b"version https://git-lfs"):
+        raise WeightsError(
+            f"{path}: a pointer of Git LFS, not the file itself", hint="fetch it: git lfs pull"
+        )
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise WeightsError(
+            f"{path}: a web page, not weights",
+            hint="the download was refused, or has to be confirmed in a browser",
+        )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

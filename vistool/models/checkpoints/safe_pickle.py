@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from vistool.errors import WeightsError
+from vistool.models.checkpoints.files import STAND_IN_BYTES, refuse_stand_in
 
 SAFE_TORCH = (2, 6)
 
@@ -68,10 +69,11 @@ def read_checkpoint(path: Path) -> PublishedCheckpoint:
     """
     try:
         with path.open("rb") as file:
-            start = file.read(len(LEGACY_TORCH_FILE))
+            start = file.read(STAND_IN_BYTES)
             file.seek(0)
             if not start:
                 raise WeightsError(f"{path}: the file is empty")
+            refuse_stand_in(path, start)
             if start.startswith((ZIP_FILE, LEGACY_TORCH_FILE)):
                 content = _torch_content(file)
             else:
