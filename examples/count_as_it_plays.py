@@ -1,4 +1,4 @@
-"""How many of each class are in sight, told while the video is still being read.
+"""Count the visible objects of each class, while the video is still being read.
 
 python examples/count_as_it_plays.py street.mp4 [MODEL]
 """

@@ -1,4 +1,4 @@
-"""The most certain object of a video as pictures with everything else black.
+"""Save the highest-scoring object of a video as pictures, with everything else black.
 
 python examples/cut_out_an_object.py street.mp4 [MODEL]
 """
@@ -17,8 +17,8 @@ folder.mkdir(exist_ok=True)
 
 with vistool.predict(source, model=model, conf=0.0) as video:
     if not video.tracks:
-        raise SystemExit("nothing was found")
-    track = video.tracks[0]  # the one with the highest score
+        raise SystemExit("no tracks")
+    track = video.tracks[0]  # the highest-scoring one
     for position in track.frames:
         frame = video.frames[position]
         (mask,) = frame.masks[frame.track_ids == track.id]

@@ -1,4 +1,4 @@
-"""The command line: what it loads, how it fails, what it says while it works."""
+"""The command line: imports, failures, and progress."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MODEL = IFCConfig(class_names=("cat", "dog"), backbone=EfficientNetLiteConfig())
 
 
 def program(action: Callable[[], None]) -> typer.Typer:
-    """A program with our command class and one command, `act`, which does `action`."""
+    """A program of our command class with one command, `act`, which calls `action`."""
     made = typer.Typer(cls=Commands, rich_markup_mode=None, pretty_exceptions_enable=False)
     made.command()(lambda: action())
     made.callback()(lambda: None)
@@ -54,7 +54,7 @@ def raising(error: BaseException) -> typer.Typer:
 # What is loaded
 
 
-def test_the_command_line_loads_nothing_heavy() -> None:
+def test_the_command_line_imports_no_heavy_packages() -> None:
     heavy = {"torch", "numpy", "cv2", "scipy", "rich", "pycocotools", "safetensors"}
     script = (
         "import sys, vistool.cli.app as a\n"
@@ -109,7 +109,7 @@ def test_an_error_without_a_hint_is_one_line() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "act"], ["act", "--debug"]])
-def test_debug_shows_the_traceback_wherever_it_stands(arguments: list[str]) -> None:
+def test_debug_shows_the_traceback_at_any_position(arguments: list[str]) -> None:
     made = raising(DataError("no such thing"))
     result = runner.invoke(made, arguments)
     assert result.exit_code == 3
@@ -152,14 +152,14 @@ def test_other_errors_are_no_matter_of_memory() -> None:
         assert not is_out_of_memory(error)
 
 
-def test_what_the_system_refuses_names_the_file() -> None:
+def test_a_system_error_names_the_file() -> None:
     error = OSError(28, "No space left on device", "/disk/overlay.mp4")
     result = runner.invoke(raising(error), ["act"])
     assert result.exit_code == 1
     assert result.stderr == "error: /disk/overlay.mp4: No space left on device\n"
 
 
-def test_a_failure_tells_what_there_is_nevertheless() -> None:
+def test_a_failure_prints_its_notes() -> None:
     for error in (VistoolError("it failed", hint="do that"), OSError(28, "it failed")):
         error.add_note("3 frames are in here")
         lines = runner.invoke(raising(error), ["act"]).stderr.splitlines()
@@ -191,10 +191,10 @@ def test_wrong_options_end_with_2_and_point_to_the_help(
     error, hint = result.stderr.splitlines()
     assert error.startswith("error: ")
     assert message in error
-    assert hint == f"hint: {help_of} --help shows what there is"
+    assert hint == f"hint: {help_of} --help lists commands and options"
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     script = (
         "import typer; from vistool.cli.app import Commands\n"
         "app = typer.Typer(cls=Commands)\n"
@@ -242,7 +242,7 @@ def write_weights(path: Path, **metadata: str) -> Path:
     return path
 
 
-def test_weights_list_shows_what_is_at_hand() -> None:
+def test_weights_list_shows_the_shipped_weights() -> None:
     listed = json.loads(runner.invoke(app, ["weights", "list", "--json"]).stdout)
     assert [row["name"] for row in listed] == [path.stem for path in available_weights()]
 
@@ -287,7 +287,7 @@ def test_weights_show_prints_all_of_the_header_and_the_checksum(tmp_path: Path) 
     assert facts["metadata"] == {"license": "CC0", "training_data": "my cats"}
 
 
-def test_a_header_cannot_command_the_terminal(tmp_path: Path) -> None:
+def test_a_header_cannot_control_the_terminal(tmp_path: Path) -> None:
     path = write_weights(tmp_path / "w.safetensors", license="\x1b[2Jfree")
     assert "\x1b" not in runner.invoke(app, ["weights", "show", str(path)]).stdout
 
@@ -295,7 +295,7 @@ def test_a_header_cannot_command_the_terminal(tmp_path: Path) -> None:
 # Progress
 
 
-def test_progress_is_lines_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_plain_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with console.progress(pause=0.0) as show:
         show("segmenting", 1, 40)
         show("segmenting", 20, 40)
@@ -309,7 +309,7 @@ def test_progress_is_lines_off_a_terminal(capsys: pytest.CaptureFixture[str]) ->
     assert third == "drawing: 1 frames"
 
 
-def test_progress_says_nothing_when_quiet_or_when_all_is_done_at_once(
+def test_progress_is_silent_when_quiet_or_done_at_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with console.progress(pause=600.0) as show:
@@ -319,7 +319,7 @@ def test_progress_says_nothing_when_quiet_or_when_all_is_done_at_once(
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_bar_is_shown_on_a_terminal_and_leaves_nothing_behind(
+def test_a_bar_is_shown_on_a_terminal_and_removed_at_the_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")

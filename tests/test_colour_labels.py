@@ -126,3 +126,24 @@ def test_mots_takes_no_colours(tmp_path: Path) -> None:
     save(tmp_path / "instances" / "0001" / "000000.png", [(PINK, 2)])
     with pytest.raises(DataError, match=r"000000\.png: a colour picture"):
         read_dataset(tmp_path)
+
+
+def test_palettes_in_another_order_are_an_error(tmp_path: Path) -> None:
+    """Some programs sort the palette of every picture anew, so an id is another object in each."""
+    davis(tmp_path, [[(GREEN, 2)]] * 2)
+    places = tmp_path / "Annotations" / "480p" / "run"
+    for t, order in enumerate(((GREEN, YELLOW), (YELLOW, GREEN))):
+        image = Image.fromarray((square(2) * 1 + square(20) * 2).astype(np.uint8))
+        image.putpalette([0, 0, 0, *order[0], *order[1]])
+        image.save(places / f"{t:05}.png")
+    with pytest.raises(DataError, match=r"00001\.png: its palette has #808000 as id 1"):
+        read_dataset(tmp_path)
+
+
+def test_a_palette_may_be_any_and_grey(tmp_path: Path) -> None:
+    davis(tmp_path, [[(GREEN, 2)]] * 2)
+    for t, colours in enumerate(([0] * 768, [9, 9, 9, *PINK, *TEAL])):
+        image = Image.fromarray((square(2) * 1 + square(20) * 2).astype(np.uint8))
+        image.putpalette(colours)
+        image.save(tmp_path / "Annotations" / "480p" / "run" / f"{t:05}.png")
+    assert_squares(masks_of(tmp_path), [[2, 2], [20, 20]])

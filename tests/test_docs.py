@@ -1,4 +1,4 @@
-"""The pages people read name what is there: commands, folders, files, Python names."""
+"""The documentation names commands, folders, files and Python names that exist."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def test_every_folder_has_a_line_in_the_architecture(name: str) -> None:
     assert re.search(rf"^  {name}/ ", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
 
 
-def test_the_architecture_names_no_folder_that_is_not_there() -> None:
+def test_every_folder_in_the_architecture_exists() -> None:
     drawn = re.findall(r"^  (\w+)/ ", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
     assert sorted(drawn) == folders()
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_linked_files_are_there(page: str) -> None:
+def test_linked_files_exist(page: str) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text())
     assert [link for link in links if not (ROOT / link).exists()] == []
 
@@ -78,7 +78,7 @@ PUBLIC = [name for name in vistool.__all__ if name != "__version__"]
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_has_an_example(name: str) -> None:
-    """That doctest runs."""
+    """Doctest runs these examples."""
     assert ">>> " in (getattr(vistool, name).__doc__ or "")
 
 

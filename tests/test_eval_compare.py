@@ -1,4 +1,4 @@
-"""Two results compared: the bootstrap redraws every number exactly, and tells noise from more."""
+"""Comparing two results: bootstrap samples are scored exactly; noise is not significant."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FRAMES = 2
 
 
 def videos_of(seed: int, count: int) -> list[VideoOverlaps]:
-    """Rectangles on small videos, and guesses near them; no two scores are equal."""
+    """Rectangles on small videos, and predictions near them; no two scores are equal."""
     rng = np.random.default_rng(seed)
     scores = rng.permutation(np.linspace(0.05, 0.95, 8 * count)).tolist()
 
@@ -76,13 +76,13 @@ def measure_of(videos: list[VideoOverlaps]) -> Measure:
 
 
 def copies(videos: list[VideoOverlaps], drawn: np.ndarray) -> list[VideoOverlaps]:
-    """The set in which every video stands as often as it was drawn."""
+    """The data set that contains every video as often as it was drawn."""
     return [video for video, times in zip(videos, drawn, strict=True) for _ in range(times)]
 
 
 @settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(2, 5), st.data())
-def test_a_sample_scores_as_the_set_in_which_its_videos_stand_repeatedly(
+def test_a_sample_scores_as_the_set_with_repeated_videos(
     seed: int, count: int, data: st.DataObject
 ) -> None:
     videos = videos_of(seed, count)
@@ -102,7 +102,7 @@ def test_a_sample_scores_as_the_set_in_which_its_videos_stand_repeatedly(
     assert {n: v[0] for n, v in davis.items()} == pytest.approx({n: summary[n] for n in davis})
 
 
-def test_all_samples_at_once_are_the_samples_one_by_one() -> None:
+def test_all_samples_together_give_the_scores_of_single_samples() -> None:
     measure = measure_of(videos_of(3, 6))
     drawn = np.random.default_rng(0).multinomial(6, [1 / 6] * 6, size=20)
     together = measure(drawn)
@@ -112,7 +112,7 @@ def test_all_samples_at_once_are_the_samples_one_by_one() -> None:
 
 
 def by_value(values: list[float]) -> Measure:
-    """A measure that is the mean of one number a video."""
+    """A measure that is the mean of one value per video."""
 
     def measure(drawn: np.ndarray) -> dict[str, np.ndarray]:
         return {"AP": drawn @ np.array(values) / drawn.sum(axis=1)}
@@ -120,7 +120,7 @@ def by_value(values: list[float]) -> Measure:
     return measure
 
 
-def test_a_gain_on_every_video_is_more_than_chance_however_much_videos_differ() -> None:
+def test_a_gain_on_every_video_is_significant_however_much_videos_differ() -> None:
     quality = np.random.default_rng(0).random(30)
     (gain,) = paired_bootstrap(
         by_value(list(quality)), by_value(list(quality + 0.01)), 30, samples=2000
@@ -131,7 +131,7 @@ def test_a_gain_on_every_video_is_more_than_chance_however_much_videos_differ() 
     assert gain.p < 0.01
 
 
-def test_a_gain_on_some_videos_and_a_loss_on_as_many_is_chance() -> None:
+def test_a_gain_on_some_videos_and_a_loss_on_as_many_is_not_significant() -> None:
     better = [0.6] * 10 + [0.4] * 9
     worse = [0.4] * 10 + [0.6] * 9
     (found,) = paired_bootstrap(by_value(worse), by_value(better), 19, samples=2000)
@@ -155,7 +155,7 @@ def test_a_seed_gives_the_same_answer_and_another_seed_nearly_the_same() -> None
     assert first[0].low == pytest.approx(other[0].low, abs=0.05)
 
 
-def test_what_cannot_be_measured_is_left_out() -> None:
+def test_scores_without_labels_are_left_out() -> None:
     videos = videos_of(5, 4)
     names = [
         d.name for d in paired_bootstrap(measure_of(videos), measure_of(videos), 4, samples=2000)

@@ -1,4 +1,4 @@
-"""`vistool eval -m`: a model runs over a set, in pieces if need be, and is scored by classes."""
+"""`vistool eval -m`: a model is run on a data set, resumably, and scored by classes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs go to a folder below the current one."""
+    """Runs are saved below the working directory."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -56,7 +56,7 @@ RUN = Path("runs/eval/data-set-made")
 # Running
 
 
-def test_a_run_leaves_predictions_with_the_sets_ids_and_the_numbers(
+def test_a_run_writes_predictions_with_the_sets_ids_and_the_scores(
     tmp_path: Path, weights: Path
 ) -> None:
     truth = make_set(tmp_path / "data", frames=True)
@@ -74,18 +74,20 @@ def test_a_run_leaves_predictions_with_the_sets_ids_and_the_numbers(
         (30, 5),
     }
     assert json.loads((RUN / "metrics.json").read_text()) == content
-    again = vistool(truth, "-p", RUN, "--json")  # the folder is as good as the file in it
+    again = vistool(truth, "-p", RUN, "--json")  # the folder may be given instead of the file
     assert json.loads(again.stdout)["ytvis"] == content["ytvis"]
 
 
-def test_from_python_a_model_is_run_and_goes_on_where_it_stopped(
+def test_python_runs_a_model_and_resumes(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     truth = make_set(tmp_path / "data", frames=True)
     found = vis.evaluate(truth, model=vis.load_model(str(weights)))
     assert found.failed == {}
-    assert not (RUN / "metrics.json").exists()  # nobody asked for a report
-    monkeypatch.setattr(predict_dataset, "predict_opened", None)  # whoever runs it again fails
+    assert not (RUN / "metrics.json").exists()  # Python writes no report by itself
+    monkeypatch.setattr(
+        predict_dataset, "predict_opened", None
+    )  # running the model again would fail
     assert vis.evaluate(truth, model=weights).ytvis == found.ytvis
     printed = json.loads(vistool(truth, "-m", weights, "--json").stdout)
     assert printed["ytvis"]["AP"] == found.ytvis.AP
@@ -130,7 +132,9 @@ def test_one_video_that_fails_does_not_lose_the_others(tmp_path: Path, weights: 
     content = json.loads(done.stdout)
     assert content["counts"]["videos"] == 2
     assert list(content["inputs"]["failed_videos"]) == ["20"]
-    saved = vistool(truth, "-p", RUN, "--json")  # nor is it held against the saved predictions
+    saved = vistool(
+        truth, "-p", RUN, "--json"
+    )  # it does not count against the saved predictions either
     assert saved.exit_code == 6
     assert json.loads(saved.stdout)["ytvis"] == content["ytvis"]
     compared = vistool(truth, "--compare", RUN, RUN / "results.json", "--json")
@@ -141,7 +145,9 @@ def test_one_video_that_fails_does_not_lose_the_others(tmp_path: Path, weights: 
     assert json.loads(mended.stdout)["counts"]["videos"] == 3
 
 
-def test_other_numbers_of_a_run_do_not_replace_its_own(tmp_path: Path, weights: Path) -> None:
+def test_scores_at_another_confidence_do_not_replace_those_of_the_run(
+    tmp_path: Path, weights: Path
+) -> None:
     truth = make_set(tmp_path / "data", frames=True)
     assert vistool(truth, "-m", weights).exit_code == 0
     before = {name: (RUN / name).read_bytes() for name in ("metrics.json", "report.html")}
@@ -210,7 +216,7 @@ def test_a_davis_folder_is_run_whatever_the_models_classes(tmp_path: Path, weigh
 
 
 @pytest.mark.slow
-def test_several_processes_find_what_one_finds(tmp_path: Path, weights: Path) -> None:
+def test_several_processes_give_the_results_of_one(tmp_path: Path, weights: Path) -> None:
     truth = make_set(tmp_path / "data", frames=True)
     alone = json.loads(vistool(truth, "-m", weights, "--json", "-o", "one").stdout)
     together = vistool(truth, "-m", weights, "--json", "-o", "two", "--workers", "2")
@@ -239,7 +245,7 @@ def test_processes_under_torchrun_share_the_videos(tmp_path: Path, weights: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_in_the_midst_of_processes_leaves_what_is_done_and_nothing_else(
+def test_a_signal_to_running_processes_keeps_only_complete_videos(
     tmp_path: Path, weights: Path, start: Start, number: signal.Signals
 ) -> None:
     truth = make_set(tmp_path / "data", lengths=(3, *(30,) * 5), frames=True)
@@ -260,7 +266,7 @@ def test_a_signal_in_the_midst_of_processes_leaves_what_is_done_and_nothing_else
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_is_told_in_one_line_and_loses_nothing_that_is_done(
+def test_a_dead_process_is_reported_in_one_line_and_complete_videos_are_kept(
     tmp_path: Path, weights: Path, start: Start
 ) -> None:
     truth = make_set(tmp_path / "data", lengths=(3, *(30,) * 5), frames=True)
@@ -277,10 +283,10 @@ def test_a_process_that_dies_is_told_in_one_line_and_loses_nothing_that_is_done(
     assert list(done.glob("*/meta.json"))
 
 
-def test_a_repetition_is_written_once(
+def test_a_repeated_result_is_written_once(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two queries may say the very same; a server would refuse it."""
+    """Two queries may predict exactly the same; a server would refuse that."""
     truth = make_set(tmp_path / "data", lengths=(2,), frames=True)
     real = iterate_results
 
@@ -309,7 +315,7 @@ def categories(*names: str) -> list[Category]:
     return [Category(id=10 + i, name=name) for i, name in enumerate(names)]
 
 
-def test_classes_meet_categories_by_name_however_it_is_written() -> None:
+def test_classes_match_categories_by_name_however_it_is_spelled() -> None:
     matched = matched_classes(header(("Giant_Panda", "ox")), categories("cat", "giant panda"))
     assert [(m.name, m.category_ids) for m in matched] == [("Giant_Panda", (11,)), ("ox", ())]
 
@@ -332,7 +338,7 @@ def test_where_objects_have_no_category_every_class_stands_for_them() -> None:
 def test_a_model_of_a_sets_own_classes_is_scored_on_the_categories_it_was_trained_on(
     names: list[str],
 ) -> None:
-    """Those of one name, which training takes for one class; no others, however alike."""
+    """Categories with the same name, which training merges; no others, however similar."""
     classes = dict.fromkeys(names)
     matched = matched_classes(
         header(tuple(classes), {name: [name] for name in classes}), categories(*names)
@@ -341,12 +347,12 @@ def test_a_model_of_a_sets_own_classes_is_scored_on_the_categories_it_was_traine
     assert {m.name: m.category_ids for m in matched} == trained
 
 
-def test_a_name_written_otherwise_is_met_where_its_own_is_not_there() -> None:
+def test_a_similar_name_is_matched_if_the_exact_one_is_missing() -> None:
     matched = matched_classes(header(("car", "Bus")), categories("Car", "car", "BUS", "bus"))
     assert [m.category_ids for m in matched] == [(11,), (12, 13)]
 
 
-def test_classes_that_meet_nothing_or_the_same_are_refused() -> None:
+def test_classes_that_match_nothing_or_the_same_are_refused() -> None:
     with pytest.raises(DataError, match="none of the model's classes is a category") as caught:
         matched_classes(header(("ox",)), categories("cat", "dog"))
     assert caught.value.hint == "categories of the set: cat, dog"
@@ -356,7 +362,7 @@ def test_classes_that_meet_nothing_or_the_same_are_refused() -> None:
 
 
 def test_merged_categories_are_scored_as_one_and_others_are_left_out(tmp_path: Path) -> None:
-    """A run folder says what its classes stand for, so the numbers are those of the run."""
+    """A run folder lists the categories of its classes, so the scores are those of the run."""
     path = make_set(tmp_path / "data")
     content = json.loads(path.read_text())
     content["categories"] += [{"id": 9, "name": "wolf"}, {"id": 2, "name": "axe"}]
@@ -395,4 +401,4 @@ def test_merged_categories_are_scored_as_one_and_others_are_left_out(tmp_path: P
     write(truth, {**content, "info": "another state of the set"})
     done = vistool(truth, "-p", folder, "--json")
     assert json.loads(done.stdout)["counts"]["categories"] == 4
-    assert "another state of the data set" in done.stderr
+    assert "different version of the data set" in done.stderr

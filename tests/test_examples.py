@@ -1,4 +1,4 @@
-"""The scripts and the notebook in examples/ run, on a made-up video and an untrained model."""
+"""The scripts and the notebook in examples/ run, on a synthetic video and an untrained model."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_examples_use_public_names_only(path: Path) -> None:
 
 def test_the_notebook_runs(tmp_path: Path, video: Path, weights: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
-    assert not any(cell.get("outputs") for cell in notebook.cells)  # it is stored without
+    assert not any(cell.get("outputs") for cell in notebook.cells)  # it is stored without outputs
     settings = next(cell for cell in notebook.cells if cell.source.startswith("SOURCE"))
     settings.source = f"SOURCE, MODEL = {str(video)!r}, {str(weights)!r}"
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute(

@@ -1,4 +1,4 @@
-"""The IFC model against the published one's recorded numbers, and what must hold for any input."""
+"""The IFC model: recorded outputs of the published code, and properties for any input."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from vistool.models.checkpoints.files import load_exactly
 from vistool.models.checkpoints.names import IFC_NAMES
 from vistool.models.ifc import IFC
 
-# Sums are taken in another order than by the published code, whose own float32 lies from its
-# float64 up to 9e-5 (small), 6.2e-4 (R50) and 1.4e-3 (R101); ten times that would be fair.
+# The published code sums in another order. Its float32 differs from its float64 by up to 9e-5
+# (small), 6.2e-4 (R50) and 1.4e-3 (R101); a tolerance of ten times that would be justified.
 SMALL = 2e-4
 FULL = {"full_r50_T5": 4e-3, "full_r101_T3": 8e-3}
 
@@ -119,7 +119,7 @@ def test_full_ifc_gives_the_recorded_outputs(
     model = build_model(
         IFCConfig(class_names=tuple(f"class{k}" for k in range(40)), backbone=backbone)
     )
-    # The published count holds the backbone's frozen parameters, and no norm's buffers.
+    # The published count includes frozen parameters of the backbone, but no buffers of norms.
     assert sum(p.numel() for p in model.parameters()) == meta["params"]
     weights = formula_weights(published_shapes(section), config["seed"], config["stem_scale"])
     load_exactly(model, in_our_names(weights, IFC_NAMES), where=name)

@@ -189,7 +189,7 @@ def test_a_stack_is_a_source_and_a_single_picture_is_none(tmp_path: Path) -> Non
     assert expand_sources([str(stacks[1])]) == [stacks[1]]
     assert expand_sources([str(folder)]) == stacks
     assert expand_sources([str(folder / "*.tif")]) == stacks
-    with pytest.raises(DataError, match="a single picture is no video"):
+    with pytest.raises(DataError, match="a single picture is not a video"):
         expand_sources([str(single)])
     Image.fromarray(GREY[0]).save(folder / "3.tif")
     with pytest.raises(DataError, match="holds 1 images and 2 videos"):

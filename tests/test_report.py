@@ -1,4 +1,4 @@
-"""The report: one page that is whole, safe and quiet, and files that say the same."""
+"""The report: a complete, safe page without requests, and files with the same content."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def written(path: Path, content: Evaluation) -> str:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Pictures of one colour, in a folder whose name needs quoting."""
+    """Frames of one colour, in a folder whose name needs quoting in links."""
     folder = tmp_path / "data set #1"
     folder.mkdir()
     for t in range(LENGTH):
@@ -99,7 +99,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> str:
     return written(tmp_path_factory.mktemp("out") / "new" / "report.html", report())
 
 
-def test_the_page_holds_every_part_and_asks_for_nothing(html: str) -> None:
+def test_the_page_has_every_part_and_requests_nothing(html: str) -> None:
     sections = re.findall(r'<section id="(\w+)"', html)
     assert sections == [
         *("overview", "why", "tables", "curves", "confusion", "calibration"),
@@ -120,7 +120,7 @@ def test_every_link_leads_to_a_place_on_the_page(html: str) -> None:
     assert {"track-1", "false-1"} <= set(links)
 
 
-def test_names_from_outside_stay_text(tmp_path: Path) -> None:
+def test_names_from_files_stay_text(tmp_path: Path) -> None:
     html = written(tmp_path / "report.html", report(name=EVIL))
     assert "<script>alert" not in html
     assert "&lt;script&gt;alert" in html
@@ -142,7 +142,7 @@ def test_strips_show_the_pictures_and_link_to_them(tmp_path: Path, pictures: Pat
 
 def test_strips_are_grey_where_pictures_cannot_be_read(tmp_path: Path) -> None:
     for t in range(0, LENGTH, 2):
-        (tmp_path / f"{t}.png").write_bytes(b"no picture")  # and the others are not there
+        (tmp_path / f"{t}.png").write_bytes(b"no picture")  # and the other files are missing
     html = written(tmp_path / "report.html", report(tmp_path))
     assert 'id="track-1"' in html
 
@@ -161,7 +161,7 @@ def test_a_table_shows_numbers_links_and_gaps() -> None:
     assert '<td><a href="#x">there</a></td>' in html
 
 
-def test_pictures_have_words_for_those_who_do_not_see_them() -> None:
+def test_pictures_have_alternative_texts() -> None:
     picture = Picture(b"123", "image/png", 'a "red" square', anchor="here")
     html = render_page(Page("title", [Section("x", "X", [picture])]))
     assert '<figure id="here">' in html
@@ -177,7 +177,7 @@ def test_a_strip_tints_the_prediction_and_outlines_the_truth() -> None:
     image = cv2.imdecode(np.frombuffer(strip, np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
     assert image.shape == (150, 2 * 200 + 4, 3)
-    assert image[50, 50].max() < 40  # inside the truth, which is only outlined
+    assert image[50, 50].max() < 40  # inside the labelled track, which is only outlined
     assert image[20:23, 30:70].max() > 150
     assert np.ptp(image[107, 155].astype(int)) > 40  # a colour, not a grey
 
@@ -191,7 +191,7 @@ def test_strips_choose_few_frames_from_the_first_to_the_last() -> None:
     assert chosen_frames(present[:5], 6) == []
 
 
-def test_files_for_machines_say_what_the_diagnosis_says(tmp_path: Path) -> None:
+def test_data_files_have_the_content_of_the_diagnosis(tmp_path: Path) -> None:
     content = report()
     files = {path.name: path for path in write_diagnosis(tmp_path, content)}
     stored = json.loads(files["diagnosis.json"].read_text())
@@ -231,13 +231,13 @@ def test_every_chart_is_a_png_file_as_well(tmp_path: Path) -> None:
 
 def test_the_text_names_the_costliest_kind_first() -> None:
     text = table(report(name="line\nbreak\x1b[31m"))
-    lines = text[text.index("if mended") :].splitlines()
+    lines = text[text.index("if corrected") :].splitlines()
     gains = [float(line.split()[-3]) for line in lines[1:9]]
     assert gains == sorted(gains, reverse=True)
     assert any(line.startswith("line?break?[31m 2") for line in lines)
 
 
-def test_a_report_of_nothing_is_a_page_as_well(tmp_path: Path) -> None:
+def test_a_report_without_videos_is_written(tmp_path: Path) -> None:
     empty = report(failed=dict.fromkeys(TRUTH, "no frames"))
     html = written(tmp_path / "report.html", empty)
     assert "Every labelled track was found." in html
@@ -255,7 +255,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.mark.slow
-def test_a_browser_shows_the_page_without_complaint_or_request(
+def test_a_browser_shows_the_page_without_errors_or_requests(
     browser: Browser, tmp_path: Path, pictures: Path
 ) -> None:
     path = tmp_path / "report.html"
@@ -269,10 +269,8 @@ def test_a_browser_shows_the_page_without_complaint_or_request(
 
 
 @pytest.mark.slow
-def test_a_browser_is_forbidden_what_the_page_did_not_bring(
-    browser: Browser, tmp_path: Path
-) -> None:
-    """The check above can fail: a foreign script and picture are noticed, and refused."""
+def test_the_browser_blocks_external_content(browser: Browser, tmp_path: Path) -> None:
+    """The check above can fail: an external script and picture are detected and blocked."""
     path = tmp_path / "report.html"
     html = written(path, report())
     foreign = "<script>document.title = 'changed'</script><img src='http://127.0.0.1:9/x.png'>"

@@ -70,7 +70,7 @@ def test_another_stream_is_read_when_asked_for(several: Several) -> None:
 
 @pytest.mark.parametrize("number", [0, 4])
 def test_a_stream_that_is_no_picture_is_refused(number: int, several: Several) -> None:
-    with pytest.raises(UsageError, match=f"stream {number} is no video") as failure:
+    with pytest.raises(UsageError, match=f"stream {number} is not a video") as failure:
         open_video(several("mkv"), stream=number)
     assert failure.value.hint == "its video streams: 1 (96x64), 2 (160x120), 3 (128x96)"
 
@@ -107,4 +107,4 @@ def test_predict_takes_the_stream_that_is_asked_for_and_render_the_same(
     assert read_meta(run / "meta.json").stream == 2
     wrong = vistool(*common, "--stream", "0")
     assert wrong.exit_code == 2
-    assert "stream 0 is no video" in wrong.stderr
+    assert "stream 0 is not a video" in wrong.stderr

@@ -235,7 +235,7 @@ def test_in_a_region_its_class_is_not_penalised_and_pixels_do_not_count() -> Non
 
 
 def clips_to_train_on() -> tuple[Tensor, list[ClipTarget]]:
-    """Two clips, with two instances and one; not everything in the second is labelled."""
+    """Two clips, with two instances and one; the second is labelled in part."""
     pixels = torch.randn(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     masks = torch.zeros(3, 3, 64, 64, dtype=torch.bool)
     masks[0, :, :20, :30], masks[1, 1:, 30:, 30:], masks[2, 0, 10:50, :20] = True, True, True
@@ -323,7 +323,7 @@ def test_a_box_is_the_smallest_around_its_mask(data: st.DataObject) -> None:
 
 
 def _naive(a: list[float], b: list[float]) -> dict[str, Any]:
-    """Overlaps counted on a fine grid of points."""
+    """Box overlaps, counted on a fine grid of points."""
     points = (torch.arange(400) + 0.5) / 400 * 2 - 0.5
     y, x = torch.meshgrid(points, points, indexing="ij")
 

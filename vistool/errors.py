@@ -1,4 +1,4 @@
-"""What can go wrong, in words for the user: every expected failure is a VistoolError."""
+"""The errors that vistool reports to the user; every expected failure is a VistoolError."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self
 
 
 class VistoolError(Exception):
-    """A failure the user can do something about; printed as an `error:` and a `hint:` line.
+    """A failure that the user can correct; printed as an `error:` line and a `hint:` line.
 
     >>> try:
     ...     vistool.predict("missing.mp4", model=model)
@@ -18,8 +18,8 @@ class VistoolError(Exception):
     missing.mp4: no such file or folder
 
     Args:
-        message: what, where and the number, in one line.
-        hint: the way out, in one line; may be empty.
+        message: the problem with its place and value, in one line.
+        hint: how to correct it, in one line; may be empty.
     """
 
     exit_code = 1
@@ -30,19 +30,19 @@ class VistoolError(Exception):
 
     @staticmethod
     def of_system(error: OSError) -> VistoolError:
-        """What the system refused, and its notes: the file comes first, if it is known."""
+        """An OSError as a VistoolError with its notes; the file, if known, comes first."""
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         return VistoolError(f"{where}{error.strerror or error}").with_notes_of(error)
 
     def with_notes_of(self, error: BaseException) -> Self:
-        """This failure, with what was noted on the error that it tells."""
+        """This error with the notes of the error that caused it."""
         for note in getattr(error, "__notes__", ()):
             self.add_note(note)
         return self
 
 
 class UsageError(VistoolError):
-    """Options that do not exist or do not go together."""
+    """Options that do not exist or contradict each other."""
 
     exit_code = 2
 
@@ -54,36 +54,36 @@ class DataError(VistoolError):
 
 
 class WeightsError(VistoolError):
-    """Weights that are missing, damaged, or made for another architecture."""
+    """Weights that are missing, damaged, or of another architecture."""
 
     exit_code = 4
 
 
 class OutOfMemoryError(VistoolError):
-    """Something did not fit in memory; the hint names what would need less."""
+    """The memory was not large enough; the hint names settings that need less."""
 
     exit_code = 5
 
 
 class PartialFailureError(VistoolError):
-    """Some of several sources failed, or are incomplete; the others are done and on disk."""
+    """Some of several sources failed or are incomplete; the results of the others are on disk."""
 
     exit_code = 6
 
 
 class IncompleteSourceError(VistoolError):
-    """What there is of a source is done and on disk, but frames of it are missing."""
+    """A source lacks frames; the results of its other frames are on disk."""
 
     exit_code = 7
 
 
 def visible(text: str) -> str:
-    """One line of text from a file, without what could command the terminal that shows it."""
+    """Text from a file with control characters replaced by `?`, safe to print on a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def first_few(items: Iterable[object], most: int, note: str = "") -> list[str]:
-    """Some of many things in words: the first `most`, and then the number of the others.
+    """The first `most` items as text, then the number of the others, with `note` after it.
 
     >>> ", ".join(first_few(["cat", "dog", "horse", "cow"], 2))
     'cat, dog, ... and 2 more'
@@ -93,7 +93,7 @@ def first_few(items: Iterable[object], most: int, note: str = "") -> list[str]:
     return words[:most] + more
 
 
-# How libraries say it that have no exception of their own for it: torch, OpenCV, and C++.
+# Messages of libraries that have no exception class for lack of memory: torch, OpenCV and C++.
 MEMORY_WORDS = (
     *("DefaultCPUAllocator", "CUDA out of memory", "not enough memory", "std::bad_alloc"),
     *("Insufficient memory", "Cannot allocate memory", "Failed to allocate"),
@@ -102,7 +102,7 @@ MEMORY_WORDS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on any device and in any library."""
+    """Whether the memory was exhausted, on any device and in any library."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, VistoolError):

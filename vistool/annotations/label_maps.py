@@ -1,9 +1,9 @@
-"""Pictures whose pixels are the ids of objects: what DAVIS and MOTS keep their masks in."""
+"""Label pictures, whose pixels are object ids, as used by DAVIS and MOTS."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -25,14 +25,15 @@ MAX_RUNS = 1 << 22  # along the columns of a picture
 
 @dataclass(frozen=True, slots=True)
 class LabelPicture:
-    """The objects in one picture of labels."""
+    """The objects in one label picture."""
 
     size: Size
-    masks: dict[int, RLE]  # by id, rising; of a colour picture by colour, as they first appear
-    is_colour: bool = False  # its numbers are colours, red * 2**16 + green * 2**8 + blue
+    masks: dict[int, RLE]  # by increasing id; in a colour picture by colour, in order of appearance
+    is_colour: bool = False  # keys of `masks` are colours, red * 2**16 + green * 2**8 + blue
+    palette: Mapping[int, int] = field(default_factory=dict)  # id -> colour, if there is a palette
 
     def masks_by(self, ids: Mapping[int, int]) -> dict[int, RLE]:
-        """The masks by id. ids: of colours; what has none is left out."""
+        """The masks by id. Args: ids: by colour; colours without an id are left out."""
         if not self.is_colour:
             return self.masks
         return {ids[colour]: mask for colour, mask in self.masks.items() if colour in ids}
@@ -41,7 +42,7 @@ class LabelPicture:
 def read_label_picture(path: Path) -> LabelPicture:
     """The masks in a picture of palette indices, grey values of 8 or 16 bits, or colours.
 
-    Black is no object. Transparency is ignored. Raises: DataError, also for more than 255 colours.
+    Black is background. Transparency is ignored. Raises: DataError, also for more than 255 colours.
     """
     with open_picture(path) as image:
         is_colour = image.mode not in INDEXED
@@ -52,28 +53,33 @@ def read_label_picture(path: Path) -> LabelPicture:
             labels = red << 16 | green << 8 | blue
         else:
             labels = np.asarray(image)
+        colours = image.getpalette("RGB") if image.mode == "P" else None
     ids, first = np.unique(labels, return_index=True)
     if is_colour:
         ids = ids[np.argsort(first)]
         _refuse_too_many(int(np.count_nonzero(ids)), path)
     runs = np.count_nonzero(labels[1:] != labels[:-1])
-    if runs > MAX_RUNS:  # their codes would take far more memory than the picture
+    if runs > MAX_RUNS:  # their codes would need far more memory than the picture
         raise DataError(f"{path}: {runs} runs of one id: noise, not labels")
     masks = masks_of(labels)
     ordered = {id_: masks[id_] for id_ in ids.tolist() if id_ in masks}
-    return LabelPicture(Size(*labels.shape), ordered, is_colour)
+    codes = dict(enumerate(_codes(colours or [])))
+    shown = {id_: codes[id_] for id_ in ordered if id_ in codes}
+    return LabelPicture(Size(*labels.shape), ordered, is_colour, shown)
 
 
 def ids_of_colours(pictures: Iterable[tuple[Path, LabelPicture]]) -> dict[int, int]:
-    """What the colours of a sequence mean, over all its pictures.
+    """The id of every colour in the pictures of a sequence.
 
-    Colours of the DAVIS palette mean their place in it, grey ones their brightness, as in a grey
-    picture; any others are numbered from 1 as they first appear.
+    Colours of the DAVIS palette have their index in it, grey values their brightness. Otherwise,
+    colours are numbered from 1 in order of appearance.
 
-    Raises: DataError with the file for more than 255 colours, or for colours of one's own beside
-        pictures of ids.
+    Raises: DataError with the file for more than 255 colours, if some pictures have other colours
+        and some have ids, or for a palette in another order than that of an earlier picture.
     """
-    first: dict[int, Path] = {}  # by colour: where it appears
+    pictures = list(pictures)
+    _refuse_other_order(pictures)
+    first: dict[int, Path] = {}  # by colour: the first file that has it
     of_ids = None
     for path, picture in pictures:
         if picture.is_colour:
@@ -82,7 +88,7 @@ def ids_of_colours(pictures: Iterable[tuple[Path, LabelPicture]]) -> dict[int, i
             _refuse_too_many(len(first), path)
         elif picture.masks:
             of_ids = path
-    known = {code: id_ for id_, code in reversed(list(enumerate(_palette_codes())))}
+    known = {code: id_ for id_, code in reversed(list(enumerate(_codes(palette()))))}
     if first.keys() <= known.keys():
         return {colour: known[colour] for colour in first}
     if all(colour % 0x010101 == 0 for colour in first):
@@ -91,7 +97,7 @@ def ids_of_colours(pictures: Iterable[tuple[Path, LabelPicture]]) -> dict[int, i
         own = next(colour for colour in first if colour not in known)
         raise DataError(
             f"{first[own]}: has colours as #{own:06x}, but {of_ids.name} has ids; "
-            "a sequence has one or the other"
+            "all pictures of a sequence must have the same form"
         )
     return {colour: id_ for id_, colour in enumerate(first, start=1)}
 
@@ -99,13 +105,13 @@ def ids_of_colours(pictures: Iterable[tuple[Path, LabelPicture]]) -> dict[int, i
 def _refuse_too_many(colours: int, path: Path) -> None:
     if colours > MOST_COLOURS:
         raise DataError(
-            f"{path}: more than {MOST_COLOURS} colours up to here; labels have one per object, "
-            "as PNG without smooth edges, never as JPEG"
+            f"{path}: more than {MOST_COLOURS} colours up to here; labels must have one colour per "
+            "object, as PNG without smooth edges, not as JPEG"
         )
 
 
 def palette() -> list[int]:
-    """[768] red, green, blue of 256 ids: the bits of an id spread over the channels, as in VOC."""
+    """[768]: red, green and blue of each of the 256 ids; the colours are those of PASCAL VOC."""
     colours = []
     for id_ in range(256):
         for channel in range(3):
@@ -114,15 +120,29 @@ def palette() -> list[int]:
     return colours
 
 
-def _palette_codes() -> list[int]:
-    colours = palette()
+def _refuse_other_order(pictures: Iterable[tuple[Path, LabelPicture]]) -> None:
+    """Raises: DataError if a colour is one id here and another there, as of optimised palettes."""
+    known: dict[int, tuple[int, Path]] = {}  # by colour
+    for path, picture in pictures:
+        codes = list(picture.palette.values())
+        for id_, code in picture.palette.items():
+            earlier, where = known.setdefault(code, (id_, path))
+            if earlier != id_ and codes.count(code) == 1:
+                raise DataError(
+                    f"{path}: its palette has #{code:06x} as id {id_}, that of {where.name} as id "
+                    f"{earlier}; label pictures of a sequence have one palette, or are in colour"
+                )
+
+
+def _codes(colours: Sequence[int]) -> list[int]:
+    """Red, green, blue, red... as one number for each colour."""
     return [
         colours[i] << 16 | colours[i + 1] << 8 | colours[i + 2] for i in range(0, len(colours), 3)
     ]
 
 
 def write_label_map(path: Path, labels: np.ndarray, palette: Sequence[int] | None = None) -> None:
-    """Write ids as PNG: with a palette as its indices, up to 255; without as 16-bit grey."""
+    """Write ids as PNG: as palette indices (up to 255), or without a palette as 16-bit grey."""
     image = Image.fromarray(labels.astype(np.uint16 if palette is None else np.uint8))
     if palette is not None:
         image.putpalette(palette)
@@ -131,7 +151,7 @@ def write_label_map(path: Path, labels: np.ndarray, palette: Sequence[int] | Non
 
 
 def masks_of(labels: np.ndarray) -> dict[int, RLE]:
-    """The mask of every id but 0. Work and memory go with pixels and runs, however many ids."""
+    """The mask of every id except 0; time and memory do not depend on the number of ids."""
     column_by_column = labels.ravel(order="F")
     changes = np.flatnonzero(column_by_column[1:] != column_by_column[:-1]) + 1
     edges = np.concatenate([[0], changes, [column_by_column.size]])
@@ -147,7 +167,7 @@ def masks_of(labels: np.ndarray) -> dict[int, RLE]:
 
 
 def label_picture_or_reason(path: Path) -> LabelPicture | str:
-    """`read_label_picture`, or why it cannot be read."""
+    """The result of `read_label_picture`, or the message of its error."""
     try:
         return read_label_picture(path)
     except DataError as error:
@@ -155,17 +175,20 @@ def label_picture_or_reason(path: Path) -> LabelPicture | str:
 
 
 def masks_of_file(path: Path) -> dict[int, RLE] | str:
-    """The mask of every id in a label picture, or why there are none, as in one of colours."""
+    """The mask of every id in a label picture, or a message if it is unreadable or in colours."""
     picture = label_picture_or_reason(path)
     if isinstance(picture, str):
         return picture
     if picture.is_colour:
-        return f"{path}: a colour picture, where grey values of 16 bits are ids"
+        return f"{path}: a colour picture instead of ids as 16-bit grey values"
     return picture.masks
 
 
 def painted(masks: Iterable[tuple[int, RLE]], size: Size) -> tuple[np.ndarray, int]:
-    """[H, W] ids, and how many pixels lie in several masks: the smaller one covers the larger."""
+    """The ids [H, W] of masks drawn over each other, smaller masks over larger ones.
+
+    Returns: also the number of pixels in more than one mask.
+    """
     labels = np.zeros(size, np.uint16)
     overlapping = 0
     for id_, rle in sorted(masks, key=lambda item: -area(item[1])):
@@ -176,7 +199,7 @@ def painted(masks: Iterable[tuple[int, RLE]], size: Size) -> tuple[np.ndarray, i
 
 
 def folder_names(videos: Sequence[AnnotatedVideo]) -> dict[int, str]:
-    """A folder name for every video id: of its name what every system takes, no two alike."""
+    """A unique folder name per video id: its name with unusual characters replaced by `_`."""
     names: dict[int, str] = {}
     taken: set[str] = set()
     for video in videos:
@@ -188,6 +211,6 @@ def folder_names(videos: Sequence[AnnotatedVideo]) -> dict[int, str]:
 
 
 def suffix_of(video: AnnotatedVideo) -> str:
-    """Of the picture files of a video."""
+    """The suffix of a video's picture files, `.jpg` if it has no files."""
     stated = PurePosixPath(video.file_names[0]).suffix if video.file_names else ""
     return stated if stated.lower() in IMAGE_SUFFIXES else ".jpg"

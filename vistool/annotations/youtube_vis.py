@@ -1,4 +1,4 @@
-"""Writing annotation files in YouTube-VIS form."""
+"""Write annotation files in YouTube-VIS form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vistool.formats.files import atomic_path, encode_json
 
 
 def write_youtube_vis(path: Path, dataset: DataSet) -> None:
-    """Write videos, annotations and categories; boxes and areas are those of the masks."""
+    """Write videos, annotations and categories; boxes and areas are computed from the masks."""
     videos = {video.id: video for video in dataset.videos}
     content = {
         "info": {"description": f"converted from {dataset.path.name}"},

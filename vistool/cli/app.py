@@ -1,4 +1,4 @@
-"""The `vistool` program: its commands, and the options that belong to all of them."""
+"""The `vistool` program: all commands, and the options that they share."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ LESS_MEMORY = {
 
 
 class Commands(TyperGroup):
-    """All commands; every one of them reports its failures in the same way."""
+    """All commands; failures of every command are reported in the same way."""
 
     def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
-        """Run one command and exit with its code."""
+        """Run one command and exit with its exit code."""
         words = list(sys.argv[1:] if args is None else args)
         options = words[: words.index("--")] if "--" in words else words
-        # People add --debug at the end of the line that just failed, so it counts anywhere.
+        # Users add --debug at the end of a command that failed, so it is accepted anywhere.
         words = [word for word in options if word != DEBUG] + words[len(options) :]
-        if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr does: names may be any bytes
+        if isinstance(sys.stdout, io.TextIOWrapper):  # file names may not be valid UTF-8
             sys.stdout.reconfigure(errors="backslashreplace")
         command = next((word for word in words if not word.startswith("-")), "")
         warnings.filterwarnings("ignore", module="PIL")  # of damaged pictures; we say it in a line
@@ -61,7 +61,7 @@ class Commands(TyperGroup):
         raise SystemExit(code)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; here typer has not made a bare exit code of an interruption yet."""
+        """Run the command and report an interruption, which typer would turn into an exit code."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
@@ -86,16 +86,16 @@ def _refuse_too_little_memory() -> None:
 EXAMPLES = """\b
 Examples:
   vistool predict street.mp4                       masks, tracks and an overlay
-  vistool render street.mp4 runs/predict/street    draw them again, in another style
+  vistool render street.mp4 runs/predict/street    draw saved results in another style
   vistool eval valid.json -p results.json          AP, HOTA, J and F of saved results
-  vistool train configs/ifc-lite.toml --data DATA  a model for other classes
-  vistool visualize runs/predict/street            tracks at a glance, as a picture
-  vistool data check data/train.json               what would break a training
-  vistool weights list                             the models at hand
-  vistool bench                                    how fast a model is here
+  vistool train configs/ifc-lite.toml --data DATA  train a model for other classes
+  vistool visualize runs/predict/street            an overview of the tracks as a picture
+  vistool data check data/train.json               find faults before training
+  vistool weights list                             list the available models
+  vistool bench                                    measure the speed of a model
 """
 
-# Help without rich: half the time of `vistool --help` would go into importing it.
+# Help is printed without rich, since importing it would double the time of `vistool --help`.
 app = typer.Typer(
     name="vistool",
     cls=Commands,
@@ -121,8 +121,8 @@ def vistool(
         bool,
         typer.Option("--version", callback=show_version, is_eager=True, help="Show the version."),
     ] = False,
-    _debug: Annotated[  # read in Commands.main; here so that --help shows it
-        bool, typer.Option(DEBUG, help="Show the traceback of an error; may stand anywhere.")
+    _debug: Annotated[  # read in Commands.main; declared so that --help shows it
+        bool, typer.Option(DEBUG, help="Show the traceback of an error; accepted anywhere.")
     ] = False,
 ) -> None:
     """Segment, classify and track every object instance in a video."""

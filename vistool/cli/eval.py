@@ -1,4 +1,4 @@
-"""`vistool eval`: predictions, saved or made now, against what is labelled."""
+"""`vistool eval`: score predictions, saved or made by a model, against labelled tracks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vistool.engine.evaluate.scored_set import ScoredSet
 
 OFFICIAL = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
-# Of stages that count other things than frames.
+# Units of stages that do not count frames.
 UNITS = {"checking results": "results", "reading predictions": "videos", "scoring": "videos"}
 TRACKING = ["HOTA", "DetA", "AssA", "LocA", "IDF1", "switches", "J_mean", "F_mean"]
 WORST_VIDEOS = 5
@@ -41,7 +41,7 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="DATASET",
-            help="YouTube-VIS or COCO file, or a folder: of one of these, of DAVIS or of MOTS.",
+            help="YouTube-VIS or COCO file, a folder with one, or a DAVIS or MOTS folder.",
         ),
     ],
     predictions: Annotated[
@@ -49,34 +49,35 @@ def evaluate(
         typer.Option(
             "-p",
             "--predictions",
-            help="Results to score: a .json, a .zip as servers take it, a folder of an earlier "
-            "run, or one of DAVIS PNGs or MOTS files.",
+            help="Results to score: a .json, a .zip as for a server, the folder of an earlier "
+            "run, or a folder of DAVIS PNGs or MOTS files.",
         ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("-m", "--model", help="Run this model first: a name, or a weight file."),
+        typer.Option("-m", "--model", help="Run this model first: a name or a weight file."),
     ] = None,
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
             metavar="A B",
-            help="Two results side by side, and whether they differ by more than chance.",
+            help="Compare two results, and test whether the differences are significant.",
         ),
     ] = None,
     submission: Annotated[
         Path | None,
-        typer.Option(help="Write the predictions as the servers take them: OUT.zip."),
+        typer.Option(help="Write the predictions as a zip for an evaluation server: OUT.zip."),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Where the run's folder goes. [runs/eval]"),
+        typer.Option("-o", "--output", help="Parent of the run's folder. [runs/eval]"),
     ] = None,
     as_json: Annotated[
         bool,
         typer.Option(
             "--json",
-            help="Print one JSON object; saved predictions then get a folder with -o only.",
+            help="Print one JSON object; files for saved predictions are then written only with "
+            "-o.",
         ),
     ] = False,
     frames: Frames = None,
@@ -85,13 +86,13 @@ def evaluate(
     ] = 1,
     conf: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Leave out tracks that score less: HOTA depends on it."),
+        typer.Option(min=0, max=1, help="Leave out tracks with a lower score; HOTA depends on it."),
     ] = EvalConfig().conf,
     max_overlap: Annotated[
         float | None,
         typer.Option(
-            help="A model's tracks: of two whose masks overlap by more than this IoU over the "
-            "video, score the surer one; 1: both."
+            help="With --model: of two tracks whose IoU over the video is above this, keep only "
+            "the higher-scoring one (duplicate removal); 1: keep both."
         ),
     ] = EvalConfig().predict.max_overlap,
     clip_length: Annotated[
@@ -103,31 +104,31 @@ def evaluate(
     precision: PrecisionName = "auto",
     batch: FrameBatch = None,
     samples: Annotated[
-        int, typer.Option(min=100, help="Draws of the videos that --compare makes.")
+        int, typer.Option(min=100, help="Bootstrap samples for --compare.")
     ] = EvalConfig().samples,
-    seed: Annotated[int, typer.Option(help="Of these draws.")] = EvalConfig().seed,
+    seed: Annotated[int, typer.Option(help="Seed of these samples.")] = EvalConfig().seed,
     davis: Annotated[
         bool | None,
         typer.Option(
             "--davis/--no-davis",
-            help="Measure DAVIS's J and F, which takes longest. [on DAVIS, and up to "
+            help="Compute DAVIS's J and F, which take longest. [on DAVIS, and on sets with up to "
             f"{EvalConfig().davis_masks:,} labelled masks]",
         ),
     ] = None,
     report: Annotated[
         bool,
-        typer.Option("--report/--no-report", help="Write the page, figures and tables of errors."),
+        typer.Option("--report/--no-report", help="Write a page, figures and tables of errors."),
     ] = True,
     exist_ok: Annotated[
-        bool, typer.Option("--exist-ok", help="Write into a folder that is there already.")
+        bool, typer.Option("--exist-ok", help="Write into an existing folder.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Score tracks: YouTube-VIS AP and AR, HOTA, identities, DAVIS J and F.
 
-    Prints a table, and writes numbers (metrics.json, CSV), figures and report.html into a folder
-    below runs/eval. A model's run is saved there as well: the same command again goes on where it
-    stopped.
+    Prints a table, and writes scores (metrics.json, CSV), figures and report.html into a folder
+    below runs/eval. The predictions of a model are saved there, too: the same command resumes an
+    interrupted run.
 
     Example: vistool eval valid.json --predictions results.json
 
@@ -187,9 +188,9 @@ def evaluate(
         answer(json.dumps(done.evaluation.as_json()) if as_json else table(done.evaluation))
     if done.failed:
         raise PartialFailureError(
-            f"{len(done.failed)} videos could not be run and are not in the numbers: "
+            f"{len(done.failed)} videos could not be run and are not in the scores: "
             f"{', '.join(done.failed[:20])}",
-            hint="the others are saved: `vistool eval -m` with the same settings runs only these",
+            hint="the others are saved; `vistool eval -m` with the same settings runs only these",
         )
 
 
@@ -227,7 +228,7 @@ ALL_SCORES = (
 
 
 def table(result: Measured) -> str:
-    """The numbers for people, and the reasons behind them."""
+    """The scores and the errors as text."""
     scored, numbers = result.scored, result.numbers()
     tracking = {**numbers["hota"], **numbers["identity"], **numbers.get("davis", {})}
     lines = [
@@ -250,17 +251,17 @@ def table(result: Measured) -> str:
         values = "".join(_cell(row.get(name, -1)) for name in columns)
         name = visible(row["name"])[: NAME_WIDTH - 1]
         lines.append(f"{name:{NAME_WIDTH}}{row['truth']:9}{row['predictions']:10}{values}")
-    return "\n".join([*lines, "", *_reasons(result)])
+    return "\n".join([*lines, "", *_errors(result)])
 
 
-def _reasons(result: Measured) -> list[str]:
-    """The diagnosis in short."""
+def _errors(result: Measured) -> list[str]:
+    """A summary of the diagnosis: errors by kind, worst videos, calibration."""
     diagnosis = result.diagnosis
     lines = [
-        f"{'if mended':18}{'count':>7}{'AP50':>8}{'gain':>9}{'AP':>8}{'gain':>9}",
+        f"{'if corrected':18}{'count':>7}{'AP50':>8}{'gain':>9}{'AP':>8}{'gain':>9}",
         *(
-            f"{m.kind:18}{m.count:7}{_cell(m.ap50)}{m.ap50_gain:+9.3f}{_cell(m.ap)}{m.ap_gain:+9.3f}"
-            for m in sorted(diagnosis.breakdown.kinds, key=lambda m: -m.ap50_gain)
+            f"{o.kind:18}{o.count:7}{_cell(o.ap50)}{o.ap50_gain:+9.3f}{_cell(o.ap)}{o.ap_gain:+9.3f}"
+            for o in sorted(diagnosis.breakdown.kinds, key=lambda oracle: -oracle.ap50_gain)
         ),
         "",
         f"{'worst videos':30}{'AP lost':>8}{'labelled':>10}{'found':>7}{'false':>7}",
@@ -276,29 +277,29 @@ def _reasons(result: Measured) -> list[str]:
         side = "above" if calibration.bias > 0 else "below"
         lines += [
             "",
-            f"calibration error {calibration.error:.3f}; scores are {abs(calibration.bias):.3f} "
-            f"{side} the share that is right",
+            f"calibration error {calibration.error:.3f}; the mean score is "
+            f"{abs(calibration.bias):.3f} {side} the share of right predictions",
         ]
     return lines
 
 
 def _notes(scored: ScoredSet) -> list[str]:
-    """What was merged or left out."""
-    notes = [f"{name}: {', '.join(members)} together" for name, members in scored.merged.items()]
+    """Notes on what was merged or left out."""
+    notes = [f"{name}: merged from {', '.join(old)}" for name, old in scored.merged.items()]
     if scored.unscored:
         left = ", ".join(f"{name} ({n})" for name, n in scored.unscored.items())
-        notes.append(f"the model has no class for, so not scored: {left}")
+        notes.append(f"not scored, since the model has no such class: {left}")
     if scored.partly_labelled or scored.num_unnamed:
         notes.append(
             f"{scored.partly_labelled} videos labelled in part, "
             f"{scored.num_unnamed} objects without a category: "
-            f"{scored.unjudged} predictions there count neither way"
+            f"{scored.unjudged} predictions are not scored"
         )
     return [visible(note) for note in notes]
 
 
 def _block(numbers: Mapping[str, float], names: Sequence[str]) -> list[str]:
-    """Names over their numbers, and an empty line."""
+    """A line of names, a line of scores below them, and an empty line."""
     return [
         "".join(f"{name:>9}" for name in names),
         "".join(f" {_cell(numbers.get(name, -1))}" for name in names),

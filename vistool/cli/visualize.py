@@ -16,7 +16,7 @@ from vistool.errors import UsageError
 FIGURES = Path("runs/visualize")
 
 
-# What there is to look at, and what says how.
+# The options of every kind of input.
 OPTIONS = {
     "training clips": {"CONFIG", "--count", "--data", "--set", "--seed"},
     "labelled sets": {"--count", "--videos", "--seed"},
@@ -42,17 +42,18 @@ def visualize(
         typer.Option(
             "-o",
             "--output",
-            help="A .png; a folder, for a .png a row; of results: a .png or .html. "
-            "[runs/visualize/NAME.png; of results: tracks.png in their folder; with -2, -3... if "
-            "that is there already]",
+            help="A .png, or a folder for one .png per row; for results a .png or .html. "
+            "[runs/visualize/NAME.png; for results tracks.png in their folder; with -2, -3... if "
+            "that exists already]",
         ),
     ] = None,
     count: Annotated[
-        int | None, typer.Option(min=1, help="Clips, videos, or frames of results. [8, or 12]")
+        int | None,
+        typer.Option(min=1, help="Number of clips or videos [8], or of frames of results [12]."),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Of a training: folder that the sources' paths are relative to."),
+        typer.Option(help="For training clips: folder that the sources' paths are relative to."),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting of the training.")
@@ -62,22 +63,22 @@ def visualize(
         typer.Option(help="Names or ids of the labelled videos; may be repeated. [the first]"),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Other clips of the training, or random labelled videos.")
+        int | None, typer.Option(help="Show other training clips, or random labelled videos.")
     ] = None,
     source: Annotated[
         Path | None, typer.Option(help="The video of the results, if it has been moved.")
     ] = None,
     conf: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Of results: tracks with at least this score. [all]"),
+        typer.Option(min=0, max=1, help="For results: tracks with at least this score. [all]"),
     ] = None,
     html: Annotated[
-        bool, typer.Option("--html", help="Of results: a page that needs no other file.")
+        bool, typer.Option("--html", help="For results: write a self-contained page.")
     ] = False,
     exist_ok: Replace = False,
     quiet: Quiet = False,
 ) -> None:
-    """Look at training clips, at a labelled set, or at results, as a contact sheet.
+    """Draw training clips, labelled videos or results as a contact sheet.
 
     Example: vistool visualize train configs/ifc-lite.toml --data data/ -o clips.png
     """
@@ -135,7 +136,7 @@ def _place(named: Path | None, usual: Path, exist_ok: bool, *suffixes: str) -> P
 
 
 def require_options(subject: str, given: Sequence[str]) -> None:
-    """Raises: UsageError for an option that is not for what is to be looked at."""
+    """Raises: UsageError for an option that does not apply to this kind of input."""
     for option in given:
         if option not in OPTIONS[subject]:
             others = [name for name, known in OPTIONS.items() if option in known]
@@ -148,7 +149,7 @@ def require_options(subject: str, given: Sequence[str]) -> None:
 def training_settings(
     config: Path, data: Path | None, overrides: list[str], seed: int | None
 ) -> TrainConfig:
-    """Settings from a TOML file, or of a run that was started."""
+    """Settings from a TOML file, or from the folder of a run."""
     if config.is_dir():
         import msgspec
 

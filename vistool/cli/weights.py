@@ -1,4 +1,4 @@
-"""`vistool weights`: the models at hand, what a file says of itself, the papers' checkpoints."""
+"""`vistool weights`: list and show weight files, and import the papers' checkpoints."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from vistool.models.checkpoints.importing import ImportedModel, ImportReport
 
 COLUMNS = ("name", "MB", "architecture", "classes", "license", "score")
-# Free text in the header; `vistool train` copies them from the [card] of its configuration.
+# Free text in the header; `vistool train` copies it from the [card] of its configuration.
 LICENSE, SCORE = "license", "score"
-FIRST_FEW = 5  # tensors that are named without --verbose
+FIRST_FEW = 5  # tensors that are listed without --verbose
 
-weights = typer.Typer(help="The models at hand.")
+weights = typer.Typer(help="List, show and import weight files.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -37,7 +37,7 @@ def list_weights(as_json: AsJson = False) -> None:
 
 
 def print_weights(paths: list[Path], *, as_json: bool) -> None:
-    """Print one row per weight file, as a table or as JSON; warn of those that are not readable."""
+    """Print one row per weight file, as a table or as JSON; warn about unreadable files."""
 
     from vistool.errors import WeightsError
     from vistool.models.checkpoints.files import read_header
@@ -53,7 +53,7 @@ def print_weights(paths: list[Path], *, as_json: bool) -> None:
     elif rows:
         typer.echo(_table(rows))
     else:
-        say("no weights come with this installation; `predict --model` takes a file as well")
+        say("no weights come with this installation; `predict --model` also accepts a file")
 
 
 @weights.command("show")
@@ -63,7 +63,7 @@ def show_weights(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Show all that a weight file says about itself, and its SHA-256.
+    """Show the whole header of a weight file, and its SHA-256.
 
     Example: vistool weights show ifc-lite
     """
@@ -96,7 +96,7 @@ def import_weights(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="A published checkpoint: .pth of torch, .pkl of NumPy."
+            metavar="FILE", help="A published checkpoint: .pth (torch) or .pkl (NumPy)."
         ),
     ],
     output: Annotated[
@@ -106,25 +106,25 @@ def import_weights(
     init_of: Annotated[
         str | None,
         typer.Option(
-            help="Take FILE as the start of a training of this published model, without its class "
-            "head: ifc-r50, ifc-r101, vistr-r50, vistr-r101.",
+            help="Import FILE as initial weights for training this published model, without a "
+            "class head: ifc-r50, ifc-r101, vistr-r50, vistr-r101.",
         ),
     ] = None,
     exist_ok: Annotated[
-        bool, typer.Option("--exist-ok", help="Replace a weight file that is there already.")
+        bool, typer.Option("--exist-ok", help="Replace an existing weight file.")
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Say what became of every tensor.")
+        bool, typer.Option("--verbose", "-v", help="List every tensor and what was done with it.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a published checkpoint of VisTR or IFC into a weight file.
+    """Convert a published checkpoint of VisTR or IFC into a weight file.
 
-    Model and size are recognised from the names and shapes of its tensors. Backbones trained on
-    ImageNet (torchvision, detectron2), DETR trained on COCO, and models for other classes can be
-    what a training starts from: --init-of.
+    Model and size are recognised from the names and shapes of the tensors. With --init-of,
+    backbones trained on ImageNet (torchvision, detectron2), DETR trained on COCO, and models for
+    other classes become initial weights for training.
 
-    Nothing in FILE is run. If a needed tensor is missing or misfits, nothing is written.
+    No code in FILE is executed. If a tensor is missing or has a wrong shape, nothing is written.
 
     Example: vistool weights import vistr_r50.pth -o vistr-r50.safetensors
     """
@@ -145,7 +145,7 @@ def import_weights(
 
 
 def _say_report(report: ImportReport, *, verbose: bool) -> None:
-    """How many tensors were taken, and the first few of those that were not."""
+    """Print the number of tensors by outcome, and the first few that were not taken."""
     say(_printable(f"{report.source}: {report.recognised}"))
     for outcome, number in report.count().items():
         say(f"  {number} {outcome}")
@@ -176,7 +176,7 @@ def _report_as_json(imported: ImportedModel) -> str:
 
 
 def _summary(header: WeightsHeader) -> dict[str, Any]:
-    """What tells weights apart, by column."""
+    """The columns of `weights list` for one file."""
     config = header.config
     return {
         "name": header.name,
@@ -189,7 +189,7 @@ def _summary(header: WeightsHeader) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    """Rows as aligned columns under their names."""
+    """Rows as aligned columns, with a header."""
     lines = [COLUMNS, *(tuple(str(row[column]) for column in COLUMNS) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
     return "\n".join(
@@ -199,5 +199,5 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _printable(text: str) -> str:
-    """Text from a file, for the terminal."""
+    """Text from a file with control characters replaced, for the terminal."""
     return "\n".join(map(visible, text.split("\n"))).rstrip()

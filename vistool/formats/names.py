@@ -1,24 +1,24 @@
-"""Names from anywhere as names of files: one function, so that none leads elsewhere."""
+"""Make safe file names from names of unknown origin."""
 
 from __future__ import annotations
 
 import re
 
-# Of bytes: room is left for "-partial", "-2" and the like, and what a temporary name adds.
+# Bytes of a name; suffixes such as "-partial" or "-2", and those of temporary names, must also fit.
 LONGEST = 180
-RAW_BYTES = frozenset(map(chr, range(0xDC80, 0xDD00)))  # as Python names what is no UTF-8
-FORBIDDEN = frozenset('/\\:*?"<>|')  # somewhere
+RAW_BYTES = frozenset(map(chr, range(0xDC80, 0xDD00)))  # Python's form of bytes that are not UTF-8
+FORBIDDEN = frozenset('/\\:*?"<>|')  # on some system
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|com[¹²³]|lpt[¹²³])(\..*)?", re.IGNORECASE)
 
 
 def as_file_name(text: str, instead: str = "unnamed") -> str:
-    """A name that every system takes for one file or folder, in this folder, and shows.
+    """A name that is valid on every system and cannot lead to another folder.
 
-    Separators and control characters become "_"; dots and spaces at both ends go; a name that
-    Windows keeps for a device gets a "_" before it; a long one is cut off. Bytes of a name on this
-    disk that are no UTF-8 stay.
+    Separators and control characters become "_". Dots and spaces at both ends are removed. Names
+    that Windows reserves for devices get a "_" in front. Long names are cut. Bytes that are not
+    UTF-8, in a name from this disk, stay.
 
-    Args: instead: where nothing is left.
+    Args: instead: the name if nothing remains.
 
     >>> as_file_name("street"), as_file_name("..."), as_file_name("../etc"), as_file_name("con.a")
     ('street', 'unnamed', '_etc', '_con.a')

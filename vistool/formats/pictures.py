@@ -1,7 +1,7 @@
-"""Reading pictures from files that anybody may have written: regular files of a limited size.
+"""Read pictures from files of unknown origin, with a limit on their size.
 
-OpenCV gets bytes, never a name (some names crash it), and only after the header has said how large
-the picture is.
+OpenCV gets bytes instead of a name, since some names crash it, and only after the size in the
+picture's header has been checked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vistool.errors import DataError
 from vistool.formats.limits import PIXELS
 from vistool.structures import Size
 
-# OpenCV says on stderr what it dislikes about a picture; we say it in one line.
+# OpenCV prints its complaints about a picture to stderr; vistool raises an error instead.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 # What Pillow raises for damage; a warning, where warnings are errors.
@@ -35,9 +35,9 @@ UNREADABLE = (
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
 EXIF_ORIENTATION = 0x0112
-SIDEWAYS = range(5, 9)  # orientations by which height becomes width
-BYTES_PER_PIXEL = 8  # of 16-bit colours with alpha; a file has hardly more
-# Of Pillow's, which knows some that run a program.
+SIDEWAYS = range(5, 9)  # orientations that exchange height and width
+BYTES_PER_PIXEL = 8  # for 16-bit colours with alpha; a limit for the size of a file
+# Only these of Pillow's formats, because some others start a program.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_SIGNATURE, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
@@ -48,9 +48,9 @@ WEBP_SIGNATURE = b"WEBPVP8"  # after the length
 TIFF_BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 TIFF_WIDTHS, TIFF_HEIGHTS = (256, 322), (257, 323)  # tags of a picture and of its tiles
 TIFF_NEW_KIND, TIFF_OTHER = 254, 0b101  # a tag, and its bits for a smaller copy and for a mask
-TIFF_KIND, TIFF_REDUCED = 255, 2  # the same of old, and its number for a smaller copy
+TIFF_KIND, TIFF_REDUCED = 255, 2  # the older tag, and its value for a smaller copy
 TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # types of a tag's value
-MAX_TAGS, MAX_MARKERS = 1 << 12, 1 << 16  # more are damage
+MAX_TAGS, MAX_MARKERS = 1 << 12, 1 << 16  # files with more are treated as damaged
 
 _pillow = threading.Lock()
 
@@ -58,25 +58,25 @@ _pillow = threading.Lock()
 def read_picture(
     path: Path, *, grey: bool = False, deep: bool = False, cut_off: bool = False
 ) -> np.ndarray:
-    """A picture as displayed, turned by its EXIF orientation.
+    """Read a picture as displayed, turned by its EXIF orientation.
 
     Args:
-        deep: keep values of more than 8 bits and floats as they are; refuse a file of several
-            pages.
-        cut_off: take a JPEG that ends early, with grey for what is missing.
+        grey: as grey values.
+        deep: keep values of more than 8 bits and floats; refuse a file of several pages.
+        cut_off: accept a JPEG that ends early, with grey for the missing part.
 
     Returns: [H, W, 3] uint8 RGB, or [H, W] uint8 if `grey`.
     Raises: DataError for a file that is missing, not regular, damaged, or larger than the limit.
     """
     data = picture_bytes(path)
     if data.startswith(PNG_SIGNATURE) and not _png_is_whole(data):
-        raise _damaged(path)  # not for OpenCV, whose PNG reader prints what it dislikes
+        raise _damaged(path)  # OpenCV's PNG reader would print messages about it
     if cut_off and data.startswith(JPEG_SIGNATURE):
         data += JPEG_END
     if deep and data[:4] in TIFF_BYTE_ORDERS and len(_pages(io.BytesIO(data), path)) > 1:
         raise DataError(
-            f"{path}: has several pages, but is one frame here",
-            hint="a TIFF of several pages is a video of its own: name the file",
+            f"{path}: has several pages, but is one frame of a folder",
+            hint="a TIFF of several pages is a video itself: give the file",
         )
     image = _decoded(data, path, cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR, deep=deep)
     if image is None:
@@ -85,7 +85,7 @@ def read_picture(
 
 
 def _decoded(data: bytes, path: Path, flags: int, *, deep: bool) -> np.ndarray | None:
-    """[H, W, 3] blue, green, red, or [H, W]. Raises: DataError."""
+    """The pixels [H, W, 3] blue, green, red, or [H, W]; None if it fails. Raises: DataError."""
     code = np.frombuffer(data, np.uint8)
     try:
         if not deep:
@@ -100,14 +100,14 @@ def _decoded(data: bytes, path: Path, flags: int, *, deep: bool) -> np.ndarray |
 
 
 def _three_channels(image: np.ndarray) -> np.ndarray:
-    """[H, W] or [H, W, channels], the last of which may be transparency -> [H, W, 3]."""
+    """Pixels as [H, W, 3]. Args: image: [H, W] or [H, W, channels]; transparency is dropped."""
     channels = np.atleast_3d(image)
     kept = channels[..., :3] if channels.shape[2] > 2 else channels[..., :1]
     return np.broadcast_to(kept, (*kept.shape[:2], 3))
 
 
 def picture_bytes(path: Path) -> bytes:
-    """The bytes of a picture file whose header claims no more pixels than the limit.
+    """The bytes of a picture file, after a check of the size in its header.
 
     Raises: DataError as `read_picture`.
     """
@@ -119,8 +119,9 @@ def picture_bytes(path: Path) -> bytes:
 
 @contextmanager
 def open_picture(path: Path) -> Iterator[Image.Image]:
-    """A picture for Pillow, its pixels not read yet. Raises: DataError as `read_picture`, or for
-    what Pillow raises while the picture is used.
+    """Open a picture with Pillow, without reading its pixels yet.
+
+    Raises: DataError as `read_picture`, also for Pillow's errors while the picture is used.
     """
     with open_regular(path) as file:
         _stored_size(path, file)
@@ -133,23 +134,23 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
 
 
 def displayed_size(path: Path) -> Size:
-    """Of a picture file, from its header. Raises: DataError as `read_picture`."""
+    """The size of a picture as displayed, from its header. Raises: DataError as `read_picture`."""
     with open_picture(path) as image:
         sides = (image.height, image.width)
         return Size(*reversed(sides)) if orientation(image) in SIDEWAYS else Size(*sides)
 
 
 def orientation(image: Image.Image) -> int:
-    """How EXIF data turn a picture: from 1, not at all, to 8."""
+    """The EXIF orientation, 1 (upright) to 8; 1 if it is missing or invalid."""
     stated = image.getexif().get(EXIF_ORIENTATION, 1)
     return stated if stated in range(1, 9) else 1
 
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
-    """A picture file to read from. Raises: DataError if it is none, as a pipe that would block."""
+    """Open a picture file. Raises: DataError if it is not a regular file or is too large."""
     try:
-        # Without waiting for whoever might write into a pipe of that name.
+        # Without waiting for the writer, if the file is a pipe.
         flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         number = os.open(path, os.O_RDONLY | flags)
         with os.fdopen(number, "rb") as file:
@@ -157,26 +158,27 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
             if not stat.S_ISREG(about.st_mode):
                 raise DataError(f"{path}: not a regular file")
             if about.st_size > BYTES_PER_PIXEL * PIXELS.value:
-                raise DataError(f"{path}: {about.st_size} bytes are no picture", hint=PIXELS.hint)
+                what = f"{about.st_size} bytes are too many for a picture"
+                raise DataError(f"{path}: {what}", hint=PIXELS.hint)
             yield file
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:  # ValueError: a name that no disk can have
+    except (OSError, ValueError) as error:  # ValueError: an impossible name
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DataError(f"{path}: cannot be read: {reason}") from None
 
 
 def tiff_pages(path: Path) -> list[int]:
-    """The numbers, from 0, of a TIFF's pages that are no small copies or masks of others.
+    """The numbers, from 0, of a TIFF's pages, without smaller copies and masks of other pages.
 
-    Of a picture in another format, the only one. Raises: DataError if the file is cut off.
+    Returns: [0] for other formats. Raises: DataError if the file is cut off.
     """
     with open_regular(path) as file:
         return _pages(file, path) if file.read(4) in TIFF_BYTE_ORDERS else [0]
 
 
 def refuse_too_large(size: Size, where: object) -> None:
-    """Raises: DataError that begins with `where` for more pixels than the limit."""
+    """Raises: DataError that begins with `where` if there are more pixels than the limit."""
     if size.height * size.width > PIXELS.value:
         raise DataError(
             f"{where}: {size.width}x{size.height} are too many pixels", hint=PIXELS.hint
@@ -188,16 +190,16 @@ def _damaged(path: Path) -> DataError:
 
 
 def _stored_size(path: Path, file: BinaryIO) -> None:
-    """Read the size of a picture from its header. Raises: DataError if it is too large, or none."""
+    """Check the size in a picture's header. Raises: DataError if it is missing or too large."""
     start = file.read(16)
     file.seek(0)
     try:
         if start.startswith(JPEG_SIGNATURE):
             size = _jpeg_size(file)
-        elif start[:4] in TIFF_BYTE_ORDERS:  # Pillow knows too few of their forms
+        elif start[:4] in TIFF_BYTE_ORDERS:  # Pillow does not read all kinds
             size = _tiff_size(file)
         elif start.startswith(b"RIFF") and start[8:15] == WEBP_SIGNATURE:
-            size = _webp_size(file)  # for which Pillow begins to decode
+            size = _webp_size(file)  # Pillow would begin to decode it
         else:
             with _header(file) as image:
                 size = Size(image.height, image.width)
@@ -208,7 +210,7 @@ def _stored_size(path: Path, file: BinaryIO) -> None:
 
 @contextmanager
 def _header(file: BinaryIO) -> Iterator[Image.Image]:
-    """A picture that Pillow knows the size of. Pillow's own limit is set aside for that moment."""
+    """Read a picture's header with Pillow; Pillow's own limit on the size is switched off."""
     file.seek(0)
     with _pillow:
         own, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -221,11 +223,14 @@ def _header(file: BinaryIO) -> Iterator[Image.Image]:
 
 
 def _jpeg_size(file: BinaryIO) -> Size:
-    """Of the first frame header. Raises: ValueError if there is none, struct.error if cut off."""
+    """The size in the first frame header.
+
+    Raises: ValueError if there is no header, struct.error if the file is cut off.
+    """
     data = file.read()
     at = 2
     for _ in range(MAX_MARKERS):
-        marker = JPEG_MARKER.search(data, at)  # passes over what is none, as the decoder does
+        marker = JPEG_MARKER.search(data, at)  # skips other bytes, as the decoder does
         if marker is None:
             break
         at, code = marker.end(), marker[0][-1]
@@ -237,7 +242,10 @@ def _jpeg_size(file: BinaryIO) -> Size:
 
 
 def _tiff_size(file: BinaryIO) -> Size:
-    """Of the first picture or its tiles, whichever are larger. Raises: struct.error if cut off."""
+    """The larger of the sizes of the first picture and of its tiles.
+
+    Raises: struct.error if the file is cut off.
+    """
     tags: dict[int, int] = next(_tiff_directories(file), {})
     heights, widths = ([tags.get(tag, 0) for tag in both] for both in (TIFF_HEIGHTS, TIFF_WIDTHS))
     return Size(max(heights), max(widths))
@@ -257,9 +265,9 @@ def _pages(file: BinaryIO, path: Path) -> list[int]:
 
 
 def _tiff_directories(file: BinaryIO) -> Iterator[dict[int, int]]:
-    """The tags of every page that are single numbers.
+    """The tags with a single number, for every page.
 
-    Raises: struct.error if it is cut off, ValueError for other damage.
+    Raises: struct.error if the file is cut off, ValueError for other damage.
     """
     file.seek(0)
     start = file.read(4)
@@ -285,7 +293,7 @@ def _tiff_directories(file: BinaryIO) -> Iterator[dict[int, int]]:
 
 
 def _webp_size(file: BinaryIO) -> Size:
-    """Of the canvas. Raises: struct.error if cut off."""
+    """The size of the canvas. Raises: struct.error if the file is cut off."""
     start = file.read(30)
     if start[15:16] == b"X":
         width, height = (int.from_bytes(start[at : at + 3], "little") + 1 for at in (24, 27))
@@ -298,7 +306,7 @@ def _webp_size(file: BinaryIO) -> Size:
 
 
 def _png_is_whole(data: bytes) -> bool:
-    """True if every chunk up to the end mark is there with the right checksum."""
+    """True if every chunk up to the end marker is present and has a correct checksum."""
     at = len(PNG_SIGNATURE)
     while at + 12 <= len(data):
         end = at + 8 + int.from_bytes(data[at : at + 4], "big")

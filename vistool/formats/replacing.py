@@ -1,11 +1,11 @@
-"""Several files of a folder replaced in one step, and what killed processes left behind.
+"""Replace several files of a folder in one step, and remove temporary files of dead processes.
 
-New files are written into a hidden folder beside the old ones. Renaming that folder to a commit is
-the one step. Before it, the old files are there. After it, the new ones are: whoever reads or
-writes the folder next finishes the moves that a kill or a power failure interrupted.
+New files are written into a hidden folder beside the old ones. The single step is the renaming of
+that folder to a commit. Before it, the old files are valid; after it, the new ones. The next reader
+or writer of the folder finishes the moves if a kill or a power failure interrupted them.
 
-Temporary names carry their owner, by host, process id and start time, so that what a dead process
-left can be told from what another one is writing.
+Temporary names contain the host, process id and start time of their owner. This distinguishes files
+of a dead process from those that another process is writing.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from pathlib import Path, PurePosixPath
 from vistool.errors import DataError
 
 LONGEST_STEM = 40  # characters that are kept in a temporary name, which may have 255 bytes
-REMOVED = ".removed"  # in a commit: what is to go besides, a line each
+REMOVED = ".removed"  # in a commit: the names of files to remove, separated by zero bytes
 OWNER = r"([0-9a-f]{8})-(\d{1,10})-(\d{1,20})-[0-9a-z_]{8}"
 TEMPORARY = re.compile(rf"\.(?:(?:new|masks)-{OWNER}|.*-{OWNER}\.part(?:\.\w+)*)", re.DOTALL)
 COMMITTED = re.compile(rf"\.commit-{OWNER}")
 
 
 def temporary_name(path: Path) -> Path:
-    """A free name beside `path`, with its suffix."""
+    """A free temporary name beside `path`, with the same suffix."""
     return path.with_name(
         f".{path.stem[:LONGEST_STEM]}-{owner()}-{secrets.token_hex(4)}.part{path.suffix}"
     )
@@ -42,9 +42,9 @@ def temporary_name(path: Path) -> Path:
 def replaced_together(folder: Path, removed: Iterable[str] = ()) -> Iterator[Path]:
     """A new folder whose files replace those of the same names in `folder`, in one step.
 
-    They do so on a clean exit; any exception leaves `folder` as it was.
+    This happens on success; any exception leaves `folder` unchanged.
 
-    Args: removed: what goes in the same step, relative to `folder`, with slashes.
+    Args: removed: files to remove in the same step, relative to `folder`, with slashes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     settle(folder)
@@ -66,14 +66,14 @@ def replaced_together(folder: Path, removed: Iterable[str] = ()) -> Iterator[Pat
 
 
 def settle(folder: Path) -> None:
-    """Finish the replacement that a process was at when it ended.
+    """Finish the replacement of a process that died during it.
 
-    Raises: DataError if that is needed, but the folder cannot be written to.
+    Raises: DataError if this is necessary, but the folder is not writable.
     """
     try:
         commits = [path for path in folder.iterdir() if _is_left(path, COMMITTED)]
     except OSError:
-        return  # whoever wants something of it will tell
+        return  # the next access to the folder reports it
     for commit in commits:
         try:
             _finish(commit)
@@ -86,9 +86,10 @@ def settle(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Take away the temporary files and folders that processes of this machine left when they died.
+    """Remove the temporary files and folders of dead processes of this machine.
 
-    Nothing else: no name that this program does not make, nothing of a process that may be alive.
+    Other files stay: those with names that vistool does not make, and those of processes that may
+    be alive.
     """
     with contextlib.suppress(OSError):
         for path in list(folder.iterdir()):
@@ -102,36 +103,36 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have a file's content, or a folder's list of names, on the disk before anything after it."""
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
     if os.name != "posix" and path.is_dir():
-        return  # not possible there
+        return  # not possible on such systems
     number = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
         os.fsync(number)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not known to this file system
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not supported by the file system
             raise
     finally:
         os.close(number)
 
 
 def _finish(commit: Path) -> None:
-    """Move what is committed to its place; may be repeated from any point."""
+    """Move the files of a commit to their places; may be repeated after an interruption."""
     folder = commit.parent
     removed = commit / REMOVED
-    if removed.exists():  # else all of it is moved
+    if removed.exists():  # else all files have been moved
         for name in removed.read_bytes().split(b"\0"):
             _remove(folder, os.fsdecode(name))
         for file in commit.iterdir():
             if file.name != REMOVED:
                 file.replace(folder / file.name)
-        sync(folder)  # before it is forgotten what was to be done
+        sync(folder)  # before the list of moves is deleted
         removed.unlink()
     commit.rmdir()
 
 
 def _remove(folder: Path, name: str) -> None:
-    """Remove a file, and the folders below `folder` that it leaves empty; never through a link."""
+    """Remove a file and the empty parent folders below `folder`; links are not followed."""
     parts = PurePosixPath(name).parts
     if not parts or PurePosixPath(name).is_absolute() or ".." in parts:
         return
@@ -141,12 +142,12 @@ def _remove(folder: Path, name: str) -> None:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         folder.joinpath(*parts).unlink()
     for parent in parents:
-        with contextlib.suppress(OSError):  # something else is in it
+        with contextlib.suppress(OSError):  # it is not empty
             parent.rmdir()
 
 
 def _is_left(path: Path, names: re.Pattern[str]) -> bool:
-    """Has it a name of this form, whose process is of this machine and is no more?"""
+    """Does a name have this form, with a dead process of this machine as its owner?"""
     match = names.fullmatch(path.name)
     if match is None:
         return False
@@ -157,13 +158,13 @@ def _is_left(path: Path, names: re.Pattern[str]) -> bool:
 
 
 def owner() -> str:
-    """Host, process and its start, as they stand in temporary names."""
+    """Host, process id and start time of this process, as in temporary names."""
     return f"{_host()}-{os.getpid()}-{_start_of(os.getpid())}"
 
 
 @cache
 def _host() -> str:
-    """This machine; in a container, whose processes are counted apart, that container."""
+    """A code for this machine, or for this container, which has its own process ids."""
     name = socket.gethostname()
     with contextlib.suppress(OSError, AttributeError):
         name += os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - a name, not a path
@@ -171,7 +172,7 @@ def _host() -> str:
 
 
 def _start_of(process: int) -> str:
-    """When a process started, in the system's ticks; 0 where that is not said."""
+    """The start time of a process in the system's ticks; 0 if it is unknown."""
     try:
         fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
         return fields[19].decode()
@@ -180,11 +181,11 @@ def _start_of(process: int) -> str:
 
 
 def _is_dead(process: int, start: str) -> bool:
-    """False where it is not known."""
+    """Whether a process has ended; False if it is unknown."""
     if os.name != "posix":
         return False
     try:
-        os.kill(process, 0)  # asks whether there is one
+        os.kill(process, 0)  # only tests whether it exists
     except (ProcessLookupError, OverflowError):
         return True
     except OSError:

@@ -1,4 +1,4 @@
-"""CSV tables whose text no spreadsheet runs: names in them may be anybody's."""
+"""Read and write CSV tables; names in them cannot be executed as formulas by a spreadsheet."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from vistool.errors import DataError
 from vistool.formats.files import atomic_path
 
-FORMULA = tuple("=+-@\t\r\n")  # what a spreadsheet takes the beginning of a formula for
+FORMULA = tuple("=+-@\t\r\n")  # characters with which a formula begins in a spreadsheet
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 
 
 def safe_cells(row: Iterable[object]) -> list[object]:
-    """The cells of a row, with an apostrophe before text that a spreadsheet would run.
+    """The cells of a row, with an apostrophe before text that a spreadsheet would execute.
 
     >>> safe_cells(["=1+1", "-3", -3, "a=b"])
     ["'=1+1", '-3', -3, 'a=b']
@@ -24,7 +24,7 @@ def safe_cells(row: Iterable[object]) -> list[object]:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
-    """Write rows, by the names of their columns; the file appears whole or not at all."""
+    """Write a table atomically. Args: rows: cells by the names of their columns."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     with (
         atomic_path(path) as temporary,
@@ -37,7 +37,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a table that vistool wrote, by column, as they were before.
+    """The rows of a table that `write_table` wrote; cells are texts by column name.
 
     Raises: DataError if it cannot be read.
     """
@@ -52,7 +52,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def _is_formula(text: str) -> bool:
-    """Also of text that already has an apostrophe before it, so that it comes back as it is."""
+    """True also for text that begins with apostrophes, so that `read_table` returns it exactly."""
     return text.lstrip("'").startswith(FORMULA) and not NUMBER.fullmatch(text)
 
 

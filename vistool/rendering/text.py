@@ -1,12 +1,12 @@
-"""Text from files as OpenCV can draw it."""
+"""Conversion of texts from files into texts that OpenCV can draw."""
 
 from __future__ import annotations
 
 from vistool.errors import visible
 
-LONGEST = 200  # characters; a picture as wide as any text would take any memory
+LONGEST = 200  # characters; a picture for a longer text might not fit into memory
 
 
 def drawable(text: str) -> str:
-    """A text that can be drawn: OpenCV crashes on what is no Unicode, as \\udcff."""
+    """The text, escaped and cut to `LONGEST`: OpenCV crashes on invalid Unicode such as \\udcff."""
     return visible(text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}...")

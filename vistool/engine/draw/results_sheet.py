@@ -1,4 +1,4 @@
-"""Visualize: the tracks of a predicted video, as a figure or a page; no torch."""
+"""Visualize the tracks of a predicted video as a figure or a page. Does not import torch."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ from vistool.rendering.timeline import Lane, timeline
 from vistool.structures import Track
 
 RESULTS_SUFFIXES = (".png", ".html")
-LANES = 60  # tracks of a timeline, at most: the likeliest
+LANES = 60  # tracks of a timeline, at most: the highest-scoring
 TIMELINE_WIDTH = 1940  # pixels
 
 
 @dataclass(frozen=True, slots=True)
 class ResultsView:
-    """A predicted video, as it is shown."""
+    """The parts of a figure or page of a predicted video."""
 
     meta: VideoMeta
-    lanes: tuple[Lane, ...]  # one a track, by increasing id
+    lanes: tuple[Lane, ...]  # one per track, by ascending id
     frames: tuple[SheetRow, ...]  # at regular times
 
     @property
     def heading(self) -> str:
         name = Path(self.meta.source).name
-        found = counted(len(self.lanes), "track")
-        return f"{name}: {counted(self.meta.length, 'frame')}, {found}"
+        tracks = counted(len(self.lanes), "track")
+        return f"{name}: {counted(self.meta.length, 'frame')}, {tracks}"
 
     def timeline(self) -> np.ndarray:
-        """[H, W, 3] uint8: the lanes of the likeliest tracks."""
-        likeliest = sorted(self.lanes, key=lambda lane: -lane.score)[:LANES]
-        shown = sorted(likeliest, key=lambda lane: lane.track_id)
+        """[H, W, 3] uint8: the lanes of the highest-scoring tracks."""
+        best = sorted(self.lanes, key=lambda lane: -lane.score)[:LANES]
+        shown = sorted(best, key=lambda lane: lane.track_id)
         return framed(timeline(shown, *_span(self.meta), TIMELINE_WIDTH))
 
 
 def results_file(path: Path) -> Path | None:
-    """The results file that a path means: itself, or the one in that folder; None: none is meant.
+    """The path itself if it is a results file, or the results file in that folder; else None.
 
     Annotation files are JSON objects, results are lists.
     """
@@ -74,15 +74,15 @@ def view_results(
     conf: float = 0.0,
     on_progress: OnProgress = silent,
 ) -> ResultsView:
-    """Overlaid frames at regular times, and a lane for every track.
+    """Frames at regular times with their tracks drawn, and a lane for every track.
 
     Args:
         results: results.json, or the folder that holds it; meta.json is beside it.
-        source: the video; by default where meta.json says that it was, or beside the results.
-        count: frames.
+        source: the video; None: the path in meta.json, or a file of that name beside the results.
+        count: number of frames.
         conf: tracks with a lower score are left out.
 
-    Raises: DataError if the files or the video are not there, or do not belong together.
+    Raises: DataError if the files or the video are missing, or do not belong together.
     """
     frames, captions = [], []
     with load(results, source=source) as video:
@@ -105,7 +105,7 @@ def view_results(
 
 
 def save_results(view: ResultsView, output: Path, *, exist_ok: bool = False) -> Path:
-    """Write one figure of frames and lanes: a PNG, or a page with a table of the tracks (.html).
+    """Write one figure of frames and lanes as .png, or a page with a table of the tracks as .html.
 
     Args: exist_ok: replace a figure that is there already.
     Raises: UsageError for another suffix, or for a figure that is there already.
@@ -160,13 +160,13 @@ def _lane(track: Track, meta: VideoMeta) -> Lane:
 
 
 def _intervals(seen: np.ndarray, meta: VideoMeta) -> list[tuple[float, float]]:
-    """From and to, in seconds, of the runs of True; a frame lasts until the next one."""
+    """Start and end, in seconds, of the runs of True in [L] bool; a frame lasts until the next."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], seen.astype(np.int8), [0]])))
     times = [*meta.times[:: meta.frame_stride], _span(meta)[1]]
     return [(times[begin], times[stop]) for begin, stop in edges.reshape(-1, 2)]
 
 
 def _span(meta: VideoMeta) -> tuple[float, float]:
-    """First and last moment of the results, in seconds."""
+    """Start and end of the results, in seconds."""
     last_frame = 1 / meta.fps if meta.fps else 0.0
     return meta.times[0], meta.times[-1] + last_frame

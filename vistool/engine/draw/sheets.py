@@ -1,4 +1,4 @@
-"""Visualize: contact sheets of labelled videos, and what all figures share; no torch."""
+"""Visualize labelled videos as contact sheets; functions shared by all figures. No torch."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from vistool.rendering.overlay import as_png, draw_tracks
 from vistool.structures import Instance, Size, Track
 
 STYLE = OverlayStyle(alpha=0.4, scores=False)
-COLUMNS = 6  # frames of a labelled video, and pictures in a row of results
-SHEET_SUFFIXES = (".png", "")  # without one it is a folder
+COLUMNS = 6  # pictures in a row: frames of a labelled video, or of results
+SHEET_SUFFIXES = (".png", "")  # a path without suffix is a folder
 NAMED = 4  # classes in a title, at most
 
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """What is to be seen, row by row."""
+    """The rows of a contact sheet, and its title."""
 
     heading: str
     rows: tuple[SheetRow, ...]
@@ -57,11 +57,11 @@ def listed(names: Sequence[str], everything: Sequence[str]) -> str:
 def dataset_sheet(
     path: Path, *, videos: Sequence[str] = (), count: int = 8, seed: int | None = None
 ) -> Sheet:
-    """Labelled pictures or videos with their masks.
+    """A contact sheet of labelled pictures or videos with their masks.
 
     Args:
-        videos: names or ids of those to show; empty: the first `count`.
-        seed: show `count` random ones instead of the first.
+        videos: names or ids of videos to show; empty: the first `count`.
+        seed: show `count` random videos instead of the first.
 
     Raises: DataError for a data set that cannot be read, UsageError for a video that is not in it.
     """
@@ -117,7 +117,7 @@ def _dataset_row(dataset: DataSet, video: AnnotatedVideo, tracks: list[Annotated
 
 
 def drawn_small(image: np.ndarray, instances: Sequence[Instance]) -> np.ndarray:
-    """A frame as large as a sheet shows it, with labels that can be read at that size."""
+    """A frame [H, W, 3] at the size of a sheet, with tracks and readable labels drawn on it."""
     small = fitting(image)
     size = (small.shape[1], small.shape[0])
     tracks = [instance.track for instance in instances]
@@ -127,7 +127,7 @@ def drawn_small(image: np.ndarray, instances: Sequence[Instance]) -> np.ndarray:
 
 
 def counted(number: int, thing: str) -> str:
-    """A number of things in words.
+    """A number and its noun, in the plural where needed.
 
     >>> counted(1, "frame"), counted(2, "frame")
     ('1 frame', '2 frames')
@@ -149,7 +149,7 @@ def _read(files: Sequence[Path], frame: int, size: Size) -> np.ndarray:
 
 
 def regular_frames(length: int, count: int) -> list[int]:
-    """Frames at regular distances, the first and the last among them.
+    """Frame positions at regular distances, the first and the last included.
 
     >>> regular_frames(11, 3), regular_frames(2, 3), regular_frames(5, 1)
     ([0, 5, 10], [0, 1], [2])
@@ -160,14 +160,14 @@ def regular_frames(length: int, count: int) -> list[int]:
 
 
 def require_suffix(output: Path, *suffixes: str) -> None:
-    """Raises: UsageError if a figure is to be written in another form."""
+    """Raises: UsageError if the output does not have one of the suffixes."""
     if output.suffix.lower() not in suffixes:
         forms = " or ".join(suffix or "a folder" for suffix in suffixes)
-        raise UsageError(f"{output}: such figures are written as {forms}")
+        raise UsageError(f"{output}: this figure can be written as {forms}")
 
 
 def save_sheet(sheet: Sheet, output: Path, *, exist_ok: bool = False) -> list[Path]:
-    """Write one PNG; where `output` has no suffix, a PNG a row into that folder.
+    """Write one PNG; if `output` has no suffix, write one PNG per row into that folder.
 
     Args: exist_ok: replace a picture that is there already.
     Raises: UsageError for another suffix, or for what is there already.

@@ -1,4 +1,4 @@
-"""Compare: two results on one data set, number by number, and what of it is more than chance."""
+"""Compare two results on one data set, and test which differences are significant."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Comparison:
     inputs: Mapping[str, Any]
 
     def as_json(self) -> dict[str, Any]:
-        """What `--json` prints; differences are b - a."""
+        """The object that `--json` prints; differences are b - a."""
         return {
             "compare": {d.name: asdict(d) for d in self.differences},
             "videos": self.num_videos,
@@ -57,22 +57,24 @@ def compare(
     davis: bool | None = None,
     on_progress: OnProgress = silent,
 ) -> Comparison:
-    """Score two results on one data set and draw its videos anew, many times.
+    """Score two results on one data set, and compare them by a paired bootstrap over the videos.
+
+    Videos that failed in either result are left out of both.
 
     Args:
-        a, b: as `read_predictions` takes them.
-        davis: DAVIS's J and F too; None: where it does not take long.
+        a, b: paths, as for `read_predictions`.
+        davis: compute J and F as well; None: on DAVIS, and on sets with few masks.
 
-    Raises: DataError; also if the two were made for different classes.
+    Raises: DataError; also if the two are scored on different categories.
     """
     dataset, key = open_dataset(path, a, b)
-    found = [
+    pair = [
         read_predictions(file, dataset, key, on_progress=on_progress).above(config.conf)
         for file in (a, b)
     ]
-    failed = {id_: why for one in found for id_, why in one.failed.items()}
-    found = [replace(one, failed=failed) for one in found]  # both on the same videos
-    results = [measure(dataset, one, config, davis=davis, on_progress=on_progress) for one in found]
+    failed = {id_: why for one in pair for id_, why in one.failed.items()}
+    pair = [replace(one, failed=failed) for one in pair]  # both on the same videos
+    results = [measure(dataset, one, config, davis=davis, on_progress=on_progress) for one in pair]
     _check_comparable(results[0], results[1])
     ids = results[0].scored.video_ids
     measure_a, measure_b = (_measure(result) for result in results)
@@ -84,18 +86,18 @@ def compare(
 
 
 def _check_comparable(a: Measured, b: Measured) -> None:
-    """Raises: DataError, since means over other categories say nothing of each other."""
+    """Raises: DataError for different categories: means over them cannot be compared."""
     if (a.scored.categories, a.scored.merged) != (b.scored.categories, b.scored.merged):
         names = [", ".join(one.scored.categories.values()) for one in (a, b)]
         raise DataError(
             f"{a.source.path} is scored on {names[0]}; {b.source.path} on {names[1]}"
-            + (", which stand for other categories" if names[0] == names[1] else ""),
+            + (", which stand for different categories" if names[0] == names[1] else ""),
             hint="compare two runs of models, or two results files without run.json",
         )
 
 
 def _measure(result: Measured) -> Measure:
-    """All numbers that can be drawn anew, in one."""
+    """All numbers that can be computed on a sample of the videos, as one measure."""
     ids = result.scored.video_ids
     parts = [
         ap_measure(result.outcomes, result.scored.categories),

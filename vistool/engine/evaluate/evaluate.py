@@ -1,4 +1,4 @@
-"""Evaluate: predictions held against what is labelled; all numbers at once."""
+"""Evaluate: score predictions against labelled tracks, with all measures in one pass."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ from vistool.progress import OnProgress, silent
 if TYPE_CHECKING:
     from vistool.models.checkpoints.files import LoadedModel
 
-RUNS = Path("runs/eval")  # where runs of models and their numbers go
+RUNS = Path("runs/eval")  # model runs and scores are saved below it
 
 
 class Evaluation(Measured):
-    """All that was measured; numbers are -1 where nothing is labelled to measure them by.
+    """The scores of an evaluation; a score is -1 if no labelled track enters it.
 
-    `ytvis`, `hota`, `identity` and `davis` hold the overall numbers, `by_category()` one row for
-    every category, `as_json()` all that `vistool eval --json` prints. `failed` are the videos that
-    the model could not be run on, and `warnings` tells what is odd about the predictions.
+    `ytvis`, `hota`, `identity` and `davis` hold the overall scores, `by_category()` one row for
+    every category, and `as_json()` everything that `vistool eval --json` prints. `failed` holds
+    the videos on which the model could not be run, `warnings` what is odd about the predictions.
 
     >>> scores = vistool.evaluate("valid.json", predictions="results.json")
     >>> scores
@@ -56,16 +56,16 @@ class Evaluation(Measured):
     """
 
     def report(self, folder: str | Path, *, exist_ok: bool = False) -> Path:
-        """Write what the command writes: metrics.json, tables, figures and report.html.
+        """Write the files of the command: metrics.json, tables, figures and report.html.
 
-        Args: exist_ok: write into a folder that is there already.
+        Args: exist_ok: write into a folder that exists and is not empty.
         Returns: the path of report.html.
-        Raises: UsageError if the folder is there already; DataError if it is a file.
+        Raises: UsageError if the folder is not empty; DataError if it is a file.
         """
         folder = Path(folder)
         if folder.is_dir() and any(folder.iterdir()) and not exist_ok:
             raise UsageError(
-                f"{folder}: is there already, and not empty",
+                f"{folder}: exists already, and is not empty",
                 hint="name another folder, or allow it with exist_ok=True",
             )
         write_evaluation(new_run_folder(folder.parent, folder.name, exist_ok=True), self)
@@ -87,23 +87,23 @@ def evaluate(
     output: str | Path = RUNS,
     on_progress: OnProgress = silent,
 ) -> Evaluation:
-    """Score saved predictions, or run a model and score what it predicts, as `vistool eval` does.
+    """Score saved predictions, or run a model and score its predictions, as `vistool eval` does.
 
     >>> scores = vistool.evaluate("valid.json", predictions="results.json")
     >>> scores.ytvis.AP, scores.hota.HOTA, scores.identity.switches
     (1.0, 1.0, 0)
 
     Args:
-        dataset: a YouTube-VIS or COCO file, or a folder: of one of these, of DAVIS or of MOTS.
+        dataset: a YouTube-VIS or COCO file, a folder with one, or a DAVIS or MOTS folder.
         predictions: a results file, a zip of one, a run's folder, or a folder of DAVIS or MOTS.
         model: the name of released weights, a weight file or a loaded model, to run first.
-        frames: the folder that file names are relative to; None: the one they are found in.
-        conf: tracks that score less are left out.
-        davis: measure DAVIS's J and F; None: on DAVIS, and where it does not take long.
-        output: below it, a model's run is saved; the same call again goes on where it stopped.
+        frames: the folder that file names are relative to; None: it is searched for.
+        conf: tracks with a lower score are left out.
+        davis: compute DAVIS's J and F; None: on DAVIS, and on sets with few masks.
+        output: the model's run is saved below it; the same call resumes an interrupted run.
 
-    Raises: DataError that lists all that is wrong with the predictions; UsageError unless either
-        predictions or a model are given.
+    Raises: DataError that lists all faults of the predictions; UsageError unless either
+        predictions or a model is given.
     """
     if (predictions is None) == (model is None):
         raise UsageError("evaluate needs either predictions or a model")
@@ -120,36 +120,36 @@ def evaluate(
     result = job.run(on_progress).evaluation
     if result is None:
         raise UsageError(
-            "only the first process of torchrun has the numbers", hint="use `vistool eval` there"
+            "only the first process of torchrun has the scores", hint="use `vistool eval` there"
         )
     return result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a job has left."""
+    """The results of a job."""
 
     evaluation: Evaluation | None = None  # None: no labels, or another process of torchrun has it
-    folder: Path | None = None  # with the numbers
+    folder: Path | None = None  # with the scores
     submission: Path | None = None
-    failed: tuple[str, ...] = ()  # videos that could not be run
+    failed: tuple[str, ...] = ()  # names of videos on which the model could not be run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalJob:
-    """What to score, and what to write of it: `vistool eval` as a whole."""
+    """The whole of `vistool eval`: what is scored, and what is written."""
 
     dataset: Path
-    predictions: Path | None = None  # either these or a model
+    predictions: Path | None = None  # either predictions or a model
     model: str | LoadedModel | None = None
     frames: Path | None = None
     config: EvalConfig
-    davis: bool | None = None  # None: where it does not take long
+    davis: bool | None = None  # None: on DAVIS, and on sets with few masks
     output: Path = RUNS
-    write: bool = True  # the numbers, into a folder below `output`
-    report: bool = True  # with page, figures and tables of errors
+    write: bool = True  # write the scores into a folder below `output`
+    report: bool = True  # write page, figures and tables of errors, too
     submission: Path | None = None  # a zip for a server; not written if a video failed
-    # Write the numbers of saved predictions into a folder that is there, replace a submission.
+    # The scores of saved predictions may go into an existing folder; a submission may be replaced.
     exist_ok: bool = False
 
     def run(
@@ -157,30 +157,30 @@ class EvalJob:
         on_progress: OnProgress = silent,
         on_message: Callable[[str], None] = lambda text: None,
     ) -> Outcome:
-        """Make or read predictions, score them and write what is wanted.
+        """Make or read predictions, score them and write the requested files.
 
-        Args: on_message: told warnings, and what went wrong with single videos.
+        Args: on_message: called with warnings, and with errors of single videos.
         Raises: DataError, UsageError, WeightsError.
         """
         if self.submission:
             check_submission(self.submission, exist_ok=self.exist_ok)
         saved = [self.predictions] if self.predictions else []
         dataset, key = open_dataset(self.dataset, *saved, frames=self.frames)
-        found = self._predictions(dataset, key, on_progress)
-        if found is None:
+        made = self._predictions(dataset, key, on_progress)
+        if made is None:
             return Outcome()
-        failed = tuple(video.name for video in dataset.videos if video.id in found.failed)
-        for name, why in zip(failed, found.failed.values(), strict=True) if self.model else ():
+        failed = tuple(video.name for video in dataset.videos if video.id in made.failed)
+        for name, why in zip(failed, made.failed.values(), strict=True) if self.model else ():
             on_message(f"error: {name}: {why}")
-        for warning in found.warnings:
+        for warning in made.warnings:
             on_message(f"warning: {warning}")
         if self.submission:
             if failed:
                 return Outcome(failed=failed)
-            write_submission(self.submission, found)
+            write_submission(self.submission, made)
             if not dataset.tracks:
                 return Outcome(submission=self.submission)
-        result = measure(dataset, found, self.config, davis=self.davis, on_progress=on_progress)
+        result = measure(dataset, made, self.config, davis=self.davis, on_progress=on_progress)
         folder = self._write(result) if self.write else None
         return Outcome(evaluation=result, folder=folder, submission=self.submission, failed=failed)
 
@@ -189,8 +189,8 @@ class EvalJob:
     ) -> Predictions | None:
         conf = self.config.conf
         if self.predictions:
-            found = read_predictions(self.predictions, dataset, key, on_progress=on_progress)
-            return found.above(conf)
+            saved = read_predictions(self.predictions, dataset, key, on_progress=on_progress)
+            return saved.above(conf)
         from vistool.engine.evaluate.run_model import predict_dataset  # torch loads here
 
         assert self.model is not None
@@ -222,14 +222,14 @@ def measure(
     davis: bool | None = None,
     on_progress: OnProgress = silent,
 ) -> Evaluation:
-    """Measure all there is to measure.
+    """Compute all measures.
 
-    Args: davis: J and F too, which takes longer than all the rest; None: where it does not.
+    Args: davis: J and F as well, which take longest; None: on DAVIS, and on sets with few masks.
     Raises: DataError if nothing is labelled.
     """
     if not dataset.tracks:
         raise DataError(
-            f"{dataset.path}: nothing is labelled in it, so nothing can be scored",
+            f"{dataset.path}: has no labels, so nothing can be scored",
             hint="--submission OUT.zip writes the predictions for a server that has the labels",
         )
     clock = _Clock()
@@ -240,15 +240,15 @@ def measure(
             classes=predictions.run.classes if predictions.run else (),
             without=frozenset(predictions.failed),
         )
-    boundaries = _boundaries_wanted(dataset, config, davis)
+    with_davis = _with_davis(dataset, config, davis)
     ap, groups = APBuilder(scored.categories), BreakdownBuilder(scored.categories)
-    reasons = DiagnosisBuilder(scored.categories)
-    hota, identity, followed = [], [], []
-    compared = iter(overlaps_of_videos(scored.in_order()))
-    objects = iter(overlaps_of_videos(scored.objects_in_order()))
+    errors = DiagnosisBuilder(scored.categories)
+    hota, identity, objects = [], [], []
+    overlaps = iter(overlaps_of_videos(scored.in_order()))
+    object_overlaps = iter(overlaps_of_videos(scored.objects_in_order()))
     for done in range(len(scored.videos)):
         with clock.stage("overlaps"):
-            video = next(compared)
+            video = next(overlaps)
         with clock.stage("ytvis"):
             ap.add(video)
         with clock.stage("hota"):
@@ -258,17 +258,17 @@ def measure(
         with clock.stage("breakdown"):
             groups.add(video)
         with clock.stage("diagnosis"):
-            reasons.add(video)
-        if boundaries:
+            errors.add(video)
+        if with_davis:
             with clock.stage("davis"):
-                followed += davis_of_video(next(objects))
+                objects += davis_of_video(next(object_overlaps))
         on_progress("scoring", done + 1, len(scored.videos))
     with clock.stage("ytvis"):
         result = ap.result()
     with clock.stage("breakdown"):
         breakdown = groups.result()
     with clock.stage("diagnosis"):
-        diagnosis = reasons.diagnosis()
+        diagnosis = errors.diagnosis()
     return Evaluation(
         dataset=dataset,
         source=predictions,
@@ -277,15 +277,15 @@ def measure(
         outcomes=ap.outcomes(),
         hota_counts=TrackingResult(tuple(hota)),
         identity_counts=TrackingResult(tuple(identity)),
-        objects=DavisResult(tuple(followed)) if boundaries else None,
+        objects=DavisResult(tuple(objects)) if with_davis else None,
         breakdown=breakdown,
         diagnosis=diagnosis,
         seconds=clock.total(),
     )
 
 
-def _boundaries_wanted(dataset: DataSet, config: EvalConfig, asked: bool | None) -> bool:
-    """Whether to measure J and F: as asked, else on DAVIS and where it does not take long."""
+def _with_davis(dataset: DataSet, config: EvalConfig, asked: bool | None) -> bool:
+    """Whether to compute J and F: as requested, else on DAVIS and on sets with few masks."""
     if asked is not None or dataset.class_agnostic:
         return asked is not False
     masks = sum(mask is not None for track in dataset.tracks for mask in track.segmentations)
@@ -293,7 +293,7 @@ def _boundaries_wanted(dataset: DataSet, config: EvalConfig, asked: bool | None)
 
 
 class _Clock:
-    """How long every stage took."""
+    """Seconds that every stage took."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Predictions on a data set: where they come from, read and checked, and packed for a server."""
+"""Predictions on a data set: read, checked, traced to their source, and packed for a server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from vistool.progress import OnProgress, silent
 from vistool.structures import TrackSegmentation
 
 RUN = "run.json"
-VIDEOS, FAILURE = "videos", "error.txt"  # in a run folder; of a video
+VIDEOS, FAILURE = "videos", "error.txt"  # in a run folder; in a video's folder
 SUBMISSION = ".zip"
 
 
@@ -42,24 +42,24 @@ class MatchedClass(msgspec.Struct, frozen=True):
 
     name: str
     id: int  # in the model's own results
-    category_ids: tuple[int, ...]  # rising; empty: the data set has none of them
+    category_ids: tuple[int, ...]  # ascending; empty: the data set has none of them
 
     @property
     def target(self) -> int:
-        """The category under which predictions of the class are written."""
+        """The category id that predictions of the class get."""
         return self.category_ids[0]
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """run.json: what a folder of predictions was made of; another run gets another folder."""
+    """run.json: the inputs of a folder's predictions; other inputs get another folder."""
 
-    data: str  # SHA-256 of the annotation file; of a folder, its path
+    data: str  # SHA-256 of the annotation file; for a folder, its path
     model: str  # name
     sha256: str  # of the weight file
     settings: dict[str, Any]
     multi_class: bool
     classes: tuple[MatchedClass, ...]
-    version: str = ""  # of vistool: another one may predict otherwise
+    version: str = ""  # of vistool: predictions may differ between versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +67,21 @@ class Predictions:
     """Checked predictions and where they come from."""
 
     path: Path
-    data: str  # the state of the data set that they were checked against, as in `Run`
+    data: str  # identifies the data set that they were checked against, as in `Run`
     results: Sequence[TrackSegmentation]
-    run: Run | None = None  # what made them, where that is known
+    run: Run | None = None  # None: not made by `vistool eval`, or on another data set
     warnings: tuple[str, ...] = ()
     failed: Mapping[int, str] = field(default_factory=dict)  # video id -> why it was not run
-    conf: float = 0.0  # those that score less were left out
+    conf: float = 0.0  # lower-scoring predictions were left out
 
     def above(self, conf: float) -> Predictions:
-        """Those that score at least `conf`."""
+        """The predictions with a score of at least `conf`."""
         if conf <= self.conf:
             return self
         return replace(self, results=[r for r in self.results if r["score"] >= conf], conf=conf)
 
     def source(self) -> dict[str, Any]:
-        """Where they come from, with checksums, so that numbers can be traced."""
+        """Files and model of the predictions, with checksums."""
         source: dict[str, Any] = {
             "predictions": {
                 "path": str(self.path),
@@ -102,11 +102,11 @@ class Predictions:
 
 
 def open_dataset(path: Path, *predictions: Path, frames: Path | None = None) -> tuple[DataSet, str]:
-    """A data set with its labels, and a key that tells this state of it from another.
+    """A data set with its labels, and a key that changes with the annotation file.
 
     Args:
-        predictions: that will be scored; they tell how long a video is where nothing else does.
-        frames: as `read_dataset` takes them.
+        predictions: to be scored; a video whose length is not known gets theirs.
+        frames: as for `read_dataset`.
 
     Raises: DataError.
     """
@@ -122,11 +122,10 @@ def read_predictions(
 ) -> Predictions:
     """Read and check predictions: a results file, a zip of one, or a folder.
 
-    A folder holds results.json, as of an earlier run, or masks in the form of DAVIS or MOTS. Where
-    `vistool eval` made the predictions, what it knows of the model's classes comes along, and which
-    videos it could not run.
+    A folder holds the results.json of an earlier run, or masks in the form of DAVIS or MOTS. For
+    predictions made by `vistool eval`, the model's classes and the failed videos are read, too.
 
-    Raises: DataError that lists all that is wrong.
+    Raises: DataError that lists all faults.
     """
     if path.is_dir() and not (path / RESULTS).is_file():
         masks = read_predicted_masks(path, dataset, on_progress=on_progress)
@@ -138,14 +137,16 @@ def read_predictions(
     warnings = [str(problem) for problem in checked.problems]
     run = _read_run(file.parent) if file.name == RESULTS else None
     if run is not None and run.data != data_key:
-        warnings.append(f"{file}: made on another state of the data set; categories as they are")
+        warnings.append(
+            f"{file}: made on a different version of the data set; categories are not merged"
+        )
         run = None
     failed = noted_failures(file.parent, (video.id for video in dataset.videos)) if run else {}
     return Predictions(file, data_key, checked.results, run, tuple(warnings), failed)
 
 
 def check_submission(path: Path, *, exist_ok: bool) -> None:
-    """Raises: UsageError if it is no .zip, or is there already."""
+    """Raises: UsageError if the path does not end in .zip, or exists already."""
     if path.suffix.lower() != SUBMISSION:
         raise UsageError(f"{path}: servers take a {SUBMISSION}")
     refuse_existing(path, exist_ok=exist_ok)
@@ -169,7 +170,7 @@ def write_submission(path: Path, predictions: Predictions) -> None:
 
 
 def folder_of_run(predictions: Predictions) -> Path:
-    """Where the numbers of a run just made go; the run's own are those of all its tracks."""
+    """The folder for the scores of a model's run: the run's own, or one below it for a `conf`."""
     run = predictions.path.parent
     return run / f"conf-{predictions.conf:g}" if predictions.conf else run
 
@@ -177,9 +178,9 @@ def folder_of_run(predictions: Predictions) -> Path:
 def new_folder(
     predictions: Predictions, dataset: DataSet, parent: Path, *, exist_ok: bool = False
 ) -> Path:
-    """A new folder for the numbers of saved predictions."""
+    """A new folder for the scores of saved predictions."""
     stem = predictions.path.stem
-    if stem == Path(RESULTS).stem:  # all of them are called so
+    if stem == Path(RESULTS).stem:  # every run has that name
         stem = predictions.path.resolve().parent.name
     name = name_of(dataset)
     # A run of a model is named after the data set already.
@@ -194,7 +195,7 @@ def name_of(dataset: DataSet) -> str:
 
 
 def run_folder(parent: Path, stem: str, run: Run) -> Path:
-    """The folder that holds this run already, or the first free one of stem, stem-2..."""
+    """The folder that holds this run already, or else the first free one of stem, stem-2..."""
     for name in numbered(as_file_name(stem)):
         folder = parent / name
         if folder.is_dir() and _read_run(folder) == run:
@@ -208,12 +209,12 @@ def run_folder(parent: Path, stem: str, run: Run) -> Path:
 
 
 def video_folder(folder: Path, video_id: int) -> Path:
-    """Where a run keeps what `predict` leaves of one video."""
+    """The folder of one video's results in a run."""
     return folder / VIDEOS / str(video_id)
 
 
 def noted_failures(folder: Path, video_ids: Iterable[int]) -> dict[int, str]:
-    """The videos that could not be run, with the reason."""
+    """Why videos could not be run, by video id."""
     notes = {id_: video_folder(folder, id_) / FAILURE for id_ in video_ids}
     return {
         id_: read_file(note).decode(errors="replace").strip()
@@ -223,11 +224,11 @@ def noted_failures(folder: Path, video_ids: Iterable[int]) -> dict[int, str]:
 
 
 def _read_run(folder: Path) -> Run | None:
-    """What a folder of predictions was made of; None if it is none. Raises: DataError."""
+    """The run.json of a folder; None if there is none. Raises: DataError."""
     path = folder / RUN
     return read_json(path, Run) if path.exists() else None
 
 
 def _file_key(path: Path) -> str:
-    """SHA-256 of a file; of a folder, its path."""
+    """SHA-256 of a file; for a folder, its path."""
     return sha256_of(path) if path.is_file() else str(path.resolve())

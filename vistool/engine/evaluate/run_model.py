@@ -1,6 +1,6 @@
-"""A model over all videos of a data set: resumable, by several processes, into one results file.
+"""Run a model on all videos of a data set, by several processes, and write one results file.
 
-Every video gets a folder of its own as `predict` leaves it; one that is complete is not run again.
+Every video gets a folder, as `predict` writes it. A resumed run skips videos that are complete.
 """
 
 from __future__ import annotations
@@ -59,21 +59,22 @@ def predict_dataset(
     workers: int = 1,
     on_progress: OnProgress = silent,
 ) -> Predictions | None:
-    """Run a model over the videos that have no complete result yet; write all into results.json.
+    """Run a model on the videos without a complete result, and write all into results.json.
 
     Under `torchrun`, every process takes its share of the videos.
 
     Args:
-        data_key: tells one state of the data set from another.
-        model: a name, a weight file, or one that is loaded already.
+        data_key: identifies the data set, as `open_dataset` returns it.
+        model: a name, a weight file or a loaded model.
         workers: processes on this machine, each with the model in its memory.
 
-    Returns: None in all processes under `torchrun` but the first.
-    Raises: UsageError, WeightsError, DataError if the data set names no frames.
+    Returns: None in every process of `torchrun` except the first.
+    Raises: UsageError, WeightsError, DataError if the data set names no frames or no video could
+        be run.
     """
     if not all(video.file_names for video in dataset.videos):
         raise DataError(
-            f"{dataset.path}: does not say where the frames of its videos are",
+            f"{dataset.path}: does not name the frames of its videos",
             hint="score saved results with --predictions instead",
         )
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
@@ -84,7 +85,7 @@ def predict_dataset(
         undone = processes.agree(
             lambda: {v.id for v in dataset.videos if not _is_complete(folder, v)}
         )
-        if undone and processes.is_first:  # until it is whole again
+        if undone and processes.is_first:  # incomplete results must not be scored
             (folder / RESULTS).unlink(missing_ok=True)
         mine = processes.mine([video for video in dataset.videos if video.id in undone])
         on_device = msgspec.structs.replace(config, device=str(processes.device))
@@ -99,7 +100,7 @@ def predict_dataset(
             for video in mine:
                 _run_video(job, place, video, partial(progress.within, video))
                 progress.finish(video)
-        processes.gather(None)  # until all are done
+        processes.gather(None)  # wait for the others
         if not processes.is_first:
             return None
     failed = _failures(folder, dataset.videos)
@@ -108,7 +109,7 @@ def predict_dataset(
         reasons = [f"{video.name}: {failed[video.id]}" for video in dataset.videos[:SHOWN]]
         raise DataError(
             "\n".join([f"none of the {len(failed)} videos could be run", *reasons]),
-            hint="where the frames lie elsewhere, name their folder: --frames",
+            hint="if the frames are elsewhere, name their folder: --frames",
         )
     targets = {c.id: c.target for c in run.classes if c.category_ids}
     left_out: list[int] = []
@@ -118,7 +119,7 @@ def predict_dataset(
     without = [match.name for match in run.classes if not match.category_ids]
     warning = (
         f"the data set has no category for the model's {', '.join(without)}: "
-        f"{len(left_out)} predictions left out"
+        f"{len(left_out)} predictions are left out"
     )
     warnings = (warning,) if without else ()
     return Predictions(folder / RESULTS, data_key, checked.results, run, warnings, failed)
@@ -132,8 +133,8 @@ def _run(dataset: DataSet, data_key: str, loaded: LoadedModel, config: PredictCo
         data=data_key,
         model=loaded.header.name,
         sha256=loaded.sha256,
-        settings=msgspec.json.decode(to_json(config)),  # as it comes back from the file
-        # Where there is one category, a track counts once.
+        settings=msgspec.json.decode(to_json(config)),  # equal to what is read from the file
+        # On a set without categories, a track counts once.
         multi_class=loaded.header.config.every_likely_class and not dataset.class_agnostic,
         classes=matched_classes(
             loaded.header, dataset.categories, class_agnostic=dataset.class_agnostic
@@ -158,9 +159,11 @@ def _failures(folder: Path, videos: Iterable[AnnotatedVideo]) -> dict[int, str]:
 def _joined(
     folder: Path, videos: Iterable[AnnotatedVideo], targets: Mapping[int, int], left_out: list[int]
 ) -> Iterator[TrackSegmentation]:
-    """The results of all videos, with the data set's ids; a repetition is written once.
+    """The results of all videos, with the data set's ids; repeated results are written once.
 
-    Args: targets: the category of each class; left_out: takes the classes of results without one.
+    Args:
+        targets: the category of each class.
+        left_out: the classes of results without a category are appended to it.
     """
     for video in videos:
         seen: set[int] = set()
@@ -181,14 +184,14 @@ def _joined(
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a run is kept, and where the frames of its videos lie."""
+    """The folder of a run, and that of the data set's frames."""
 
     folder: Path
     frames: Path
 
 
 class _Frames:
-    """How many frames of the set are done, over all its videos."""
+    """Reports progress in frames, over all videos of the data set."""
 
     def __init__(
         self,
@@ -198,22 +201,22 @@ class _Frames:
     ) -> None:
         self._total = sum(video.length for video in videos)
         self._done = self._total - sum(video.length for video in todo)
-        self._tell = on_progress
+        self._report = on_progress
 
     def within(self, video: AnnotatedVideo, frames: int) -> None:
-        self._tell(f"running the model: {video.name}", self._done + frames, self._total)
+        self._report(f"running the model: {video.name}", self._done + frames, self._total)
 
     def finish(self, video: AnnotatedVideo) -> None:
         self._done += video.length
-        self._tell(f"running the model: {video.name}", self._done, self._total)
+        self._report(f"running the model: {video.name}", self._done, self._total)
 
 
 def _run_video(
     job: PredictJob, place: _Place, video: AnnotatedVideo, on_frames: Callable[[int], None]
 ) -> None:
-    """Leaves the video's folder with its results, or with a note of what went wrong."""
+    """Write the video's results, or the reason of its failure, into its folder."""
     folder = video_folder(place.folder, video.id)
-    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
+    shutil.rmtree(folder, ignore_errors=True)  # an interrupted run may have left files
     try:
         files = [frame_file(place.frames, name) for name in video.file_names]
         with open_frames(files) as reader:
@@ -225,7 +228,7 @@ def _run_video(
             predict_opened(job, reader, folder, lambda _, done, __: on_frames(done))
     except (UsageError, WeightsError):
         raise
-    except VistoolError as error:  # this video's alone: the others go on
+    except VistoolError as error:  # the other videos are still run
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder / FAILURE) as temporary:
             temporary.write_text(f"{error}\n", encoding="utf-8", errors="backslashreplace")
@@ -238,16 +241,16 @@ def _run_in_processes(
     workers: int,
     progress: _Frames,
 ) -> None:
-    """The longest first, so that no process has much left when the others are done."""
-    with _deaf_to_the_terminal():  # so are all processes that start here: the parent ends them
+    """Run the longest videos first, so that all processes end at about the same time."""
+    with _terminal_signals_ignored():  # inherited by the workers: the parent ends them
         pool = ProcessPoolExecutor(
             workers,
-            mp_context=multiprocessing.get_context("spawn"),  # forked, torch's threads may hang
+            mp_context=multiprocessing.get_context("spawn"),  # after a fork, torch may hang
             initializer=_begin_worker,
             initargs=(make_job, max(1, (os.cpu_count() or 1) // workers)),
         )
     try:
-        with _deaf_to_the_terminal():
+        with _terminal_signals_ignored():
             running: dict[Future[None], AnnotatedVideo] = {
                 pool.submit(_run_in_worker, place, video): video
                 for video in sorted(videos, key=lambda video: -video.length)
@@ -257,22 +260,22 @@ def _run_in_processes(
             progress.finish(running[future])
     except BaseException as error:
         pool.shutdown(wait=False, cancel_futures=True)
-        for child in multiprocessing.active_children():  # in the midst of a video, perhaps
+        for child in multiprocessing.active_children():  # they may be in the middle of a video
             child.terminate()
             child.join()
-        _remove_begun(place.folder, videos)
+        _remove_incomplete(place.folder, videos)
         if isinstance(error, BrokenProcessPool):
             raise VistoolError(
                 "a process that ran the model has died",
-                hint="where memory is short, fewer --workers need less; what is done is saved, and "
-                "the same command again runs only the rest",
+                hint="fewer --workers need less memory; finished videos are saved, and the same "
+                "command runs only the others",
             ) from error
         raise
     pool.shutdown()
 
 
-def _remove_begun(folder: Path, videos: Iterable[AnnotatedVideo]) -> None:
-    """Take away what processes that were ended have left of the videos they were at."""
+def _remove_incomplete(folder: Path, videos: Iterable[AnnotatedVideo]) -> None:
+    """Remove the folders of videos that terminated processes were working on."""
     for video in videos:
         place = video_folder(folder, video.id)
         if place.exists() and not (place / META).exists() and not (place / FAILURE).exists():
@@ -280,10 +283,10 @@ def _remove_begun(folder: Path, videos: Iterable[AnnotatedVideo]) -> None:
 
 
 @contextlib.contextmanager
-def _deaf_to_the_terminal() -> Iterator[None]:
-    """Ignore Ctrl-C, and that the terminal closes."""
+def _terminal_signals_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C and the closing of the terminal."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may deal with signals
+        yield  # only the main thread may set signal handlers
         return
     before = {number: signal.signal(number, signal.SIG_IGN) for number in TERMINAL_SIGNALS}
     try:
@@ -293,7 +296,7 @@ def _deaf_to_the_terminal() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-_job: PredictJob | None = None  # of this process, made once
+_job: PredictJob | None = None  # one per process
 
 
 def _begin_worker(make_job: Callable[[], PredictJob], threads: int) -> None:

@@ -1,7 +1,7 @@
-"""A data set and predictions on it, brought into one shape: what is compared with what.
+"""The tracks that are scored: which predictions are compared with which labelled tracks.
 
-Categories that a model does not tell apart are merged, and predictions that nobody can call right
-or wrong are taken out; what was done is counted, so that it can be said.
+Categories that a model does not distinguish are merged. Predictions that may show unlabelled
+objects are left out. Both are counted, so that they can be reported.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from vistool.structures import TrackSegmentation
 # Video id, truth, predictions.
 OfVideo = tuple[int, Sequence[AnnotatedTrack], Sequence[TrackSegmentation]]
 
-IGNORE = "ignore"  # the category of regions to ignore
-UNNAMED = "object"  # the category of things that have none of the others, or several
+IGNORE = "ignore"  # the category of regions to ignore (MOTS)
+UNNAMED = "object"  # the category of objects of unknown category, or of several
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +34,23 @@ class ScoredSet:
     """The tracks of every video that are compared, with ids of the scored categories."""
 
     videos: tuple[AnnotatedVideo, ...]
-    categories: Mapping[int, str]  # that are scored, by id; a merged one has its class's name
+    categories: Mapping[int, str]  # id -> name; a merged category has the name of the model's class
     truth: Mapping[int, Sequence[AnnotatedTrack]]  # by video id
     predictions: Mapping[int, Sequence[TrackSegmentation]]  # by video id, in the file's order
-    merged: Mapping[str, Sequence[str]]  # scored category -> the data set's, where it is several
-    unscored: Mapping[str, int]  # labelled categories that are left out -> their tracks
-    partly_labelled: int  # videos in which not everything is labelled
+    merged: Mapping[str, Sequence[str]]  # merged category -> names of its parts
+    unscored: Mapping[str, int]  # categories that are left out -> number of labelled tracks
+    partly_labelled: int  # videos that are labelled in part
     unnamed: Mapping[int, Sequence[AnnotatedTrack]]  # by video id: labelled without a category
-    found: Mapping[int, Sequence[TrackSegmentation]]  # by video id: predictions, judged or not
+    all_predictions: Mapping[int, Sequence[TrackSegmentation]]  # by video id, scored or left out
 
     @property
     def num_frames(self) -> int:
-        """Of all videos."""
+        """Frames of all videos."""
         return sum(video.length for video in self.videos)
 
     @property
     def num_truth(self) -> int:
-        """Labelled tracks that are to be found."""
+        """Labelled tracks, without crowds."""
         return sum(not track.is_crowd for tracks in self.truth.values() for track in tracks)
 
     @property
@@ -60,8 +60,8 @@ class ScoredSet:
 
     @property
     def unjudged(self) -> int:
-        """Predictions that may show what nobody labelled, and are left out."""
-        return sum(map(len, self.found.values())) - self.num_predictions
+        """Predictions that are left out, since they may show unlabelled objects."""
+        return sum(map(len, self.all_predictions.values())) - self.num_predictions
 
     @property
     def num_predictions(self) -> int:
@@ -69,19 +69,19 @@ class ScoredSet:
         return sum(map(len, self.predictions.values()))
 
     def in_order(self) -> Iterator[OfVideo]:
-        """Video id, truth and predictions, by rising id."""
+        """Video id, truth and predictions, by ascending id."""
         for video_id in self.video_ids:
             yield video_id, self.truth[video_id], self.predictions[video_id]
 
     def objects_in_order(self) -> Iterator[OfVideo]:
-        """The same whatever the category: all labelled objects, and every predicted track once."""
+        """The same without categories: all labelled objects, and every predicted track once."""
         for video_id in self.video_ids:
             objects = [*self.truth[video_id], *self.unnamed[video_id]]
-            yield video_id, objects, _each_once(self.found[video_id])
+            yield video_id, objects, _each_once(self.all_predictions[video_id])
 
     @property
     def video_ids(self) -> list[int]:
-        """By rising id."""
+        """The ids of all videos, ascending."""
         return sorted(video.id for video in self.videos)
 
 
@@ -92,11 +92,12 @@ def scored_set(
     classes: Sequence[MatchedClass] = (),
     without: frozenset[int] = frozenset(),
 ) -> ScoredSet:
-    """Bring a data set and checked predictions into one shape.
+    """Choose the labelled and predicted tracks that are compared.
 
     Args:
-        classes: what a model's classes stand for; categories of one class become one, and those
-            of none are not scored. Empty: all categories, as they are.
+        predictions: checked, with category ids of the data set.
+        classes: the categories that a model's classes stand for. Categories of one class are
+            merged, categories without a class are not scored. Empty: all categories, as they are.
         without: ids of videos to leave out.
     """
     videos = tuple(video for video in dataset.videos if video.id not in without)
@@ -119,9 +120,9 @@ def scored_set(
             truth[track.video_id].append(replace(track, category_id=becomes[track.category_id]))
         else:
             unscored[names[track.category_id]] += 1
-    found = _of_videos(dataset, predictions, videos, becomes)
+    by_video = _of_videos(dataset, predictions, videos, becomes)
     judged = {
-        video.id: _judged(video, truth[video.id], found[video.id], unnamed[video.id], becomes)
+        video.id: _judged(video, truth[video.id], by_video[video.id], unnamed[video.id], becomes)
         for video in videos
     }
     members: dict[int, list[str]] = defaultdict(list)
@@ -136,7 +137,7 @@ def scored_set(
         unscored=dict(sorted(unscored.items())),
         partly_labelled=sum(not video.exhaustive for video in videos),
         unnamed=unnamed,
-        found=found,
+        all_predictions=by_video,
     )
 
 
@@ -147,21 +148,21 @@ def _of_videos(
     becomes: Mapping[int, int],
 ) -> dict[int, list[TrackSegmentation]]:
     """The predictions of scored categories, by video id."""
-    found: dict[int, list[TrackSegmentation]] = {video.id: [] for video in videos}
+    by_video: dict[int, list[TrackSegmentation]] = {video.id: [] for video in videos}
     only = dataset.categories[0].id if dataset.class_agnostic else None
     for prediction in predictions:
         category = prediction["category_id"] if only is None else only
-        if prediction["video_id"] in found and category in becomes:
-            found[prediction["video_id"]].append(
+        if prediction["video_id"] in by_video and category in becomes:
+            by_video[prediction["video_id"]].append(
                 TrackSegmentation(**{**prediction, "category_id": becomes[category]})
             )
-    return found
+    return by_video
 
 
 def _scored_categories(
     dataset: DataSet, classes: Sequence[MatchedClass], names: Mapping[int, str]
 ) -> tuple[dict[int, int], dict[int, str]]:
-    """What every category of the data set becomes, and the names of what they become."""
+    """Category id -> scored category id, and the names of the scored categories."""
     if not classes or dataset.class_agnostic:
         return {id_: id_ for id_ in names}, dict(names)
     having = [match for match in classes if match.category_ids]
@@ -175,11 +176,11 @@ def _scored_categories(
 def _unnamed(
     dataset: DataSet, classes: Sequence[MatchedClass], names: Mapping[int, str]
 ) -> frozenset[int]:
-    """The category of things without a name, if it is one among others.
+    """The ids of the category `object`, if it stands for objects of unknown category.
 
-    A set that is labelled in part has such a category, and so has one for a model that knows
-    nothing of the kind. Else `object` is a category as any other. Predictions have no say in it:
-    who finds fewer things would be asked for fewer.
+    It does so beside other categories, if the set is labelled in part or the model has no class
+    `object`. Otherwise it is a category like any other. This must not depend on the predictions,
+    or fewer predictions would mean fewer tracks to find.
     """
     unnamed = {id_ for id_, name in names.items() if name == UNNAMED}
     others = any(track.category_id not in unnamed for track in dataset.tracks)
@@ -189,7 +190,7 @@ def _unnamed(
 
 
 def _regions(dataset: DataSet, names: Mapping[int, str]) -> frozenset[int]:
-    """The category of regions in which nothing counts, of whatever category (MOTS)."""
+    """The ids of the category `ignore`: regions in which no prediction is scored (MOTS)."""
     labelled = {id_ for id_, name in names.items() if name == IGNORE}
     objects = {track.category_id for track in dataset.tracks if not track.is_crowd}
     return frozenset(labelled - objects)
@@ -202,21 +203,21 @@ def _judged(
     ignored: Sequence[AnnotatedTrack],
     becomes: Mapping[int, int],
 ) -> Sequence[TrackSegmentation]:
-    """The predictions of a video that can be called right or wrong."""
-    # Of a picture, groups are regions to ignore, as COCO's evaluator has it. On completely labelled
-    # videos, YouTube-VIS's evaluator asks for the overlap with the whole group.
+    """The predictions of a video that can be scored as right or wrong."""
+    # In pictures, crowds are regions to ignore, as in COCO's evaluator. On completely labelled
+    # videos, YouTube-VIS's evaluator uses the overlap with the whole crowd.
     groups = video.length == 1 and any(track.is_crowd for track in truth)
     if video.exhaustive and not ignored and not groups:
         return predictions
     complete = set(becomes.values())
-    if not video.exhaustive:  # of a merged category, all parts must be labelled
+    if not video.exhaustive:  # all parts of a merged category must be labelled
         complete -= {new for old, new in becomes.items() if old not in video.exhaustive_ids}
     regions = [track.segmentations for track in ignored]
     return scorable(predictions, truth, exhaustive=complete, ignored=regions)
 
 
 def _each_once(predictions: Sequence[TrackSegmentation]) -> Sequence[TrackSegmentation]:
-    """Of entries with the same masks, which stand for one track as several classes, the best."""
+    """The highest-scoring entry of each track; entries with equal masks are one track."""
     best: dict[tuple[str, ...], TrackSegmentation] = {}
     for prediction in sorted(predictions, key=lambda p: -p["score"]):
         masks = tuple(
@@ -232,14 +233,14 @@ def _each_once(predictions: Sequence[TrackSegmentation]) -> Sequence[TrackSegmen
 def matched_classes(
     header: WeightsHeader, categories: Sequence[Category], *, class_agnostic: bool = False
 ) -> tuple[MatchedClass, ...]:
-    """Which categories of a data set every class of a model stands for, by their names.
+    """The categories of a data set that every class of a model stands for, matched by name.
 
-    Categories of one name are one class, as in training. Where no category has the very name of a
-    class, upper case, underscores and hyphens make no difference. A model that was trained on
-    merged classes says in its header what each stands for. Where objects have no category, every
-    class stands for them.
+    Categories with the same name are one class, as in training. If no category has exactly the
+    name of a class, upper case, underscores and hyphens are ignored. The header of a model that was
+    trained on merged classes lists the categories of each. On a class-agnostic set, every class
+    stands for all categories.
 
-    Raises: DataError if no class has any, or two claim the same.
+    Raises: DataError if no class has a category, or if two classes have the same one.
     """
     config = header.config
     members = _trained_classes(header)
@@ -247,10 +248,10 @@ def matched_classes(
     ids_of = _ids_of_names({name for names in named.values() for name in names}, categories)
     matched = []
     for name, number in zip(config.class_names, config.ids_of_classes(), strict=True):
-        found = {id_ for n in named[name] for id_ in ids_of[n]}
+        ids = {id_ for n in named[name] for id_ in ids_of[n]}
         if class_agnostic:
-            found = {category.id for category in categories}
-        matched.append(MatchedClass(name, number, tuple(sorted(found))))
+            ids = {category.id for category in categories}
+        matched.append(MatchedClass(name, number, tuple(sorted(ids))))
     if not any(m.category_ids for m in matched):
         raise DataError(
             f"none of the model's classes is a category of the data set: "
@@ -272,14 +273,14 @@ def matched_classes(
 def _ids_of_names(
     names: Collection[str], categories: Sequence[Category]
 ) -> Mapping[str, Collection[int]]:
-    """The categories that every name means: those so called, or else those written otherwise."""
+    """The categories of every name: exact matches, or else those that differ only in spelling."""
     exact: dict[str, list[int]] = defaultdict(list)
-    otherwise: dict[str, list[int]] = defaultdict(list)
+    similar: dict[str, list[int]] = defaultdict(list)
     for category in categories:
         exact[category.name].append(category.id)
         if category.name not in names:
-            otherwise[_plain(category.name)].append(category.id)
-    return {name: exact[name] or otherwise[_plain(name)] for name in names}
+            similar[_plain(category.name)].append(category.id)
+    return {name: exact[name] or similar[_plain(name)] for name in names}
 
 
 def _plain(name: str) -> str:
@@ -287,7 +288,7 @@ def _plain(name: str) -> str:
 
 
 def _trained_classes(header: WeightsHeader) -> dict[str, list[str]]:
-    """The header's table of what was trained as which class, if it has one."""
+    """The header's table of class -> categories trained as that class; empty if it has none."""
     with contextlib.suppress(*NOT_TAKEN):
         content = msgspec.json.decode(
             header.metadata.get("training", ""), type=dict[str, msgspec.Raw]

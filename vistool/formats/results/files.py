@@ -1,4 +1,4 @@
-"""Files of a predicted video: run folders, results.json, meta.json, spooled masks."""
+"""Read and write the files of a predicted video: results.json and meta.json."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def write_results(path: Path, results: Iterable[TrackSegmentation]) -> int:
-    """Write a YouTube-VIS results file one entry at a time; returns how many there were."""
+    """Write a YouTube-VIS results file, one entry at a time. Returns: the number of entries."""
     count = 0
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(b"[")
@@ -35,17 +35,18 @@ def write_results(path: Path, results: Iterable[TrackSegmentation]) -> int:
 
 
 def read_results(path: Path) -> list[TrackSegmentation]:
-    """Read a YouTube-VIS results file; every mask in it is safe to decode.
+    """Read a YouTube-VIS results file; every mask is checked and safe to decode.
 
-    Raises: DataError naming the file, the entry and what is wrong with it.
+    Raises: DataError with the file, the entry and the reason.
     """
     return list(iterate_results(path))
 
 
 def iterate_results(path: Path, *, video_id: int | None = None) -> Iterator[TrackSegmentation]:
-    """`read_results`, one entry at a time: in memory are the file's bytes and that entry.
+    """Read a results file one entry at a time; memory holds the file's bytes and one entry.
 
-    Args: video_id: the others' entries are passed over, their masks unseen; None: there are none.
+    Args: video_id: skip entries of other videos, without a check of their masks; None: read all.
+    Raises: DataError, as `read_results`.
     """
     settle(path.parent)
     for index, raw in enumerate(_entries(path)):
@@ -77,7 +78,7 @@ class _OfVideo(msgspec.Struct):
 
 
 def video_ids(path: Path) -> list[int]:
-    """The videos that a results file has entries of, in increasing order. Raises: DataError."""
+    """The ids of the videos with entries in a results file, increasing. Raises: DataError."""
     settle(path.parent)
     entries = enumerate(_entries(path))
     return sorted(
@@ -89,12 +90,12 @@ def _decode_entry(raw: msgspec.Raw, kind: type[T], where: str) -> T:
     try:
         return msgspec.json.decode(raw, type=kind)
     except NOT_TAKEN as error:
-        hint = "`vistool data check --results FILE` lists all that is wrong with it"
+        hint = "`vistool data check --results FILE` lists all its problems"
         raise DataError(f"{where}: {error}", hint=hint) from None
 
 
 def _check_masks(masks: list[RLE | None], where: str) -> None:
-    """Raises: DataError if a mask is malformed, or of another size than the first."""
+    """Raises: DataError if a mask is malformed, or its size differs from the first mask's."""
     size = None
     for frame, mask in enumerate(masks):
         if mask is None:
@@ -107,31 +108,31 @@ def _check_masks(masks: list[RLE | None], where: str) -> None:
 
 
 class Category(msgspec.Struct, frozen=True, kw_only=True):
-    """A class and the id it has in results.json."""
+    """A class and its id in results.json."""
 
     id: int
     name: str
 
 
 class VideoMeta(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts in meta.json: how a video was predicted, and what its results mean."""
+    """The contents of meta.json without its tracks: the video, the model and the settings."""
 
-    source: str  # absolute, by `path_as_text`
+    source: str  # absolute path, from `path_as_text`
     video_id: int
     width: int
     height: int
-    length: int  # decoded frames in the chosen range
-    # False: interrupted, or of a source that is incomplete; these are the frames that were done
+    length: int  # decoded frames in the selected range
+    # False: interrupted, or an incomplete source; the results cover the frames before that
     complete: bool = True
-    first_frame: int  # index in the source of the first of them
-    times: list[float]  # seconds from the first frame of the source, one a frame
-    frame_stride: int  # the model saw every n-th frame
+    first_frame: int  # index of the first of these frames in the source
+    times: list[float]  # seconds from the first frame of the source, one per frame
+    frame_stride: int  # the model processed every n-th frame
     rotation: int  # degrees
     fps: float  # nominal
-    stream: int | None = None  # which one was read, of a file with several video streams
-    # Of pictures with more than 8 bits: the values that became black and white.
+    stream: int | None = None  # the number of the one that was read, if there are several
+    # For pictures with more than 8 bits: the values that became black and white.
     value_range: tuple[float, float] | None = None
-    # Of frames kept as pictures: where each comes from, a file, or file#page with pages from 1.
+    # For frames stored as pictures: the file of each, or file#page with pages from 1.
     files: list[str] | None = None
     categories: list[Category]
     model: dict[str, Any]
@@ -140,7 +141,7 @@ class VideoMeta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _TrackLine(msgspec.Struct, frozen=True, kw_only=True):
-    """A track in meta.json, for the reader who has no results.json at hand."""
+    """A track in meta.json, for readers without results.json."""
 
     track_id: int
     category_id: int
@@ -150,13 +151,13 @@ class _TrackLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _MetaFile(VideoMeta, frozen=True, kw_only=True):
-    """All of meta.json."""
+    """The complete contents of meta.json."""
 
     tracks: list[_TrackLine]  # in the order of results.json
 
 
 def write_meta(path: Path, meta: VideoMeta, tracks: Iterable[Track]) -> None:
-    """Write meta.json. Args: tracks: in the order of results.json, each on one frame or more."""
+    """Write meta.json. Args: tracks: in the order of results.json, each with at least one frame."""
     lines = [
         _TrackLine(
             track_id=track.id,
@@ -173,12 +174,12 @@ def write_meta(path: Path, meta: VideoMeta, tracks: Iterable[Track]) -> None:
 
 
 def read_meta(path: Path) -> VideoMeta:
-    """Read meta.json. Raises: DataError if it is damaged or contradicts itself."""
+    """Read meta.json. Raises: DataError if it is damaged or inconsistent."""
     return read_meta_and_ids(path)[0]
 
 
 def read_meta_and_ids(path: Path) -> tuple[VideoMeta, list[int]]:
-    """Read meta.json, and the ids of the tracks in the order of results.json. Raises: DataError."""
+    """Read meta.json and its track ids, in the order of results.json. Raises: DataError."""
     settle(path.parent)
     whole = read_json(path, _MetaFile)
     if len(whole.times) != whole.length:

@@ -1,6 +1,6 @@
-"""Whether all frames of a video file came: what was decoded, held against what the file promises.
+"""Check that all frames of a video file were decoded, by comparison with its headers.
 
-A decoder has nothing to complain about where a file was cut between two frames.
+A decoder does not report an error for a file that was cut between two frames.
 """
 
 from __future__ import annotations
@@ -11,31 +11,34 @@ from dataclasses import dataclass
 import numpy as np
 
 from vistool.formats.video.container import Stated
+from vistool.formats.video.ffmpeg import TICKS
 
-# What ffmpeg says about a file without its end.
+# Messages of ffmpeg about a file without its end.
 CUT_OFF = ("partial file", "ended prematurely")
-SLACK = 0.5  # seconds by which a stated duration may be wrong
+SLACK = 0.5  # the largest error of a stated duration, in seconds
+# Seconds; ffmpeg moves a frame with the time of the one before by a tick.
+STILL = 1.5 / TICKS
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What a file says should be in it."""
+    """The content of a file according to its headers."""
 
     stated: Stated
-    picture_end: float | None  # seconds from the container's start; None: not said
-    length: int  # bytes that the file had when it was opened
+    picture_end: float | None  # seconds from the container's start; None: not stated
+    length: int  # bytes of the file when it was opened
 
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """Frames are missing."""
+    """The report that frames are missing."""
 
-    expected: int | None  # how many there should be; None: not known
-    about: bool = False  # by the rate, not by an index
+    expected: int | None  # the complete number of frames; None: unknown
+    about: bool = False  # the number is an estimate from the rate, without an index
 
 
 class FrameClock:
-    """The times of the frames of a video as they come."""
+    """Records the times of a video's frames during decoding."""
 
     def __init__(self, fps: float) -> None:
         self.count = 0
@@ -45,11 +48,11 @@ class FrameClock:
         self._largest_gap = 0.0
 
     def time_of(self, stamp: float) -> float:
-        """Seconds from the first frame; at the nominal rate where the file's clock stands still."""
+        """Seconds from the first frame; from the nominal rate if time stamps do not increase."""
         if not self.count:
             return 0.0
         time = stamp - self._first_stamp
-        return time if time > self.last else self.last + self._interval
+        return time if time > self.last + STILL else self.last + self._interval
 
     def add(self, time: float, stamp: float) -> None:
         """Count a frame."""
@@ -68,15 +71,16 @@ class FrameClock:
         *,
         at_end: bool,
     ) -> Shortfall | None:
-        """What is missing of the frames that were asked for; None: nothing.
+        """A report if requested frames are missing; None if they are complete.
 
-        A lower number alone is no sign: a clip that was cut out of a video may begin with frames
-        that cannot be decoded.
+        A smaller number of frames alone is not evidence: a clip cut out of a video may begin with
+        frames that cannot be decoded.
 
         Args:
-            length: bytes of the file, now.
+            promise: the content according to the headers.
+            length: bytes of the file now.
             complaints: of the decoder.
-            beyond: frames with a time below this were asked for, in seconds; inf: all.
+            beyond: the end of the requested time range, in seconds; inf: all frames.
             at_end: the file ended before that time.
         """
         stated = promise.stated
@@ -103,7 +107,7 @@ class FrameClock:
         return Shortfall(expected if expected > self.count else None, about=True)
 
     def _ends_early(self, end: float | None) -> bool:
-        """Is there more time after the last frame than it could fill? One frame may be a still."""
+        """Does the stated end come much later than the last frame? False for a single frame."""
         if end is None or self.count < 2:
             return False
         left = end - self._last_stamp - self._interval

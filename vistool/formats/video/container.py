@@ -1,4 +1,4 @@
-"""How many bytes and frames a video file should have, by its container."""
+"""Read the number of bytes and frames that a video file should have from its container."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ UNFIT = (OSError, struct.error, ValueError, LookupError)
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """What a container says about itself."""
+    """The properties stated by a container; None: not stated."""
 
-    length: int | None = None  # bytes; None: not said
-    times: np.ndarray | None = None  # [frames] seconds from the first one, rising; None: not said
-    end: float | None = None  # seconds; None: not said
-    has_end: bool | None = None  # is there an end mark? None: the format has none
+    length: int | None = None  # bytes
+    times: np.ndarray | None = None  # [frames] seconds from the first frame, increasing
+    end: float | None = None  # seconds
+    has_end: bool | None = None  # whether there is an end marker; None: the format has none
 
 
 def stated_by(path: Path, stream: int) -> Stated:
-    """What a file's own structure says; nothing where it is damaged.
+    """The properties stated by a file's container; none if it is damaged.
 
-    The length is known of mp4, mov, Matroska, WebM and AVI files. The times are known of mp4 and
-    mov files that have an index and a plain edit list. A GIF has an end mark.
+    The length is known for mp4, mov, Matroska, WebM and AVI files. The times are known for mp4 and
+    mov files with an index and a simple edit list. A GIF has an end marker.
 
     Args: stream: number of the video stream in the file.
     """
@@ -52,7 +52,7 @@ def stated_by(path: Path, stream: int) -> Stated:
 
 
 def _of_avi(file: BinaryIO) -> Stated:
-    """Some writers count the 8 bytes of a part's header twice."""
+    """Read an AVI file. Some writers count the 8 bytes of a part's header twice."""
     microseconds, frames = struct.unpack_from("<I12xI", file.read(52), 32)
     end = 0
     file.seek(0)
@@ -63,14 +63,14 @@ def _of_avi(file: BinaryIO) -> Stated:
 
 
 def _gif_ends(file: BinaryIO) -> bool:
-    """Is there an end mark behind its blocks?"""
+    """Is there an end marker after the blocks of a GIF?"""
     file.seek(10)
     with contextlib.suppress(IndexError):  # the file ends within a block
         _skip_colours(file, file.read(3)[0])
         while (kind := file.read(1)) in (GIF_EXTENSION, GIF_IMAGE):
             if kind == GIF_IMAGE:
                 _skip_colours(file, file.read(9)[8])
-            file.read(1)  # the kind of extension, or the size of a code
+            file.read(1)  # the kind of extension, or the code size
             while length := file.read(1)[0]:
                 file.seek(length, 1)
         return kind == GIF_END
@@ -78,13 +78,13 @@ def _gif_ends(file: BinaryIO) -> bool:
 
 
 def _skip_colours(file: BinaryIO, flags: int) -> None:
-    """Pass over a table of colours, if the flags say that there is one."""
+    """Skip the colour table, if the flags state that there is one."""
     if flags & 0x80:
         file.seek(3 << (flags & 7) + 1, 1)
 
 
 def _matroska_length(file: BinaryIO) -> int | None:
-    """The end of the segment; None where its length is unknown, as in live recordings."""
+    """The end of the segment; None if its length is unknown, as in live recordings."""
     file.seek(len(EBML))
     header, _ = _ebml_length(file)
     file.seek(header, 1)
@@ -95,7 +95,7 @@ def _matroska_length(file: BinaryIO) -> int | None:
 
 
 def _ebml_length(file: BinaryIO) -> tuple[int, bool]:
-    """A length of 1 to 8 bytes, and whether it is one: all bits set mean "unknown"."""
+    """A length of 1 to 8 bytes, and whether it is known: all bits set mean "unknown"."""
     first = file.read(1)
     if not first or not first[0]:
         raise ValueError("not an EBML length")
@@ -106,13 +106,13 @@ def _ebml_length(file: BinaryIO) -> tuple[int, bool]:
 
 
 def _of_boxes(file: BinaryIO, stream: int) -> Stated:
-    """mp4 and mov: boxes of a length, four letters and content."""
+    """Read an mp4 or mov file, whose boxes consist of length, name of four letters and content."""
     end, times = 0, None
     while len(head := file.read(8)) == 8 and head[4:] in BOXES:
         length, head_length = int.from_bytes(head[:4], "big"), 8
         if length == 1:
             length, head_length = int.from_bytes(file.read(8), "big"), 16
-        if length < head_length:  # 0: to the end of the file, wherever that is
+        if length < head_length:  # 0: up to the end of the file
             break
         if head[4:] == b"moov" and length < MAX_INDEX:
             with contextlib.suppress(*UNFIT):
@@ -123,7 +123,7 @@ def _of_boxes(file: BinaryIO, stream: int) -> Stated:
 
 
 def _indexed_times(moov: bytes, stream: int) -> np.ndarray | None:
-    """When the frames of a track are shown; None without a table of all of them."""
+    """The display times of a track's frames; None without a complete table."""
     tracks = [content for kind, content in _boxes(moov) if kind == b"trak"]
     track = tracks[stream]
     table = _inside(track, b"mdia", b"minf", b"stbl")
@@ -140,7 +140,7 @@ def _indexed_times(moov: bytes, stream: int) -> np.ndarray | None:
         shown_at += offsets
     ticks = _timescale(_inside(track, b"mdia", b"mdhd"))
     movie_ticks = _timescale(_inside(moov, b"mvhd"))
-    shown_at = shown_at[sizes > 0]  # a frame of no bytes repeats the one before
+    shown_at = shown_at[sizes > 0]  # an empty frame repeats the one before
     begin, end = _edit(track, ticks / movie_ticks)
     shown_at = np.sort(shown_at[(shown_at >= begin) & (shown_at < end)])
     return (shown_at - shown_at[0]) / ticks if len(shown_at) else None
@@ -157,14 +157,14 @@ def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _inside(content: bytes, *kinds: bytes) -> bytes:
-    """The content of the first box of the last kind, in that of the kind before, and so on."""
+    """The content of nested boxes of these kinds, the outermost first; the first of each kind."""
     for wanted in kinds:
         content = dict(reversed(list(_boxes(content))))[wanted]
     return content
 
 
 def _timescale(header: bytes) -> int:
-    """Ticks per second, of an mvhd or mdhd box."""
+    """The time units per second in an mvhd or mdhd box."""
     (ticks,) = struct.unpack_from(">I", header, 20 if header[0] == 1 else 12)
     if not ticks:
         raise ValueError("a time scale of 0")
@@ -172,7 +172,7 @@ def _timescale(header: bytes) -> int:
 
 
 def _sample_sizes(parts: dict[bytes, bytes]) -> np.ndarray:
-    """[samples] bytes."""
+    """The bytes of every sample: [samples]."""
     content = parts[b"stsz"]
     size, count = struct.unpack_from(">II", content, 4)
     if count > MAX_FRAMES:
@@ -181,7 +181,7 @@ def _sample_sizes(parts: dict[bytes, bytes]) -> np.ndarray:
 
 
 def _expanded(content: bytes, samples: int, kind: str) -> np.ndarray | None:
-    """A table of (count, value) as one value for each sample; None if it has not as many."""
+    """A table of (count, value) as one value per sample; None if the number is another."""
     (rows,) = struct.unpack_from(">I", content, 4)
     table = np.frombuffer(content, np.dtype([("count", ">u4"), ("value", f">{kind}")]), rows, 8)
     if int(table["count"].sum(dtype=np.int64)) != samples:
@@ -190,9 +190,11 @@ def _expanded(content: bytes, samples: int, kind: str) -> np.ndarray | None:
 
 
 def _edit(track: bytes, ticks_of_movie: float) -> tuple[float, float]:
-    """What is shown of a track, in its ticks; less a tick of the movie, as lengths are rounded.
+    """The start and end of the part of a track that is shown, in its time units.
 
-    Raises: ValueError for more than one piece, or one that is not shown at its own speed.
+    The end is one unit of the movie earlier, because lengths are rounded.
+
+    Raises: ValueError for several parts, or one that is not shown at normal speed.
     """
     edits = [inner for kind, inner in _boxes(track) if kind == b"edts"]
     if not edits:
@@ -201,8 +203,8 @@ def _edit(track: bytes, ticks_of_movie: float) -> tuple[float, float]:
     (count,) = struct.unpack_from(">I", content, 4)
     row = struct.Struct(">QqI" if content[0] == 1 else ">IiI")
     rows = [row.unpack_from(content, 8 + i * row.size) for i in range(min(count, 16))]
-    pieces = [(length, begin, rate) for length, begin, rate in rows if begin != -1]
-    if len(pieces) != 1 or pieces[0][2] != 1 << 16:
-        raise ValueError("several pieces")
-    length, begin, _ = pieces[0]
+    parts = [(length, begin, rate) for length, begin, rate in rows if begin != -1]
+    if len(parts) != 1 or parts[0][2] != 1 << 16:
+        raise ValueError("several parts")
+    length, begin, _ = parts[0]
     return begin, begin + (length - 1) * ticks_of_movie if length else np.inf

@@ -1,7 +1,7 @@
-"""The bundled ffmpeg program: what it says about a file, and the frames it decodes from one.
+"""Read the headers of video files and decode their frames with the bundled ffmpeg program.
 
-OpenCV's own decoder is not used: its wheel lacks AV1, ends at the first damaged packet, and gives
-no time stamps for some containers. ffmpeg does better; in a process, a crash is its own.
+OpenCV's own decoder is not used: its wheel lacks AV1, stops at the first damaged packet, and gives
+no time stamps for some containers. A crash of ffmpeg, a separate process, does not affect vistool.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from vistool.formats.limits import PIXELS
 from vistool.formats.pictures import refuse_too_large
 from vistool.structures import Size
 
-TICKS = 1_000_000  # a second in the stream of decoded frames
-# Frame N is decoded at its whole seconds plus N ticks, as that has to rise from frame to frame, and
-# shown by the rest of its time later.
+TICKS = 1_000_000  # time units per second in the stream of decoded frames
+# The decoding time of frame N is its whole seconds plus N units, since it must increase from frame
+# to frame. The rest of its time is the offset of its display time.
 SECONDS = f"floor(PTS/{TICKS})"
 SPLIT_TIMES = f"setts=dts={SECONDS}+N:pts=PTS-{SECONDS}*{TICKS}+{SECONDS}+N:duration=1"
 LONGEST_GAP = "1e9"  # seconds
-HAS_OFFSET = 0x800  # flag of a fragment whose frame has such a rest
-# What a file may be read as: containers that hold their pictures and sound themselves. Others, as
-# playlists and manifests (hls, dash, concat), name further files, which may be anybody's.
+HAS_OFFSET = 0x800  # flag of a fragment whose frame has such an offset
+# Allowed formats: containers with their own pictures and sound. Others, such as playlists and
+# manifests (hls, dash, concat), would let a file make ffmpeg read other files.
 CONTAINERS = (
     *("aac", "apng", "asf", "av1", "avi", "avs3", "cine", "dhav", "dirac", "dnxhd", "dv", "flac"),
     *("flv", "gif", "gxf", "h261", "h263", "h264", "hevc", "hxvs", "ivf", "jpeg_pipe", "m4v"),
@@ -54,12 +54,12 @@ CONTAINERS = (
     ),
     *("ser", "swf", "vc1", "vvc", "wav", "webp_anim", "wtv", "yuv4mpegpipe"),
 )
-MAX_LOG = 1_000_000  # bytes that are looked at; a damaged file may have more to say
+MAX_LOG = 1_000_000  # bytes of ffmpeg's messages that are read; a damaged file may cause more
 
 
 @cache
 def program() -> str:
-    """Path of the ffmpeg program. Raises: VistoolError if this machine has none."""
+    """The path of the ffmpeg program. Raises: VistoolError if there is none."""
     try:
         return imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
@@ -70,12 +70,12 @@ def program() -> str:
 
 
 def file_name(path: Path) -> str:
-    """A name that ffmpeg cannot take for an option or for a protocol such as `concat:`."""
+    """A name that ffmpeg cannot mistake for an option or for a protocol such as `concat:`."""
     return f"file:{path}"
 
 
 def source(path: Path) -> list[str]:
-    """The arguments that let ffmpeg read one file of the disk, and none that it names."""
+    """The arguments with which ffmpeg reads a local file, and no other files that it names."""
     return [
         *("-protocol_whitelist", "file,pipe", "-format_whitelist", ",".join(CONTAINERS)),
         *("-i", file_name(path)),
@@ -83,7 +83,7 @@ def source(path: Path) -> list[str]:
 
 
 def first_complaint(log: str) -> str:
-    """The first thing ffmpeg had to say against a file, without its own addresses; or ""."""
+    """The first error message in ffmpeg's output, without memory addresses; "" if none."""
     for line in log.splitlines():
         text = re.sub(r"^(\[[^\]]*\] )+", "", line).strip()
         if text and "misdetection possible" not in text:
@@ -96,38 +96,38 @@ class Sound:
     """The first sound track of a file."""
 
     codec: str  # ffmpeg's name: "aac", "opus", "pcm_s16le"...
-    picture_delay: float  # seconds from the container's start to the first frame of the picture
+    picture_delay: float  # seconds from the container's start to the first video frame
 
 
 @dataclass(frozen=True, slots=True)
 class VideoStream:
-    """One of the moving pictures in a file."""
+    """A video stream of a file."""
 
     number: int  # among all streams of the file
-    size: Size  # as coded; 0x0 where it is not said
+    size: Size  # as coded; 0x0 if it is not stated
     is_default: bool
 
 
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
-    """What the headers of a file say; any of it may be wrong in a damaged file."""
+    """The properties stated in the headers of a file, which may be wrong if it is damaged."""
 
-    fps: float | None  # nominal, None: not said
-    duration: float | None  # seconds
-    picture_end: float | None  # seconds from the container's start; None: a guess, or not said
-    stream: int  # number of the video stream that this is about
-    streams: tuple[VideoStream, ...]  # all there are
+    fps: float | None  # nominal; None: not stated
+    duration: float | None  # seconds; None: not stated
+    picture_end: float | None  # seconds from the container's start; None: estimated or not stated
+    stream: int  # number of the described video stream
+    streams: tuple[VideoStream, ...]  # all video streams of the file
     rotation: int  # degrees clockwise that turn the picture upright
-    pixel_aspect: Fraction  # of the upright picture: width of a pixel by its height
+    pixel_aspect: Fraction  # pixel width divided by pixel height, in the upright picture
     sound: Sound | None
 
 
 def media_info(path: Path, stream: int | None = None) -> MediaInfo:
     """Read the headers of a video file.
 
-    Args: stream: number of the video stream; None: the one that is flagged as default, or else
-        the largest.
-    Raises: DataError if it is no video, with ffmpeg's reason; UsageError if it has no such stream.
+    Args: stream: number of the video stream; None: the one flagged as default, or else the largest.
+    Raises: DataError with ffmpeg's reason if it is not a video; UsageError if it does not have this
+        stream.
     """
     done = subprocess.run(
         [program(), "-hide_banner", "-nostdin", "-max_pixels", str(PIXELS.value), *source(path)],
@@ -141,9 +141,9 @@ def media_info(path: Path, stream: int | None = None) -> MediaInfo:
     if not opened:
         reason = first_complaint(head) or f"ffmpeg ended with code {done.returncode}"
         if "not on whitelist" in reason:
-            reason = "it is no file that holds its own pictures"
-        raise DataError(f"{path}: not a video that can be read: {reason}")
-    # A line for each stream, and below it what else is said about it.
+            reason = "it is a kind of file that refers to other files"
+        raise DataError(f"{path}: not a readable video: {reason}")
+    # One line per stream, followed by lines with its other properties.
     parts = re.split(r"^ *Stream #0:(?=\d)", facts, flags=re.MULTILINE)
     streams = {int(_number(r"^(\d+)", part) or 0): part for part in parts[1:]}
     heads = {number: part.partition("\n")[0] for number, part in streams.items()}
@@ -153,7 +153,7 @@ def media_info(path: Path, stream: int | None = None) -> MediaInfo:
         if " Video: " in line and "(attached pic)" not in line
     )
     sounds = [line for line in heads.values() if " Audio: " in line]
-    if not pictures or facts.startswith("tty"):  # ffmpeg draws plain text as a terminal would
+    if not pictures or facts.startswith("tty"):  # ffmpeg can render plain text as a video
         raise DataError(f"{path}: no video in this file" + (", only sound" if sounds else ""))
     chosen = _chosen(pictures, stream, path)
     picture, details = heads[chosen.number], streams[chosen.number]
@@ -188,21 +188,22 @@ def _video_stream(number: int, line: str) -> VideoStream:
 
 
 def _chosen(pictures: Sequence[VideoStream], wanted: int | None, path: Path) -> VideoStream:
-    """Raises: UsageError if there is no stream of the number that is wanted."""
+    """The stream to read. Raises: UsageError if there is no stream of the wanted number."""
     if wanted is not None:
         for picture in pictures:
             if picture.number == wanted:
                 return picture
         there = ", ".join(f"{p.number} ({p.size.width}x{p.size.height})" for p in pictures)
         raise UsageError(
-            f"{path}: stream {wanted} is no video in this file", hint=f"its video streams: {there}"
+            f"{path}: stream {wanted} is not a video in this file",
+            hint=f"its video streams: {there}",
         )
     flagged = [picture for picture in pictures if picture.is_default]
     return max(flagged or pictures, key=lambda picture: picture.size.height * picture.size.width)
 
 
 def _clock(pattern: str, text: str) -> float | None:
-    """The seconds of hours, minutes and seconds."""
+    """A time of hours, minutes and seconds in a text, in seconds; None if there is none."""
     match = re.search(pattern, text)
     if not match:
         return None
@@ -211,7 +212,7 @@ def _clock(pattern: str, text: str) -> float | None:
 
 
 def _pixel_aspect(stream: str, *, sideways: bool) -> Fraction:
-    """Square, where nothing is said. What the container says comes last, and counts more."""
+    """The stated pixel aspect, else 1. The container's value is printed last and has priority."""
     stated = re.findall(r"\bSAR ([1-9]\d*):([1-9]\d*)", stream)
     aspect = Fraction(int(stated[-1][0]), int(stated[-1][1])) if stated else Fraction(1)
     return 1 / aspect if sideways else aspect
@@ -223,12 +224,12 @@ def _number(pattern: str, text: str) -> float | None:
 
 
 class Decoder:
-    """ffmpeg decoding a video stream of a file to upright RGB frames; iterate once, then close.
+    """Decodes a video stream to upright RGB frames with ffmpeg; iterate once, then close.
 
-    The frames come through a pipe as fragmented QuickTime, the simplest container that ffmpeg
-    writes with raw RGB and exact times: boxes of a length, four letters and content. Its frames
-    may not lie more than 2**31 ticks apart, here 36 minutes, so every time is split: the whole
-    seconds are in one field, the rest is in another.
+    ffmpeg writes fragmented QuickTime to a pipe, the simplest of its containers with raw RGB and
+    exact times: boxes that consist of a length, a name of four letters and the content. Its frames
+    must not be more than 2**31 time units apart, here 36 minutes. Therefore every time is split
+    into whole seconds in one field and the rest in another.
     """
 
     def __init__(self, path: Path, stream: int, *, only_first: bool = False) -> None:
@@ -236,7 +237,7 @@ class Decoder:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._process = subprocess.Popen(
             [program(), "-v", "level+info", "-nostats", "-nostdin"]
-            # a gap of more than 30 hours would be taken for an error
+            # by default, a gap of more than 30 hours is an error
             + ["-dts_error_threshold", LONGEST_GAP]
             + ["-max_pixels", str(PIXELS.value), *source(path)]
             + ["-map", f"0:{stream}", "-map_metadata", "-1"]  # a time code would become a track
@@ -248,7 +249,7 @@ class Decoder:
             + ["-video_track_timescale", str(TICKS), "pipe:1"],
             stdout=subprocess.PIPE,
             stderr=self._log,
-            start_new_session=True,  # Ctrl-C is for us; to ffmpeg it would look like the end
+            start_new_session=True,  # Ctrl-C must not reach ffmpeg, which would end normally
         )
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
@@ -281,9 +282,9 @@ class Decoder:
             raise VistoolError(f"{self._path}: ffmpeg was stopped while decoding it")
 
     def complaints(self, *, doubts: bool = False) -> list[str]:
-        """What ffmpeg had to say against the file, in order; of very much, the first part.
+        """ffmpeg's error messages about the file, in order; at most those in MAX_LOG bytes.
 
-        Args: doubts: also the packets that it calls corrupt, but takes.
+        Args: doubts: also warnings about corrupt packets that it decodes.
         """
         wanted = re.compile(
             r"\[(error|fatal)\] " + (r"|\[warning\] .*\bcorrupt\b" if doubts else ""), re.IGNORECASE
@@ -292,20 +293,20 @@ class Decoder:
         return [text for text in said if text]
 
     def other_sizes(self, size: Size) -> list[Size]:
-        """Sizes of later frames that differ from the first one's; they were rescaled to it."""
+        """The sizes of later frames that differ from the first one; they were scaled to it."""
         found = [
             re.search(r"video parameters changed to .*?(\d+)x(\d+)", line)
             for line in self._log_lines()
         ]
         sizes = [Size(int(match[2]), int(match[1])) for match in found if match]
-        return [other for other in sizes if sorted(other) != sorted(size)]  # may lie on its side
+        return [other for other in sizes if sorted(other) != sorted(size)]  # it may be rotated
 
     def _log_lines(self) -> list[str]:
         self._log.seek(0)
         return self._log.read(MAX_LOG).decode(errors="replace").splitlines()
 
     def close(self) -> None:
-        """Stop ffmpeg if it still runs; may be called again."""
+        """Stop ffmpeg if it still runs; may be called more than once."""
         assert self._process.stdout is not None
         self._process.kill()
         self._process.wait()
@@ -314,7 +315,10 @@ class Decoder:
 
 
 def _joined_time(moof: bytes, number: int) -> float:
-    """The seconds that SPLIT_TIMES took apart, in a fragment that holds frame `number` alone."""
+    """The time of frame `number` in seconds, joined from the parts that SPLIT_TIMES made.
+
+    Args: moof: the header of a fragment with this frame only.
+    """
     at = moof.index(b"tfdt") + 4
     (seconds,) = struct.unpack_from(">Q" if moof[at] == 1 else ">I", moof, at + 4)
     (flags,) = struct.unpack_from(">I", moof, moof.index(b"trun") + 4)  # with the box's version

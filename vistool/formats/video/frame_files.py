@@ -1,7 +1,7 @@
-"""Frames kept as pictures: a file for each, or the pages of a TIFF; all of them as 8-bit colours.
+"""Read frames stored as picture files or as the pages of a TIFF, converted to 8-bit colours.
 
-Microscopes and depth cameras write 16-bit and float values, of which a few are in use. These are
-stretched: the lowest of the whole sequence becomes black, the highest becomes white.
+Microscopes and depth cameras write 16-bit and float values and use a small part of their range.
+Values are stretched: the lowest of the whole sequence becomes black, the highest white.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from vistool.formats.pictures import (
 from vistool.structures import Size
 
 TIFF_SUFFIXES = (".tif", ".tiff")
-BITS_PER_SAMPLE = 258  # a tag
-GREY_MODES = ("I;16", "I;16B", "I;16L", "I", "F")  # Pillow's, of more than 8 bits
+BITS_PER_SAMPLE = 258  # a TIFF tag
+GREY_MODES = ("I;16", "I;16B", "I;16L", "I", "F")  # Pillow's modes of more than 8 bits
 Limits = tuple[float, float]  # the values that become black and white
 
 
 def read_frame(files: Sequence[Path], index: int, *, cut_off: bool = False) -> np.ndarray:
-    """One of the frames of a sequence, as a reader of the whole sequence gives it.
+    """One frame of a sequence, equal to that from a reader of the whole sequence.
 
-    Args: cut_off: take a JPEG that ends early.
+    Args: cut_off: accept a JPEG that ends early.
     Returns: [H, W, 3] uint8 RGB.
     Raises: DataError as `read_picture`.
     """
@@ -48,28 +48,28 @@ def _limits_of(files: tuple[Path, ...]) -> Limits:
 
 
 def stretched(image: np.ndarray, limits: Limits) -> np.ndarray:
-    """Values between the limits as 0 to 255; those beyond are cut off, NaN is 0. -> uint8."""
+    """Map values between the limits to 0 to 255, uint8; values outside are clipped, NaN is 0."""
     low, high = limits
     shares = np.clip((image.astype(np.float64) - low) / ((high - low) or 1.0), 0, 1)
     return np.rint(np.nan_to_num(shares) * 255).astype(np.uint8)
 
 
 class FramePictures(ABC):
-    """The pictures of a sequence, in order. They are of the depth that they are stored with."""
+    """The pictures of a sequence, in order, with the depth of their files."""
 
-    place: Path  # the folder that they lie in
-    names: tuple[str, ...]  # of each frame: a file, or file#page with pages from 1
+    place: Path  # the folder of the files
+    names: tuple[str, ...]  # per frame: a file, or file#page with pages from 1
 
     @abstractmethod
     def read(self, index: int) -> np.ndarray:
-        """[H, W, 3] RGB, of another type than uint8 if it has more bits. Raises: DataError."""
+        """A frame [H, W, 3] RGB; the type is not uint8 if it has more bits. Raises: DataError."""
 
     @abstractmethod
     def close(self) -> None:
-        """Close what is open between two pictures."""
+        """Close the file that is open between two pictures, if there is one."""
 
     def limits(self) -> Limits:
-        """The lowest and the highest value of all pictures, if they have more than 8 bits.
+        """The lowest and the highest value of all pictures, which must have more than 8 bits.
 
         Raises: DataError if some have 8 bits and some have more.
         """
@@ -79,7 +79,7 @@ class FramePictures(ABC):
             if picture.dtype == np.uint8:
                 raise DataError(
                     f"{self.place / name}: has 8 bits, but others of its sequence have more",
-                    hint="all frames of a video have one depth",
+                    hint="all frames of a video must have the same depth",
                 )
             values = picture[np.isfinite(picture)]
             if values.size:
@@ -102,7 +102,7 @@ class FilePerFrame(FramePictures):
 
 
 class Pages(FramePictures):
-    """The pages of a TIFF, without the small copies of others that some programs add.
+    """The pages of a TIFF, without the smaller copies that some programs add.
 
     Raises: DataError if it cannot be read.
     """
@@ -115,7 +115,7 @@ class Pages(FramePictures):
         self._image: Image.Image | None = None
 
     def read(self, index: int) -> np.ndarray:
-        if self._image is None:  # kept open, as finding a page takes the way over those before
+        if self._image is None:  # kept open, since finding a page means reading those before it
             self._image = self._open.enter_context(open_picture(self.path))
         try:
             return self._page(self._image, self._pages[index])

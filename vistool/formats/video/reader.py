@@ -1,4 +1,4 @@
-"""Reading videos, files and folders of frames: every frame, upright, with its own time stamp."""
+"""Read video files and folders of frames: every frame upright, with its own time stamp."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ from vistool.formats.video.sources import (
 from vistool.structures import Size, VideoFrame
 
 FOLDER_FPS = 10.0
-FALLBACK_FPS = 25.0  # where the container names no rate
+FALLBACK_FPS = 25.0  # if the container states none
 TIME_SLACK = 1e-6  # seconds; a time stamp is a rounded multiple of the source's time base
 
 T = TypeVar("T")
 
 
 class VideoReader(ABC):
-    """A video to be read, as often as wanted; close it, or use it as a context manager."""
+    """A video that can be read several times; close it, or use it as a context manager."""
 
     path: Path
     size: Size
-    fps: float  # nominal: what the container says; frames carry their own time
-    frame_count_hint: int | None  # for progress only: containers lie
+    fps: float  # nominal, as stated by the container; each frame has its own time
+    frame_count_hint: int | None  # for progress only: containers may state a wrong number
     rotation: int  # degrees clockwise, already applied to the frames
-    pixel_aspect: Fraction  # width of a pixel by its height, as players show the frames
+    pixel_aspect: Fraction  # pixel width divided by pixel height, as players show the frames
     has_audio: bool
-    # Both are final when the frames are exhausted.
-    warnings: list[str]  # what was odd, one line each
-    incomplete: bool  # frames that were asked for are missing, by what the file says about itself
-    value_range: Limits | None = None  # of pictures: the values that became black and white
-    stream: int | None = None  # the one that is read, of several in a file
-    frame_names: Sequence[str] = ()  # of pictures: files by index, or file#page with pages from 1
+    # Both are complete when all frames have been read.
+    warnings: list[str]  # one line each
+    incomplete: bool  # requested frames are missing, according to the file's headers
+    value_range: Limits | None = None  # for pictures: the values that became black and white
+    stream: int | None = None  # the number of the one that is read, if a file has several
+    frame_names: Sequence[str] = ()  # for pictures: files by index, or file#page with pages from 1
 
     def __enter__(self) -> VideoReader:
         return self
@@ -64,17 +64,18 @@ class VideoReader(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Stop decoding; an iterator that was not exhausted is of no use any more."""
+        """Stop decoding; unfinished iterators must not be used any more."""
 
     def frames(
         self, *, start: float | None = None, end: float | None = None
     ) -> Generator[VideoFrame, None, None]:
         """Decode the frames with start <= time < end, in seconds from the first frame.
 
-        A file whose picture changes its size is scaled to its first frame's, with a warning.
+        If the frames of a file change their size, they are scaled to the first frame's size, with a
+        warning.
 
-        Raises: UsageError if no time lies between start and end; DataError if no frame does, or
-            if an image of a folder is damaged or of another size than the first.
+        Raises: UsageError unless 0 <= start < end; DataError if no frame is in this range, or if an
+            image in a folder is damaged or differs in size from the first one.
         """
         first, beyond = start or 0.0, math.inf if end is None else end
         if not 0 <= first < beyond:
@@ -97,7 +98,7 @@ class VideoReader(ABC):
     def _pictures(
         self, first: float, beyond: float
     ) -> Generator[tuple[float, np.ndarray | None], None, None]:
-        """Time stamps from 0 to below `beyond`, increasing, with the image; None before `first`."""
+        """Increasing time stamps from 0 to below `beyond` with the image; None before `first`."""
 
 
 def open_video(
@@ -110,14 +111,14 @@ def open_video(
     """Open a video file, a folder of frames, or a TIFF whose pages are frames.
 
     Args:
-        fps: frames per second of frames that are kept as pictures; None: 10.
-        stream: number of the video stream of a file; None: the one that is flagged as default,
-            or else the largest.
-        value_range: values of pictures with more than 8 bits that become black and white; None:
-            the lowest and the highest of the sequence.
+        fps: frames per second of frames stored as pictures; None: 10.
+        stream: number of the video stream of a file; None: the one flagged as default, or else the
+            largest.
+        value_range: for pictures with more than 8 bits, the values that become black and white;
+            None: the lowest and the highest of the sequence.
 
-    Raises: DataError if it is missing, no video, or has no frame that can be decoded; UsageError
-        for an option that does not go with such a source.
+    Raises: DataError if it is missing, is not a video, or has no frame that can be decoded;
+        UsageError for an option that does not apply to such a source.
     """
     if fps is not None and not 0 < fps < math.inf:
         raise UsageError(f"{fps:g} frames per second: not above 0")
@@ -142,7 +143,7 @@ def is_video_file(path: Path) -> bool:
 
 
 def _frame_pictures(path: Path) -> FramePictures | None:
-    """The frames of a source that is no video file."""
+    """The frames of a source that is stored as pictures; None for a video file."""
     if not path.is_dir():
         return Pages(path) if path.suffix.lower() in TIFF_SUFFIXES and path.exists() else None
     files = files_with_suffix(path, IMAGE_SUFFIXES)
@@ -154,18 +155,18 @@ def _frame_pictures(path: Path) -> FramePictures | None:
 
 
 def open_frames(files: Sequence[Path]) -> VideoReader:
-    """Open a list of images, in this order, as one video of 10 frames per second.
+    """Open a list of image files, in this order, as one video of 10 frames per second.
 
-    Raises: DataError if the first cannot be decoded.
+    Raises: DataError if the first one cannot be decoded.
     """
     return _FramesReader(files[0].parent, FilePerFrame(files), FOLDER_FPS)
 
 
 def open_arrays(images: Iterable[np.ndarray], *, fps: float, keep: bool = False) -> VideoReader:
-    """Take pictures, [H, W, 3] uint8 RGB, as a video.
+    """Open an iterable of pictures, each [H, W, 3] uint8 RGB, as a video.
 
-    Args: keep: copy each as it is read, so that the video can be read again.
-    Raises: UsageError for a rate that is none; DataError if there is no picture.
+    Args: fps: frames per second; keep: keep a copy of each picture, so that it can be read again.
+    Raises: UsageError for an invalid fps; DataError if there are no pictures.
     """
     return _ArraysReader(images, fps, keep)
 
@@ -220,14 +221,14 @@ class _FileReader(VideoReader):
                 at_end = True
             damage = self._damage(decoder, clock, beyond, at_end=at_end)
             sizes = self._other_sizes(decoder)
-        # a second reading finds the same
+        # replaced, since reading again finds the same
         self.warnings[:] = self._in_lines(self._choice + damage + sizes)
 
     def _damage(
         self, decoder: ffmpeg.Decoder, clock: FrameClock, beyond: float, *, at_end: bool
     ) -> list[str]:
-        """What is missing or damaged, in a line; sets `incomplete`."""
-        # a file that is gone by now was there to the end for ffmpeg, which has it open
+        """A warning about missing or damaged frames, if there are any; sets `incomplete`."""
+        # ffmpeg can still read a file that was deleted while it was open
         length = self.path.stat().st_size if self.path.exists() else self._promise.length
         doubts = decoder.complaints(doubts=True)
         missing = clock.shortfall(self._promise, length, doubts, beyond, at_end=at_end)
@@ -250,7 +251,7 @@ class _FileReader(VideoReader):
 
     def _other_sizes(self, decoder: ffmpeg.Decoder) -> list[str]:
         return [
-            f"the picture changes its size to {other.width}x{other.height}; "
+            f"the frames change their size to {other.width}x{other.height}; "
             f"all frames are scaled to {self.size.width}x{self.size.height}"
             for other in decoder.other_sizes(self.size)[:1]
         ]
@@ -260,7 +261,7 @@ class _FileReader(VideoReader):
 
 
 def _choice(info: ffmpeg.MediaInfo) -> list[str]:
-    """Which of several video streams is read, in a line."""
+    """A warning that names the stream that is read, if there are several video streams."""
     if len(info.streams) == 1:
         return []
     streams = {
@@ -288,7 +289,7 @@ class _FramesReader(VideoReader):
         self._is_deep = first.dtype != np.uint8
         if value_range and not self._is_deep:
             raise UsageError(
-                f"{path}: its frames have 8 bits, which are taken as they are",
+                f"{path}: its frames have 8 bits, which are not stretched",
                 hint="leave the range out",
             )
 
@@ -311,7 +312,7 @@ class _FramesReader(VideoReader):
                 raise DataError(
                     f"{self._source.place / name}: {width}x{height} pixels, but "
                     f"{self.frame_names[0]} has {self.size.width}x{self.size.height}",
-                    hint="all frames of a video have one size",
+                    hint="all frames of a video must have the same size",
                 )
             yield time, self._in_8_bits(image, name)
 
@@ -327,8 +328,8 @@ class _FramesReader(VideoReader):
         if self.value_range is None:
             self.value_range = low, high = self._source.limits()
             self.warnings.append(
-                f"{self.path}: {image.dtype} values; those from {low:g} to {high:g}, which are all "
-                "there are, become black to white; --range LOW,HIGH chooses others"
+                f"{self.path}: {image.dtype} values; their range, {low:g} to {high:g}, becomes "
+                "black to white; --range LOW,HIGH chooses another"
             )
         return stretched(image, self.value_range)
 
@@ -369,17 +370,17 @@ class _ArraysReader(VideoReader):
             yield time, image if time >= first else None
 
     def _images(self) -> Generator[np.ndarray, None, None]:
-        """Those that were kept, and then the others."""
+        """The pictures that were kept, then the others."""
         yield from self._kept or ()
         for index in itertools.count(len(self._kept or ())):
             given = next(self._rest, None)
             if given is None:
                 return
-            image = np.array(given)  # a copy: the giver may use the memory again
+            image = np.array(given)  # a copy: the caller may reuse the memory
             if image.shape != (*self.size, 3) or image.dtype != np.uint8:
                 raise DataError(
                     f"picture {index} is {image.dtype} {image.shape}",
-                    hint="pictures are uint8 [height, width, 3], RGB, all of one size",
+                    hint="pictures must be uint8 [height, width, 3], RGB, all of the same size",
                 )
             if self._kept is not None:
                 self._kept.append(image)

@@ -1,4 +1,4 @@
-"""Models whose sizes a file states: built only as large as the file can fill."""
+"""Build a model with sizes stated by a file, if it is not larger than the file's weights."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ if TYPE_CHECKING:
     from vistool.models.ifc import IFC
     from vistool.models.vistr import VisTR
 
-# What layers take their numbers with.
-TAKING = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
-# Of numbers, that a model has besides those of its file.
+# The functions with which layers allocate their tensors.
+ALLOCATING = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
+# The number of values that a model may have in addition to those of its file.
 SPARE = 1 << 22
 UNFIT = (ValueError, TypeError, AssertionError, RuntimeError, ArithmeticError, LookupError)
 
 
 def build_within(config: ModelConfig, numbers: int, where: str) -> IFC | VisTR:
-    """The model of a configuration from outside, if it has about `numbers` numbers at most.
+    """Build the model of a configuration from a file.
 
-    Raises: WeightsError that begins with `where` if it has more, or no model has such sizes.
+    Args: numbers: the number of values in the file.
+    Raises: WeightsError that begins with `where` if the model needs many more values, or if its
+        sizes are impossible.
     """
     try:
         from_json(to_json(config), ModelConfig, where="the model")  # each size by itself
@@ -40,7 +42,7 @@ def build_within(config: ModelConfig, numbers: int, where: str) -> IFC | VisTR:
 
 
 class _Budget(TorchFunctionMode):
-    """Within it, no more numbers are taken than allowed. Raises: ValueError."""
+    """A context that limits the number of allocated values. Raises: ValueError."""
 
     def __init__(self, numbers: int) -> None:
         super().__init__()
@@ -53,7 +55,7 @@ class _Budget(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if function in TAKING and args:
+        if function in ALLOCATING and args:
             sides = args[0] if isinstance(args[0], Sequence) else args
             self._left -= math.prod(side for side in sides if isinstance(side, int))
             if self._left < 0:

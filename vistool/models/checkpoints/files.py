@@ -1,4 +1,4 @@
-"""Weight files: safetensors with the model's whole configuration in the header.
+"""Weight files: safetensors with the model's complete configuration in the header.
 
 Only loading and saving models needs torch; reading headers does not.
 """
@@ -176,17 +176,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         try:
             str(path).encode()
         except UnicodeEncodeError:
-            return load(path.read_bytes())  # safetensors opens no such names
+            return load(path.read_bytes())  # safetensors cannot open such names
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file: {error}") from None
 
 
 def weights_fault(tensor: Tensor) -> str:
-    """Why a tensor cannot be weights; empty if it can."""
+    """The reason why a tensor cannot be weights; "" if it can."""
     if not tensor.is_floating_point():
         return f"{str(tensor.dtype).removeprefix('torch.')} instead of floating point"
-    # One sum: NaN and infinity stay in it. Of large weights alone it may overflow.
+    # NaN and infinity remain in the sum. The sum of large finite weights may overflow.
     if tensor.sum(dtype=tensor.dtype).isfinite() or tensor.isfinite().all():
         return ""
     return "holds NaN or infinity"

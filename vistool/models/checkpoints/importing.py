@@ -27,7 +27,7 @@ from vistool.models.checkpoints.sizes import Shape, ifc_config, vistr_config
 
 Outcome = Literal["taken", "renamed", "left out", "fresh", "missing", "wrong shape", "unusable"]
 
-# detectron2 subtracts this from its made-up variances, so that the norm's eps cancels.
+# detectron2 subtracts this from its neutral variances, so that it cancels the norm's eps.
 NORM_EPS = 1e-5
 
 LEFT_OUT = (
@@ -61,7 +61,7 @@ class ImportReport:
     keys: tuple[KeyReport, ...]
 
     def count(self) -> Counter[Outcome]:
-        """How many keys had each outcome."""
+        """The number of keys with each outcome."""
         return Counter(key.outcome for key in self.keys)
 
     def of(self, *outcomes: Outcome) -> list[KeyReport]:
@@ -88,8 +88,8 @@ class _Layout:
     # The configuration of a whole model from shapes and settings; None: only initialises training.
     whole: Callable[[Mapping[str, Shape], Mapping[str, Any]], ModelConfig] | None = None
     architectures: tuple[type, ...] = (IFCConfig, VisTRConfig)  # of models that it can initialise
-    new: str = r"class_head\..*"  # keys that training initialises anew
-    optional: str = NOTHING  # and those it does if the file lacks them
+    new: str = r"class_head\..*"  # keys that training initialises at random
+    optional: str = NOTHING  # keys that training initialises at random if the file lacks them
     backbone_only: bool = False
     msra: bool = False  # strides and pixels of detectron2's MSRA weights
     folded_norms: bool = False  # norms are stored as scale and shift
@@ -153,7 +153,10 @@ def save_imported(imported: ImportedModel, path: Path) -> None:
 
 
 def _without_wrapper(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """By the keys without the prefix of torch's data-parallel wrapper."""
+    """The tensors by their keys without the prefix of torch's data-parallel wrapper.
+
+    Raises: WeightsError if a key occurs with and without it.
+    """
     plain = {key.removeprefix("module."): value for key, value in tensors.items()}
     if len(plain) < len(tensors):
         twice = next(key for key in tensors if f"module.{key}" in tensors)
@@ -203,7 +206,7 @@ def _start_config(layout: _Layout, name: str, path: Path) -> ModelConfig:
 
 
 def _expected(config: ModelConfig, path: Path) -> dict[str, Shape]:
-    """The model's keys and shapes. Of a file that lacks much, they are more than it has."""
+    """The model's keys and shapes, also those that the file lacks."""
     model = build_within(config, path.stat().st_size + LARGEST, where=str(path))
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
@@ -245,7 +248,7 @@ def _reason_against(
 ) -> str:
     """Why a renamed tensor is left out; empty if it is kept."""
     if re.fullmatch(new, ours):
-        return "initialised anew by training"
+        return "initialised at random by training"
     if ours not in expected:
         return UNKNOWN
     return f"duplicate of {ours}" if ours in state else ""

@@ -1,7 +1,7 @@
-"""Read checkpoints of other programs without executing anything that they contain.
+"""Read checkpoints of other programs without executing code in them.
 
-A pickle is a program. Here it may build plain containers and numeric arrays only. Any other name in
-it is refused before it is looked up.
+A pickle is a program. Here, it may only build plain containers and numeric arrays. Any other name
+in it is refused before it is imported.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SAFE_TORCH = (2, 6)
 ZIP_FILE = b"PK\x03\x04"  # torch.save
 LEGACY_TORCH_FILE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
 
-LARGEST = 100_000_000  # numbers that a file may have more of than bytes
+LARGEST = 100_000_000  # values; files with more must have at least one byte per value
 # Those that torch has, too.
 NUMBER_TYPE = r"[<>=|]?(b1|i[1248]|u[1248]|f[248])"
 
@@ -92,7 +92,7 @@ def read_checkpoint(path: Path) -> PublishedCheckpoint:
             hint="a damaged download? The published files end in .pth or .pkl",
         ) from None
     numbers = sum(tensor.numel() for tensor in checkpoint.tensors.values())
-    if numbers > max(path.stat().st_size, LARGEST):  # a view of one number claims any
+    if numbers > max(path.stat().st_size, LARGEST):  # a view of one value can state any size
         raise WeightsError(f"{path}: claims {numbers} numbers, more than the file can hold")
     return checkpoint
 
@@ -111,7 +111,7 @@ def _torch_content(file: BinaryIO) -> object:
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())
         if unpacked > file.seek(0, os.SEEK_END):
-            raise pickle.UnpicklingError("its parts are packed, as torch writes none")
+            raise pickle.UnpicklingError("its parts are compressed, which torch never does")
     file.seek(0)
     names: list[Any] = [(value, name) for name, value in ALLOWED.items()]
     with torch.serialization.safe_globals(names):
@@ -119,9 +119,9 @@ def _torch_content(file: BinaryIO) -> object:
 
 
 def _pickled(data: bytes) -> object:
-    """What a pickle builds, after a look at all its instructions.
+    """Load a pickle after a check of all its instructions.
 
-    The unpickler itself reserves memory for whatever length or number it is told.
+    The unpickler itself would allocate memory for any stated index.
     """
     for done, (instruction, argument, _) in enumerate(pickletools.genops(data)):
         if instruction.name.endswith("PUT") and (argument or 0) > done:
@@ -130,9 +130,9 @@ def _pickled(data: bytes) -> object:
 
 
 def refuse_unsafe_torch(version: str) -> None:
-    """Raise WeightsError for a torch whose restricted reader could be made to run code.
+    """Raise WeightsError for torch before 2.6, whose restricted reader is unsafe (CVE-2025-32434).
 
-    That is so before 2.6 (CVE-2025-32434).
+    Args: version: of torch.
     """
     if tuple(int(part) for part in version.split(".")[:2]) < SAFE_TORCH:
         raise WeightsError(
@@ -174,7 +174,7 @@ class _NumberType:
 class _Array:
     """Stands in for numpy.ndarray, whose __setstate__ does not check its arguments."""
 
-    def __new__(cls, *_: object) -> _Array:  # some pickles call this alone
+    def __new__(cls, *_: object) -> _Array:  # some pickles call only this
         array = super().__new__(cls)
         array.array = np.empty(0)
         return array
@@ -212,7 +212,7 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-# Every name that a pickle may contain, and what it is replaced by.
+# Every name that a pickle may contain, and its replacement.
 ALLOWED: dict[str, Any] = {
     "argparse.Namespace": _Settings,
     "collections.OrderedDict": OrderedDict,
@@ -250,7 +250,7 @@ def _checkpoint(content: object, path: Path) -> PublishedCheckpoint:
 
 
 def _is_weight(key: object, value: object) -> bool:
-    if isinstance(value, Tensor):  # numbers that are in the file, one after the other
+    if isinstance(value, Tensor):  # only dense tensors on the CPU
         plain = value.layout is torch.strided and value.device.type == "cpu"
         return isinstance(key, str) and plain and not value.is_quantized
     return isinstance(key, str) and isinstance(value, _Array)

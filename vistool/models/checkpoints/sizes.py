@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 
 
 def ifc_config(shapes: Mapping[str, Shape], settings: Mapping[str, Any]) -> IFCConfig:
-    """The published model of these shapes, or one that was built with other sizes.
+    """The published model of these shapes, or a model of the same kind with other sizes.
 
     Args: shapes: by published name; settings: of the training, if the file has them.
     """
@@ -72,7 +72,7 @@ def ifc_config(shapes: Mapping[str, Shape], settings: Mapping[str, Any]) -> IFCC
 
 
 def vistr_config(shapes: Mapping[str, Shape], settings: Mapping[str, Any]) -> VisTRConfig:
-    """The published model of these shapes, or one that was built with other sizes.
+    """The published model of these shapes, or a model of the same kind with other sizes.
 
     Args: shapes: by published name; settings: of the training, if the file has them.
     """
@@ -105,7 +105,7 @@ def vistr_config(shapes: Mapping[str, Shape], settings: Mapping[str, Any]) -> Vi
     frames = max(1, queries // base.num_queries)
     config = replace(
         base,
-        # The same shapes serve a dilated last stage.
+        # Dilation of the last stage does not change the shapes.
         backbone=replace(backbone, dilate_last=settings.get("dilation") is True),
         hidden_dim=hidden_dim,
         num_heads=max(1, attended - hidden_dim),
@@ -126,13 +126,13 @@ def vistr_config(shapes: Mapping[str, Shape], settings: Mapping[str, Any]) -> Vi
 
 
 def _dim(shapes: Mapping[str, Shape], key: str, axis: int, default: int) -> int:
-    """One dimension of one tensor; the default if it is missing, which is reported later."""
+    """A dimension of a tensor; the default if the tensor is missing, which is reported later."""
     shape = shapes.get(key, ())
     return shape[axis] if len(shape) > axis and shape[axis] > 0 else default
 
 
 def _agreed(shapes: Mapping[str, Shape], places: list[tuple[str, int]], default: int) -> int:
-    """The size that most of some tensors and axes have: one that misfits is reported later."""
+    """The most frequent size among these tensors and axes; others are reported later."""
     found = [size for key, axis in places if (size := _dim(shapes, key, axis, 0))]
     return Counter(found).most_common(1)[0][0] if found else default
 
@@ -146,9 +146,9 @@ def _count(keys: Mapping[str, Shape], pattern: str) -> int:
 def _fewest_layers(
     base: IFCConfig | VisTRConfig, backbone: ResNetConfig, hidden_dim: int
 ) -> tuple[int, int]:
-    """The fewest encoder and decoder layers.
+    """The smallest numbers of encoder and decoder layers to assume.
 
-    At the published widths these are the published numbers, so that missing layers are noticed.
+    At the published widths they are the published numbers, so that missing layers are noticed.
     """
     widths = (backbone.bottleneck_channels, hidden_dim)
     if widths == (ResNetConfig().bottleneck_channels, base.hidden_dim):
@@ -159,7 +159,7 @@ def _fewest_layers(
 def _resnet_config(
     shapes: Mapping[str, Shape], *, stem: str, first: str, blocks: list[str]
 ) -> ResNetConfig:
-    """The backbone; of the published width it is a ResNet-50 or -101 unless it has more blocks."""
+    """The backbone; of the published width, a ResNet-50 or -101, unless it has more blocks."""
     default = ResNetConfig()
     width = _dim(shapes, first, 0, default.bottleneck_channels)
     config = replace(

@@ -1,1 +1,1 @@
-"""The report of an evaluation: its content, charts, film strips, page and files."""
+"""The report of an evaluation: content, charts, film strips, page and files."""

@@ -1,4 +1,4 @@
-"""The charts of an evaluation's report, for its page and as files of their own."""
+"""The charts of an evaluation's report, for its page and for PNG files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CURVE_AXES, CURVE_LIMITS = ("recall", "precision"), (0.0, 1.02)
 
 
 def charts_of(result: Measured) -> dict[str, Chart]:
-    """All charts of a report, by the name of their file."""
+    """All charts of a report, by file name (without suffix)."""
     charts = [
         _breakdown_chart(result),
         *_curve_charts(result),
@@ -35,9 +35,9 @@ def _breakdown_chart(result: Measured) -> Chart:
     kinds = result.diagnosis.breakdown.kinds
     return bar_chart(
         "error_breakdown",
-        "What AP would gain if one kind of error were mended",
-        [str(mended.kind) for mended in kinds],
-        {"AP50": [m.ap50_gain for m in kinds], "AP": [m.ap_gain for m in kinds]},
+        "AP gained by correcting one kind of error (oracle)",
+        [str(oracle.kind) for oracle in kinds],
+        {"AP50": [o.ap50_gain for o in kinds], "AP": [o.ap_gain for o in kinds]},
         "gain",
     )
 
@@ -49,13 +49,13 @@ def _curve_charts(result: Measured) -> Iterator[Chart]:
     mean, *categories = curves.curves
     yield line_chart(
         "precision_recall",
-        "Mean over the categories, by overlap",
+        "Mean over the categories, by IoU threshold",
         curves.recall,
         mean.precision,
         axes_names=CURVE_AXES,
         limits=CURVE_LIMITS,
     )
-    # Where there are too many categories for one chart, those with the lowest AP are shown.
+    # If there are too many categories for one chart, those with the lowest AP are shown.
     shown = sorted(categories, key=lambda curve: float(np.mean(curve.precision["mean"])))
     for level in LEVELS:
         lines = {"mean": mean.precision[level]}
@@ -87,7 +87,7 @@ def _confusion_chart(result: Measured) -> Chart | None:
         return None
     return heat_map(
         "confusion",
-        "Labelled against predicted categories, coloured by the share of the row",
+        "Labelled and predicted categories, coloured by the share of the row",
         rows,
         columns,
         counts,
@@ -96,7 +96,10 @@ def _confusion_chart(result: Measured) -> Chart | None:
 
 
 def seen_confusions(result: Measured) -> tuple[list[str], list[str], list[list[int]]]:
-    """The matrix without categories that occur on neither side: rows, columns, counts."""
+    """The confusion matrix without categories that never occur.
+
+    Returns: names of the rows, names of the columns, counts.
+    """
     confusion = result.diagnosis.confusion
     table = np.array(confusion.counts, np.int64)
     seen = np.flatnonzero((table.sum(axis=0) + table.sum(axis=1))[:-1])
@@ -111,7 +114,7 @@ def _calibration_chart(result: Measured) -> Chart:
     bins = result.diagnosis.calibration.bins
     return reliability_diagram(
         "calibration",
-        "Do scores mean what they say?",
+        "Scores and the share of right predictions",
         [bins[0].low, *(b.high for b in bins)],
         [b.share_right for b in bins],
         [b.count for b in bins],

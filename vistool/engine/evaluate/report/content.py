@@ -1,4 +1,4 @@
-"""The content of an evaluation's outputs: what was measured, for the page, the files and Python."""
+"""The scores of an evaluation, as the page, the files and the Python API use them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class YtvisNumbers(msgspec.Struct, frozen=True):
 
 
 class HotaNumbers(msgspec.Struct, frozen=True):
-    """HOTA and its parts, the mean over the categories."""
+    """HOTA and its parts, averaged over the categories."""
 
     HOTA: float
     DetA: float
@@ -53,7 +53,7 @@ class HotaNumbers(msgspec.Struct, frozen=True):
 
 
 class DavisNumbers(msgspec.Struct, frozen=True, rename={"JF_mean": "J&F_mean"}):
-    """J and F of DAVIS, the means over the labelled objects."""
+    """J and F of DAVIS, averaged over the labelled objects."""
 
     JF_mean: float
     J_mean: float
@@ -65,20 +65,20 @@ class DavisNumbers(msgspec.Struct, frozen=True, rename={"JF_mean": "J&F_mean"}):
 
 
 class IdentityNumbers(msgspec.Struct, frozen=True):
-    """How well identities are kept: fractions are means over the categories, numbers are sums."""
+    """Identity scores: fractions are means over the categories, counts are sums."""
 
     IDF1: float
     IDP: float
     IDR: float
-    MOTA: float  # below 0 where errors outnumber masks
+    MOTA: float  # negative if there are more errors than labelled masks
     MOTP: float
     num_labelled: int  # masks
-    num_predicted: int
+    num_predicted: int  # masks
     switches: int
     fragmentations: int
     num_tracks: int
-    mostly_tracked: int  # of these
-    mostly_lost: int
+    mostly_tracked: int  # tracks
+    mostly_lost: int  # tracks
 
 
 RATES, COUNTED = IdentityNumbers.__struct_fields__[:5], IdentityNumbers.__struct_fields__[5:]
@@ -86,19 +86,16 @@ RATES, COUNTED = IdentityNumbers.__struct_fields__[:5], IdentityNumbers.__struct
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Measured:
-    """All that was measured.
-
-    Numbers are fractions of 1, and -1 where nothing is labelled that they could be measured by.
-    """
+    """All results of an evaluation. Scores are fractions; -1 means that no labels enter them."""
 
     dataset: DataSet
-    source: Predictions  # also those that are not scored
+    source: Predictions  # all, scored or not
     scored: ScoredSet
     ap: VideoAP
-    outcomes: Sequence[VideoOutcome]  # behind AP, by rising video id
+    outcomes: Sequence[VideoOutcome]  # matches that AP is computed from, by ascending video id
     hota_counts: TrackingResult[HotaCounts]
     identity_counts: TrackingResult[IdentityCounts]
-    objects: DavisResult | None  # None: not asked for
+    objects: DavisResult | None  # None: J and F were not computed
     breakdown: Breakdown
     diagnosis: Diagnosis
     seconds: Mapping[str, float]  # by stage
@@ -115,7 +112,7 @@ class Measured:
 
     @cached_property
     def davis(self) -> DavisNumbers | None:
-        """J and F; None if they were not asked for."""
+        """J and F; None if they were not computed."""
         if self.objects is None:
             return None
         numbers = self.objects.summary()
@@ -123,7 +120,7 @@ class Measured:
 
     @cached_property
     def identity(self) -> IdentityNumbers:
-        """IDF1, identity switches and the like."""
+        """IDF1, identity switches and the CLEAR MOT counts."""
         total = self.identity_counts.total()
         counts = {name: getattr(total, name) if total else 0 for name in COUNTED}
         rates = dict.fromkeys(RATES, NOT_MEASURED) | self.identity_counts.class_averaged()
@@ -131,21 +128,21 @@ class Measured:
 
     @cached_property
     def curves(self) -> PrecisionRecallCurves:
-        """Precision against recall, of every category and their mean."""
+        """Precision-recall curves of every category, and their mean."""
         return precision_recall_curves(self.ap)
 
     @property
     def failed(self) -> Mapping[int, str]:
-        """The videos that the model could not be run on, by id, and why; they are not scored."""
+        """Videos on which the model could not be run: id -> reason. They are not scored."""
         return self.source.failed
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is odd about the predictions."""
+        """Warnings about the predictions."""
         return self.source.warnings
 
     def numbers(self) -> dict[str, dict[str, float]]:
-        """All overall numbers: `ytvis`, `hota`, `davis` if it was measured, and `identity`."""
+        """All overall scores: `ytvis`, `hota`, `davis` if it was computed, and `identity`."""
         measures = ("ytvis", "hota", "davis", "identity")
         return {
             name: msgspec.to_builtins(numbers)
@@ -154,17 +151,17 @@ class Measured:
         }
 
     def by_category(self) -> list[dict[str, Any]]:
-        """One row for every scored category; HOTA only where something is labelled."""
+        """One row for every scored category; HOTA only for categories with labelled tracks."""
         ap, hota = self.ap.by_category(), self.hota_counts.by_category()
         truth = [t.category_id for tracks in self.scored.truth.values() for t in tracks]
-        found = [p["category_id"] for tracks in self.scored.predictions.values() for p in tracks]
+        predicted = [p["category_id"] for ps in self.scored.predictions.values() for p in ps]
         rows = []
         for number, name in sorted(self.scored.categories.items()):
             row = {
                 "id": number,
                 "name": name,
                 "truth": truth.count(number),
-                "predictions": found.count(number),
+                "predictions": predicted.count(number),
                 **ap[number],
             }
             if number in hota and hota[number].num_labelled:
@@ -189,7 +186,7 @@ class Measured:
                 "crowds": sum(t.is_crowd for tracks in scored.truth.values() for t in tracks),
                 "predicted_tracks": scored.num_predictions,
             },
-            "labels": {  # what was merged or left out, and so is not in the numbers
+            "labels": {  # what was merged or left out of the scores
                 "merged_categories": scored.merged,
                 "unscored_categories": scored.unscored,
                 "partly_labelled_videos": scored.partly_labelled,
@@ -202,22 +199,22 @@ class Measured:
         }
 
     def inputs(self) -> dict[str, Any]:
-        """What was scored, with checksums."""
+        """Data set, predictions and model, with checksums."""
         dataset = {"path": str(self.dataset.path), "sha256": self.source.data}
         return {"dataset": dataset, **self.source.source()}
 
     def video_name(self, video_id: int) -> str:
-        """The name that the data set has for a video."""
+        """The name of a video in the data set."""
         return self._videos[video_id].name
 
     def picture(self, video_id: int, frame: int) -> Path | None:
-        """The file of a frame; None if it is not at hand."""
+        """The file of a frame; None if there is none."""
         names = self._videos[video_id].file_names
         if frame >= len(names):
             return None
         try:
             file = frame_file(self.dataset.frames, names[frame])
-        except DataError:  # a name that leads out of the folder: numbers need no pictures
+        except DataError:  # a name that leads out of the folder; scores need no pictures
             return None
         return file if file.is_file() else None
 

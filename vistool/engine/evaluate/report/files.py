@@ -1,4 +1,4 @@
-"""The files of an evaluation: its numbers for machines, tables, figures and a page."""
+"""The files of an evaluation: scores as JSON, tables, figures and a page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Row = Mapping[str, Any]
 
 
 def write_evaluation(folder: Path, result: Measured, *, report: bool = True) -> None:
-    """Write metrics.json and categories.csv; with a report, also its page, figures and tables."""
+    """Write metrics.json and categories.csv; with `report`, also the page, figures and tables."""
     with atomic_path(folder / METRICS) as temporary:
         temporary.write_bytes(encode_json(result.as_json(), indented=True) + b"\n")
     write_table(folder / CATEGORIES, result.by_category())
@@ -31,7 +31,7 @@ def write_evaluation(folder: Path, result: Measured, *, report: bool = True) -> 
 
 
 def write_diagnosis(folder: Path, result: Measured) -> list[Path]:
-    """Write diagnosis.json, and for tables one CSV file a subject. Returns the files."""
+    """Write diagnosis.json, and its tables as CSV files. Returns the files."""
     path = folder / DIAGNOSIS
     content = msgspec.to_builtins(result.diagnosis) | {"curves": result.curves}
     with atomic_path(path) as temporary:
@@ -46,7 +46,7 @@ def write_figures(folder: Path, result: Measured) -> list[Path]:
 
 
 def _tables(result: Measured) -> dict[str, Sequence[Row]]:
-    """The rows of every CSV file, by its name."""
+    """The rows of every CSV file, by file name (without suffix)."""
     diagnosis = msgspec.to_builtins(result.diagnosis)
     return {
         "errors": diagnosis["breakdown"]["kinds"],

@@ -1,4 +1,4 @@
-"""Report: the results of an evaluation and the reasons behind them on one self-contained page."""
+"""The report of an evaluation: scores and errors on one self-contained page."""
 
 from __future__ import annotations
 
@@ -29,39 +29,38 @@ from vistool.rendering.page import (
     write_page,
 )
 
-# A table of numbers: row -> column -> value; -1 where there is nothing to measure.
+# A table of scores: row -> column -> value; -1 where no labelled track enters.
 Scores = Mapping[str, Mapping[str, float]]
 
 MOST_ROWS = 200  # of a table on the page; the CSV files have all
-HEADLINE = {  # what is shown large: group -> names
+HEADLINE = {  # the scores shown large: group -> names
     "ytvis": ("AP", "AP50", "AP75", "AR10"),
     "hota": ("HOTA", "DetA", "AssA"),
     "davis": ("J_mean", "F_mean"),
 }
 BY_CATEGORY = ("AP", "AP50", "AP75", "AR10", "HOTA", "AssA")
 MEANING = {
-    ErrorKind.CLASS: "follows a track well, calls it something else",
-    ErrorKind.SPATIAL: "on the right track, with wrong outlines",
+    ErrorKind.CLASS: "overlaps a track well, with another class",
+    ErrorKind.SPATIAL: "overlaps a track, with wrong outlines",
     ErrorKind.TEMPORAL: "begins or ends at the wrong time, or has gaps",
-    ErrorKind.IDENTITY: "a track split into several, or several merged",
-    ErrorKind.DUPLICATE: "a second find of a track",
-    ErrorKind.BOTH: "partly on a track, and calls it something else",
-    ErrorKind.BACKGROUND: "on nothing that is labelled",
-    ErrorKind.MISSED: "labelled tracks that no prediction is meant for",
+    ErrorKind.IDENTITY: "one track split into several, or several merged",
+    ErrorKind.DUPLICATE: "repeats a higher-scoring prediction of the track",
+    ErrorKind.BOTH: "overlaps a track in part, with another class",
+    ErrorKind.BACKGROUND: "hardly overlaps any labelled track",
+    ErrorKind.MISSED: "a labelled track that no prediction is assigned to",
 }
-STRIP_LEGEND = "White line: the labelled track. Tinted area: the prediction. Corner: the frame."
+STRIP_LEGEND = (
+    "White line: the labelled track. Tinted area: the prediction. Corner: the frame number."
+)
 
 
 def write_report(path: Path, result: Measured) -> Path:
-    """Write the page, with film strips of the worst tracks.
-
-    They are drawn on the pictures of the data set, and where these are not at hand on grey.
-    """
+    """Write the page, with film strips of the worst tracks; these are grey without the frames."""
     return write_page(path, _Builder(result, path.parent).page())
 
 
 class _Builder:
-    """Puts the page together."""
+    """Builds the page."""
 
     def __init__(self, result: Measured, folder: Path) -> None:
         self._result = result
@@ -72,7 +71,7 @@ class _Builder:
         }
 
     def page(self) -> Page:
-        # Before the table of videos, which links to them.
+        # Strips first: the table of videos links to them.
         missed, missed_strips = self._missed()
         wrong, wrong_strips = self._wrong()
         strips = {**wrong_strips, **missed_strips}
@@ -85,7 +84,7 @@ class _Builder:
             Section("calibration", "Calibration", list(self._calibration())),
             Section("videos", "Worst videos", [self._videos(strips)]),
             Section("tracks", "Worst tracks", missed),
-            Section("false", "Surest mistakes", wrong),
+            Section("false", "Highest-scoring errors", wrong),
         ]
         title = f"{self._result.dataset.path.name}: {_subject(self._result.source)}"
         return Page(title, [section for section in sections if section.blocks])
@@ -112,25 +111,25 @@ class _Builder:
         breakdown = self._result.diagnosis.breakdown
         yield Paragraph(
             f"{breakdown.num_truth} labelled tracks, {breakdown.num_right} predictions that are "
-            "right at IoU 0.5. Every other prediction, and every track that nothing was meant "
-            "for, has one kind of error. The gains say how much higher AP would be if that kind "
-            "alone were mended; they need not add up."
+            "right at IoU 0.5. Every other prediction, and every track that no prediction is "
+            "assigned to, has one kind of error. The gain of a kind is the increase in AP if only "
+            "that kind is corrected (oracle); gains need not add up to 1 - AP."
         )
         yield self._charts["error_breakdown"]
-        columns = ("error", "what it is", "count", "AP50 then", "gain", "AP then", "gain")
+        columns = ("error", "meaning", "count", "AP50 corrected", "gain", "AP corrected", "gain")
         rows = [
             (
-                str(m.kind),
-                MEANING[m.kind],
-                m.count,
-                _measured(m.ap50),
-                m.ap50_gain,
-                _measured(m.ap),
-                m.ap_gain,
+                str(oracle.kind),
+                MEANING[oracle.kind],
+                oracle.count,
+                _measured(oracle.ap50),
+                oracle.ap50_gain,
+                _measured(oracle.ap),
+                oracle.ap_gain,
             )
-            for m in breakdown.kinds
+            for oracle in breakdown.kinds
         ]
-        caption = f"As it is, AP50 is {_shown(breakdown.ap50)} and AP {_shown(breakdown.ap)}"
+        caption = f"Uncorrected, AP50 is {_shown(breakdown.ap50)} and AP {_shown(breakdown.ap)}"
         yield Table(caption, columns, rows)
 
     def _tables(self) -> list[Block]:
@@ -148,8 +147,8 @@ class _Builder:
     def _confusion(self) -> Iterator[Block]:
         confusion = self._result.diagnosis.confusion
         yield Paragraph(
-            f"Predictions that score {confusion.min_score:g} or more, each with the free labelled "
-            f"track that it overlaps most, by IoU {confusion.min_iou:g} or more."
+            f"Predictions with a score of at least {confusion.min_score:g}. Each is matched to the "
+            f"free labelled track with the highest IoU, if that is at least {confusion.min_iou:g}."
         )
         if "confusion" not in self._charts:
             return
@@ -159,20 +158,20 @@ class _Builder:
         yield Folded("As a table", [Table("Labelled by row", ("labelled as", *columns), table)])
 
     def _calibration(self) -> Iterator[Block]:
-        found = self._result.diagnosis.calibration
-        if not found.count:
+        result = self._result.diagnosis.calibration
+        if not result.count:
             return
-        tendency = "too sure of itself" if found.bias > 0 else "not sure enough"
+        tendency = "overconfident" if result.bias > 0 else "underconfident"
         yield Paragraph(
-            f"Expected calibration error {found.error:.3f}, the largest of a bin "
-            f"{found.largest_error:.3f}, over {found.count} predictions. On average the score is "
-            f"{abs(found.bias):.3f} {'above' if found.bias > 0 else 'below'} the share that is "
-            f"right at IoU 0.5: {tendency}."
+            f"Expected calibration error {result.error:.3f}, largest error of a bin "
+            f"{result.largest_error:.3f}, over {result.count} predictions. The mean score is "
+            f"{abs(result.bias):.3f} {'above' if result.bias > 0 else 'below'} the share that is "
+            f"right at IoU 0.5: the model is {tendency}."
         )
         yield self._charts["calibration"]
         columns = ("score from", "to", "tracks", "mean score", "share right")
         rows = [
-            (b.low, b.high, b.count, b.mean_score, b.share_right) for b in found.bins if b.count
+            (b.low, b.high, b.count, b.mean_score, b.share_right) for b in result.bins if b.count
         ]
         yield Folded("As a table", [Table("By score", columns, rows)])
 
@@ -183,7 +182,7 @@ class _Builder:
         columns = (
             *("video", "AP lost", "AP50 lost", "labelled", "found", "false"),
             *extra,
-            *("most of its errors", "pictures"),
+            *("most frequent error", "first frame"),
         )
         rows: list[Sequence[Cell]] = []
         for video in videos:
@@ -200,10 +199,10 @@ class _Builder:
                 )
             )
         shown = f"The worst {len(rows)} of {len(self._result.diagnosis.videos)} videos"
-        return Table(f"{shown}, by how much higher AP would be without their errors", columns, rows)
+        return Table(f"{shown}, by the AP that their errors cost", columns, rows)
 
     def _missed(self) -> tuple[list[Block], dict[int, str]]:
-        """The worst labelled tracks, and the film strips there are, by video."""
+        """The worst labelled tracks, and the anchor of the first film strip of every video."""
         worst = [track for track in self._result.diagnosis.tracks if track.kind is not None]
         if not worst:
             return [Paragraph("Every labelled track was found.")], {}
@@ -223,7 +222,7 @@ class _Builder:
         return self._worst("track", worst, Table(caption, columns, rows))
 
     def _wrong(self) -> tuple[list[Block], dict[int, str]]:
-        """The wrong predictions with the highest scores, and the film strips there are."""
+        """The highest-scoring wrong predictions; anchors as in `_missed`."""
         worst = self._result.diagnosis.false_positives
         if not worst:
             return [Paragraph("No prediction is wrong.")], {}
@@ -238,14 +237,14 @@ class _Builder:
             )
             for wrong in worst[:MOST_ROWS]
         ]
-        columns = ("prediction", "category", "score", "error", "meant for", "IoU")
+        columns = ("prediction", "category", "score", "error", "assigned to", "IoU")
         caption = "The wrong predictions with the highest scores"
         return self._worst("false", worst, Table(caption, columns, rows))
 
     def _worst(
         self, kind: str, tracks: Sequence[TruthVerdict | FalsePositive], table: Table
     ) -> tuple[list[Block], dict[int, str]]:
-        """A table of tracks with their videos, and film strips of the first ones."""
+        """A table of tracks and the film strips of the first ones; anchors as in `_missed`."""
         strips = self._strips.strips(kind, tracks)
         anchors: dict[int, str] = {}
         for i, strip in strips.items():
@@ -269,7 +268,7 @@ def _subject(source: Predictions) -> str:
 
 
 def _facts(result: Measured) -> dict[str, str]:
-    """What was scored, and what of it was left out."""
+    """Inputs and counts, and what was left out."""
     scored, source = result.scored, result.source
     facts = {
         "Data set": str(result.dataset.path),
@@ -286,7 +285,7 @@ def _facts(result: Measured) -> dict[str, str]:
         left = [f"{name} ({number})" for name, number in scored.unscored.items()]
         facts["Not scored"] = ", ".join(left)
     if scored.unjudged:
-        facts["Left out"] = f"{scored.unjudged} predictions that may show what is not labelled"
+        facts["Left out"] = f"{scored.unjudged} predictions that may show unlabelled objects"
     return facts
 
 
@@ -311,7 +310,7 @@ def _score_table(title: str, table: Scores) -> Table:
 
 
 def _measured(value: float) -> float | None:
-    """None for the -1 of a number that could not be measured."""
+    """None instead of -1, which stands for a score without labelled tracks."""
     return None if value == NOT_MEASURED else value
 
 

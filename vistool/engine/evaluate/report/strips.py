@@ -1,4 +1,4 @@
-"""The film strips of an evaluation's report: its worst tracks, on their pictures."""
+"""The film strips of an evaluation's report: the worst tracks, drawn on their frames."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_STRIP_BYTES = 6_000_000  # of all strips together
 
 
 class StripMaker:
-    """Draws strips for a page in `folder`, up to a number of bytes in all."""
+    """Draws film strips for a page in `folder`, up to MOST_STRIP_BYTES in total."""
 
     def __init__(self, result: Measured, folder: Path) -> None:
         self._result = result
@@ -34,7 +34,7 @@ class StripMaker:
     def strips(
         self, kind: str, tracks: Sequence[TruthVerdict | FalsePositive]
     ) -> dict[int, Picture]:
-        """Film strips of the first tracks of a list, by their place in it."""
+        """Film strips of the first tracks of a list, by position in the list."""
         strips: dict[int, Picture] = {}
         for i, track in enumerate(tracks[:MOST_STRIPS]):
             if self._bytes > MOST_STRIP_BYTES:
@@ -50,13 +50,13 @@ class StripMaker:
         truth, predictions = scored.truth[track.video_id], scored.predictions[track.video_id]
         labelled = truth[track.truth].segmentations if track.truth is not None else None
         prediction = predictions[track.prediction] if track.prediction is not None else None
-        found = prediction["segmentations"] if prediction else None
-        # Where the labelled track is, if there is one, and else where the prediction is.
-        wanted = labelled if isinstance(track, TruthVerdict) else found
-        assert wanted is not None
-        nothing = [None] * len(wanted)
-        pairs = list(zip(labelled or nothing, found or nothing, strict=True))
-        places = chosen_frames(np.array([_visible(mask) for mask in wanted]), STRIP_FRAMES)
+        predicted = prediction["segmentations"] if prediction else None
+        # Frames are chosen where the labelled track is seen, or else where the prediction is.
+        subject = labelled if isinstance(track, TruthVerdict) else predicted
+        assert subject is not None
+        nothing = [None] * len(subject)
+        pairs = list(zip(labelled or nothing, predicted or nothing, strict=True))
+        places = chosen_frames(np.array([_visible(mask) for mask in subject]), STRIP_FRAMES)
         if not places:
             return None
         frames = [self._strip_frame(track.video_id, place, *pairs[place]) for place in places]
@@ -80,8 +80,8 @@ class StripMaker:
         caption = f"{video}, track {track.truth}, {category}: {track.kind}"
         if prediction is None:
             return caption
-        called = categories[prediction["category_id"]]
-        return f"{caption}; best IoU {track.iou:.2f} with {called} {track.score:.2f}"
+        predicted = categories[prediction["category_id"]]
+        return f"{caption}; best IoU {track.iou:.2f} with {predicted} {track.score:.2f}"
 
     def _strip_frame(
         self, video_id: int, place: int, truth: RLE | None, prediction: RLE | None
@@ -103,7 +103,7 @@ class StripMaker:
             return None
 
     def picture_link(self, video_id: int, place: int) -> Link | None:
-        """Where the picture of a frame lies, seen from the page; None if it is not at hand."""
+        """A link from the page to the picture of a frame; None if there is no picture."""
         file = self._result.picture(video_id, place)
         if file is None:
             return None
