@@ -261,19 +261,22 @@ class Tests:
         """Those that run its line; of a line that runs at import, those that use its name."""
         here = self._lines.get(mutant.file, {})
         contexts = set(here.get(str(mutant.line), []))
-        tests = self._tests(contexts)
+        tree = ast.parse((self.root / mutant.file).read_text())
         if IMPORTED in contexts:
-            tests |= self._tests(self._users(mutant))
-            tests = tests or self._tests({name for names in here.values() for name in names})
+            contexts |= self._users(_defined_at(tree, mutant.line))
+        elif compiled := _compiled(tree, mutant.line):  # where Python sees no lines
+            contexts |= self._users(compiled)
+        tests = self._tests(contexts)
+        if IMPORTED in contexts and not tests:
+            tests = self._tests({name for names in here.values() for name in names})
         return sorted(tests, key=self.seconds.__getitem__)
 
     def _tests(self, contexts: set[str]) -> set[str]:
         tests = {name for name in contexts if name in self.seconds}
         return tests.union(*(self._of_fixture[name] for name in contexts))
 
-    def _users(self, mutant: Mutant) -> set[str]:
+    def _users(self, names: list[str]) -> set[str]:
         """Contexts of the lines that name what a statement of a module or class defines."""
-        names = _defined_at(ast.parse((self.root / mutant.file).read_text()), mutant.line)
         if not names:
             return set()
         word = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")
@@ -299,6 +302,16 @@ def _defined_at(tree: ast.AST, line: int) -> list[str]:
     return []
 
 
+def _compiled(tree: ast.Module, line: int) -> list[str]:
+    """The functions of a module, if numba compiles the one that a line belongs to."""
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    for node in functions:
+        marks = " ".join(map(ast.unparse, node.decorator_list))
+        if node.lineno <= line <= (node.end_lineno or 0) and "compiled" in marks:
+            return [function.name for function in functions]
+    return []
+
+
 # --- running them ---------------------------------------------------------------------------------
 
 
@@ -308,7 +321,7 @@ def try_out(root: Path, mutant: Mutant, tests: Tests, work: Path) -> dict[str, A
     covering = tests.of(mutant)
     for test in covering:
         expected += tests.seconds[test]
-        if expected <= LONGEST:
+        if expected <= LONGEST or not chosen:
             chosen.append(test)
     outcome = {"tests": len(chosen), "left_out": len(covering) - len(chosen)}
     if not chosen:
@@ -371,7 +384,7 @@ def _end_group(leader: int) -> None:
 
 
 def _copy(work: Path) -> Path:
-    """What is committed, in a folder of its own."""
+    """The committed files, in a folder of their own."""
     root = work / "copy"
     if not root.exists():
         subprocess.run(["git", "clone", "-q", ".", str(root)], check=True)

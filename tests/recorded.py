@@ -22,7 +22,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 
 def recorded(name: str) -> dict[str, Tensor]:
-    """Tensors of a recording, which a test may change: every call reads them anew."""
+    """Tensors of a recording, which a test may change: every call reads them again."""
     return load(_unpacked(f"{name}.safetensors.xz"))
 
 

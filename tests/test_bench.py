@@ -112,7 +112,7 @@ def test_vistr_is_measured_with_all_its_masks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--video", "big"], "--video big: not of the form WIDTHxHEIGHT"),
         (["--seconds", "0"], "0 seconds of 1280x720"),
@@ -124,7 +124,7 @@ def test_vistr_is_measured_with_all_its_masks(tmp_path: Path) -> None:
         (["--clip-length", "2", "--clip-stride", "3"], "clip stride 3"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(model: Path, options: list[str], told: str) -> None:
+def test_what_cannot_be_measured_is_refused(model: Path, options: list[str], message: str) -> None:
     result = runner.invoke(app, ["bench", "-m", str(model), *options])
     assert result.exit_code == UsageError.exit_code
-    assert told in result.stderr
+    assert message in result.stderr

@@ -129,7 +129,7 @@ def test_mots_takes_no_colours(tmp_path: Path) -> None:
 
 
 def test_palettes_in_another_order_are_an_error(tmp_path: Path) -> None:
-    """Some programs sort the palette of every picture anew, so an id is another object in each."""
+    """Some programs sort the palette of every picture, so an id is another object in each."""
     davis(tmp_path, [[(GREEN, 2)]] * 2)
     places = tmp_path / "Annotations" / "480p" / "run"
     for t, order in enumerate(((GREEN, YELLOW), (YELLOW, GREEN))):

@@ -241,9 +241,7 @@ def test_the_category_object_is_like_any_other_on_a_completely_labelled_set(
     )
     assert found["ytvis"]["AP"] == 1
     assert found["counts"] | {"predicted_tracks": 5} == missed["counts"]
-    assert missed["ytvis"]["AP"] == pytest.approx(
-        2 / 3
-    )  # three categories, one of them never predicted
+    assert missed["ytvis"]["AP"] == pytest.approx(2 / 3)  # one of three categories missed
 
 
 # What is written and printed

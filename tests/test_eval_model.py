@@ -85,9 +85,7 @@ def test_python_runs_a_model_and_resumes(
     found = vis.evaluate(truth, model=vis.load_model(str(weights)))
     assert found.failed == {}
     assert not (RUN / "metrics.json").exists()  # Python writes no report by itself
-    monkeypatch.setattr(
-        predict_dataset, "predict_opened", None
-    )  # running the model again would fail
+    monkeypatch.setattr(predict_dataset, "predict_opened", None)  # a second run would fail
     assert vis.evaluate(truth, model=weights).ytvis == found.ytvis
     printed = json.loads(vistool(truth, "-m", weights, "--json").stdout)
     assert printed["ytvis"]["AP"] == found.ytvis.AP
@@ -120,7 +118,7 @@ def test_videos_that_are_done_are_not_run_again(
     assert len(ran) == 10
 
 
-def test_one_video_that_fails_does_not_lose_the_others(tmp_path: Path, weights: Path) -> None:
+def test_a_failing_video_does_not_stop_the_others(tmp_path: Path, weights: Path) -> None:
     truth = make_set(tmp_path / "data", frames=True)
     picture = tmp_path / "data" / "v2" / "001.png"
     whole = picture.read_bytes()
@@ -132,17 +130,15 @@ def test_one_video_that_fails_does_not_lose_the_others(tmp_path: Path, weights: 
     content = json.loads(done.stdout)
     assert content["counts"]["videos"] == 2
     assert list(content["inputs"]["failed_videos"]) == ["20"]
-    saved = vistool(
-        truth, "-p", RUN, "--json"
-    )  # it does not count against the saved predictions either
+    saved = vistool(truth, "-p", RUN, "--json")  # the saved predictions leave it out, too
     assert saved.exit_code == 6
     assert json.loads(saved.stdout)["ytvis"] == content["ytvis"]
     compared = vistool(truth, "--compare", RUN, RUN / "results.json", "--json")
     assert json.loads(compared.stdout)["videos"] == 2
     picture.write_bytes(whole)
-    mended = vistool(truth, "-m", weights, "--json")
-    assert mended.exit_code == 0, mended.stderr
-    assert json.loads(mended.stdout)["counts"]["videos"] == 3
+    second = vistool(truth, "-m", weights, "--json")
+    assert second.exit_code == 0, second.stderr
+    assert json.loads(second.stdout)["counts"]["videos"] == 3
 
 
 def test_scores_at_another_confidence_do_not_replace_those_of_the_run(

@@ -155,7 +155,7 @@ def test_frames_of_another_set_are_not_replaced(tmp_path: Path) -> None:
     link_or_copy(one, target)
     copied = tmp_path / "copy.png"
     copied.write_bytes(one.read_bytes())
-    link_or_copy(copied, target)  # the same content is no harm
+    link_or_copy(copied, target)  # the same content does no harm
     before = target.read_bytes()
     with pytest.raises(UsageError, match=r"set/a\.png: is there already"):
         link_or_copy(other, target)

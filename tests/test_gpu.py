@@ -1,4 +1,4 @@
-"""What must hold on a GPU: its numbers are the recorded ones, and the CPU's.
+"""On a GPU, numbers equal the recorded ones and those of the CPU.
 
 `VISTOOL_TEST_DEVICE=cpu pytest -m gpu` runs the same tests without one, to see that they run.
 """

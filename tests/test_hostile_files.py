@@ -1,4 +1,4 @@
-"""What a run folder or a name may hide: links that lead out, files of others, damaged records."""
+"""Hostile run folders and names: links that lead out, files of others, damaged records."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def test_numbers_that_are_no_weights_are_not_imported(tmp_path: Path, dtype: tor
 
 
 class Odd:
-    """Pickles as what it is told."""
+    """Pickles as the given value."""
 
     def __init__(self, *how: Any) -> None:
         self.how = how

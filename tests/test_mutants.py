@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,16 +23,19 @@ from tests.processes import PATIENCE, Start
 from tests.test_predict_command import make_video as make_short_video
 from tests.test_predict_command import vistool
 from tests.untrained import save_untrained
+from vistool.annotations.alignment import MIN_MASKS, REACH, FitSum
 from vistool.annotations.mots import LONGEST, read_mots
 from vistool.annotations.predicted_masks import with_predicted_lengths
 from vistool.annotations.problems import Problem
 from vistool.annotations.results_check import check_results
+from vistool.data.warping import project, shrunk
 from vistool.engine.evaluate import run_model
 from vistool.engine.predict.video import predict_opened
 from vistool.engine.train.checkpoint import CHECKPOINT, PREVIOUS
 from vistool.engine.train.train import train
 from vistool.errors import DataError
 from vistool.formats.video.reader import open_video
+from vistool.ops.boxes import box_giou, box_iou
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +67,7 @@ import os, signal, sys, time
 from pathlib import Path
 import numpy as np
 from vistool.formats.video.reader import open_video
+from vistool.ops.boxes import box_giou, box_iou
 from vistool.formats.video.writer import VideoWriter
 signal.signal(signal.SIGINT, lambda *_: None)
 def interrupt():
@@ -241,3 +246,48 @@ def test_a_skipped_step_leaves_the_averaged_weights_as_they_were(
         torch.testing.assert_close(after["averaged"][key], value, rtol=0, atol=0)
     moved = [(before["averaged"][f"module.{k}"] != v).any() for k, v in after["model"].items()]
     assert any(moved)  # so that one more mean would be another
+
+
+# Found by the sample of `benchmarks.mutants`
+
+
+def test_where_masks_would_fit_only_a_little_better_nothing_is_said() -> None:
+    """They are held against the best place within a step of where they are, on either side."""
+    for down, right in ((-1, 0), (0, -1), (1, 1), (0, 0)):
+        for strength, is_shift in ((1.05, False), (1.2, True)):
+            fit = np.zeros((2 * REACH + 1, 2 * REACH + 1))
+            fit[REACH + down, REACH + right] = 1.0
+            fit[REACH - 2, REACH + 5] = strength
+            fits = FitSum()
+            fits.add([fit] * MIN_MASKS)
+            found = fits.shift(3)
+            assert (found is not None) == is_shift
+            if found is not None:
+                assert (found.right, found.down) == (15, -6)
+                assert found.stated_strength == pytest.approx(1.0)
+                assert found.num_masks == MIN_MASKS
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, 0.21])
+@pytest.mark.parametrize("corner", [(), (7,), (0, 4)])  # left, top: 0 unless stated
+def test_a_shrunk_picture_lies_where_the_whole_one_lay(
+    scale: float, corner: tuple[int, ...]
+) -> None:
+    part = shrunk(np.zeros((30, 50), np.uint8), scale, *corner)
+    height, width = part.pixels.shape
+    assert (height, width) == (round(30 * scale), round(50 * scale))
+    edges = np.array([[-0.5, -0.5], [width - 0.5, height - 0.5]])  # pixels lie around whole numbers
+    expected = np.array([[-0.5, -0.5], [49.5, 29.5]]) + [*corner, 0, 0][:2]
+    np.testing.assert_allclose(project(edges, part.place), expected)
+
+
+def test_overlaps_of_boxes_stay_in_their_range_where_boxes_are_empty() -> None:
+    sides = [0.0, 1e-5, 0.3]
+    boxes = torch.tensor([(x, 0.5, w, h) for x in (0.2, 0.5) for w in sides for h in sides])
+    first, second = boxes[:, None].requires_grad_(), boxes[None]
+    giou = box_giou(first, second)
+    assert (giou.abs() <= 1 + 1e-6).all()
+    assert ((box_iou(first, second) >= 0) & (box_iou(first, second) <= 1 + 1e-6)).all()
+    giou.sum().backward()
+    assert first.grad is not None
+    assert first.grad.isfinite().all()

@@ -1,4 +1,4 @@
-"""What a program starts ends with it, even if it is killed or waits for what never comes."""
+"""Child processes end with their parent, even if it is killed or waits forever."""
 
 from __future__ import annotations
 

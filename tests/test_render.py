@@ -296,7 +296,7 @@ def shows(image: np.ndarray, centre: tuple[int, int], track_id: int) -> bool:
 
 @pytest.fixture
 def render(tmp_path: Path) -> Callable[..., list[np.ndarray]]:
-    """Render a run folder on the made video, opaque and without labels; the drawn frames."""
+    """Render a run folder on the synthetic video, opaque and without labels; the drawn frames."""
 
     def run(results: Path, source: Path | None = None, **options: Any) -> list[np.ndarray]:
         opaque: dict[str, Any] = {"alpha": 1.0, "contours": False, "labels": False}
@@ -474,7 +474,7 @@ def of_several(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def labels(tmp_path: Path) -> Path:
-    """What a data set says of the second one."""
+    """The annotations of the second one in a data set."""
     names = [f"deer/{t}.jpg" for t in range(LENGTH)]
     about = {"width": SIZE.width, "height": SIZE.height, "length": LENGTH}
     content = {

@@ -30,12 +30,12 @@ OWN = {"mine.txt": b"mine", "cut/mine.txt": b"mine"}  # not of this program
 
 
 class Dead(BaseException):
-    """What a killed process does from then on: nothing."""
+    """A killed process does nothing more."""
 
 
 @dataclass
 class Disk:
-    """What a disk holds of a folder if the power fails, and a process that dies at a chosen call.
+    """A folder's content on disk after a power failure; a process dies at a chosen call.
 
     Names count when their folder has been synced, contents when the file has.
     """
@@ -122,7 +122,7 @@ def replace_all(folder: Path) -> None:
 def outcomes_of_every_death(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, power: bool
 ) -> list[dict[str, bytes]]:
-    """What is there after each, when the next process has looked at the folder."""
+    """The content after each, when the next process has read the folder."""
     found = []
     for fatal in range(1000):
         folder = tmp_path / f"run{fatal}"

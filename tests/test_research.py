@@ -1,4 +1,4 @@
-"""What the released weights are trained and measured on: repeats, halves, class layers."""
+"""Data of the released weights: repeated pictures, halves, class layers."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
 
 
 class Found:
-    """What results.json and meta.json say, read without the code that is tested."""
+    """The content of results.json and meta.json, read without the tested code."""
 
     def __init__(self, run: Path) -> None:
         self.meta: dict[str, Any] = json.loads((run / "meta.json").read_text())
@@ -64,7 +64,7 @@ def found(run: Path) -> Found:
 
 
 def test_tracks_are_numbered_from_1_as_they_appear(found: Found) -> None:
-    """Of those that begin together, the one that comes first in results.json has the lower id."""
+    """If several begin together, the first in results.json has the lower id."""
     first = [
         next(frame for frame, mask in enumerate(result["segmentations"]) if mask)
         for result in found.results

@@ -13,7 +13,7 @@ from vistool.structures import ClipOutput, Size
 
 
 def recorded_pictures() -> tuple[list[Tensor], ClipOutput, Size]:
-    """Two pictures, what the model says of them as one batch, and the canvas of that."""
+    """Two pictures, the model's output for them as one batch, and the canvas of that."""
     case, config = recorded("ifc/small_coco_image"), recorded_json("ifc/small_meta")["config"]
     pictures = [case[f"im{i}.in"] for i in (0, 1)]
     pixels, padded = padded_batch([normalised(p[None], config) for p in pictures])

@@ -100,7 +100,7 @@ def test_a_field_of_another_type_is_named_with_its_place(
 def test_a_frame_of_coco_video_without_a_mask_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"annotation 1.*has no masks"):
         read_dataset(coco_video(tmp_path, segmentation="missing"))
-    # null is no mistake: the object is not visible
+    # null is not a mistake: the object is not visible
     assert read_dataset(coco_video(tmp_path, segmentation=None)).tracks[0].segmentations == (None,)
 
 

@@ -267,9 +267,7 @@ def test_vistr_trains_on_batches_and_its_weights_come_back(tmp_path: Path) -> No
     assert len(lines) == 2
     assert all(terms <= line.keys() for line in lines)
     assert isinstance(load_model(str(weights)).model, VisTR)
-    train(
-        vistr_training(tmp_path), tmp_path / "run"
-    )  # the run is complete, and the settings are the same
+    train(vistr_training(tmp_path), tmp_path / "run")  # complete already, with equal settings
 
 
 def test_a_weight_of_a_term_that_the_model_lacks_is_refused(tmp_path: Path) -> None:

@@ -299,7 +299,7 @@ def test_results_without_meta_are_refused(results: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (("--seed", "0"), "--seed: does not apply to results"),
         (("--videos", "one"), "--videos: does not apply to results"),
@@ -309,30 +309,30 @@ def test_results_without_meta_are_refused(results: Path, tmp_path: Path) -> None
     ],
 )
 def test_options_that_do_not_apply_to_results_are_refused_before_reading(
-    results: Path, options: tuple[str, ...], told: str
+    results: Path, options: tuple[str, ...], message: str
 ) -> None:
     # Reading would fail with the missing video instead.
     failed = vistool("visualize", results, "--source", "missing.mp4", *options)
     assert failed.exit_code == 2
-    assert told in failed.stderr
+    assert message in failed.stderr
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (("--html",), "--html: does not apply to labelled sets"),
         (("--conf", "0"), "--conf: does not apply to labelled sets"),
         (("other.toml",), "CONFIG: does not apply to labelled sets"),
-        (("--videos", "1", "--seed", "0"), "--videos says which ones"),
+        (("--videos", "1", "--seed", "0"), "--videos names videos"),
         (("-o", "sheet.gif"), "sheet.gif: this figure can be written as .png or a folder"),
     ],
 )
 def test_options_that_do_not_apply_to_labels_are_refused_before_reading(
-    tmp_path: Path, options: tuple[str, ...], told: str
+    tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
     failed = vistool("visualize", tmp_path / "missing.json", *options)
     assert failed.exit_code == 2
-    assert told in failed.stderr
+    assert message in failed.stderr
 
 
 def test_options_that_do_not_apply_to_a_training_are_refused_before_reading(tmp_path: Path) -> None:

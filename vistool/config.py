@@ -405,7 +405,9 @@ def to_json(settings: Settings) -> str:
     """Settings as one line of JSON; `from_json` gives an equal value back."""
     try:
         return msgspec.json.encode(settings).decode()
-    except UnicodeEncodeError:  # a path whose bytes are no UTF-8; Python's JSON has a form for them
+    except (
+        UnicodeEncodeError
+    ):  # a path whose bytes are not UTF-8; Python's JSON has a form for them
         return json.dumps(msgspec.to_builtins(settings))
 
 

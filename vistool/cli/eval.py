@@ -244,13 +244,13 @@ def table(result: Measured) -> str:
     rows = [row for row in result.by_category() if row["truth"] or row["predictions"]]
     columns = ["AP", "AP50", "AP75", "AR10", "HOTA", "AssA"]
     lines.append(
-        f"{'category':{NAME_WIDTH}}{'labelled':>9}{'predicted':>10}"
+        f"{'category':{NAME_WIDTH}}{'labelled':>9}{'predicted':>11}"
         + "".join(f"{name:>8}" for name in columns)
     )
     for row in sorted(rows, key=lambda row: -row["truth"]):
         values = "".join(_cell(row.get(name, -1)) for name in columns)
         name = visible(row["name"])[: NAME_WIDTH - 1]
-        lines.append(f"{name:{NAME_WIDTH}}{row['truth']:9}{row['predictions']:10}{values}")
+        lines.append(f"{name:{NAME_WIDTH}}{row['truth']:9}{row['predictions']:11}{values}")
     return "\n".join([*lines, "", *_errors(result)])
 
 

@@ -176,7 +176,7 @@ def predict(
 def print_frames(
     model: str, sources: Sequence[Path], config: PredictConfig, *, quiet: bool
 ) -> None:
-    """One JSON line a frame, on stdout; classes and scores are those known by then."""
+    """Print one JSON line per frame on stdout, with the classes and scores known so far."""
     from vistool.engine.distributed import joined
     from vistool.engine.predict.sources import stream_videos
     from vistool.engine.tracked_video import TrackedFrame

@@ -114,7 +114,7 @@ def visualize(
         else:
             require_options("labelled sets", given)
             if videos and (count or seed is not None):
-                raise UsageError("--videos says which ones; --count and --seed choose from all")
+                raise UsageError("--videos names videos; --count and --seed choose from all")
             path = Path(what)
             output = _place(output, FIGURES / f"{path.stem}.png", exist_ok, *job.SHEET_SUFFIXES)
             sheet = job.dataset_sheet(path, videos=videos or (), count=count or 8, seed=seed)

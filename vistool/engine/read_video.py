@@ -144,7 +144,7 @@ def _not_of_one_run(results: Path, found: str, ids: Sequence[int]) -> DataError:
 
 
 def _facts_without_meta(results: Path, video_id: int | None, source: Path | None) -> VideoMeta:
-    """What can be said of a video of which there are results alone."""
+    """The facts about a video that results without meta.json contain."""
     if source is None:
         raise DataError(
             f"{results}: no {META} beside it, which says what video and classes they are of",

@@ -1,4 +1,4 @@
-"""A video with its tracks: what `predict` makes, and what every output is made from."""
+"""A video with its tracks: the result of `predict`, and the source of every output."""
 
 from __future__ import annotations
 
@@ -58,9 +58,11 @@ class TrackedFrame:
 
     index: int  # position among the decoded frames of the source
     time: float  # seconds from the first frame of the source
-    seen: bool  # False: left out by the frame stride, so nothing is known of it
+    seen: bool  # False: skipped by the frame stride, so without predictions
     size: Size
-    shown: tuple[Instance, ...]  # what is drawn, by increasing id: of the last frame that was seen
+    shown: tuple[
+        Instance, ...
+    ]  # the instances to draw, by increasing id: those of the last seen frame
     get_picture: Callable[[], VideoFrame] = field(repr=False, compare=False)
 
     def __repr__(self) -> str:
@@ -69,21 +71,21 @@ class TrackedFrame:
 
     @property
     def instances(self) -> tuple[Instance, ...]:
-        """The tracks on this frame, by increasing id; none where the frame was not seen."""
+        """The tracks on this frame, by increasing id; none if the frame was not seen."""
         return self.shown if self.seen else ()
 
     @property
     def image(self) -> np.ndarray:
         """[H, W, 3] uint8 RGB, a copy.
 
-        Raises: DataError if the source is not that video any more; UsageError if pictures were
-            given as arrays and not kept.
+        Raises: DataError if the source has changed; UsageError if pictures were given as arrays
+            and not kept.
         """
         return self.get_picture().image.copy()
 
     @property
     def masks(self) -> np.ndarray:
-        """[N, H, W] bool, of the instances in their order."""
+        """[N, H, W] bool, in the order of the instances."""
         masks = [decode_mask(rle) for _, rle in self.instances]
         return np.stack(masks) if masks else np.zeros((0, *self.size), bool)
 
@@ -97,7 +99,7 @@ class TrackedFrame:
 
     @property
     def track_ids(self) -> np.ndarray:
-        """[N] int64, rising."""
+        """[N] int64, increasing."""
         return np.array([track.id for track, _ in self.instances], np.int64)
 
     @property
@@ -112,27 +114,27 @@ class TrackedFrame:
 
     @property
     def scores(self) -> np.ndarray:
-        """[N] float64 in [0, 1], of the tracks: the same on all their frames, unless streamed."""
+        """[N] float64 in [0, 1]: the tracks' scores, equal on all their frames unless streamed."""
         return np.array([track.score for track, _ in self.instances], np.float64)
 
     def plot(self, **style: Unpack[OverlayOptions]) -> np.ndarray:
-        """The frame with its tracks drawn on it, as an overlay has it: [H, W, 3] uint8 RGB.
+        """The frame with its tracks drawn as in the overlay: [H, W, 3] uint8 RGB.
 
-        Raises: as `image`; UsageError for a style that there is not.
+        Raises: as `image`; UsageError for an unknown style.
         """
         return self.drawn(from_mapping(style, OverlayStyle, where="style"))
 
     def drawn(self, style: OverlayStyle, conf: float = 0.0) -> np.ndarray:
-        """`plot`, of the tracks with at least a score of `conf`."""
+        """`plot`, without tracks whose score is below `conf`."""
         shown = [(track, rle) for track, rle in self.shown if track.score >= conf]
         masks = (decode_mask(rle) for _, rle in shown)
         picture = self.get_picture().image
         return draw_tracks(picture, [track for track, _ in shown], masks, style)
 
     def to_supervision(self) -> supervision.Detections:
-        """The instances as the `supervision` package takes them, for its annotators and counters.
+        """The instances for the annotators and counters of the `supervision` package.
 
-        Boxes include their right and bottom edges, as there.
+        As in that package, boxes include their right and bottom edges.
 
         Raises: UsageError if the package is not installed.
         """
@@ -151,18 +153,18 @@ class TrackedFrame:
         )
 
     def _repr_png_(self) -> bytes | None:
-        """What a notebook shows; None: there is no picture."""
+        """The picture for a notebook; None if there is none."""
         try:
             return as_png(self.plot())
         except VistoolError:
             return None
 
     def with_picture(self, picture: VideoFrame) -> TrackedFrame:
-        """The same frame, its picture at hand."""
+        """The same frame with its picture in memory."""
         return replace(self, get_picture=lambda: picture)
 
     def as_dict(self) -> dict[str, object]:
-        """What a line of frames.jsonl holds."""
+        """The content of a line of frames.jsonl."""
         instances = [
             {
                 "track_id": track.id,
@@ -178,8 +180,8 @@ class TrackedFrame:
 class TrackedVideo:
     """The tracks of a video, and its frames with the tracks on them.
 
-    The masks lie on disk, so memory does not grow with the video. `close`, or the end of a `with`
-    block, deletes them; so does the end of the object's life, or of the program.
+    Masks are on disk, so memory does not grow with the video. They are deleted by `close`, at the
+    end of a `with` block, at garbage collection, and at the end of the program.
 
     >>> video = vistool.predict("squares.mp4", model=model)
     >>> video
@@ -206,12 +208,12 @@ class TrackedVideo:
         name: str,
         resources: contextlib.ExitStack | None = None,
     ) -> None:
-        """Put together from its parts.
+        """Combine the parts.
 
         Args:
             tracks: in the order of results.json, each with its number in the spool.
-            open_source: called when a picture is first wanted.
-            name: what messages call the results.
+            open_source: called when the first picture is needed.
+            name: of the results, for messages.
             resources: closed with the video, such as the spool.
         """
         self.meta = meta
@@ -223,9 +225,9 @@ class TrackedVideo:
         self._open_source = open_source
         self._reader: VideoReader | None = None
         self._pictures: Generator[VideoFrame, None, None] | None = None
-        self._last: tuple[int, VideoFrame] | None = None  # of these, with its position
+        self._last: tuple[int, VideoFrame] | None = None  # the last picture and its position
         self._resources = resources or contextlib.ExitStack()
-        # The stack knows nothing of this object, or it would keep it alive.
+        # The stack must not refer to this object, or it would keep it alive.
         self._finish = weakref.finalize(self, self._resources.close)
 
     def __enter__(self) -> TrackedVideo:
@@ -256,7 +258,7 @@ class TrackedVideo:
         return f"<TrackedVideo {name}: {counts}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the first frame with the best track, and a table of all."""
+        """HTML for a notebook: the first frame with the best track, and a table of all tracks."""
         rows = [
             f"<tr><td>{track.id}<td>{html.escape(track.class_name)}<td>{track.score:.2f}"
             f"<td>{len(track.frames)}<td>{self.times[track.frames[0]]:.2f} s"
@@ -272,12 +274,12 @@ class TrackedVideo:
 
     @property
     def size(self) -> Size:
-        """Of every frame and mask, in pixels."""
+        """The size of every frame and mask in pixels."""
         return Size(self.meta.height, self.meta.width)
 
     @property
     def times(self) -> Sequence[float]:
-        """Of every frame, in seconds from the first frame of the source."""
+        """The time of every frame, in seconds from the first frame of the source."""
         return self.meta.times
 
     @property
@@ -287,12 +289,12 @@ class TrackedVideo:
 
     @property
     def shown_tracks(self) -> tuple[Track, ...]:
-        """Every track once: where it is reported as several classes, as the likeliest."""
+        """Every track once, as its most likely class."""
         return tuple(self._drawn.values())
 
     @property
     def frames(self) -> TrackedFrames:
-        """The frames of the chosen range, each read from disk when it is asked for."""
+        """The frames of the chosen range, each read from disk on access."""
         return TrackedFrames(self)
 
     def save(
@@ -304,7 +306,7 @@ class TrackedVideo:
         exist_ok: bool = False,
         on_progress: OnProgress = silent,
     ) -> Path:
-        """Write results.json, meta.json and what else is asked for into a folder.
+        """Write results.json, meta.json and the requested outputs into a folder.
 
         Args:
             overlay: write overlay.mp4.
@@ -357,7 +359,7 @@ class TrackedVideo:
         return path
 
     def entries(self) -> Iterator[TrackSegmentation]:
-        """The tracks one by one with all their masks, as results.json has them."""
+        """The entries of results.json, one track at a time with all its masks."""
         for track, number in zip(self.tracks, self._numbers, strict=True):
             if track.frames:
                 yield TrackSegmentation(
@@ -375,7 +377,7 @@ class TrackedVideo:
 
     @property
     def reader(self) -> VideoReader:
-        """The source. Raises: DataError if it is not there, or of another size."""
+        """The source. Raises: DataError if it is missing or has another size."""
         if self._reader is None:
             reader = self._resources.enter_context(self._open_source())
             if reader.size != self.size:
@@ -389,20 +391,20 @@ class TrackedVideo:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was odd about the source, one line each, as far as it has been read."""
+        """Warnings about the part of the source that has been read, one line each."""
         return tuple(self.reader.warnings)
 
     def pictures(self) -> Generator[VideoFrame, None, None]:
-        """Decode the frames of the chosen range, a few ahead; to be closed.
+        """Decode the frames of the chosen range, a few ahead; the caller closes the generator.
 
-        Raises: DataError if the source has fewer or more, at its end.
+        Raises: DataError at the end if the source has fewer or more frames.
         """
         return prefetch(_decoded(self.reader, self.meta, self.name), FRAMES_AHEAD)
 
     def picture(self, position: int) -> VideoFrame:
-        """One decoded frame of the chosen range; going forward, each is decoded once.
+        """One decoded frame of the chosen range; in forward order, each is decoded once.
 
-        Raises: DataError if the source does not have it.
+        Raises: DataError if the source does not have this frame.
         """
         if self._last is None or position < self._last[0]:
             if self._pictures is not None:
@@ -414,14 +416,14 @@ class TrackedVideo:
             for at in range(first, position + 1):
                 self._last = at, next(self._pictures)
         except BaseException:
-            self._last = None  # so that the next call begins anew
+            self._last = None  # so that the next call starts from the first frame
             raise
         assert self._last is not None
         return self._last[1]
 
 
 class TrackedFrames(Sequence[TrackedFrame]):
-    """The frames of a tracked video, made when they are asked for."""
+    """The frames of a tracked video, created on access."""
 
     def __init__(self, video: TrackedVideo) -> None:
         self._video = video
@@ -460,7 +462,7 @@ class TrackedFrames(Sequence[TrackedFrame]):
 
 
 def _one_class_each(tracks: Sequence[tuple[Track, int]]) -> dict[int, Track]:
-    """What is drawn, by number in the spool: a track that is there once a class, as its best."""
+    """Number in the spool -> track to draw; a track with several classes is drawn as its best."""
     best: dict[int, tuple[Track, int]] = {}
     for track, number in tracks:
         if track.id not in best or track.score > best[track.id][0].score:
@@ -469,7 +471,7 @@ def _one_class_each(tracks: Sequence[tuple[Track, int]]) -> dict[int, Track]:
 
 
 def _decoded(reader: VideoReader, meta: VideoMeta, name: str) -> Generator[VideoFrame, None, None]:
-    """The frames of the chosen range. Raises: DataError if there are fewer or more, at the end."""
+    """The frames of the chosen range. Raises: DataError at the end if there are fewer or more."""
 
     def other_video(found: str) -> DataError:
         return DataError(
@@ -479,7 +481,7 @@ def _decoded(reader: VideoReader, meta: VideoMeta, name: str) -> Generator[Video
 
     done = 0
     start = meta.times[0] if meta.times else 0.0
-    # From a frame earlier, then by number: a copy of the source may round its time stamps.
+    # Start one frame early, then select by number: a copy of the source may round its time stamps.
     for frame in reader.frames(start=max(0.0, start - 1 / reader.fps)):
         position = frame.index - meta.first_frame
         if position >= meta.length:

@@ -1,8 +1,8 @@
-"""Every output of a tracked video: one function each, and a table of them all.
+"""The outputs of a tracked video: one function for each, and a table of all.
 
-An output is written by a context manager that gives a function, which is called with every frame in
-turn. All outputs are written side by side, in one pass over the masks and the pictures. Each
-appears whole or not at all, whatever becomes of the others.
+An output is a context manager that yields a function, which is called with every frame in turn. All
+outputs are written in one pass over masks and pictures. Each is written completely or not at all,
+independently of the others.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def write_jsonl(folder: Path, _: TrackedVideo) -> Iterator[WriteFrame]:
 
 @contextlib.contextmanager
 def write_mots(folder: Path, video: TrackedVideo) -> Iterator[WriteFrame]:
-    """mots.txt, and which class is which: 10 means regions to ignore in MOTS.
+    """mots.txt and mots_categories.json; MOTS reserves class 10 for regions to ignore.
 
     An object's id is class * 1000 + track id. Where masks overlap, the smaller one is kept.
     """
@@ -118,7 +118,7 @@ def write_mots(folder: Path, video: TrackedVideo) -> Iterator[WriteFrame]:
 
 @contextlib.contextmanager
 def write_davis(folder: Path, video: TrackedVideo) -> Iterator[WriteFrame]:
-    """davis/: a picture of track ids for every frame, as DAVIS has them.
+    """davis/: a label picture of track ids for every frame.
 
     Where masks overlap, the smaller one is kept.
     """
@@ -136,7 +136,7 @@ def write_davis(folder: Path, video: TrackedVideo) -> Iterator[WriteFrame]:
 
 @contextlib.contextmanager
 def write_cutouts(folder: Path, _: TrackedVideo) -> Iterator[WriteFrame]:
-    """cutouts/: every track on every frame as a picture of its box, transparent around the mask."""
+    """cutouts/: a picture of every instance's box, transparent outside the mask."""
     with atomic_folder(folder / "cutouts") as place:
 
         def write(frame: TrackedFrame) -> None:
@@ -157,9 +157,9 @@ def write_cutouts(folder: Path, _: TrackedVideo) -> Iterator[WriteFrame]:
 def write_overlay(
     path: Path, video: TrackedVideo, style: OverlayStyle = DEFAULT_STYLE, conf: float = 0.0
 ) -> Iterator[WriteFrame]:
-    """An mp4 with the tracks drawn on the video, in its timing and shape, with its sound.
+    """An mp4 with the tracks drawn on the video, with its timing, pixel shape and sound.
 
-    Frames that the model did not see show the masks of the last one that it saw.
+    Frames that the model did not see show the masks of the last seen frame.
 
     Args: conf: tracks with a lower score are not drawn.
     """
@@ -186,7 +186,7 @@ class Output:
     # Given the run folder.
     open: Callable[[Path, TrackedVideo], AbstractContextManager[WriteFrame]]
     names: tuple[str, ...]  # of its files in that folder, or of one folder, without a suffix
-    pictures: bool = False  # whether it is made from the pictures of the video
+    pictures: bool = False  # needs the pictures of the video
 
 
 OUTPUTS = {
@@ -241,13 +241,13 @@ def refuse_to_replace(sources: Iterable[Path], folders: Iterable[Path]) -> None:
 
 
 def require_mp4(path: Path) -> None:
-    """Raises: UsageError if an overlay is to be written in another form."""
+    """Raises: UsageError if an overlay does not end in .mp4."""
     if path.suffix.lower() != ".mp4":
         raise UsageError(f"{path}: overlays are written as .mp4")
 
 
 def check_kinds(kinds: Iterable[str]) -> None:
-    """Raises: UsageError for an output that there is not."""
+    """Raises: UsageError for an unknown output."""
     for kind in kinds:
         if kind not in OUTPUTS:
             raise UsageError(f"{kind}: no such output", hint=f"there are {', '.join(OUTPUTS)}")
@@ -282,10 +282,10 @@ def write_all(
     video: TrackedVideo,
     on_progress: OnProgress = silent,
 ) -> dict[str, VistoolError | OSError]:
-    """Feed all writers in one pass over the masks, and one over the pictures if any wants them.
+    """Feed all writers in one pass over the masks, and over the pictures if any needs them.
 
-    Args: with_pictures: those that want them.
-    Returns: why writers failed; the others have done their work.
+    Args: with_pictures: the writers that need pictures.
+    Returns: the errors of writers that failed; the others are complete.
     """
     if not writers:
         return {}
@@ -301,7 +301,7 @@ def write_all(
 
 
 def _frames(video: TrackedVideo, running: _Running) -> Generator[TrackedFrame, None, None]:
-    """All frames, with their pictures as long as somebody wants them and they can be had."""
+    """All frames, with pictures while a writer needs them and they can be decoded."""
     with contextlib.ExitStack() as stack:
         pictures: Iterator[VideoFrame] = iter(())
         if kinds := running.wanting_pictures():
@@ -316,13 +316,13 @@ def _frames(video: TrackedVideo, running: _Running) -> Generator[TrackedFrame, N
                 return
             yield whole
         with running.dropping(*running.wanting_pictures()):
-            next(pictures, None)  # a source that goes on is another video
+            next(pictures, None)  # a source with more frames is another video
 
 
 class _Running:
-    """Writers that run side by side, each of which may fail without the others.
+    """Writers that run together, each of which may fail without the others.
 
-    A context manager: whatever ends it early takes away what is not complete.
+    A context manager: if it ends early, incomplete outputs are removed.
     """
 
     def __init__(self, with_pictures: AbstractSet[str]) -> None:
@@ -367,7 +367,7 @@ class _Running:
 
     @contextlib.contextmanager
     def dropping(self, *kinds: str) -> Iterator[None]:
-        """What fails in here ends these writers alone."""
+        """An error inside ends only these writers."""
         try:
             yield
         except (VistoolError, OSError) as error:
@@ -376,7 +376,7 @@ class _Running:
                 self._writes.pop(kind, None)
                 end = self._ends.pop(kind, None)
                 if end is not None:
-                    with contextlib.suppress(VistoolError, OSError):  # a full disk, once more
+                    with contextlib.suppress(VistoolError, OSError):  # the disk is still full
                         end.__exit__(type(error), error, error.__traceback__)
 
 

@@ -189,7 +189,7 @@ def new_folder(
 
 
 def name_of(dataset: DataSet) -> str:
-    """What folders are named after: a folder's name, and the stem of an annotation file in it."""
+    """The name for output folders: a folder's name and the stem of an annotation file in it."""
     path = dataset.path.resolve()
     return f"{path.parent.name}-{path.stem}" if path.is_file() else path.name
 

@@ -55,7 +55,7 @@ class PredictJob:
         return reader.frames(start=self.config.start, end=self.config.end)
 
     def overlaps(self) -> TrackOverlaps | None:
-        """What has to be counted of a video's tracks; None if nothing."""
+        """A counter of overlaps between a video's tracks; None if it is not needed."""
         return TrackOverlaps() if self.max_overlap < 1 else None
 
     def reported(

@@ -39,12 +39,12 @@ Output = ClipOutput | FrameClipOutput
 
 PRIOR_CLIPS = 2  # what a track's score starts from ("mask-aware")
 AHEAD = 4  # frames beyond a batch that may wait between two threads
-# Frames together: more than one is no faster on a CPU, whose caches they do not share well.
+# Frames together: more than one is not faster on a CPU, whose caches they do not share well.
 BATCHES = {"cpu": 1, "cuda": 16}
 
 
 class ClipModel(Protocol):
-    """What a model must offer to be run over a video."""
+    """The methods of a model that runs on videos."""
 
     @property
     def config(self) -> ModelConfig:
@@ -250,7 +250,7 @@ class Segmenter:
             return output
         if len(clips) > 1:
             raise self._too_large(f"{len(clips)} clips of {length} frames", f"try --batch {length}")
-        # What is told to fit has been tried.
+        # The hint names only a length that has been tried.
         shorter = length // 2 if self._model.config.takes_any_clip_length else 0
         while shorter and unless_out_of_memory(partial(attempt, shorter)) is None:
             shorter //= 2

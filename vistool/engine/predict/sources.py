@@ -142,7 +142,7 @@ def predict_videos(
                 incomplete.append(source)
             if on_done:
                 on_done(video, folder)
-    # Not before all are done: whoever started the processes ends them when one fails.
+    # After all are done: the program that started the processes ends all when one fails.
     failed, incomplete = (
         [source for some in processes.gather(paths) for source in some]
         for paths in (failed, incomplete)

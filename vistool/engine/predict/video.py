@@ -92,7 +92,7 @@ def track(
     <TrackedFrame 4 at 0.40 s: red 1, blue 2, green 3>
 
     Args: as for `predict`.
-    Yields: frames whose pictures are at hand; until then, they lie in memory.
+    Yields: frames with their pictures; pictures of frames that are not final are in memory.
     Raises: as `predict`.
     """
     job = PredictJob(_loaded(model), from_mapping(settings, PredictConfig, where="track"))
@@ -170,7 +170,7 @@ def _instances(
     overlaps: TrackOverlaps | None,
     ids: dict[int, int],
 ) -> list[Instance]:
-    """What is to be reported of a frame by classes and overlaps so far; new tracks get an id."""
+    """The instances to report on a frame, by classes and overlaps so far; new tracks get an id."""
     if overlaps is not None:
         overlaps.add(tracks)
     so_far = results_single_class(frame.class_probs, tracks.track_ids)
@@ -221,7 +221,7 @@ def predict_opened(
 def _segment(
     record: VideoRecord, folder: Path, kinds: Sequence[str], on_progress: OnProgress
 ) -> tuple[TrackedVideo, Path]:
-    """Fill the record and write its files; also where only a part of the video could be done."""
+    """Fill the record and write its files, also if only a part of the video could be processed."""
     try:
         record.fill(on_progress)
         video = record.video(complete=True)
@@ -242,7 +242,7 @@ def _place_of_part(folder: Path) -> Path:
 
 
 def _save_part(record: VideoRecord, folder: Path, kinds: Sequence[str]) -> str:
-    """Write what is done of a video, but not over the results of a whole one; says where it is."""
+    """Write the finished part of a video, not over results of a whole one; returns a message."""
     done = f"the {record.length} frames that were done"
     place = folder
     try:
@@ -250,7 +250,7 @@ def _save_part(record: VideoRecord, folder: Path, kinds: Sequence[str]) -> str:
         video = record.video(complete=False)
         save_results(video, place, kinds)
         quick = [kind for kind in kinds if not OUTPUTS[kind].pictures]
-        with contextlib.suppress(VistoolError):  # there is an error to tell already
+        with contextlib.suppress(VistoolError):  # the first error is reported
             write_outputs(quick, video, place)
     except (VistoolError, OSError) as error:
         with contextlib.suppress(OSError):
@@ -261,7 +261,7 @@ def _save_part(record: VideoRecord, folder: Path, kinds: Sequence[str]) -> str:
 
 
 class VideoRecord:
-    """The final frames of a video: masks on disk; in memory 8 bytes a frame and 4 a mask."""
+    """The final frames of a video: masks on disk; in memory 8 bytes per frame and 4 per mask."""
 
     def __init__(self, job: PredictJob, reader: VideoReader, spool: SegmentationSpool) -> None:
         self._job, self._reader, self._spool = job, reader, spool
@@ -323,7 +323,7 @@ class VideoRecord:
         )
 
     def _frames_of(self, track_id: int) -> array[int]:
-        """Without a frame that was being added when it all came to an end."""
+        """The frames of a track, without one that was being added when an error occurred."""
         return array("I", (frame for frame in self._frames[track_id] if frame < self.length))
 
     def _files(self) -> list[str] | None:
