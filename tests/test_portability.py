@@ -21,8 +21,8 @@ for module in pkgutil.walk_packages(vistool.__path__, "vistool."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 from vistool.engine.evaluate.run_model import _terminal_signals_ignored
-from vistool.signals import ended_by_signals, stop_wish
-with ended_by_signals(), stop_wish(), _terminal_signals_ignored():
+from vistool.signals import ended_by_signals, stop_request
+with ended_by_signals(), stop_request(), _terminal_signals_ignored():
     pass
 """
 RUN = """
