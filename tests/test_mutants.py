@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import zipfile
 from concurrent.futures import Future
@@ -22,6 +23,7 @@ from tests.made_training import settings
 from tests.processes import PATIENCE, Start
 from tests.test_predict_command import make_video as make_short_video
 from tests.test_predict_command import vistool
+from tests.test_report import report, written
 from tests.untrained import save_untrained
 from vistool.annotations.alignment import MIN_MASKS, REACH, FitSum
 from vistool.annotations.mots import LONGEST, read_mots
@@ -62,6 +64,7 @@ def test_a_clock_that_stands_still_goes_on_at_the_nominal_rate(make_video: MakeV
     assert all((frame.image == images[frame.index]).all() for frame in frames)
 
 
+NONE = "\N{EN DASH}"  # in a table
 CTRL_C = """
 import os, signal, sys, time
 from pathlib import Path
@@ -291,3 +294,14 @@ def test_overlaps_of_boxes_stay_in_their_range_where_boxes_are_empty() -> None:
     giou.sum().backward()
     assert first.grad is not None
     assert first.grad.isfinite().all()
+
+
+def test_the_page_says_what_each_wrong_prediction_was_meant_for(tmp_path: Path) -> None:
+    page = written(tmp_path / "report.html", report(name="a"))
+    rows = re.findall(r"<tr>(.*?)</tr>", page[page.index('<section id="false"') :], re.DOTALL)
+    cells = [re.findall(r"<td[^>]*>(?:<a[^>]*>)?([^<]*)", row) for row in rows[1:]]
+    assert cells[:3] == [
+        ["a 1", "1", "a", "0.800", "class", "track 1", "1.000"],
+        ["a 2", "0", "a", "0.700", "temporal extent", "track 0", "0.375"],  # 3 of 8 frames
+        ["a 2", "1", "other", "0.600", "background", NONE, NONE],
+    ]
