@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import distributed
 
 from tests.conftest import MakeVideo, draw_shapes
 from tests.made_data import make_pictures
@@ -31,6 +32,7 @@ from vistool.annotations.predicted_masks import with_predicted_lengths
 from vistool.annotations.problems import Problem
 from vistool.annotations.results_check import check_results
 from vistool.data.warping import project, shrunk
+from vistool.engine.distributed import Processes
 from vistool.engine.evaluate import run_model
 from vistool.engine.predict.video import predict_opened
 from vistool.engine.train.checkpoint import CHECKPOINT, PREVIOUS
@@ -305,3 +307,34 @@ def test_the_page_says_what_each_wrong_prediction_was_meant_for(tmp_path: Path) 
         ["a 2", "0", "a", "0.700", "temporal extent", "track 0", "0.375"],  # 3 of 8 frames
         ["a 2", "1", "other", "0.600", "background", NONE, NONE],
     ]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_agree_and_end_together(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen from one of two, whose calls of torch are answered here; slow tests start both."""
+    met: list[DataError | None] = [None, None]
+    left: list[bool] = []
+
+    def gather(everyone: list[Any], _: object) -> None:
+        everyone[:] = met
+
+    def broadcast(values: list[Any]) -> None:
+        values[:] = ["the first one's"] if rank else values
+
+    monkeypatch.setattr(distributed, "all_gather_object", gather)
+    monkeypatch.setattr(distributed, "broadcast_object_list", broadcast)
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda: left.append(True))
+    processes = Processes(torch.device("cpu"), rank, 2)
+    assert processes.agree(lambda: "the first one's") == "the first one's"
+    assert processes.together(lambda: rank) == rank
+    assert processes.mine("abcde") == ("bd" if rank else "ace")
+    assert not left
+    met[1] = DataError("of the second")
+    with pytest.raises((DataError, SystemExit)) as ended:
+        processes.together(lambda: rank)
+    assert left == [True]
+    if rank == 0:
+        assert ended.value is met[1]  # told once, by the first
+    else:
+        assert isinstance(ended.value, SystemExit)
+        assert ended.value.code == DataError.exit_code
