@@ -1,5 +1,4 @@
-"""Largest differences between vistool and what was recorded from the papers' code: IFC's, and
-VisTR's data.
+"""Largest differences between vistool and recordings of the papers' code (IFC, and VisTR's data).
 
 python -m benchmarks.parity    (from the repository's root; one CPU thread, float32)
 """
@@ -53,7 +52,7 @@ HEADS = (
 class Row(NamedTuple):
     recording: str
     quantity: str
-    pairs: list[tuple[Tensor, Tensor]]  # found, recorded
+    pairs: list[tuple[Tensor, Tensor]]  # vistool's, recorded
 
 
 def training_forward() -> Iterator[Row]:
@@ -125,7 +124,7 @@ def gradients(record: dict[str, Tensor]) -> Iterator[Row]:
 
 
 def mean_logits(frames: list[FrameTracks], expected: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the tracks on their frames; 0 where the recording, too, has none."""
+    """The mask logits of tracks; 0 on frames where both vistool and the recording have none."""
     found = torch.full_like(expected, torch.nan)
     for frame in frames:
         rows = torch.tensor(frame.track_ids, dtype=torch.int64) - 1
@@ -247,8 +246,11 @@ def main() -> None:
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """Bytes and pixels: how many differ. Numbers: the largest difference, and relative to the
-    largest value of its own tensor."""
+    """The cells of a row.
+
+    For bytes and pixels: how many differ. For numbers: the largest absolute difference, and the
+    largest one relative to its tensor's largest value.
+    """
     pairs = [(a.double(), b.double()) for a, b in row.pairs if b.numel()]
     if not row.pairs[0][1].is_floating_point():
         unlike = sum(int((a != b).sum()) for a, b in pairs)

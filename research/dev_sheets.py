@@ -1,11 +1,11 @@
-"""Contact sheets of what a weight file finds in the development data, to be looked at.
+"""Draw contact sheets of a model's predictions on the development data.
 
     python research/dev_sheets.py --model FILE --data FOLDER --output FOLDER [--conf 0.5]
 
-One sheet a source of pictures, some evenly spread ones each; one of the DAVIS sequences and one of
-the composites, a few frames of each. A caption says how many of the labelled instances were found
-at IoU 0.5, and how many predictions are wrong. The pictures are the data's: the sheets must not be
-published, so a folder inside the repository is refused.
+There is one sheet per source of pictures, with some evenly spread ones, one sheet of the DAVIS
+sequences and one of the composites, with a few frames of each video. A caption gives the number of
+labelled instances that were predicted correctly at IoU 0.5, and of wrong predictions. Sheets show
+pictures of the data and must not be published, so a folder inside the repository is refused.
 """
 
 from __future__ import annotations
@@ -79,12 +79,12 @@ def parsed() -> argparse.Namespace:
     add_settings(parser)
     args = parser.parse_args()
     if args.output.resolve().is_relative_to(REPOSITORY):
-        parser.error(f"{args.output} lies inside the repository, where these pictures must not go")
+        parser.error(f"{args.output} is inside the repository, where these pictures must not be")
     return args
 
 
 def row_of(case: Case, names: Sequence[str], conf: float) -> SheetRow:
-    """Some frames of a video, or a picture, with what scores enough drawn on them."""
+    """Some frames of a video, or a picture, with the predictions that score at least `conf`."""
     length = len(case.video.files)
     frames = spread(range(length), FRAMES)
     counts = errors(compared([case]), len(names), conf)
@@ -98,7 +98,7 @@ def row_of(case: Case, names: Sequence[str], conf: float) -> SheetRow:
 
 
 def drawn(case: Case, frame: int, names: Sequence[str], conf: float) -> np.ndarray:
-    """[H, W, 3] uint8 RGB."""
+    """A frame with its predictions, [H, W, 3] uint8 RGB."""
     tracks, masks = [], []
     for number, found in enumerate(case.found, start=1):
         mask, category = found["segmentations"][frame], found["category_id"]

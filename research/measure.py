@@ -12,6 +12,7 @@ is left out. Of the model's own classes, AP50 on pictures is printed beside thes
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -69,6 +70,8 @@ def main() -> None:
     if args.table:
         print(table({path.stem: json.loads(path.read_text()) for path in args.table}))
         return
+    for constant in args.constant:
+        set_constant(constant)
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     report = measured(args)
@@ -85,12 +88,27 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--table", type=Path, nargs="+", help="compare what --json wrote")
     parser.add_argument("--json", type=Path, help="write all figures into this file")
     parser.add_argument("--sets", nargs="+", choices=[*PICTURES, "davis", "composites"])
+    parser.add_argument(
+        "--constant",
+        action="append",
+        default=[],
+        metavar="MODULE.NAME=NUMBER",
+        help="of a rule, as vistool.tracking.postprocess.SIZE_EXPONENT=0",
+    )
     add_settings(parser)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     if not args.table and not (args.model and args.data):
         parser.error("--model and --data are needed, or --table")
     return args
+
+
+def set_constant(text: str) -> None:
+    """Another value for a constant that was fitted, to see what it does."""
+    place, _, number = text.partition("=")
+    module_name, _, name = place.rpartition(".")
+    module = importlib.import_module(module_name)
+    setattr(module, name, type(getattr(module, name))(float(number)))
 
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""A start for a training with another list of classes: their rows of the class layer.
+"""Write initial weights for a training with another list of classes.
 
     python research/start_classes.py OUTPUT --weights ifc-lite --config configs/ifc-lite-more.toml
 
-A class of the new list begins as the old one that has a category in common with it. Where several
-new ones share an old one, its probability is shared among them. What is new altogether begins with
-small random numbers and the smallest bias of the others.
+A class of the new list begins as the old ones that have a category in common with it: their mean,
+as likely as all of them together. Where several new ones share an old one, its probability is
+shared among them. What is new altogether begins with small random numbers and the smallest bias of
+the others.
 """
 
 from __future__ import annotations
@@ -37,37 +38,38 @@ def main() -> None:
 
 
 def write_start(output: Path, weights: str, classes: Mapping[str, Sequence[str]]) -> None:
-    """A whole model of these classes, from one of others."""
+    """Write a model for these classes, made from a model for other classes."""
     loaded = load_model(weights)
     old = trained_classes(loaded.header)
-    sources = [_class_with(old, names) for names in classes.values()]
+    sources = [_classes_with(old, names) for names in classes.values()]
     model = build_model(msgspec.structs.replace(loaded.model.config, class_names=tuple(classes)))
     given, own = loaded.model.state_dict(), model.state_dict()
     layer = max(key.rpartition(".")[0] for key in given if key.startswith(CLASS_LAYER))
     for part in ("weight", "bias"):
         key = f"{layer}.{part}"
-        given[key] = _rows(own[key], given[key], [*sources, len(old)])
+        given[key] = _rows(own[key], given[key], [*sources, [len(old)]])
     model.load_state_dict(given)
     training = msgspec.json.decode(loaded.header.metadata["training"])
     card = {**loaded.header.metadata, "training": _with_classes(training, classes)}
     save_model(model, output, card)
 
 
-def _class_with(old: Mapping[str, Sequence[str]], names: Sequence[str]) -> int | None:
-    """The place of the first old class that has one of the categories."""
-    return next((i for i, has in enumerate(old.values()) if set(has) & set(names)), None)
+def _classes_with(old: Mapping[str, Sequence[str]], names: Sequence[str]) -> list[int]:
+    """The places of the old classes that have one of the categories."""
+    return [i for i, has in enumerate(old.values()) if set(has) & set(names)]
 
 
-def _rows(fresh: torch.Tensor, given: torch.Tensor, sources: Sequence[int | None]) -> torch.Tensor:
+def _rows(fresh: torch.Tensor, given: torch.Tensor, sources: Sequence[list[int]]) -> torch.Tensor:
     """The rows of a layer's weight or bias."""
-    shared = Counter(sources)
+    sharing = Counter(source for some in sources for source in some)
+    is_bias = fresh.ndim == 1
     rows = fresh.clone()
-    for row, source in enumerate(sources):
-        if source is not None:
-            rows[row] = given[source]
-            if rows.ndim == 1:
-                rows[row] -= math.log(shared[source])
-        elif rows.ndim == 1:
+    for row, some in enumerate(sources):
+        if some:
+            rows[row] = given[some].mean(0)
+            if is_bias:
+                rows[row] += math.log(sum(1 / sharing[source] for source in some))
+        elif is_bias:
             rows[row] = given[:-1].min()
     return rows
 

@@ -1,11 +1,11 @@
-"""How many of the marked pedestrians of a clip are inside a reported mask, and false tracks.
+"""Count the marked pedestrians of a clip that lie inside a predicted mask, and the false tracks.
 
     python research/vtest.py --model FILE --data FOLDER [--size 480]
 
 Every pedestrian on ten frames is marked by a point (`vtest_points.json`). The model predicts the
-whole clip as `vistool predict` does unless told otherwise. A pedestrian is found where a mask of
-class person holds the point; a mask counts for one point only. Of the other masks on these frames,
-those of a vehicle's class that hold one of the two vehicles' points are right, the rest are false.
+whole clip as `vistool predict` does. A pedestrian is detected if a mask of class person contains
+the point; a mask counts for one point only. The other masks on these frames are false, except those
+of a vehicle class that contain the point of one of the two vehicles.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ def main() -> None:
             right = matched([m for name, m in masks if name == "person"], pedestrians)
             cars = matched([m for name, m in masks if name in VEHICLES], marked["vehicles"])
             wrong = len(masks) - right - cars
-            print(f"frame {number:>3}: {right} of {len(pedestrians)} found, {wrong} false")
+            print(f"frame {number:>3}: {right} of {len(pedestrians)} detected, {wrong} false")
             found, false, points = found + right, false + wrong, points + len(pedestrians)
     share, per_frame = found / points, false / len(marked["frames"])
-    print(f"{found} of {points} ({share:.0%}), {per_frame:.1f} false tracks a frame")
+    print(f"{found} of {points} ({share:.0%}), {per_frame:.1f} false tracks per frame")
 
 
 def matched(masks: Sequence[np.ndarray], points: Sequence[Sequence[int]]) -> int:
-    """How many pairs of a mask and a point inside it there are, each in one pair at most."""
+    """The largest number of disjoint pairs of a mask and a point inside it."""
     inside = np.array([[bool(mask[y, x]) for x, y in points] for mask in masks])
     if not inside.size:
         return 0

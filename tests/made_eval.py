@@ -1,4 +1,4 @@
-"""An annotated set of several synthetic videos, and predictions on it, for tests of `eval`."""
+"""A data set of several synthetic videos, and predictions on it, for the tests of `eval`."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def block(top: int, left: int, side: int = 16, size: tuple[int, int] = (HEIGHT, 
 
 
 def moving(top: int, length: int, step: int = 2) -> list[RLE | None]:
-    """A block that moves to the right."""
+    """The masks of a block that moves to the right."""
     return [block(top, 4 + step * t) for t in range(length)]
 
 
 def make_set(
     folder: Path, lengths: Sequence[int] = (4, 3, 5), *, frames: bool = False, **fields: Any
 ) -> Path:
-    """Write a YouTube-VIS file with videos 10, 20..., each with a cat and a dog.
+    """Write a YouTube-VIS file with a cat and a dog in each video; video ids are 10, 20 and so on.
 
-    Args: frames: write the pictures, too; fields: further fields of every video.
+    Args: frames: also draw the pictures; fields: more fields of every video.
     """
     folder.mkdir(parents=True, exist_ok=True)
     videos: list[Any] = []
@@ -65,7 +65,7 @@ def make_set(
 
 
 def truth_as_results(path: Path, score: float = 0.9) -> list[dict[str, Any]]:
-    """The labels as predictions."""
+    """The labelled tracks as predictions."""
     content = json.loads(path.read_text())
     keys = ("video_id", "category_id", "segmentations")
     return [{**{key: a[key] for key in keys}, "score": score} for a in content["annotations"]]

@@ -1,4 +1,4 @@
-"""Track AP: equal to the YouTube-VIS evaluator's recorded numbers, and to COCO's on one frame."""
+"""Track AP: equal to recorded numbers of the YouTube-VIS evaluator, and to COCO's on one frame."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CASES = ["case0", "case1", "case2", "case3"]
 
 
 def as_rle(segmentation: Any, height: int, width: int) -> RLE | None:
-    """The recordings hold polygons and uncompressed codes as well."""
+    """The recordings also contain polygons and uncompressed codes."""
     if isinstance(segmentation, list):
         return coco.merge(coco.frPyObjects(segmentation, height, width))
     if segmentation and isinstance(segmentation["counts"], list):
@@ -42,7 +42,7 @@ def as_rle(segmentation: Any, height: int, width: int) -> RLE | None:
 
 
 class Recording:
-    """A made-up data set, predictions, and what the published evaluator says of them."""
+    """A synthetic data set, predictions, and the recorded results of the published evaluator."""
 
     def __init__(self, name: str) -> None:
         content = recorded_json(f"ytvis_eval/{name}")
@@ -138,7 +138,7 @@ def test_areas_of_masks_are_those_the_file_states(recording: Recording) -> None:
 
 @st.composite
 def pictures(draw: st.DrawFn) -> tuple[list[AnnotatedTrack], list[TrackSegmentation]]:
-    """Rectangles on three pictures of 24 x 24, of three categories, and guesses near them."""
+    """Rectangles of three categories on three images of 24 x 24, and predictions near them."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
 
     def box() -> RLE:
@@ -159,7 +159,7 @@ def pictures(draw: st.DrawFn) -> tuple[list[AnnotatedTrack], list[TrackSegmentat
             {
                 "video_id": near.video_id,
                 "category_id": near.category_id if rng.random() < 0.8 else int(rng.integers(1, 4)),
-                # A few levels, so that many are equal.
+                # Few values, so that many scores are equal.
                 "score": float(rng.integers(1, 10)) / 10,
                 "segmentations": [box() if rng.random() < 0.6 else near.segmentations[0]],
             }
@@ -228,11 +228,11 @@ def test_on_videos_of_one_frame_the_numbers_are_those_of_coco(
 def problems(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Annotations and results of videos 3, 7 and 40, categories 2 and 5 of 2, 5 and 9.
 
-    With crowds, frames and whole tracks without masks, equal scores, copies, areas that contradict
-    the masks, more than ten predictions of a category, a category and a video that nobody knows.
+    They include crowds, frames and whole tracks without masks, equal scores, copies, areas that
+    contradict the masks, more than ten predictions of a category, and an unknown category.
     """
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    side = int(draw(st.sampled_from([20, 300])))  # the areas of large ones are of three ranges
+    side = int(draw(st.sampled_from([20, 300])))  # at 300, areas are in all three ranges
     lengths = {3: 1, 7: 3, 40: 2}
 
     def masks(video: int) -> list[Any]:
@@ -317,7 +317,7 @@ def test_only_the_hundred_best_of_a_video_and_category_count() -> None:
     assert ap(truth, [*of_another, result(moving_square(0), 0.5)])["AR1"] == 1
 
 
-# --- what must always hold ------------------------------------------------------------------------
+# --- properties -----------------------------------------------------------------------------------
 
 
 def moving_square(start: int, length: int = 4, side: int = 12) -> list[RLE | None]:
@@ -336,7 +336,7 @@ def ap(truth: list[AnnotatedTrack], predictions: list[TrackSegmentation]) -> dic
     return found.summary()
 
 
-def test_the_truth_itself_scores_one_and_nothing_at_all_scores_zero() -> None:
+def test_ap_of_the_labels_is_one_and_without_predictions_zero() -> None:
     truth = [AnnotatedTrack(1, 1, moving_square(0)), AnnotatedTrack(1, 2, moving_square(20))]
     perfect = [result(list(t.segmentations), 0.5, t.category_id) for t in truth]
     summary = ap(truth, perfect)
@@ -387,14 +387,14 @@ def test_videos_come_in_any_order() -> None:
     assert 0 < forth.summary()["AP"] < 1
 
 
-def test_a_second_find_of_one_track_is_a_mistake_and_of_a_crowd_is_not() -> None:
+def test_a_second_match_is_wrong_for_an_object_and_right_for_a_crowd() -> None:
     group = AnnotatedTrack(1, 1, moving_square(20), is_crowd=True)
     alone = AnnotatedTrack(1, 1, moving_square(0))
     twice = [result(moving_square(0), 0.5), result(moving_square(0), 0.9)]
     on_group = [result(moving_square(20), 0.95), result(moving_square(21), 0.99)]
     other = AnnotatedTrack(1, 1, moving_square(28))
     last = [result(moving_square(28), 0.1)]
-    # Right, wrong, right: the second track is found with precision 2 / 3.
+    # Right, wrong, right: precision is 2 / 3 at the recall of both tracks.
     expected = (51 * 1 + 50 * 2 / 3) / 101
     assert ap([alone, other], twice + last)["AP50"] == pytest.approx(expected)
     assert ap([alone, other, group], twice + last)["AP50"] == pytest.approx(expected)

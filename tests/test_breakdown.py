@@ -1,4 +1,4 @@
-"""AP by occlusion, length and speed: who belongs where, and what counts in a group."""
+"""AP by occlusion, length and speed: the groups of tracks, and the predictions that count there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NO, SLIGHT, SEVERE = "no_occlusion", "slight_occlusion", "severe_occlusion"
 def track(
     frames: int, step: int = 0, top: int = 0, length: int = 24, side: int = 10
 ) -> list[RLE | None]:
-    """A square on the first frames of `length`, going `step` pixels to the right on each."""
+    """A square that is visible on the first frames of `length` and moves right by `step` pixels."""
     masks = np.zeros((frames, 40, 40 + step * frames), bool)
     wide = np.zeros((frames, 40, 400), bool)
     for frame, mask in enumerate(masks):
@@ -78,7 +78,7 @@ def test_the_occlusion_of_a_track_is_the_mean_of_its_labelled_frames() -> None:
     assert np.isnan(occlusion_of([]))
 
 
-def test_every_occlusion_is_scored_alone() -> None:
+def test_ap_is_computed_for_each_occlusion_group() -> None:
     light, heavy, group = track(5), track(5, top=15), track(5, top=28)
     truth = [
         labelled(light, *[NO] * 5),
@@ -90,18 +90,18 @@ def test_every_occlusion_is_scored_alone() -> None:
     assert counts(found) == {"light": 1, "medium": 0, "heavy": 1}
 
 
-def test_a_prediction_of_nothing_counts_against_every_occlusion() -> None:
+def test_an_unmatched_prediction_counts_in_every_occlusion_group() -> None:
     truth = [labelled(track(5), *[NO] * 5), labelled(track(5, top=15), *[SEVERE] * 5)]
     found = breakdown(video(truth, [track(5, top=28), track(5), track(5, top=15)]))["occlusion"]
     assert ap50(found) == {"light": 0.5, "medium": NOT_MEASURED, "heavy": 0.5}
 
 
-def test_without_labels_of_occlusion_there_is_no_such_table() -> None:
+def test_without_occlusion_labels_the_table_is_left_out() -> None:
     assert list(breakdown(video([labelled(track(5))], [track(5)]))) == ["length", "speed"]
 
 
-def test_a_level_that_ovis_does_not_have_is_refused_with_its_video() -> None:
-    with pytest.raises(DataError, match="video 4: an occlusion of 'half'") as caught:
+def test_an_unknown_occlusion_level_is_refused_with_its_video() -> None:
+    with pytest.raises(DataError, match="video 4: unknown occlusion 'half'") as caught:
         breakdown(video([labelled(track(5), "half")], [], number=4))
     assert "slight_occlusion" in caught.value.hint
 
@@ -109,7 +109,7 @@ def test_a_level_that_ovis_does_not_have_is_refused_with_its_video() -> None:
 # --- length ---------------------------------------------------------------------------------------
 
 
-def test_a_track_is_as_long_as_it_is_visible() -> None:
+def test_the_length_of_a_track_is_its_number_of_visible_frames() -> None:
     truth = [labelled(track(n, top=10 * i)) for i, n in enumerate([10, 11, 21])]
     truth.append(labelled(track(0, top=30)))  # never visible: in no group
     length = breakdown(video(truth, [track(10), track(21, top=20)]))["length"]
@@ -117,7 +117,7 @@ def test_a_track_is_as_long_as_it_is_visible() -> None:
     assert ap50(length) == {"short": 1, "medium": 0, "long": 1}
 
 
-def test_a_false_prediction_counts_only_among_those_of_its_length() -> None:
+def test_an_unmatched_prediction_counts_only_in_the_group_of_its_length() -> None:
     truth = [labelled(track(5)), labelled(track(24, top=15))]
     nothing = track(24, top=28)
     length = breakdown(video(truth, [nothing, track(5), track(24, top=15)]))["length"]
@@ -128,7 +128,7 @@ def test_a_false_prediction_counts_only_among_those_of_its_length() -> None:
 
 
 @pytest.mark.parametrize("step", [0, 1, 3, 9, 10, 15])
-def test_boxes_of_neighbouring_frames_overlap_as_the_step_says(step: int) -> None:
+def test_the_overlap_of_neighbouring_boxes_follows_from_the_step(step: int) -> None:
     expected = max(0, 10 - step) / (10 + min(step, 10))
     assert box_overlap([track(6, step)]) == pytest.approx([expected])
 
@@ -143,7 +143,7 @@ def test_frames_without_a_neighbour_have_no_speed() -> None:
     assert np.isnan(box_overlap([[None, None]])).all()
 
 
-def test_every_speed_is_scored_alone() -> None:
+def test_ap_is_computed_for_each_speed_group() -> None:
     slow, medium, fast = track(8), track(8, 1, top=12), track(8, 6, top=24)
     truth = [labelled(masks) for masks in (slow, medium, fast)]
     speed = breakdown(video(truth, [slow, fast]))["speed"]
@@ -151,7 +151,7 @@ def test_every_speed_is_scored_alone() -> None:
     assert ap50(speed) == {"slow": 1, "medium": 0, "fast": 1}
 
 
-# --- what must always hold ------------------------------------------------------------------------
+# --- properties -----------------------------------------------------------------------------------
 
 
 @settings(max_examples=30, deadline=None)
@@ -176,7 +176,7 @@ def test_a_group_of_all_tracks_has_the_ap_of_all(seed: int) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_the_truth_scores_one_in_every_group_that_has_tracks(seed: int) -> None:
+def test_ap_of_the_labels_is_one_in_every_group_with_tracks(seed: int) -> None:
     made = random_video(np.random.default_rng(seed))
     truth = [AnnotatedTrack(1, t.category_id, t.codes()) for t in made.truth]
     predictions: list[TrackSegmentation] = [

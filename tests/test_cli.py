@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from tests.made_data import make_pictures
 from vistool.cli import console
 from vistool.cli.app import Commands, app
 from vistool.cli.weights import print_weights
@@ -23,6 +27,7 @@ from vistool.errors import (
     UsageError,
     VistoolError,
     WeightsError,
+    is_out_of_memory,
 )
 from vistool.models.checkpoints.files import available_weights
 
@@ -125,10 +130,26 @@ def test_ctrl_c_ends_with_130_and_one_line() -> None:
     assert result.stderr == "interrupted\n"
 
 
-def test_full_memory_ends_with_5_and_a_hint() -> None:
-    result = runner.invoke(raising(MemoryError()), ["act"])
-    assert result.exit_code == 5
-    assert "hint: a smaller --size" in result.stderr
+def test_full_memory_ends_with_5_and_a_way_out() -> None:
+    for error in (
+        MemoryError(),
+        np.exceptions.AxisError("std::bad_alloc"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried..."),
+        cv2.error("OpenCV: (-4:Insufficient memory) Failed to allocate 12 bytes"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("can't start new thread"),
+    ):
+        error.add_note("what was done is in runs")
+        result = runner.invoke(raising(error), ["act"])
+        assert result.exit_code == 5
+        lines = result.stderr.splitlines()
+        assert lines[:2] == ["error: this computer's memory is full", "what was done is in runs"]
+        assert lines[2].startswith("hint: ")
+
+
+def test_other_errors_are_no_matter_of_memory() -> None:
+    for error in (RuntimeError("shape"), OSError(errno.ENOENT, "x"), ValueError("allocate")):
+        assert not is_out_of_memory(error)
 
 
 def test_a_system_error_names_the_file() -> None:
@@ -343,3 +364,34 @@ def test_speed_counts_from_where_a_resumed_job_begins() -> None:
     assert pace.speed(1) == 0  # the next stage
     now = 11.0
     assert pace.speed(4) == 3
+
+
+def in_shell(how: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The program as a shell starts it: `how` has "$@" where its words go."""
+    words = ["bash", "-c", how, "-", sys.executable, "-m", "vistool", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def test_too_little_address_space_is_told_before_anything_is_loaded() -> None:
+    done = in_shell('ulimit -v 1000000; exec "$@"', "weights", "list")
+    assert done.returncode == 5
+    assert done.stderr.splitlines() == [
+        "error: this process may have 1024 MB of address space; vistool needs 1500 at least",
+        "hint: raise the limit, as by `ulimit -v unlimited`",
+    ]
+    assert in_shell('ulimit -v 1000000; exec "$@"', "predict", "--help").returncode == 0
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_program_without_standard_streams_does_its_work(tmp_path: Path, closed: str) -> None:
+    """Else a file would get the number of one, and what is said would go into it."""
+    path = make_pictures(tmp_path, 2)
+    done = in_shell(f'exec "$@" {closed}', "data", "split", path, "--fraction", "0.5")
+    assert done.returncode == 0, done.stderr
+    for name in ("pictures-train.json", "pictures-val.json"):
+        assert len(json.loads((tmp_path / name).read_text())["images"]) == 1
+
+
+def test_names_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    console.say("error: a\x1b[2Jb\rc\nhint: d\udcff")
+    assert capsys.readouterr().err == "error: a?[2Jb?c\nhint: d?\n"

@@ -1,4 +1,4 @@
-"""Pieces of masks that are other instances."""
+"""Connected components of masks that belong to other instances are removed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SURE = 4.0
 
 
 def drawn(*frames: str) -> Tensor:
-    """A mask over a clip, [T, h, w]: '#' is inside, the rows of a frame stand one under another."""
+    """Mask logits of a clip, [T, h, w]: '#' is inside, spaces separate the rows of a frame."""
     cells = [[[c == "#" for c in row] for row in frame.split()] for frame in frames]
     return torch.tensor(cells).float() * 2 * SURE - SURE
 
@@ -35,13 +35,13 @@ def cleaned(scores: list[float], *masks: Tensor) -> list[list[str]]:
     return [shown(mask) for mask in result]
 
 
-def test_a_piece_that_is_another_instance_is_taken_from_a_mask() -> None:
+def test_a_component_that_belongs_to_another_instance_is_removed() -> None:
     left_and_some, right = drawn("###..## ###..#."), drawn("....### ....###")
-    for scores in ([0.9, 0.8], [0.8, 0.9]):  # whoever is surer
+    for scores in ([0.9, 0.8], [0.8, 0.9]):  # whichever scores higher
         assert cleaned(scores, left_and_some, right) == [["###.... ###...."], shown(right)]
 
 
-def test_what_is_taken_is_outside_as_surely_as_it_was_inside() -> None:
+def test_the_logits_of_a_removed_component_change_their_sign() -> None:
     masks = torch.stack([drawn("##.#"), drawn("...#")])
     masks[0, 0, 0, 3] = 1.5
     result = remove_misassigned_components(masks, torch.tensor([0.9, 0.8]))
@@ -49,56 +49,56 @@ def test_what_is_taken_is_outside_as_surely_as_it_was_inside() -> None:
     assert result.dtype == masks.dtype
 
 
-def test_an_object_behind_a_post_keeps_both_its_pieces() -> None:
+def test_an_object_behind_a_post_keeps_both_its_components() -> None:
     behind, elsewhere = drawn("##.##... ##.##..."), drawn(".......# .......#")
     assert cleaned([0.9, 0.8], behind, elsewhere) == [shown(behind), shown(elsewhere)]
 
 
-def test_more_than_a_quarter_of_a_piece_has_to_be_the_other_instance() -> None:
+def test_a_component_is_removed_if_the_other_covers_more_than_a_quarter() -> None:
     two, quarter, half = drawn("#####.####"), drawn(".........#"), drawn("........##")
     assert cleaned([0.9, 0.8], two, quarter)[0] == shown(two)
     assert cleaned([0.9, 0.8], two, half)[0] == ["#####....."]
 
 
-def test_pieces_that_meet_on_another_frame_are_one() -> None:
-    """The second instance draws the part beyond the post, before the object has come out."""
+def test_parts_that_are_connected_on_another_frame_are_one_component() -> None:
+    """The second instance covers the right part only on the first frame."""
     passing = drawn("##.##.", "...###")
     part = drawn("...##.", "......")
     assert cleaned([0.9, 0.8], passing, part) == [shown(passing), shown(part)]
 
 
-def test_where_a_surer_instance_has_the_heaviest_piece_the_next_one_is_meant() -> None:
+def test_if_a_higher_scoring_instance_has_the_heaviest_component_the_next_is_main() -> None:
     first = drawn("####....")
-    both = drawn("####.##.")  # the second piece weighs half of the first
+    both = drawn("####.##.")  # the second component has half the mass of the first
     assert cleaned([0.9, 0.8], first, both) == [shown(first), [".....##."]]
-    # The surest is who it says it is.
+    # The highest-scoring instance keeps its heaviest component.
     assert cleaned([0.8, 0.9], first, both) == [shown(first), shown(both)]
 
 
-def test_bodies_are_the_same_that_share_more_than_half_of_their_union() -> None:
+def test_main_components_with_an_iou_above_one_half_are_the_same() -> None:
     both = drawn("########.######")
     assert cleaned([0.9, 0.8], drawn("####..........."), both)[1] == shown(both)
     assert cleaned([0.9, 0.8], drawn("#####.........."), both)[1] == [".........######"]
 
 
-def test_of_two_pieces_the_surer_one_is_the_body_though_it_is_smaller() -> None:
+def test_the_main_component_has_the_largest_mass_and_not_the_largest_area() -> None:
     mask = drawn("#####.####")
-    mask[..., :5] = 0.1  # five times 0.52, and four times 0.98
+    mask[..., :5] = 0.1  # mass 5 * 0.52, the other 4 * 0.98
     assert cleaned([0.9, 0.8], mask, drawn("###......."))[0] == ["......####"]
 
 
-def test_what_any_surer_instance_has_is_not_free() -> None:
+def test_main_components_of_all_higher_scoring_instances_are_not_free() -> None:
     first, second = drawn("####........."), drawn(".....####....")
     third = drawn("####.####.###")
     assert cleaned([0.9, 0.8, 0.7], first, second, third)[2] == ["..........###"]
 
 
-def test_a_crumb_makes_no_instance_of_its_own_of_a_duplicate() -> None:
+def test_a_much_lighter_component_of_a_duplicate_is_not_main() -> None:
     first, duplicate = drawn("#####..."), drawn("#####.##")
     assert cleaned([0.9, 0.8], first, duplicate) == [shown(first), shown(duplicate)]
 
 
-def test_no_instances_and_empty_masks_are_nothing_to_clean() -> None:
+def test_without_instances_and_with_empty_masks_nothing_is_removed() -> None:
     assert remove_misassigned_components(torch.zeros(0, 2, 3, 3), torch.zeros(0)).shape == (
         0,
         2,
@@ -116,7 +116,7 @@ def test_no_instances_and_empty_masks_are_nothing_to_clean() -> None:
     share=st.floats(0.1, 0.7),
 )
 @settings(deadline=None)
-def test_cleaning_only_takes_whole_pieces_and_leaves_something_of_every_mask(
+def test_only_whole_components_are_removed_and_at_least_one_is_kept(
     seed: int, instances: int, shape: tuple[int, int, int], share: float
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -129,8 +129,8 @@ def test_cleaning_only_takes_whole_pieces_and_leaves_something_of_every_mask(
     for before, mask in zip(inside, after, strict=True):
         assert mask.any() == before.any()
         labels, count = ndimage.label(before, np.ones((3, 3, 3)))
-        for piece in range(1, count + 1):
-            assert mask[labels == piece].all() or not mask[labels == piece].any()
+        for label in range(1, count + 1):
+            assert mask[labels == label].all() or not mask[labels == label].any()
         assert not mask[~before].any()
     if instances == 1:
         assert torch.equal(result, logits)
@@ -140,8 +140,8 @@ def test_cleaning_only_takes_whole_pieces_and_leaves_something_of_every_mask(
 
 
 @pytest.mark.parametrize("bridged", [True, False])
-def test_what_vistr_draws_where_an_instance_is_absent_connects_nothing(bridged: bool) -> None:
-    """A query draws two places on a frame, and what joins them on another."""
+def test_masks_on_frames_without_the_instance_do_not_connect_components(bridged: bool) -> None:
+    """A VisTR query has two parts on a frame, and a part that connects them on another."""
     masks = torch.stack([drawn("##.##", "####."), drawn("...##", "....#")])[None]
     probs = torch.full((1, 2, 2, 2), 0.5)
     if not bridged:

@@ -1,4 +1,4 @@
-"""From one kind of data set to another and back: masks exact, losses counted."""
+"""Conversion between kinds of data sets and back: masks stay exact, losses are counted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.test_data_reading import coco_video
 from vistool.annotations.check import check_dataset
 from vistool.annotations.convert import convert
 from vistool.annotations.dataset import DataSet
-from vistool.annotations.davis import palette
+from vistool.annotations.label_maps import palette
 from vistool.annotations.problems import Problem
 from vistool.annotations.read import read_dataset
 from vistool.annotations.results_check import problems_in_results
@@ -35,7 +35,7 @@ SIDES = (6, 9)
 
 
 def tracks_of(dataset: DataSet) -> list[tuple[int, int, Sequence[RLE | None]]]:
-    """Video, category and masks of every track, in an order of their own."""
+    """Video, category and masks of every track, sorted."""
     found = [
         (t.video_id, 0 if dataset.class_agnostic else t.category_id, t.segmentations)
         for t in dataset.tracks
@@ -45,7 +45,7 @@ def tracks_of(dataset: DataSet) -> list[tuple[int, int, Sequence[RLE | None]]]:
 
 @st.composite
 def label_videos(draw: st.DrawFn) -> list[np.ndarray]:
-    """Videos [T, H, W] of object ids up to 3, 0 outside; every id occurs or not, as it comes."""
+    """Videos [T, H, W] of random object ids up to 3; 0 is background."""
     lengths = draw(st.lists(st.integers(1, 4), min_size=1, max_size=2))
     seed = draw(st.integers(0, 10_000))
     rng = np.random.default_rng(seed)
@@ -54,7 +54,10 @@ def label_videos(draw: st.DrawFn) -> list[np.ndarray]:
 
 
 def written(folder: Path, videos: list[np.ndarray]) -> Path:
-    """The videos as a YouTube-VIS set, with pictures; ids 1 and 3 are category 2, id 2 is 7."""
+    """Write the videos as a YouTube-VIS set with pictures.
+
+    Objects 1 and 3 have category 2, object 2 has category 7.
+    """
     entries: list[Any] = []
     annotations: list[Any] = []
     for number, labels in enumerate(videos, start=1):
@@ -86,7 +89,7 @@ def written(folder: Path, videos: list[np.ndarray]) -> Path:
 @pytest.mark.parametrize("middle", ["davis", "mots", "youtube-vis"])
 @settings(max_examples=15)
 @given(videos=label_videos())
-def test_there_and_back_gives_the_same_masks(
+def test_a_round_trip_gives_the_same_masks(
     middle: Literal["davis", "mots", "youtube-vis"], videos: list[np.ndarray]
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -112,7 +115,7 @@ def _fields(dataset: DataSet) -> dict[str, Any]:
     return {name: getattr(dataset, name) for name in DataSet.__dataclass_fields__}
 
 
-def test_the_text_and_the_pictures_of_mots_say_the_same(tmp_path: Path) -> None:
+def test_the_text_and_the_pictures_of_mots_have_the_same_tracks(tmp_path: Path) -> None:
     labels = np.random.default_rng(0).integers(0, 4, (3, *SIDES))
     convert(written(tmp_path / "a", [labels]), tmp_path / "b", "mots")
     text = read_dataset(tmp_path / "b")
@@ -228,7 +231,7 @@ def mots_challenge(folder: Path, text: str, length: int = 0) -> Path:
 
 
 @pytest.mark.parametrize(("pictures", "length"), [(0, 3), (4, 4)])
-def test_mots_challenge_counts_from_one_and_its_ignored_region_is_a_group(
+def test_mots_challenge_counts_from_one_and_its_ignored_region_is_a_crowd(
     tmp_path: Path, pictures: int, length: int
 ) -> None:
     dataset = read_dataset(mots_challenge(tmp_path, MOT_LINES, pictures))
@@ -281,7 +284,7 @@ def test_where_masks_overlap_the_smaller_one_stays_whole_and_the_pixels_are_coun
         np.testing.assert_array_equal(masks[1], small)
 
 
-def test_groups_become_void_in_davis_and_ignored_in_mots(tmp_path: Path) -> None:
+def test_crowds_become_void_in_davis_and_ignored_in_mots(tmp_path: Path) -> None:
     path = make_video(tmp_path, 1)
     content = json.loads(path.read_text())
     content["annotations"][1]["iscrowd"] = 1
@@ -296,7 +299,7 @@ def test_groups_become_void_in_davis_and_ignored_in_mots(tmp_path: Path) -> None
     ]
 
 
-def test_more_categories_than_mots_has_room_for_are_no_obstacle_if_few_are_used(
+def test_only_used_categories_must_fit_into_mots(
     tmp_path: Path,
 ) -> None:
     path = make_video(tmp_path, 1)
@@ -327,7 +330,7 @@ def test_results_on_a_davis_folder_may_have_any_category(tmp_path: Path) -> None
     assert problems_in_results(results, read_dataset(folder, masks=False)) == []
 
 
-def test_nothing_is_overwritten_and_a_wrong_kind_is_said(tmp_path: Path) -> None:
+def test_nothing_is_overwritten_and_a_wrong_kind_is_reported(tmp_path: Path) -> None:
     path = make_video(tmp_path / "a", 2)
     with pytest.raises(UsageError, match="exists already"):
         convert(path, path, "youtube-vis")

@@ -92,7 +92,7 @@ def test_python_writes_the_report_of_the_command(tmp_path: Path) -> None:
     found = vis.evaluate(truth, predictions=results)
     page = found.report(tmp_path / "mine")
     assert page == tmp_path / "mine" / "report.html"
-    theirs = tmp_path / "runs" / "set-p"
+    theirs = tmp_path / "runs" / "data-set-p"
     files = sorted(path.relative_to(theirs) for path in theirs.rglob("*") if path.is_file())
     assert files == sorted(
         p.relative_to(page.parent) for p in page.parent.rglob("*") if p.is_file()
@@ -254,15 +254,15 @@ def test_the_command_prints_a_table_and_writes_files(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
     assert "3 videos, 12 frames, 6 labelled tracks, 6 predicted" in done.stdout
     assert "AP50" in done.stdout
-    folder = tmp_path / "runs" / "eval" / "set-mine"
-    assert f"saved in {Path('runs/eval/set-mine')}" in done.stderr
+    folder = tmp_path / "runs" / "eval" / f"{tmp_path.name}-set-mine"
+    assert f"saved in {Path('runs/eval') / f'{tmp_path.name}-set-mine'}" in done.stderr
     assert json.loads((folder / "metrics.json").read_text())["ytvis"]["AP"] == 1
     with (folder / "categories.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["name"], float(row["AP"])) for row in rows] == [("cat", 1.0), ("dog", 1.0)]
     assert {"report.html", "errors.csv", "figures"} <= {path.name for path in folder.iterdir()}
     vistool(truth, "-p", results, "--no-report")
-    again = tmp_path / "runs" / "eval" / "set-mine-2"
+    again = tmp_path / "runs" / "eval" / f"{tmp_path.name}-set-mine-2"
     assert {path.name for path in again.iterdir()} == {"metrics.json", "categories.csv"}
 
 
@@ -272,7 +272,7 @@ def test_json_of_saved_predictions_writes_files_only_with_an_output_folder(tmp_p
     scored(truth, "-p", results)
     assert not (tmp_path / "runs").exists()
     scored(truth, "-p", results, "-o", tmp_path / "there", "--no-report")
-    assert (tmp_path / "there" / "set-mine" / "metrics.json").exists()
+    assert (tmp_path / "there" / f"{tmp_path.name}-set-mine" / "metrics.json").exists()
 
 
 def test_scores_do_not_need_the_frames(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_scores_do_not_need_the_frames(tmp_path: Path) -> None:
     content["videos"][0]["file_names"][0] = "../../elsewhere.png"
     done = vistool(write(path, content), "-p", results)
     assert done.exit_code == 0, done.stderr
-    assert (tmp_path / "runs" / "eval" / "set-mine" / "report.html").exists()
+    assert list((tmp_path / "runs" / "eval").glob("*-set-mine/report.html"))
 
 
 def test_a_name_from_a_file_cannot_control_the_terminal(tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ def test_a_submission_is_a_zip_with_the_results_at_its_top(tmp_path: Path) -> No
     kept_back: list[dict[str, Any]] = [{}, {"annotations": None}, {"annotations": []}]
     for labels in kept_back:
         test_set = write(tmp_path / "test.json", {**content, **labels})
-        done = vistool(test_set, "-p", results, "--submission", tmp_path / "out.zip")
+        done = vistool(test_set, "-p", results, "--submission", tmp_path / "out.zip", "--exist-ok")
         assert done.exit_code == 0, done.stderr
         assert done.stdout == f"{tmp_path / 'out.zip'}\n"
         with zipfile.ZipFile(tmp_path / "out.zip") as archive:
@@ -399,7 +399,7 @@ def test_a_submission_is_a_zip_with_the_results_at_its_top(tmp_path: Path) -> No
 def test_a_submission_that_servers_would_refuse_is_not_written(tmp_path: Path) -> None:
     path = make_set(tmp_path)
     results = write(tmp_path / "p.json", spoilt(path))
-    done = vistool(path, "-p", results, "--submission", tmp_path / "out.zip")
+    done = vistool(path, "-p", results, "--submission", tmp_path / "out.zip", "--exist-ok")
     assert done.exit_code == 3
     assert not (tmp_path / "out.zip").exists()
 

@@ -135,7 +135,7 @@ def test_pictures_that_do_not_fit_are_all_named(tmp_path: Path) -> None:
     done = vistool("eval", folder, "-p", mine)
     assert done.exit_code == 3
     assert f"{mine / 'v1' / '00000.png'}: is 20x10, its video {WIDTH}x{HEIGHT}" in done.stderr
-    assert f"{mine / 'v1' / '00001.png'}: not a readable label picture" in done.stderr
+    assert f"{mine / 'v1' / '00001.png'}: damaged, or no picture that can be read" in done.stderr
     assert f"{mine / 'v2' / '00077.png'}: a frame that the sequence does not have" in done.stderr
 
 
@@ -214,7 +214,7 @@ def test_lines_that_do_not_fit_are_all_named(tmp_path: Path) -> None:
         (
             "not six fields",
             "frame 9 is not among 0 to 3",
-            "class 5 is none of [3, 7]",
+            "class 5 is not one of [3, 7]",
             "object 3007: malformed mask",
             "object 3001 is on frame 0 twice",
         ),
@@ -233,4 +233,4 @@ def test_mots_pictures_that_do_not_fit_are_all_named(tmp_path: Path) -> None:
     assert done.exit_code == 3
     size = f"a mask of size [10, 20], expected [{HEIGHT}, {WIDTH}]"
     assert f"{mine / 'v1'}: picture 000000.png: object 3001: {size}" in done.stderr
-    assert f"{mine / 'v1' / '000001.png'}: not a readable label picture" in done.stderr
+    assert f"{mine / 'v1' / '000001.png'}: damaged, or no picture that can be read" in done.stderr

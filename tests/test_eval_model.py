@@ -150,7 +150,7 @@ def test_scores_at_another_confidence_do_not_replace_those_of_the_run(
     assert vistool(truth, "-m", weights, "--conf", "0.4").exit_code == 0
     assert vistool(truth, "-p", RUN, "--conf", "0.3", "-o", "other").exit_code == 0
     assert {name: (RUN / name).read_bytes() for name in before} == before
-    for path, conf in ((RUN / "conf-0.4", 0.4), (Path("other/set-data-set-made"), 0.3)):
+    for path, conf in ((RUN / "conf-0.4", 0.4), (Path("other/data-set-made"), 0.3)):
         content = json.loads((path / "metrics.json").read_text())
         assert content["inputs"]["predictions"]["conf"] == conf
 

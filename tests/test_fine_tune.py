@@ -1,4 +1,4 @@
-"""Fine-tuning: a data set and weights are all that a training needs."""
+"""Fine-tuning: a training that needs only a data set and weights."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_one_command_turns_weights_into_a_model_for_another_set(model, tmp_path:
     load_model(str(run / WEIGHTS))
 
 
-def test_a_training_from_python_is_that_of_the_command(
+def test_a_training_from_python_equals_that_of_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = saved(small_ifc("cat"), tmp_path / "start.safetensors")
@@ -109,7 +109,7 @@ def test_a_training_from_python_is_that_of_the_command(
     )
     assert losses(Path("again")) == losses(made.parent)
     assert started_with(Path("again")) == started_with(made.parent)
-    with pytest.raises(UsageError, match="has something in it already"):
+    with pytest.raises(UsageError, match="is not empty"):
         vistool.train("own/train.json", output=made.parent)
     with pytest.raises(UsageError, match="frozen_blocks = 9"):
         vistool.train("own/train.json", init=weights, frozen_blocks=9)
@@ -121,7 +121,7 @@ def test_a_training_from_python_is_that_of_the_command(
 def test_the_example_of_training_from_python_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a small model, and for two steps."""
+    """The example with a small model and two steps."""
     saved(small_ifc("cat"), tmp_path / "small.safetensors")
     for name in ("train", "valid"):
         make_pictures(tmp_path / "own", 2).rename(tmp_path / "own" / f"{name}.json")
@@ -156,7 +156,7 @@ def test_the_folder_of_the_set_may_be_anywhere(
     assert str(tmp_path) not in json.dumps(training)
 
 
-def test_the_set_may_be_the_folder_one_is_in(
+def test_the_set_may_be_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = saved(small_ifc("cat"), tmp_path / "start.safetensors")
@@ -189,7 +189,7 @@ def test_frames_may_lie_anywhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", [small_ifc, small_vistr])
-def test_classes_of_both_keep_what_was_learnt_of_them(model, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_common_classes_keep_their_weights(model, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     old, new = model("cat", "dog", "cow"), model("horse", "cow")
     file = saved(old, tmp_path / "start.safetensors")
     given = load_model(str(file)).model.state_dict()
@@ -207,7 +207,7 @@ def test_classes_of_both_keep_what_was_learnt_of_them(model, tmp_path: Path) -> 
     assert all(torch.equal(after[key], given[key]) for key in after if key not in kept)
 
 
-def test_a_model_of_another_kind_is_no_start(tmp_path: Path) -> None:
+def test_a_model_of_another_kind_is_refused_as_init(tmp_path: Path) -> None:
     config = VisTRConfig(**{**SMALL, "pixels": small_ifc("cat").pixels}, class_names=("dog",))  # type: ignore[arg-type]
     file = saved(small_ifc("cat"), tmp_path / "start.safetensors")
     with pytest.raises(WeightsError, match=r"lacks .* tensors"):
@@ -241,7 +241,7 @@ def test_clips_show_three_quarters_of_a_picture_as_the_model_sees_it(tmp_path: P
     assert values["canvases"] == [[192, 288]]
 
 
-def test_the_example_makes_a_set_that_is_in_order(tmp_path: Path) -> None:
+def test_the_example_makes_a_valid_data_set(tmp_path: Path) -> None:
     make_set = runpy.run_path(str(EXAMPLE))["make_set"]
     path = make_set(tmp_path, "tiny", videos=3, frames=3, size=(60, 80), seed=5)
     dataset = read_dataset(path)

@@ -1,4 +1,4 @@
-"""Duplicates: of two tracks on one object, the surer one is kept."""
+"""Duplicate removal (NMS): only the higher-scoring one of two overlapping tracks is kept."""
 
 from __future__ import annotations
 
@@ -32,39 +32,40 @@ def made(*frames: dict[int, np.ndarray]) -> TrackOverlaps:
     return overlaps
 
 
-def test_the_overlap_is_that_of_all_frames_together() -> None:
-    # On the first frame two of four columns are shared; on the second, one track is alone.
+def test_the_iou_is_over_all_frames() -> None:
+    # On the first frame, two of four columns are shared; on the second, there is only one track.
     overlaps = made({1: box(0, 3), 2: box(1, 3)}, {2: box(0, 4)})
     assert overlaps.iou(1, 2) == overlaps.iou(2, 1) == pytest.approx(2 / 8)
     assert overlaps.iou(1, 3) == 0
 
 
 def classes(*tracks: int) -> dict[int, int]:
-    """Of tracks, the surest first: each of its own."""
+    """A different class for every track; tracks are given by falling score."""
     return {track: track for track in tracks}
 
 
-def test_the_less_sure_of_two_is_left_out() -> None:
+def test_the_lower_scoring_of_two_tracks_is_left_out() -> None:
     overlaps = made({1: box(0, 4), 2: box(0, 3), 3: box(5, 2)})
     assert overlaps.duplicates(classes(2, 1, 3), 0.5) == {1}
     assert overlaps.duplicates(classes(1, 2, 3), 0.5) == {2}
-    assert overlaps.duplicates(classes(1, 2, 3), 0.75) == set()  # 3 of 4 columns is not more
+    assert overlaps.duplicates(classes(1, 2, 3), 0.75) == set()  # IoU 3 / 4 is not above it
 
 
-def test_what_lies_inside_a_surer_one_of_its_class_is_a_part_of_it() -> None:
+def test_a_track_inside_a_higher_scoring_one_of_its_class_is_left_out() -> None:
     overlaps = made({1: box(0, 6), 2: box(0, 1)}, {1: box(0, 6), 2: box(4, 4)})
     assert (overlaps.inside(2, 1), overlaps.inside(1, 2)) == (3 / 5, 3 / 12)
     dog, cat = 7, 8
-    assert overlaps.duplicates({1: dog, 2: dog}, 0.5) == set()  # three fifths are not enough
+    assert overlaps.duplicates({1: dog, 2: dog}, 0.5) == set()  # 3 / 5 is not above INSIDE
     head = made({1: box(0, 6), 2: box(0, 2)}, {1: box(0, 6), 2: box(3, 4)})
     head.add(frame(2, {1: box(0, 6), 2: box(0, 3)}))  # eight of nine columns
     assert head.duplicates({1: dog, 2: dog}, 0.5) == {2}
     assert head.duplicates({1: dog, 2: cat}, 0.5) == set()  # a cat on a sofa
-    assert head.duplicates({2: dog, 1: dog}, 0.5) == set()  # the whole is no part
+    assert head.duplicates({2: dog, 1: dog}, 0.5) == set()  # the larger one is not inside
 
 
-def test_what_is_left_out_hides_nothing_else() -> None:
-    chain = made({1: box(0, 4), 2: box(1, 4), 3: box(2, 4)})  # 2 overlaps both, 1 and 3 by a third
+def test_a_track_that_is_left_out_does_not_remove_others() -> None:
+    # The IoU of 2 with either is 3 / 5, that of 1 and 3 is 1 / 3.
+    chain = made({1: box(0, 4), 2: box(1, 4), 3: box(2, 4)})
     assert chain.duplicates(classes(1, 2, 3), 0.5) == {2}
 
 
@@ -76,7 +77,7 @@ def test_what_is_left_out_hides_nothing_else() -> None:
     st.permutations([1, 2, 3, 4]),
     st.floats(0, 1),
 )
-def test_those_that_are_kept_overlap_by_no_more(
+def test_kept_tracks_do_not_overlap_and_the_others_overlap_a_kept_one(
     frames: list[dict[int, tuple[int, int]]], order: list[int], most: float
 ) -> None:
     masks = [{i: box(*place) for i, place in one.items()} for one in frames]

@@ -1,4 +1,4 @@
-"""Why AP is lost: every kind of error is recognised, mended at its price, and never mended down."""
+"""Error kinds and oracles: every kind is recognised, and correcting errors never lowers AP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vistool.metrics.errors.calibration import calibration
 from vistool.metrics.errors.confusion import ConfusionMatrix
 from vistool.metrics.errors.diagnosis import Diagnosis, DiagnosisBuilder
 from vistool.metrics.errors.kinds import IGNORED, KINDS, RIGHT, ErrorKind, judge
-from vistool.metrics.errors.oracle import ErrorBreakdown, Mender, break_down
+from vistool.metrics.errors.oracle import ErrorBreakdown, OracleEvaluator, break_down
 from vistool.metrics.overlaps import NOT_MEASURED, VideoOverlaps, overlaps_of_video
 from vistool.structures import RLE, TrackSegmentation
 
@@ -58,7 +58,7 @@ def overlaps(videos: Set) -> list[VideoOverlaps]:
 
 def broken_down(videos: Set) -> ErrorBreakdown:
     judged = [judge(video, CATEGORIES) for video in overlaps(videos)]
-    return break_down(Mender(judged, CATEGORIES), judged)
+    return break_down(OracleEvaluator(judged, CATEGORIES), judged)
 
 
 def official(videos: Set) -> VideoAP:
@@ -70,8 +70,7 @@ def official(videos: Set) -> VideoAP:
     )
 
 
-# Truth: two tracks of category 1 and one of category 2. Predictions: as perfect as `good`, but for
-# one kind of error.
+# Labels: two tracks of category 1 and one of category 2. Predictions: GOOD with one kind of error.
 UPPER, MIDDLE, LOWER = track(0), track(16), track(32)
 TRUTH = [labelled(UPPER), labelled(MIDDLE), labelled(LOWER, 2)]
 GOOD = {
@@ -88,11 +87,11 @@ def without(*names: str) -> list[TrackSegmentation]:
 
 
 INJECTED = {
-    "called something else": (
+    "another category": (
         ErrorKind.CLASS,
         [*without("upper"), predicted(UPPER, 0.8, 3)],
     ),
-    "called something else as well": (
+    "another category as well": (
         ErrorKind.CLASS,
         [*GOOD.values(), predicted(UPPER, 0.95, 2)],
     ),
@@ -127,46 +126,46 @@ INJECTED = {
         ErrorKind.IDENTITY,
         [*without("upper", "middle"), *(predicted(m, 0.8) for m in map(list, SWITCHED))],
     ),
-    "goes over to another": (
+    "continues on another": (
         ErrorKind.IDENTITY,
         [*without("upper"), predicted([*UPPER[:5], *LOWER[5:]], 0.8)],
     ),
-    "found twice": (
+    "predicted twice": (
         ErrorKind.DUPLICATE,
         [*GOOD.values(), predicted(track(0, shift=1), 0.75)],
     ),
-    "found on nothing": (
+    "on no object": (
         ErrorKind.BACKGROUND,
         [*GOOD.values(), predicted(track(20, shift=34), 0.99)],
     ),
-    "part of it, called something else": (
+    "part of it, another category": (
         ErrorKind.BOTH,
         [*GOOD.values(), predicted(track(0, range(4)), 0.99, 2)],
     ),
-    "not found at all": (ErrorKind.MISSED, without("middle")),
-    "nothing found at all": (ErrorKind.MISSED, []),
+    "one track missed": (ErrorKind.MISSED, without("middle")),
+    "all tracks missed": (ErrorKind.MISSED, []),
 }
 
 
 @pytest.mark.parametrize("name", INJECTED)
-def test_one_kind_of_error_is_named_and_mending_it_gives_one(name: str) -> None:
+def test_one_kind_of_error_is_recognised_and_ap_is_one_if_it_is_corrected(name: str) -> None:
     kind, predictions = INJECTED[name]
     breakdown = broken_down([(TRUTH, predictions)])
-    assert {mended.kind for mended in breakdown.kinds if mended.count} == {kind}
+    assert {oracle.kind for oracle in breakdown.kinds if oracle.count} == {kind}
     assert breakdown.ap50 < 1
-    for mended in breakdown.kinds:
-        if mended.kind == kind:
-            assert mended.ap50 == pytest.approx(1)
-            assert mended.ap50_gain == pytest.approx(1 - breakdown.ap50)
+    for oracle in breakdown.kinds:
+        if oracle.kind == kind:
+            assert oracle.ap50 == pytest.approx(1)
+            assert oracle.ap50_gain == pytest.approx(1 - breakdown.ap50)
         else:
-            assert mended.ap50 == breakdown.ap50
+            assert oracle.ap50 == breakdown.ap50
 
 
-def test_the_truth_itself_has_no_errors_to_mend() -> None:
+def test_the_labels_themselves_have_no_errors() -> None:
     breakdown = broken_down([(TRUTH, list(GOOD.values()))])
     assert (breakdown.ap, breakdown.ap50) == (1, 1)
     assert (breakdown.num_truth, breakdown.num_right) == (3, 3)
-    assert all(mended.count == 0 and mended.ap_gain == 0 for mended in breakdown.kinds)
+    assert all(oracle.count == 0 and oracle.ap_gain == 0 for oracle in breakdown.kinds)
 
 
 def test_a_loose_outline_is_right_at_one_half_and_a_spatial_error_above() -> None:
@@ -178,18 +177,18 @@ def test_a_loose_outline_is_right_at_one_half_and_a_spatial_error_above() -> Non
     assert spatial.ap == pytest.approx(1)
 
 
-def test_a_short_copy_of_a_found_track_is_no_split() -> None:
+def test_a_short_copy_of_a_matched_track_is_not_a_split() -> None:
     copy = predicted(track(0, FIRST[:4]), 0.5)
     breakdown = broken_down([(TRUTH, [*GOOD.values(), copy])])
     assert {m.kind for m in breakdown.kinds if m.count} == {ErrorKind.TEMPORAL}
 
 
-def test_crowds_are_neither_missed_nor_wrongly_found() -> None:
+def test_crowds_are_not_missed_and_predictions_on_them_are_not_wrong() -> None:
     crowd = labelled(track(34, side=14), crowd=True)
     on_crowd = [predicted(track(34, side=14), 0.9), predicted(track(34, side=14), 0.95)]
     breakdown = broken_down([([*TRUTH[:2], crowd], [*without("lower"), *on_crowd])])
     assert (breakdown.ap, breakdown.num_truth, breakdown.num_right) == (1, 2, 2)
-    assert not any(mended.count for mended in breakdown.kinds)
+    assert not any(oracle.count for oracle in breakdown.kinds)
 
 
 def test_without_labelled_tracks_nothing_is_measured() -> None:
@@ -200,13 +199,15 @@ def test_without_labelled_tracks_nothing_is_measured() -> None:
     }
 
 
-# --- what must always hold ------------------------------------------------------------------------
+# --- properties -----------------------------------------------------------------------------------
 
 
 @st.composite
 def sets(draw: st.DrawFn) -> Set:
-    """Two videos of six frames with up to four tracks, and predictions that are cut, moved, mixed
-    and renamed copies of them."""
+    """Up to three videos of six frames with up to four tracks.
+
+    Predictions are copies of the tracks: cut, mixed with each other, or with another category.
+    """
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     return [_random_video(rng, video) for video in range(draw(st.integers(1, 3)))]
 
@@ -246,37 +247,37 @@ def _random_video(
 
 @settings(max_examples=60)
 @given(sets())
-def test_without_mending_ap_is_the_official_one_and_mending_never_lowers_it(videos: Set) -> None:
+def test_uncorrected_ap_is_the_official_one_and_corrections_never_lower_it(videos: Set) -> None:
     breakdown = broken_down(videos)
     summary = official(videos).summary()
     assert (breakdown.ap, breakdown.ap50) == pytest.approx((summary["AP"], summary["AP50"]))
-    for mended in breakdown.kinds:
-        assert mended.ap >= breakdown.ap - 1e-12
-        assert mended.ap50 >= breakdown.ap50 - 1e-12
+    for oracle in breakdown.kinds:
+        assert oracle.ap >= breakdown.ap - 1e-12
+        assert oracle.ap50 >= breakdown.ap50 - 1e-12
 
 
 @settings(max_examples=60)
 @given(sets())
-def test_with_every_kind_mended_ap_is_one(videos: Set) -> None:
+def test_with_every_kind_corrected_ap_is_one(videos: Set) -> None:
     judged = [judge(video, CATEGORIES) for video in overlaps(videos)]
-    mended = Mender(judged, CATEGORIES).mended(KINDS)
-    assert mended == ((1, 1) if any((~v.crowd).any() for v in judged) else (-1, -1))
+    corrected = OracleEvaluator(judged, CATEGORIES).corrected(KINDS)
+    assert corrected == ((1, 1) if any((~v.crowd).any() for v in judged) else (-1, -1))
 
 
 @settings(max_examples=40)
 @given(sets())
-def test_what_a_video_costs_lies_between_nothing_and_all(videos: Set) -> None:
+def test_ap_lost_in_a_video_is_at_least_zero_and_at_most_all_lost_ap(videos: Set) -> None:
     judged = [judge(video, CATEGORIES) for video in overlaps(videos)]
-    mender = Mender(judged, CATEGORIES)
-    now, everything = mender.mended(()), mender.mended(KINDS)
+    evaluator = OracleEvaluator(judged, CATEGORIES)
+    now, everything = evaluator.corrected(()), evaluator.corrected(KINDS)
     for place in range(len(judged)):
-        for lost, ap, best in zip(mender.lost_in(place), now, everything, strict=True):
+        for lost, ap, best in zip(evaluator.lost_in(place), now, everything, strict=True):
             assert -1e-12 <= lost <= best - ap + 1e-12
 
 
 @settings(max_examples=60)
 @given(sets())
-def test_every_prediction_has_one_verdict_and_every_track_one_fate(videos: Set) -> None:
+def test_every_prediction_has_one_kind_and_a_matched_track_is_not_missed(videos: Set) -> None:
     for video in overlaps(videos):
         judged = judge(video, CATEGORIES)
         assert set(np.unique(judged.kinds)) <= {RIGHT, IGNORED, *range(len(KINDS) - 1)}
@@ -284,7 +285,7 @@ def test_every_prediction_has_one_verdict_and_every_track_one_fate(videos: Set) 
         meant |= judged.of_kind({ErrorKind.IDENTITY}) | (judged.kinds == RIGHT)
         assert (judged.targets[meant] >= 0).all()
         assert not judged.crowd[judged.targets[meant]].any()
-        # Right at most once a track, and a track that is right is not missed.
+        # A track has at most one right prediction, and is then not missed.
         for targets, kinds, missed in zip(
             judged.targets, judged.kinds, judged.missed(), strict=True
         ):
@@ -298,7 +299,7 @@ def test_every_prediction_has_one_verdict_and_every_track_one_fate(videos: Set) 
 def test_the_order_of_tracks_does_not_matter(videos: Set, random: Random) -> None:
     for _, predictions in videos:
         for rank, prediction in enumerate(predictions):
-            prediction["score"] += rank / 1000  # no ties: among equals, the order decides
+            prediction["score"] += rank / 1000  # no equal scores: there, the order decides
     for video in overlaps(videos):
         assume(all(len(set(row[row > 0])) == (row > 0).sum() for row in video.iou()))
     breakdown = broken_down(videos)
@@ -311,7 +312,7 @@ def test_the_order_of_tracks_does_not_matter(videos: Set, random: Random) -> Non
         assert (ours.count, ours.ap) == pytest.approx((theirs.count, theirs.ap))
 
 
-# --- the other reasons ----------------------------------------------------------------------------
+# --- the other parts of a diagnosis ---------------------------------------------------------------
 
 
 def diagnosed(videos: Set, min_score: float = 0.5) -> Diagnosis:
@@ -334,10 +335,10 @@ def test_the_confusion_matrix_counts_pairs_background_and_misses() -> None:
     )
     mixed = [
         predicted(UPPER, 0.8, 3),
-        predicted(track(0, shift=1), 0.9, 2),  # takes the track first
-        predicted(MIDDLE, 0.4),  # below the score that counts
+        predicted(track(0, shift=1), 0.9, 2),  # is matched first
+        predicted(MIDDLE, 0.4),  # below `min_score`
         *without("upper", "middle"),
-        predicted(LOWER, 0.6, 77),  # of no category of the set
+        predicted(LOWER, 0.6, 77),  # a category that is not in the set
     ]
     assert confusion(mixed).counts == (
         (0, 1, 0, 1),
@@ -347,7 +348,7 @@ def test_the_confusion_matrix_counts_pairs_background_and_misses() -> None:
     )
 
 
-def test_of_two_tracks_in_one_place_a_prediction_takes_its_own_category() -> None:
+def test_between_tracks_in_one_place_a_prediction_matches_its_own_category() -> None:
     truth = [labelled(UPPER, 2), labelled(UPPER, 1), labelled(UPPER, 3)]
     matrix = diagnosed([(truth, [predicted(UPPER, 0.9, 1)])]).confusion
     assert [row[0] for row in matrix.counts] == [1, 0, 0, 0]
@@ -364,7 +365,7 @@ def test_calibration_is_the_distance_of_scores_from_the_share_that_is_right() ->
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=50))
-def test_calibration_errors_are_shares_and_bound_one_another(
+def test_calibration_errors_are_at_most_one_and_in_order(
     pairs: list[tuple[float, bool]],
 ) -> None:
     scores, right = (np.array(column) for column in zip(*pairs, strict=True))
@@ -373,14 +374,14 @@ def test_calibration_errors_are_shares_and_bound_one_another(
     assert abs(found.bias) - 1e-12 <= found.error <= found.largest_error + 1e-12 <= 1 + 2e-12
 
 
-def test_the_calibration_leaves_out_what_is_neither_right_nor_wrong() -> None:
+def test_the_calibration_leaves_out_ignored_predictions() -> None:
     crowd = labelled(LOWER, crowd=True)
     found = diagnosed([([TRUTH[0], crowd], [predicted(LOWER, 0.9), predicted(UPPER, 0.8)])])
     assert found.calibration.count == 1
     assert found.calibration.bias == pytest.approx(-0.2)
 
 
-def test_the_curves_are_those_behind_ap() -> None:
+def test_the_mean_of_each_curve_is_ap() -> None:
     videos = [(TRUTH, [*without("middle"), predicted(track(20, shift=34), 0.75)])]
     ap = official(videos)
     curves = precision_recall_curves(ap)
@@ -394,7 +395,7 @@ def test_the_curves_are_those_behind_ap() -> None:
     assert precision_recall_curves(official([([], [])])).curves == ()
 
 
-def test_the_worst_video_is_the_one_whose_mending_helps_most() -> None:
+def test_videos_are_ordered_by_lost_ap() -> None:
     good = (TRUTH, list(GOOD.values()))
     slightly = (TRUTH, [*GOOD.values(), predicted(track(20, shift=34), 0.75)])
     badly = (TRUTH, without("upper", "lower"))
@@ -404,13 +405,13 @@ def test_the_worst_video_is_the_one_whose_mending_helps_most() -> None:
     assert worst.ap_lost > middle.ap_lost > best.ap_lost == 0
     assert (worst.num_truth, worst.num_found, worst.num_false) == (3, 1, 0)
     assert worst.kinds["missed"] == 2
-    # One video alone: all of its loss is the whole loss.
+    # In a set of one video, all AP is lost in that video.
     alone = diagnosed([badly])
     assert alone.videos[0].ap_lost == pytest.approx(1 - alone.breakdown.ap)
     assert alone.videos[0].ap50_lost == pytest.approx(1 - alone.breakdown.ap50)
 
 
-def test_every_labelled_track_is_listed_with_its_best_prediction_the_worst_first() -> None:
+def test_every_labelled_track_is_listed_with_its_best_prediction_by_rising_iou() -> None:
     predictions = [*without("upper", "middle"), predicted(track(0, FIRST[:4]), 0.8)]
     tracks = diagnosed([(TRUTH, predictions)]).tracks
     assert [(t.truth, t.kind) for t in tracks] == [
@@ -426,7 +427,7 @@ def test_every_labelled_track_is_listed_with_its_best_prediction_the_worst_first
     assert all(t.num_frames == LENGTH for t in tracks)
 
 
-def test_false_positives_are_listed_by_score_with_what_they_are_meant_for() -> None:
+def test_false_positives_are_listed_by_score_with_their_targets() -> None:
     stray, copy = predicted(track(20, shift=34), 0.3), predicted(UPPER, 0.7)
     found = diagnosed([(TRUTH, [*GOOD.values(), stray, copy])]).false_positives
     assert [(f.prediction, f.kind, f.truth) for f in found] == [

@@ -1,4 +1,4 @@
-"""Commands in processes of their own: killed and resumed, and several that share the work."""
+"""Commands in separate processes: killed and resumed, and several that share the work."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """As in the processes that are started: sums in another order differ in the last digit."""
+    """One thread, as in the started processes: sums in another order differ in the last digit."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -42,12 +42,12 @@ def _one_thread() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """For people who run the tests with -s."""
+    """Print a line for people who run the tests with -s."""
     sys.stdout.write(f"{text}\n")
 
 
 def start_together(start: Start, *commands: list[str]) -> list[subprocess.Popen[str]]:
-    """One process a command, with what `torchrun` would tell them."""
+    """One process per command, with the environment variables that `torchrun` would set."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -64,7 +64,7 @@ def start_together(start: Start, *commands: list[str]) -> list[subprocess.Popen[
 
 
 def prepared(folder: Path, run: str, **changes: Any) -> Path:
-    """A run folder with settings in it, and no step done."""
+    """A run folder with settings in it and without any step."""
     (folder / run).mkdir()
     config = settings(folder, **changes)
     (folder / run / SETTINGS).write_bytes(msgspec.json.encode(config))
@@ -76,7 +76,7 @@ def wait_for_steps(run: Path, count: int, process: subprocess.Popen[str]) -> Non
     wait_until(lambda: log.exists() and len(log.read_bytes().splitlines()) >= count, process)
 
 
-def test_a_run_that_is_killed_again_and_again_has_the_losses_of_one_that_is_not(
+def test_a_run_that_is_killed_repeatedly_has_the_losses_of_an_uninterrupted_one(
     tmp_path: Path, start: Start
 ) -> None:
     make_pictures(tmp_path, 4)
@@ -104,19 +104,19 @@ def test_a_run_that_is_killed_again_and_again_has_the_losses_of_one_that_is_not(
         say(f"{step:4}  {expected:<21} {loss}")
     assert losses(killed) == losses(whole)
     assert [step for step, _ in losses(killed)] == list(range(1, 25))
-    # From the last checkpoint that could be finished.
+    # It resumes from the last complete checkpoint.
     assert all(0 <= seen - begun <= 5 for seen, begun in zip(last_seen, starts[1:], strict=True))
     assert starts[-1] >= 10
 
 
 def losses_as_they_are(run: Path) -> list[tuple[int, float]]:
-    """Of a run that was killed, perhaps within a line."""
+    """The losses of a killed run, whose last line may be incomplete."""
     whole = [line for line in (run / LOG).read_bytes().splitlines(keepends=True) if b"\n" in line]
     return [(json.loads(line)["step"], json.loads(line)["loss"]) for line in whole]
 
 
 def test_two_processes_have_the_gradients_of_one(tmp_path: Path, start: Start) -> None:
-    # One picture has nothing labelled on it, so that the two have different numbers of instances.
+    # One picture has no labels, so that the processes have different numbers of instances.
     make_pictures(tmp_path, 3)
     make_video(tmp_path, 4)
     unlabel(tmp_path / "pictures.json", image_id=1)
@@ -138,7 +138,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path, start: Start) -
     answers = [process.communicate(timeout=PATIENCE) for process in together]
     assert [process.returncode for process in together] == [0, 0], answers
     assert answers[0][0].strip() == str(two / "weights.safetensors")
-    assert answers[1][0] == ""  # one of them speaks for all
+    assert answers[1][0] == ""  # only the first process prints
 
     assert_close_gradients(two, one)
     expected, actual = lines(one)[0], lines(two)[0]
@@ -150,7 +150,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path, start: Start) -
     assert read_header(two / BEST).metadata["steps"] == "1 of 1"
 
 
-def test_data_that_one_process_cannot_read_is_told_once_and_costs_no_step(
+def test_data_that_one_process_cannot_read_is_reported_once_and_costs_no_step(
     tmp_path: Path, start: Start
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
@@ -167,11 +167,11 @@ def test_data_that_one_process_cannot_read_is_told_once_and_costs_no_step(
     assert "2.png: missing, or not a readable picture" in errors[0]
     assert errors[1] == ""
     assert "Traceback" not in errors[0]
-    assert (run / CHECKPOINT).exists() == bool(losses(run))  # all that was done
+    assert (run / CHECKPOINT).exists() == bool(losses(run))  # all finished steps
     assert (f"vistool train --resume {run}" in errors[0]) == bool(losses(run))
 
 
-def test_annotations_that_one_process_cannot_read_are_told_once(
+def test_annotations_that_one_process_cannot_read_are_reported_once(
     tmp_path: Path, start: Start
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
@@ -188,9 +188,7 @@ def test_annotations_that_one_process_cannot_read_are_told_once(
     assert errors[1] == ""
 
 
-def test_a_process_that_is_killed_is_told_in_one_line_by_the_others(
-    tmp_path: Path, start: Start
-) -> None:
+def test_the_others_report_a_killed_process_in_one_line(tmp_path: Path, start: Start) -> None:
     make_pictures(tmp_path, 4)
     run = prepared(tmp_path, "run", steps=1000, save_every=2, workers=1)
     together = start_together(start, *[["train", "--quiet", "--resume", str(run)]] * 2)
@@ -200,15 +198,15 @@ def test_a_process_that_is_killed_is_told_in_one_line_by_the_others(
     assert together[0].returncode == 1
     assert errors[0].splitlines() == [
         f"run folder: {run}",
-        "error: another process of this training has ended, or cannot be reached any more",
-        f"hint: its own message says why; go on with: vistool train --resume {run}",
+        "error: another process of this training has ended or cannot be reached",
+        f"hint: its own message gives the reason; go on with: vistool train --resume {run}",
     ]
     saved = torch.load(run / CHECKPOINT, weights_only=True)["step"]
     assert 2 <= saved <= losses_as_they_are(run)[-1][0]
 
 
 def test_a_signal_to_a_job_under_torchrun_saves_every_step(tmp_path: Path, start: Start) -> None:
-    """Its launcher gets it as well, and passes it on to processes that have it already."""
+    """The launcher receives it too and passes it on to processes that already have it."""
     make_pictures(tmp_path, 4)
     run = prepared(tmp_path, "run", steps=1000, save_every=1000, workers=1)
     launcher = start(
@@ -218,7 +216,7 @@ def test_a_signal_to_a_job_under_torchrun_saves_every_step(tmp_path: Path, start
     )
     wait_for_steps(run, 2, launcher)
     job = [launcher.pid]
-    for process in job:  # grows as it goes: children, and theirs
+    for process in job:  # the list grows: children, and their children
         for children in Path(f"/proc/{process}/task").glob("*/children"):
             job += map(int, children.read_text().split())
     assert len(job) >= 5  # two processes that train, with a worker each
@@ -230,7 +228,7 @@ def test_a_signal_to_a_job_under_torchrun_saves_every_step(tmp_path: Path, start
 
 
 def test_two_machines_train_together(tmp_path: Path, start: Start) -> None:
-    """As the README says to start them; here both are this one."""
+    """Started as in the README; here, both machines are this one."""
     make_pictures(tmp_path, 4)
     run = prepared(tmp_path, "run", steps=3)
     with socket.socket() as free:
@@ -250,7 +248,7 @@ def test_two_machines_train_together(tmp_path: Path, start: Start) -> None:
     assert [step for step, _ in losses(run)] == [1, 2, 3]
 
 
-def test_half_precision_goes_with_several_processes(tmp_path: Path, start: Start) -> None:
+def test_half_precision_works_with_several_processes(tmp_path: Path, start: Start) -> None:
     make_pictures(tmp_path, 4)
     run = prepared(tmp_path, "run", steps=4, precision="fp16")
     together = start_together(start, *[["train", "--quiet", "--resume", str(run)]] * 2)
@@ -260,7 +258,7 @@ def test_half_precision_goes_with_several_processes(tmp_path: Path, start: Start
     assert torch.load(run / CHECKPOINT, weights_only=True)["scaler"]
 
 
-def test_processes_share_the_videos_and_one_that_fails_loses_no_other(
+def test_processes_share_the_videos_and_a_failing_one_does_not_stop_the_others(
     tmp_path: Path, start: Start
 ) -> None:
     weights = save_untrained(tmp_path / "model.safetensors", ("red", "blue"), num_queries=4)

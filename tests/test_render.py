@@ -278,7 +278,7 @@ def write_run(folder: Path, entries: Sequence[TrackSegmentation], **changes: Any
 
 def render_video(source: Path, results: Path, output: Path, **options: Any) -> Path:
     with vistool.load(results, source=source, **options) as video:
-        return video.render(output)
+        return video.render(output, exist_ok=True)
 
 
 def read_frames(path: Path) -> tuple[list[float], list[np.ndarray]]:
@@ -303,7 +303,9 @@ def render(tmp_path: Path) -> Callable[..., list[np.ndarray]]:
         conf = options.pop("conf", 0.0)
         source = source or write_video(tmp_path / "v.mp4")
         with vistool.load(results, source=source, **options) as video:
-            return read_frames(video.render(tmp_path / "drawn.mp4", conf=conf, **opaque))[1]
+            return read_frames(
+                video.render(tmp_path / "drawn.mp4", conf=conf, exist_ok=True, **opaque)
+            )[1]
 
     return run
 

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from tests.made_data import CATEGORIES
 from vistool.formats.masks.rle import decode_mask, encode_mask
@@ -120,6 +121,24 @@ def test_a_new_class_begins_as_the_old_one_that_it_is_a_part_of(
     share = (new[bias][:2] - old[bias][hoofed]).exp().tolist()
     assert share == pytest.approx([0.5, 0.5])
     assert new[bias][2] == old[bias][person]
+
+
+def test_a_class_of_several_old_ones_is_as_likely_as_these_together(
+    tmp_path: Path, script: Any
+) -> None:
+    write_start = script("start_classes").write_start
+    apart = {"ridden": ("horse",), "milked": ("cow",), "man": ("person",)}
+    write_start(tmp_path / "apart.safetensors", "ifc-lite", apart)
+    one = {"hoofed": ("horse", "cow"), "man": ("person",)}
+    write_start(tmp_path / "one.safetensors", str(tmp_path / "apart.safetensors"), one)
+    pixels = torch.randn(1, 1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before, after = (
+            load_model(str(tmp_path / f"{name}.safetensors")).model(pixels).class_logits.softmax(-1)
+            for name in ("apart", "one")
+        )
+    torch.testing.assert_close(after[..., 0], before[..., :2].sum(-1))
+    torch.testing.assert_close(after[..., 1:], before[..., 2:])
 
 
 def test_a_data_pack_keeps_masks_on_their_pictures(tmp_path: Path, script: Any) -> None:

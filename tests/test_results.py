@@ -1,4 +1,4 @@
-"""Results on disk: streamed, whole, readable by the field's tools, and checked when read."""
+"""Results on disk: streamed, complete, readable by common tools, and checked when read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from vistool.structures import RLE, Track, TrackSegmentation
 
 
 def mask_of(number: int) -> RLE:
-    """A mask that is another for every number."""
+    """A different mask for every number."""
     bits = [bool(number >> bit & 1) for bit in range(30)]
     return encode_mask(np.array(bits).reshape(5, 6))
 
@@ -58,7 +58,7 @@ def entry(segmentations: list[RLE | None], **changes: Any) -> TrackSegmentation:
     ),
     batch=st.integers(1, 10),
 )
-def test_the_spool_gives_back_what_was_added(
+def test_the_spool_returns_the_masks_that_were_added(
     rows: dict[tuple[int, int], int], batch: int, tmp_path: Path
 ) -> None:
     with SegmentationSpool(tmp_path) as spool:
@@ -95,7 +95,7 @@ def test_the_spool_leaves_no_file_after_an_interruption(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_spool_is_sound_after_an_interruption_amid_writing(tmp_path: Path) -> None:
+def test_the_spool_is_intact_after_an_interruption_while_writing(tmp_path: Path) -> None:
     class Interrupted(sqlite3.Connection):
         commits = 0
 
@@ -124,7 +124,7 @@ def add_frames(spool: SegmentationSpool, frames: range, masks: dict[int, RLE]) -
             spool.add(frame, track, mask)
 
 
-def test_a_disk_that_takes_no_more_masks_is_told_in_words(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_one_line(tmp_path: Path) -> None:
     with SegmentationSpool(tmp_path) as spool:
         spool._db.execute("PRAGMA max_page_count = 4")
         for frame in range(spool.BATCH - 1):
@@ -143,7 +143,7 @@ def test_a_later_mask_replaces_an_earlier_one(tmp_path: Path) -> None:
         assert spool.frame(3) == [(1, mask_of(2))]
 
 
-def test_masks_behind_the_asked_length_are_left_out(tmp_path: Path) -> None:
+def test_masks_beyond_the_requested_length_are_left_out(tmp_path: Path) -> None:
     with SegmentationSpool(tmp_path) as spool:
         spool.add(1, 1, mask_of(1))
         spool.add(5, 1, mask_of(2))
@@ -166,7 +166,7 @@ def test_the_spool_may_be_filled_by_another_thread(tmp_path: Path) -> None:
 # ---- results.json ---------------------------------------------------------------------------
 
 
-def test_results_come_back(tmp_path: Path) -> None:
+def test_results_survive_writing_and_reading(tmp_path: Path) -> None:
     results = [entry([mask_of(1), None, mask_of(0)]), entry([None] * 3, score=0.25)]
     path = tmp_path / "results.json"
     assert write_results(path, iter(results)) == 2
@@ -180,7 +180,7 @@ def test_no_results_are_an_empty_list(tmp_path: Path) -> None:
     assert read_results(tmp_path / "results.json") == []
 
 
-def test_the_fields_tools_read_the_file(tmp_path: Path) -> None:
+def test_common_tools_read_the_file(tmp_path: Path) -> None:
     masks = np.random.default_rng(0).random((4, 30, 20)) < 0.3
     path = tmp_path / "results.json"
     write_results(path, [entry([encode_mask(mask) for mask in masks])])
@@ -225,7 +225,7 @@ GOOD = mask_of(77)
         (b"", "truncated"),
         (b'[{"video_id": 1, ', "truncated"),
         (b"\xff\xfe[]", "malformed"),
-        (b"{}", "Expected `array`, got `object`"),
+        (b"{}", "an object, not a list of results"),
         ([{}], "result 0: Object missing required field `video_id`"),
         ([entry([None], score="high")], "result 0: Expected `float`, got `str` - at `$.score`"),
         ([entry([None], category_id=1.5)], "result 0: Expected `int`, got `float`"),
@@ -254,7 +254,7 @@ def test_damaged_results_are_refused_with_place_and_reason(
     assert message in str(caught.value)
 
 
-def test_a_score_beyond_all_numbers_is_refused(tmp_path: Path) -> None:
+def test_an_infinite_score_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     for score in ("1e999", "NaN"):
         path.write_text(
@@ -292,7 +292,7 @@ LINE = {"track_id": 4, "category_id": 1, "score": 0.9, "first_frame": 0, "last_f
 TRACK = Track(4, 1, "person", 0.9, array("I", [0, 2]))
 
 
-def test_meta_comes_back_and_leaves_one_file(tmp_path: Path) -> None:
+def test_meta_survives_writing_and_reading_and_leaves_one_file(tmp_path: Path) -> None:
     write_meta(tmp_path / "meta.json", META, [TRACK])
     assert read_meta(tmp_path / "meta.json") == META
     assert read_meta_and_ids(tmp_path / "meta.json") == (META, [4])
@@ -314,7 +314,7 @@ def test_meta_comes_back_and_leaves_one_file(tmp_path: Path) -> None:
         ({"length": None}, "Expected `int`, got `null`"),
     ],
 )
-def test_meta_that_makes_no_sense_is_refused(
+def test_inconsistent_meta_is_refused(
     changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "meta.json"
@@ -334,7 +334,7 @@ def test_missing_meta_is_named(tmp_path: Path) -> None:
 # ---- folders and files ----------------------------------------------------------------------
 
 
-def test_a_run_folder_is_never_used_twice_unless_asked(tmp_path: Path) -> None:
+def test_a_run_folder_is_never_used_twice_unless_requested(tmp_path: Path) -> None:
     parent = tmp_path / "runs" / "predict"
     names = [new_run_folder(parent, "walk", exist_ok=False).name for _ in range(3)]
     assert names == ["walk", "walk-2", "walk-3"]
@@ -349,13 +349,13 @@ def test_a_file_in_the_way_of_a_run_folder_is_stepped_over(tmp_path: Path) -> No
         new_run_folder(tmp_path, "walk", exist_ok=True)
 
 
-def test_callers_at_once_get_different_run_folders(tmp_path: Path) -> None:
+def test_simultaneous_callers_get_different_run_folders(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = pool.map(lambda _: new_run_folder(tmp_path, "walk", exist_ok=False), range(60))
         assert len(set(made)) == 60
 
 
-def test_a_file_appears_at_its_path_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_appears_at_its_path_only_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file.txt"
 
     def interrupted() -> None:

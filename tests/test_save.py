@@ -10,10 +10,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.test_predict_command import make_video, vistool, weights
 from tests.untrained import save_untrained
-from vistool.annotations.label_maps import read_label_map
 from vistool.annotations.mots import PER_CLASS, labels_in_text
 from vistool.annotations.problems import Place
 from vistool.formats.masks.rle import decode_mask
@@ -94,6 +94,11 @@ def test_the_table_has_a_row_for_every_mask(run: Path, found: Found) -> None:
         assert float(row["time"]) == pytest.approx(times[frame], abs=1e-6)
 
 
+def ids_in(file: Path) -> np.ndarray:
+    with Image.open(file) as image:
+        return np.asarray(image)
+
+
 def test_there_is_a_line_for_every_frame(run: Path, found: Found) -> None:
     lines = [json.loads(line) for line in (run / "frames.jsonl").read_text().splitlines()]
     assert [line["index"] for line in lines] == list(range(SKIPPED, LENGTH))
@@ -109,7 +114,7 @@ def test_label_pictures_show_the_smallest_mask_at_every_pixel(run: Path, found: 
     length = found.meta["length"]
     assert len(list((run / "davis").iterdir())) == length
     for frame in range(length):
-        labels = read_label_map(run / "davis" / f"{frame:05}.png")
+        labels = ids_in(run / "davis" / f"{frame:05}.png")
         masks = found.masks_on(frame)
         for y, x in np.ndindex(labels.shape):
             here = [id_ for id_, mask in masks.items() if mask[y, x]]
@@ -133,7 +138,7 @@ def test_mots_text_has_the_same_pixels_by_class(run: Path, found: Found) -> None
         assert not seen[label.frame][mask].any()
         seen[label.frame][mask] = label.id
     for frame, labels in seen.items():
-        pictured = read_label_map(run / "davis" / f"{frame:05}.png")
+        pictured = ids_in(run / "davis" / f"{frame:05}.png")
         assert (labels == ids[pictured]).all()
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: every command ends in order, and what is done by then is kept."""
+"""Ctrl-C, SIGTERM and SIGHUP: every command ends cleanly and keeps its finished results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ask(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("number", ENDING)
-def test_every_command_is_interrupted_and_may_put_things_in_order(number: signal.Signals) -> None:
+def test_every_command_is_interrupted_and_may_clean_up(number: signal.Signals) -> None:
     done = []
 
     def action() -> None:
@@ -53,7 +53,7 @@ def test_a_command_that_is_not_interrupted_leaves_the_signals_as_they_were() -> 
     assert [signal.getsignal(number) for number in ENDING] == before
 
 
-def test_what_an_interrupted_command_has_to_say_is_said() -> None:
+def test_the_message_of_an_interrupted_command_is_printed() -> None:
     def action() -> None:
         error = KeyboardInterrupt()
         error.add_note("3 frames are in here")
@@ -63,7 +63,7 @@ def test_what_an_interrupted_command_has_to_say_is_said() -> None:
     assert result.stderr == "3 frames are in here\ninterrupted\n"
 
 
-def test_what_is_ignored_stays_ignored() -> None:
+def test_ignored_signals_stay_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
     with ended_by_signals():
         ask(signal.SIGHUP)
@@ -71,10 +71,10 @@ def test_what_is_ignored_stays_ignored() -> None:
             ask(signal.SIGTERM)
 
 
-def test_whoever_insists_after_a_while_does_not_wait_for_threads(
+def test_a_later_signal_ends_the_process_without_waiting_for_threads(
     tmp_path: Path, start: Start
 ) -> None:
-    """And Python does not abort because one of them is amid a long computation."""
+    """Python does not abort, although one of them is in a long computation."""
     script = (
         "import os, signal, sys, threading, time, torch\n"
         "from pathlib import Path\n"
@@ -120,7 +120,7 @@ def test_several_signals_leave_the_partial_results_of_predict(
     options = (long_video, "-m", weights, "-o", tmp_path, "--conf", "0")
     process = start("-m", "vistool", "predict", *options)
     wait_until(lambda: spooled(tmp_path / "long"), process)
-    for _ in range(8):  # to all of the group, as a terminal does
+    for _ in range(8):  # to the whole group, as a terminal does
         os.killpg(process.pid, number)
         time.sleep(0.02)
     errors = process.communicate(timeout=PATIENCE)[1].splitlines()

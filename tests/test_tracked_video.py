@@ -297,7 +297,15 @@ class CountingReader(VideoReader):
 
     def __init__(self, path: Path, second: int | None = None) -> None:
         self._inner, self._second = open_video(path), second
-        for name in ("path", "size", "fps", "frame_count_hint", "rotation", "warnings"):
+        for name in (
+            "path",
+            "size",
+            "fps",
+            "frame_count_hint",
+            "rotation",
+            "warnings",
+            "incomplete",
+        ):
             setattr(self, name, getattr(self._inner, name))
         self.pixel_aspect, self.has_audio = self._inner.pixel_aspect, self._inner.has_audio
         self.decodes = 0
@@ -314,7 +322,9 @@ class CountingReader(VideoReader):
                 return
             yield frame
 
-    def _pictures(self, first: float) -> Generator[tuple[float, np.ndarray | None], None, None]:
+    def _pictures(
+        self, first: float, beyond: float
+    ) -> Generator[tuple[float, np.ndarray | None], None, None]:
         raise AssertionError("frames() is replaced")
 
 

@@ -1,4 +1,4 @@
-"""VisTR's matching, losses and gradients: recorded values, both rules for frames, batches."""
+"""VisTR's matching, losses and gradients: recorded numbers, both rules of validity, batches."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def recorded_output() -> FrameClipOutput:
 def assert_pairs_recorded(
     logits: Tensor, boxes: Tensor, target: FrameTarget, expected: dict[str, Tensor]
 ) -> list[list[int]]:
-    """Check the costs, and the rows by the published rule. Returns the pairs."""
+    """Compare costs and rows by the published rule. Returns: the pairs."""
     costs = frame_match_costs(logits, boxes, target.labels, target.boxes)
-    # Means of up to 144 float32 values up to 7, summed in another order.
+    # Means of up to 144 float32 numbers in another order; values are up to 7.
     torch.testing.assert_close(costs, expected["cost"], rtol=1e-5, atol=5e-6)
     query, instance = hungarian(-costs)
     at = paired_frames(query, instance, target.present, "published")
@@ -131,9 +131,9 @@ def test_gradients_are_the_recorded_ones() -> None:
     assert len(checked) == 14
     for key in checked:
         gradient = parameters[rename_key(key.removeprefix("grad."), VISTR_NAMES)].grad
-        # Relative to the tensor's largest. On one thread 2.3e-5; on two, where sums are taken in
-        # another order, 1.7e-3: a ReLU's input near 0 changes sign. Terms that cancel to
-        # almost nothing (1e-5 of a norm of 220) keep the rounding errors of their parts.
+        # Relative to the tensor's largest value, the difference is 2.3e-5 on one thread and 1.7e-3
+        # on two: sums are then in another order, and a ReLU's input near 0 changes its sign. Where
+        # terms cancel to almost 0 (1e-5 of a norm of 220), their rounding errors remain.
         scale = losses[key].abs().max().item()
         noise = 1e-9 * meta["grad_total_norm"]
         torch.testing.assert_close(gradient, losses[key], rtol=0, atol=5e-3 * scale + noise)
@@ -167,9 +167,11 @@ def test_both_rules_agree_if_every_instance_is_on_all_frames(seed: int, count: i
         assert torch.equal(a, b)
 
 
-def synthetic_clip(exhaustive: bool = True) -> tuple[FrameClipOutput, ClipTarget]:
-    """Queries 0 and 1 draw the left and the right half of both frames; only the left is labelled,
-    and only on the first frame."""
+def made_clip(exhaustive: bool = True) -> tuple[FrameClipOutput, ClipTarget]:
+    """Queries 0 and 1 predict the left and the right half of both frames.
+
+    Only the left half is labelled, and only on the first frame.
+    """
     masks = torch.zeros(1, 2, 16, 16, dtype=torch.bool)
     masks[0, 0, :, :8] = True
     drawn = torch.full((1, 2, 2, 4, 4), -8.0)
@@ -188,32 +190,32 @@ def class_gradient(output: FrameClipOutput, target: ClipTarget) -> Tensor:
 
 
 def test_a_query_is_no_object_where_its_instance_is_absent() -> None:
-    gradient = class_gradient(*synthetic_clip())
-    assert gradient[0, 0, 0] < 0  # there: more of the class
-    assert gradient[0, 1, 2] < 0  # not there: more of "no object"
-    assert (gradient[1, :, 2] < 0).all()  # the other query: more of "no object"
+    gradient = class_gradient(*made_clip())
+    assert gradient[0, 0, 0] < 0  # present: its class increases
+    assert gradient[0, 1, 2] < 0  # absent: "no object" increases
+    assert (gradient[1, :, 2] < 0).all()  # unmatched: "no object" increases
 
 
-def test_a_query_on_an_unlabelled_object_is_not_punished() -> None:
-    gradient = class_gradient(*synthetic_clip(exhaustive=False))
+def test_a_query_on_an_unlabelled_object_is_not_penalised() -> None:
+    gradient = class_gradient(*made_clip(exhaustive=False))
     assert gradient[1].abs().max() == 0
     assert gradient[0, 0, 0] < 0
-    assert gradient[0, 1, 2] < 0  # the absence of the labelled instance is still known
+    assert gradient[0, 1, 2] < 0  # the absence of its instance is known even so
 
 
 def test_a_query_on_a_labelled_object_is_known_to_be_a_duplicate() -> None:
-    output, target = synthetic_clip(exhaustive=False)
+    output, target = made_clip(exhaustive=False)
     boxes = output.boxes.clone()
-    boxes[0, 1] = torch.tensor([0.3, 0.5, 0.5, 1.0])  # nine tenths of it on the labelled half
+    boxes[0, 1] = torch.tensor([0.3, 0.5, 0.5, 1.0])  # nine tenths are on the labelled half
     twice = FrameClipOutput(output.class_logits, boxes, output.mask_logits)
     gradient = class_gradient(twice, target)
-    assert (gradient[1, 0, :2] > 0).all()  # less of any class
-    assert gradient[1, 1].abs().max() == 0  # on this frame nothing is labelled
+    assert (gradient[1, 0, :2] > 0).all()  # all classes decrease
+    assert gradient[1, 1].abs().max() == 0  # nothing is labelled on this frame
 
 
-def test_in_a_region_its_class_is_not_punished_and_pixels_are_ignored() -> None:
-    """On the right half there may be unlabelled instances of class 1, on the second frame only."""
-    output, target = synthetic_clip()
+def test_in_a_region_its_class_is_not_penalised_and_pixels_do_not_count() -> None:
+    """The region, for class 1, is the right half of the second frame."""
+    output, target = made_clip()
     region = torch.zeros(1, 2, 16, 16, dtype=torch.bool)
     region[0, 1, :, 8:] = True
     marked = replace(target, regions=region, region_labels=torch.tensor([1]))
@@ -241,7 +243,7 @@ def clips_to_train_on() -> tuple[Tensor, list[ClipTarget]]:
     return pixels, [first, ClipTarget(torch.tensor([1]), masks[2:], torch.tensor([True, False]))]
 
 
-def test_computing_only_matched_masks_changes_neither_losses_nor_gradients() -> None:
+def test_losses_and_gradients_are_the_same_with_masks_of_matched_queries_only() -> None:
     pixels, targets = clips_to_train_on()
     criterion = VisTRCriterion()
     results = []
@@ -255,12 +257,12 @@ def test_computing_only_matched_masks_changes_neither_losses_nor_gradients() -> 
     (all_drawn, *expected), (drawn, *found) = results
     assert all_drawn.all()
     assert drawn.sum(1).tolist() == [2, 1]
-    # The same convolutions in batches of another size: float32 rounds differently.
+    # The same convolutions in batches of another size: float32 rounding differs.
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_without_labels_every_parameter_still_has_a_gradient() -> None:
-    """Otherwise, processes that train together would wait for its gradient."""
+    """In distributed training, the processes would otherwise wait for it."""
     pixels, targets = clips_to_train_on()
     nothing = [ClipTarget(t.labels[:0], t.masks[:0], t.exhaustive) for t in targets]
     criterion, model = VisTRCriterion(), tiny_vistr()
@@ -272,8 +274,8 @@ def test_without_labels_every_parameter_still_has_a_gradient() -> None:
     assert all(p.grad is not None for p in trained)
 
 
-def test_a_perfect_clip_has_only_class_losses() -> None:
-    output, target = synthetic_clip()
+def test_a_perfect_clip_has_only_a_class_loss() -> None:
+    output, target = made_clip()
     terms = VisTRCriterion()(output, [target])
     assert terms["box"].item() == pytest.approx(0, abs=1e-6)
     assert terms["giou"].item() == pytest.approx(0, abs=1e-5)
@@ -281,8 +283,7 @@ def test_a_perfect_clip_has_only_class_losses() -> None:
     assert terms["dice"].item() < 0.05
 
 
-def test_a_batch_is_trained_as_its_clips_together() -> None:
-    """Losses are sums over the clips, divided once by the counts of both."""
+def test_the_terms_of_a_batch_are_the_weighted_means_of_its_clips() -> None:
     model = tiny_vistr()
     pixels, targets = clips_to_train_on()
     criterion = VisTRCriterion()
@@ -296,8 +297,8 @@ def test_a_batch_is_trained_as_its_clips_together() -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 4])
-def test_targets_of_another_length_are_an_error_and_not_a_loss(frames: int) -> None:
-    output, target = synthetic_clip()
+def test_targets_of_another_length_are_refused(frames: int) -> None:
+    output, target = made_clip()
     masks = target.masks[:, :1].repeat(1, frames, 1, 1)
     with pytest.raises(ValueError, match="clips of"):
         VisTRCriterion()(output, [ClipTarget(target.labels, masks, target.exhaustive)])
@@ -343,7 +344,7 @@ def _naive(a: list[float], b: list[float]) -> dict[str, Any]:
 
 @given(seed=st.integers(0, 2**31))
 @settings(deadline=None, max_examples=20)
-def test_overlaps_are_those_of_the_areas(seed: int) -> None:
+def test_box_overlaps_equal_counts_of_points(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     a, b = torch.rand(2, 4, generator=generator) * 0.5 + 0.25
     naive = _naive(a.tolist(), b.tolist())
@@ -354,14 +355,14 @@ def test_overlaps_are_those_of_the_areas(seed: int) -> None:
 
 
 def test_presence_and_boxes_are_read_from_the_masks() -> None:
-    _, target = synthetic_clip()
+    _, target = made_clip()
     frames = frame_target(target)
     assert frames.present.tolist() == [[True, False]]
     assert frames.labels.tolist() == [[0, 2]]
     assert frames.boxes.tolist() == [[[0.25, 0.5, 0.5, 1.0], [0.0, 0.0, 0.0, 0.0]]]
 
 
-def test_the_target_on_a_frame_without_the_instance_is_no_object_or_published_class_0() -> None:
+def test_the_label_without_the_instance_is_no_object_or_as_published_class_0() -> None:
     masks = torch.zeros(1, 2, 8, 8, dtype=torch.bool)
     masks[0, 0, 2:5, 2:5] = True
     target = ClipTarget(torch.tensor([1]), masks, torch.ones(3, dtype=torch.bool))

@@ -7,6 +7,7 @@ that does not exist is an error that lists the keys that do.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,11 @@ Count = Annotated[int, Meta(ge=1)]
 CountFrom0 = Annotated[int, Meta(ge=0)]
 Amount = Annotated[float, Meta(ge=0)]
 Chance = Annotated[float, Meta(ge=0, le=1)]
+# Of models and pictures: far beyond what anybody trains, and far below what ends a computer.
+Width = Annotated[int, Meta(ge=1, le=1 << 16)]
+Layers = Annotated[int, Meta(ge=1, le=1000)]
+Side = Annotated[int, Meta(ge=1, le=1 << 14)]
+Deviation = Annotated[float, Meta(gt=0)]
 Range = tuple[Annotated[float, Meta(gt=0)], Annotated[float, Meta(gt=0)]]  # from and to
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -40,20 +46,22 @@ class PixelConfig(Settings, frozen=True):
     """A model's input: (pixel - mean) / std on 0-255 values."""
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # in channel order
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    std: tuple[Deviation, Deviation, Deviation] = (58.395, 57.12, 57.375)
     channel_order: Literal["RGB", "BGR"] = "RGB"
     rounding: Literal["nearest", "down"] = "nearest"  # of a resized picture's longer side
-    side_multiple: int = 1  # sides are rounded to the nearest multiple of this
+    side_multiple: Side = 1  # sides are rounded to the nearest multiple of this
 
 
 class ResNetConfig(Settings, tag_field="kind", tag="resnet", frozen=True):
     """Bottleneck ResNet with frozen batch norm; defaults are torchvision's ResNet-50 v1.5."""
 
     depth: Literal[50, 101] = 50
-    stem_channels: int = 64
-    bottleneck_channels: int = 64  # of the first stage; doubles a stage, output is 4 times that
+    stem_channels: Width = 64
+    bottleneck_channels: Width = 64  # of the first stage; doubles a stage, output is 4 times that
     stride_in_1x1: bool = False  # True: the MSRA variant, stride in the first 1x1 of a block
-    blocks: tuple[int, int, int, int] | None = None  # of the four stages; None: the depth's
+    blocks: tuple[Layers, Layers, Layers, Layers] | None = (
+        None  # of the four stages; None: the depth's
+    )
     dilate_last: bool = False  # True: the last stage stays at stride 16 and is dilated instead
 
 
@@ -73,6 +81,13 @@ class ClassConfig(Settings, frozen=True):
     category_ids: tuple[int, ...] = ()  # ids in results files; empty: 1, 2, 3...
     scoring: Scoring = "published"
 
+    def __post_init__(self) -> None:
+        ids = self.category_ids
+        if ids and len(ids) != len(self.class_names):
+            raise ValueError(f"{len(ids)} category_ids for {len(self.class_names)} class_names")
+        if len(set(ids)) < len(ids):
+            raise ValueError("category_ids name an id twice")
+
     def ids_of_classes(self) -> tuple[int, ...]:
         """The id of every class in results files."""
         return self.category_ids or tuple(range(1, len(self.class_names) + 1))
@@ -87,18 +102,18 @@ class IFCConfig(ClassConfig, tag_field="architecture", tag="ifc", frozen=True):
 
     backbone: BackboneConfig = ResNetConfig()
     pixels: PixelConfig = PixelConfig()
-    hidden_dim: int = 256
-    num_heads: int = 8
-    feedforward_dim: int = 2048
-    encoder_layers: int = 3
-    decoder_layers: int = 3
-    num_memory_tokens: int = 8  # M, per frame
-    num_queries: int = 100
-    dropout: float = 0.1
-    clip_length: int = 5  # T, unless the command asks for another
-    clip_stride: int = 1
-    test_short_side: int = 360  # pixels
-    test_long_side: int | None = 1333  # cap, pixels; None: no cap
+    hidden_dim: Width = 256
+    num_heads: Width = 8
+    feedforward_dim: Width = 2048
+    encoder_layers: Layers = 3
+    decoder_layers: Layers = 3
+    num_memory_tokens: Width = 8  # M, per frame
+    num_queries: Width = 100
+    dropout: Chance = 0.1
+    clip_length: Width = 5  # T, unless the command asks for another
+    clip_stride: Width = 1
+    test_short_side: Side = 360  # pixels
+    test_long_side: Side | None = 1333  # cap, pixels; None: no cap
 
 
 class VisTRConfig(ClassConfig, tag_field="architecture", tag="vistr", frozen=True):
@@ -113,20 +128,19 @@ class VisTRConfig(ClassConfig, tag_field="architecture", tag="vistr", frozen=Tru
 
     backbone: BackboneConfig = ResNetConfig()
     pixels: PixelConfig = PixelConfig(rounding="down")
-    hidden_dim: int = 384  # a multiple of 48 and of num_heads
-    num_heads: int = 8
-    feedforward_dim: int = 2048
-    encoder_layers: int = 6
-    decoder_layers: int = 6
+    hidden_dim: Width = 384  # a multiple of 48 and of num_heads
+    num_heads: Width = 8
+    feedforward_dim: Width = 2048
+    encoder_layers: Layers = 6
+    decoder_layers: Layers = 6
     pre_norm: bool = False
-    num_queries: int = (
-        10  # most instances per clip; the decoder has one query for each on every frame
-    )
-    dropout: float = 0.1
-    clip_length: int = 36  # T, of the weights
-    clip_stride: int | None = None  # None: half the clip length, so that clips overlap
-    test_short_side: int = 300  # pixels
-    test_long_side: int | None = None  # no cap
+    # Most instances per clip; the decoder has one query for each on every frame.
+    num_queries: Width = 10
+    dropout: Chance = 0.1
+    clip_length: Width = 36  # T, of the weights
+    clip_stride: Width | None = None  # None: half the clip length, so that clips overlap
+    test_short_side: Side = 300  # pixels
+    test_long_side: Side | None = None  # no cap
 
 
 ModelConfig = IFCConfig | VisTRConfig
@@ -151,6 +165,11 @@ class PredictConfig(Settings, frozen=True):
     size: int | None = None  # short side of the model's input, pixels
     start: float | None = None  # seconds
     end: float | None = None  # seconds
+    stream: int | None = None  # of a file; None: the default one, or else the largest
+    fps: float | None = None  # of frames kept as pictures; None: 10
+    # Of pictures with more than 8 bits: the values that become black and white; None: the lowest
+    # and the highest of the sequence.
+    range: tuple[float, float] | None = None
     device: str = "auto"
     precision: Precision = "auto"
     batch: int | None = None  # frames per forward pass of the backbone; None: chosen by device
@@ -170,6 +189,9 @@ class PredictOptions(TypedDict, total=False):
     size: int | None
     start: float | None
     end: float | None
+    stream: int | None
+    fps: float | None
+    range: tuple[float, float] | None
     device: str
     precision: Precision
     batch: int | None
@@ -320,7 +342,7 @@ class TrainConfig(Settings, kw_only=True, frozen=True):
     accumulate: Count = 1  # batches per step; equals one batch that many times as large
     clip_length: Count = 1  # T; 1 trains on single pictures, as IFC's COCO stage does
     # (height, width); one is drawn for each batch.
-    canvases: Annotated[tuple[tuple[Count, Count], ...], Meta(min_length=1)] = ((192, 256),)
+    canvases: Annotated[tuple[tuple[Side, Side], ...], Meta(min_length=1)] = ((192, 256),)
     learning_rate: Amount = 4e-4
     backbone_rate: Amount = 4e-5
     weight_decay: Amount = 1e-4
@@ -381,7 +403,10 @@ class TrainConfig(Settings, kw_only=True, frozen=True):
 
 def to_json(settings: Settings) -> str:
     """Settings as one line of JSON; `from_json` gives an equal value back."""
-    return msgspec.json.encode(settings).decode()
+    try:
+        return msgspec.json.encode(settings).decode()
+    except UnicodeEncodeError:  # a path whose bytes are no UTF-8; Python's JSON has a form for them
+        return json.dumps(msgspec.to_builtins(settings))
 
 
 def from_json(text: str, kind: Any, *, where: str) -> Any:
@@ -391,8 +416,15 @@ def from_json(text: str, kind: Any, *, where: str) -> Any:
     """
     try:
         return msgspec.json.decode(text, type=kind)
-    except msgspec.MsgspecError as error:
+    except msgspec.ValidationError as error:
         raise _explained(error, kind, where) from None
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        reason = str(error)
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        raise UsageError(f"{where}: not readable JSON: {reason}") from None
+    return from_mapping(values, kind, where=where)
 
 
 def from_mapping(values: Mapping[str, Any], kind: Any, *, where: str) -> Any:
@@ -401,6 +433,8 @@ def from_mapping(values: Mapping[str, Any], kind: Any, *, where: str) -> Any:
         return msgspec.convert(values, type=kind)
     except msgspec.MsgspecError as error:
         raise _explained(error, kind, where) from None
+    except UnicodeEncodeError as error:  # text in the place of something else
+        raise UsageError(f"{where}: {error}") from None
 
 
 def load_toml(path: Path) -> dict[str, Any]:
@@ -409,7 +443,11 @@ def load_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path}: no such configuration file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (
+        ValueError,
+        RecursionError,
+        OSError,
+    ) as error:  # numbers of any length, tables in tables
         raise UsageError(f"{path}: not a readable TOML file: {error}") from None
 
 
@@ -431,7 +469,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"--set {override}: not of the form key=value")
         try:
             values[name.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             values[name.strip()] = text
     return values
 

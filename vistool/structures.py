@@ -1,4 +1,4 @@
-"""The values handed from stage to stage, with their shapes.
+"""The data structures that the stages pass on to each other, with their shapes.
 
 B batch, T frames of a clip, Q queries, N instances, K classes, H x W pixels or cells.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class RLE(TypedDict):
-    """A mask as compressed COCO run-length code: column-major runs of off and on pixels."""
+    """A mask as compressed COCO run-length code: column-major runs of background and object."""
 
     size: list[int]  # [height, width]
     counts: str
@@ -86,15 +86,15 @@ class FrameClipOutput:
     def __post_init__(self) -> None:
         shapes = [x.shape[:3] for x in (self.class_logits, self.boxes, self.mask_logits)]
         if len(set(shapes)) > 1:
-            raise ValueError(f"{shapes}: not the same batch, queries and frames")
+            raise ValueError(f"{shapes}: batch, queries or frames differ")
 
 
 @dataclass(frozen=True, slots=True)
 class ClipTarget:
-    """The truth of one clip: N instances on T frames.
+    """The ground truth of one clip: N instances on T frames.
 
-    `exhaustive` marks the classes of which every instance in the clip is labelled. A prediction of
-    any other class may be an unlabelled object, and is not penalised.
+    `exhaustive` marks the classes whose instances are all labelled in this clip. Predictions of
+    other classes may be unlabelled objects and are not penalised.
     """
 
     labels: Tensor  # [N] int64 in [0, K)
@@ -102,7 +102,7 @@ class ClipTarget:
     exhaustive: Tensor  # [K] bool
     present: Tensor | None = None  # [N, T] bool; None: where masks are not empty
     boxes: Tensor | None = None  # [N, T, 4] as in FrameHeads, or zeros; None: around the masks
-    # Regions to ignore: they may hold unlabelled instances of a class; None: no regions.
+    # Regions to ignore: they may contain unlabelled instances of a class; None: no regions.
     regions: Tensor | None = None  # [R, T, H, W] bool
     region_labels: Tensor | None = None  # [R] int64 in [0, K)
 
@@ -115,8 +115,8 @@ class ClipTarget:
 class ClipPrediction:
     """A model's prediction for one clip of T frames: N instances."""
 
-    frame_ids: tuple[int, ...]  # position among the frames the model sees, increasing, length T
-    class_probs: Tensor  # [N, K], "no object" left out, so a row sums to less than 1
+    frame_ids: tuple[int, ...]  # positions among the model's input frames, increasing, length T
+    class_probs: Tensor  # [N, K], without "no object", so a row sums to less than 1
     mask_logits: Tensor  # [N, T, h, w] at the model's resolution; > 0 is inside
     present: Tensor | None = None  # [N, T] bool, False: not on that frame; None: on all
 
@@ -135,11 +135,11 @@ class ClipPrediction:
 
 @dataclass(frozen=True, slots=True)
 class FrameTracks:
-    """The tracks of one frame, final: no later clip covers it."""
+    """The final tracks of one frame, which no later clip covers."""
 
-    frame_id: int  # position among the frames the model sees
+    frame_id: int  # position among the model's input frames
     track_ids: tuple[int, ...]  # increasing, counted from 1 over the whole video
-    mask_logits: Tensor  # [N, h, w], the mean over the clips that saw the track on this frame
+    mask_logits: Tensor  # [N, h, w], the mean over the clips that have the track on this frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class Track:
     class_id: int  # its category id in results files
     class_name: str
     score: float  # in [0, 1]; while a video is streamed, class and score are those so far
-    # The positions of the frames where it has a mask, rising.
+    # Positions of the frames where it has a mask, increasing.
     frames: Sequence[int] = field(default=(), repr=False, hash=False)
 
 
@@ -172,9 +172,9 @@ class Instance(NamedTuple):
 
 
 class TrackSegmentation(TypedDict):
-    """One line of a YouTube-VIS results file: one track with one class."""
+    """One entry of a YouTube-VIS results file: one track with one class."""
 
     video_id: int
     category_id: int
     score: float
-    segmentations: list[RLE | None]  # one entry a decoded frame of the video
+    segmentations: list[RLE | None]  # one entry per decoded frame of the video

@@ -1,1 +1,1 @@
-"""Annotated data sets: read, written, checked, converted and split. No torch."""
+"""Read, write, check, convert and split annotated data sets; no torch."""

@@ -1,7 +1,8 @@
-"""Do masks lie on their objects? Their outlines, moved about, against the edges of the picture.
+"""Detect masks that are shifted against their objects: outlines are compared with image edges.
 
-Measured on 20 labelled sets and 34 videos in them: no false alarm, for groups of 5 to 50 masks
-either; masks moved by 4 steps are found in 33 of the videos, by 6 in 97 % of groups of 20.
+Measured on 20 labelled data sets and 34 videos of them: no false alarm, also not for groups of 5 to
+50 masks. Shifts of 4 steps are detected in 33 of the videos, shifts of 6 steps in 97 % of the
+groups of 20 masks.
 """
 
 from __future__ import annotations
@@ -12,23 +13,23 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-REACH = 12  # steps that an outline is moved to each side
-STEPS_A_SIDE = 240  # a step is this part of the picture's shorter side, at least a pixel
+REACH = 12  # the largest shift that is tried in each direction, in steps
+STEPS_PER_SIDE = 240  # a step is the picture's shorter side divided by this, at least a pixel
 MIN_POINTS, MAX_POINTS = 30, 400  # of an outline
-STRONG = 5.0  # edges above this many times the mean are as good as each other
-SLACK = 1  # steps; annotators differ by as much, and so do two halves of the masks
-CLEARLY = 1.1  # times the edge strength at the place that is stated
-MIN_MASKS = 5  # fewer say nothing
+STRONG = 5.0  # edge strength is clipped at this many times its mean
+SLACK = 1  # steps; annotators differ by this much, and so do the two halves of the masks
+CLEARLY = 1.1  # a shift needs this many times the edge strength of the stated place
+MIN_MASKS = 5  # with fewer, no shift is reported
 
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """Where outlines would fit better than where they are."""
+    """A shift at which the outlines fit better than at their stated place."""
 
     right: int  # pixels
     down: int
-    strength: float  # of the edges there, in parts of the mean over all places tried
-    stated_strength: float  # where the masks are, or a step beside it
+    strength: float  # of the edges at this shift, relative to the mean over all shifts tried
+    stated_strength: float  # the same at the stated place, or up to SLACK steps beside it
     num_masks: int
 
     def __str__(self) -> str:
@@ -43,18 +44,18 @@ class Shift:
 
 def step_of(shape: Sequence[int]) -> int:
     """Pixels of one step in a picture of height and width `shape`."""
-    return max(1, round(min(shape) / STEPS_A_SIDE))
+    return max(1, round(min(shape) / STEPS_PER_SIDE))
 
 
 def outline_fits(picture: np.ndarray, masks: Iterable[np.ndarray]) -> list[np.ndarray]:
-    """How strong the picture's edges are under each mask's outline, at every place tried.
+    """The strength of the picture's edges under each mask's outline, for every shift tried.
 
-    Edges are those of the colour channel that has the strongest: an object may be as bright as what
-    is behind it.
+    At each pixel, the colour channel with the strongest edge counts, because an object may be as
+    bright as its background.
 
     Args: picture: [H, W, 3] uint8; masks: [H, W] bool each.
-    Returns: [2 * REACH + 1, 2 * REACH + 1] a mask, moved down and right from -REACH to REACH
-        steps, of mean 1; none for a mask with too little outline inside the picture.
+    Returns: one array [2 * REACH + 1, 2 * REACH + 1] of mean 1 per mask, for shifts down and right
+        from -REACH to REACH steps. Masks with too short an outline inside the picture are left out.
     """
     height, width = picture.shape[:2]
     step = step_of((height, width))
@@ -82,23 +83,25 @@ def outline_fits(picture: np.ndarray, masks: Iterable[np.ndarray]) -> list[np.nd
 
 
 class FitSum:
-    """The fits of masks that belong together; memory does not grow with their number."""
+    """The sum of the fits of many masks; memory does not grow with their number."""
 
     def __init__(self) -> None:
-        self.halves = np.zeros((2, 2 * REACH + 1, 2 * REACH + 1))  # masks by turns
+        self.halves = np.zeros((2, 2 * REACH + 1, 2 * REACH + 1))  # every second mask in each
         self.number = 0
 
     def add(self, fits: Sequence[np.ndarray]) -> None:
-        """Take in what `outline_fits` gave."""
+        """Add the arrays that `outline_fits` returned."""
         for fit in fits:
             self.halves[self.number % 2] += fit
             self.number += 1
 
     def shift(self, step: int) -> Shift | None:
-        """Where the masks fit clearly better; None if that is where they are, or it is unclear.
+        """The shift at which the masks fit clearly better; None if there is none.
 
-        It is unclear, too, where two halves of the masks disagree: outlines of objects that nobody
-        can see lie best on whatever edge is near.
+        The two halves of the masks must agree on it: outlines of objects that are not visible fit
+        best to any edge that is near.
+
+        Args: step: pixels per step.
         """
         if self.number < MIN_MASKS:
             return None

@@ -1,4 +1,4 @@
-"""What breaks trainings, found before one starts: in the annotation file and in the pictures."""
+"""Check a data set before training: its annotation file and its pictures."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco
 
 from vistool.annotations.alignment import FitSum, outline_fits, step_of
@@ -23,35 +21,35 @@ from vistool.annotations.dataset import (
     group_tracks,
     other_size,
 )
-from vistool.annotations.label_maps import UNREADABLE, orientation
 from vistool.annotations.problems import Place, Problem, errors_of
 from vistool.annotations.read import read_dataset
 from vistool.errors import DataError, first_few
 from vistool.formats.masks.rle import decode_mask
+from vistool.formats.pictures import open_picture, orientation, read_picture
 from vistool.formats.threads import in_threads
 from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, Size
 
-COVERS_ALL = 0.98  # share of the frame from which a mask is taken for an inverted one
-# Enough to see whether masks lie on their objects: frames of a video, pictures of a set, and masks
-# of either.
+COVERS_ALL = 0.98  # a mask that covers at least this share of the frame is probably inverted
+# The test for shifted masks reads at most this many frames per video, pictures per data set, and
+# masks per frame or picture.
 LOOKED_AT_FRAMES, LOOKED_AT_PICTURES, LOOKED_AT_MASKS = 10, 200, 8
-BOX_IOU = 0.5  # of a mask and the box stated for it; below, one of them is wrong
+BOX_IOU = 0.5  # of a mask's box and the stated box; below it, one of them is probably wrong
 
 
 @dataclass(frozen=True, slots=True)
 class CategorySummary:
-    """How much of a category there is."""
+    """Counts for one category."""
 
     name: str
     instances: int
-    videos: int  # that it occurs in
+    videos: int  # in which it occurs
     masks: int  # frames on which an instance is visible
 
 
 @dataclass(frozen=True, slots=True)
 class SetSummary:
-    """How much there is in a data set."""
+    """Counts for a data set."""
 
     path: str
     videos: int
@@ -66,7 +64,7 @@ class SetSummary:
 
 @dataclass(frozen=True, slots=True)
 class CheckedSet:
-    """What there is, and what is wrong with it; errors come first."""
+    """The counts and the problems of a data set; errors come first."""
 
     summary: SetSummary
     problems: tuple[Problem, ...]
@@ -80,10 +78,10 @@ def check_dataset(
 ) -> CheckedSet:
     """Read every annotation and decode every picture of a data set.
 
-    An error is what training or scoring would refuse; a warning is what both would take, but
-    nobody wants. Pictures are decoded by all cores, a few at a time.
+    Errors are problems that stop training or scoring. Warnings do not stop them, but point to
+    probable mistakes. Pictures are decoded on all cores, a few at a time.
 
-    Raises: DataError if the path is no data set at all.
+    Raises: DataError if the path is not a data set.
     """
     problems: list[Problem] = []
     dataset = read_dataset(path, frames=frames, on_problem=problems.append, on_progress=on_progress)
@@ -95,7 +93,7 @@ def check_dataset(
 
 
 def summarize(dataset: DataSet) -> SetSummary:
-    """Count what is in a data set."""
+    """Count the videos, frames, instances and masks of a data set."""
     lengths = [video.length for video in dataset.videos] or [0]
     instances: Counter[int] = Counter()
     masks: Counter[int] = Counter()
@@ -123,7 +121,7 @@ def summarize(dataset: DataSet) -> SetSummary:
 
 
 def _label_problems(dataset: DataSet) -> Iterator[Problem]:
-    """What the annotations say against each other."""
+    """Missing, contradictory and repeated annotations."""
     by_video = group_tracks(dataset.tracks)
     file = str(dataset.path)
     if not dataset.videos:
@@ -147,32 +145,32 @@ def _label_problems(dataset: DataSet) -> Iterator[Problem]:
                 yield Problem("warning", kind, file, place, what)
             masks = tuple(mask and mask["counts"] for mask in track.segmentations)
             if any(masks) and seen.setdefault(masks, track.id) != track.id:
-                what = f"has the very masks of annotation {seen[masks]}"
+                what = f"has the same masks as annotation {seen[masks]}"
                 yield Problem("warning", "duplicate", file, place, what)
 
 
 def _track_faults(track: AnnotatedTrack, size: Size) -> Iterator[tuple[str, str]]:
-    """Kind and words of what is odd about the masks of a track."""
+    """Kind and message for each problem with the masks of a track."""
     visible = [(t, mask) for t, mask in enumerate(track.segmentations) if mask is not None]
     if not visible:
-        yield "never-visible", "has a mask on no frame"
+        yield "never-visible", "has no mask on any frame"
         return
     areas = coco.area([mask for _, mask in visible])
     empty = [t for (t, _), area in zip(visible, areas, strict=True) if area == 0]
     if empty:
-        yield "empty-mask", f"empty masks on frames {_some(empty)}: null says it better"
+        yield "empty-mask", f"empty masks on frames {_some(empty)}: write null instead"
     if (areas >= COVERS_ALL * size.height * size.width).all():
-        yield "covers-all", "covers the whole frame wherever it is: perhaps inverted"
+        yield "covers-all", "covers the whole frame on all its frames: perhaps inverted"
     boxes = coco.toBbox([mask for _, mask in visible])
     for (t, _), area, box in zip(visible, areas, boxes, strict=True):
         stated = track.boxes[t] if track.boxes else None
         if area and stated is not None and _box_iou(box, stated) < BOX_IOU:
             yield (
                 "box-elsewhere",
-                f"frame {t}: its mask lies at {_rounded(box)}, its box says {_rounded(stated)} "
+                f"frame {t}: its mask lies at {_rounded(box)}, its box at {_rounded(stated)} "
                 "(left, top, width, height)",
             )
-            break  # one frame of a track says it all
+            break  # one report per track
 
 
 def _repeated_files(dataset: DataSet) -> Iterator[Problem]:
@@ -180,7 +178,7 @@ def _repeated_files(dataset: DataSet) -> Iterator[Problem]:
     for video in dataset.videos:
         twice = [n for n in video.file_names if first.setdefault(n, video.id) != video.id]
         if twice:
-            what = f"{len(twice)} of its files belong to video {first[twice[0]]} too: {twice[0]}"
+            what = f"{len(twice)} of its files also belong to video {first[twice[0]]}: {twice[0]}"
             place = _place(video)
             yield Problem("warning", "repeated-file", str(dataset.path), place, what)
         if len(set(video.file_names)) < len(video.file_names):
@@ -191,27 +189,27 @@ def _repeated_files(dataset: DataSet) -> Iterator[Problem]:
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """A picture to look at."""
+    """A picture to check."""
 
     video: AnnotatedVideo
     index: int
     name: str
-    masks: tuple[RLE, ...]  # to hold against its edges
+    masks: tuple[RLE, ...]  # to compare with its edges
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """What a picture showed."""
+class _CheckedFrame:
+    """The result of checking one picture."""
 
     problem: Problem | None = None
-    fits: Sequence[np.ndarray] = ()  # of its masks' outlines, as `outline_fits` gives them
+    fits: Sequence[np.ndarray] = ()  # of its masks' outlines, as `outline_fits` returns them
 
 
 def _picture_problems(dataset: DataSet, on_progress: OnProgress) -> list[Problem]:
     todo = list(_frames(dataset))
     found: list[Problem] = []
     fits: dict[int | None, FitSum] = defaultdict(FitSum)  # by video id; None: of all pictures
-    seen = in_threads(partial(_look_at, dataset), todo)
+    seen = in_threads(partial(_check_frame, dataset), todo)
     for done, (frame, picture) in enumerate(zip(todo, seen, strict=True), start=1):
         if picture.problem is not None:
             found.append(picture.problem)
@@ -220,14 +218,14 @@ def _picture_problems(dataset: DataSet, on_progress: OnProgress) -> list[Problem
         on_progress("reading pictures", done, len(todo))
     missing = [problem for problem in found if problem.kind == "missing-file"]
     if len(missing) == len(todo) > 1:
-        what = f"none of its {len(todo)} pictures lies in {dataset.frames}"
+        what = f"none of its {len(todo)} pictures is in {dataset.frames}"
         hint = "--frames FOLDER names the folder that file names are relative to"
         return [Problem("error", "missing-file", str(dataset.path), (), what, hint)]
     return [*found, *_shifts(dataset, fits)]
 
 
 def _frames(dataset: DataSet) -> Iterator[_Frame]:
-    """All pictures; some of them, evenly spread, with their masks."""
+    """All pictures; an evenly spread selection of them has its masks."""
     by_video = group_tracks(dataset.tracks)
     num_pictures = sum(video.length == 1 for video in dataset.videos)
     every = max(1, num_pictures // LOOKED_AT_PICTURES)
@@ -243,7 +241,7 @@ def _frames(dataset: DataSet) -> Iterator[_Frame]:
 
 
 def _shifts(dataset: DataSet, fits: Mapping[int | None, FitSum]) -> Iterator[Problem]:
-    """Videos, and the pictures as a whole, whose masks lie beside the edges they belong to."""
+    """A warning for each video whose masks look shifted, and one for all pictures together."""
     videos = {video.id: video for video in dataset.videos}
     steps = [step_of(video.size) for video in dataset.videos if video.length == 1]
     for video_id, fit in fits.items():
@@ -255,42 +253,40 @@ def _shifts(dataset: DataSet, fits: Mapping[int | None, FitSum]) -> Iterator[Pro
             yield Problem("warning", "shifted-masks", str(dataset.path), place, str(shift))
 
 
-def _look_at(dataset: DataSet, frame: _Frame) -> _Seen:
+def _check_frame(dataset: DataSet, frame: _Frame) -> _CheckedFrame:
     """Decode one picture."""
     place = _place(frame.video, frame.index)
 
-    def error(kind: str, what: str, hint: str = "") -> _Seen:
-        return _Seen(Problem("error", kind, str(dataset.path), place, what, hint))
+    def error(kind: str, what: str, hint: str = "") -> _CheckedFrame:
+        return _CheckedFrame(Problem("error", kind, str(dataset.path), place, what, hint))
 
     try:
         file = frame_file(dataset.frames, frame.name)
     except DataError as outside:
         return error("outside", str(outside), outside.hint)
-    if not file.is_file():
+    if not file.exists():
         return error("missing-file", f"{file}: no such file")
     try:
-        with Image.open(file) as image:
+        with open_picture(file) as image:
             turn, stored = orientation(image), Size(image.height, image.width)
-            image.load()  # OpenCV, which training reads with, takes pictures that end early
+            image.load()  # fails for truncated files, which OpenCV (used in training) reads
             picture = np.asarray(image.convert("RGB")) if frame.masks and turn == 1 else None
-    except UNREADABLE as broken:
-        return error("unreadable-file", f"{file}: not a readable picture: {broken}")
-    size = stored
-    if turn != 1:
-        picture = cv2.imread(str(file), cv2.IMREAD_COLOR)  # turns it as training and prediction do
-        if picture is None:
-            return error("unreadable-file", f"{file}: its EXIF orientation {turn} is not supported")
-        size = Size(*picture.shape[:2])
+        size = stored
+        if turn != 1:
+            picture = read_picture(file)  # turns it as training and prediction do
+            size = Size(*picture.shape[:2])
+    except DataError as broken:
+        return error("unreadable-file", str(broken), broken.hint)
     if size != frame.video.size:
         other = other_size(file, size, frame.video.size)
         return error("picture-size", str(other), other.hint)
     fits = () if picture is None else outline_fits(picture, map(decode_mask, frame.masks))
     if turn == 1 or size != stored:
-        return _Seen(fits=fits)
+        return _CheckedFrame(fits=fits)
     what = f"{file}: is read as displayed, turned by its EXIF orientation ({turn})"
-    hint = "masks have to be of the turned picture; `vistool visualize` shows whether they are"
+    hint = "masks must be of the turned picture; `vistool visualize` shows whether they are"
     problem = Problem("warning", "turned-picture", str(dataset.path), place, what, hint)
-    return _Seen(problem, fits)
+    return _CheckedFrame(problem, fits)
 
 
 def _place(video: AnnotatedVideo, frame: int | None = None) -> Place:

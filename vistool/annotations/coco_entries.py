@@ -1,4 +1,4 @@
-"""The entries of annotation files, one by one: their fields, checked, as our own values."""
+"""Check the fields of single entries of annotation files and convert them to vistool's types."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from vistool.structures import Size
 
 
 class EntryError(Exception):
-    """What is wrong with an entry; whoever reads the entry knows the place."""
+    """A problem with an entry; the reader that catches it adds the place in the file."""
 
     def __init__(self, kind: str, what: str, hint: str = "") -> None:
         super().__init__(what)
         self.kind, self.what, self.hint = kind, what, hint
 
 
+def no_masks() -> EntryError:
+    """The error for an annotation without masks."""
+    return EntryError("no-mask", "has no masks", "boxes alone are not enough")
+
+
 def video_of(entry: dict[str, Any], number: int) -> AnnotatedVideo:
-    """A video, or a picture, under this id. Raises: EntryError."""
+    """The video, or picture, of an entry. Args: number: its id. Raises: EntryError."""
     names = _file_names(entry)
     stated = number_of(entry, "length") if "length" in entry else len(names) or 1
     if names and stated != len(names):
@@ -37,7 +42,7 @@ def video_of(entry: dict[str, Any], number: int) -> AnnotatedVideo:
         size=size,
         length=stated,
         file_names=names,
-        exhaustive=bool(entry.get("exhaustive", True)),
+        exhaustive=flag_of(entry, "exhaustive", default=True),
         exhaustive_ids=frozenset(ids),
     )
 
@@ -47,8 +52,9 @@ def video_of_images(
     entry: dict[str, Any],
     frames: Mapping[int, list[tuple[int, int, dict[str, Any]]]],
 ) -> AnnotatedVideo:
-    """A video whose frames are entries of their own: place, order in the file, and the entry.
+    """A video whose frames are separate image entries.
 
+    Args: frames: by video id: stated frame number, order in the file, and the image entry.
     Raises: EntryError.
     """
     images = [image for _, _, image in sorted(frames.get(number, []), key=lambda f: f[:2])]
@@ -61,27 +67,30 @@ def video_of_images(
     names = [image["file_name"] for image in images]
     sides = {key: images[0].get(key) for key in ("width", "height")}
     whole = {**sides, **entry, "file_names": names}
-    whole.pop("length", None)  # some exporters count the frames of the source there
+    whole.pop("length", None)  # some exporters write the frame count of the source video
     return video_of(whole, number)
 
 
 def joined(
     number: int, video_id: int, track: dict[int, dict[str, Any]], length: int
 ) -> AnnotatedTrack:
-    """The track of annotations of single frames, by frame; their masks are run-length codes."""
-    pieces = [track.get(frame, {}) for frame in range(length)]
+    """Join annotations of single frames to a track.
+
+    Args: track: the annotation entries by frame; their masks are run-length codes.
+    """
+    entries = [track.get(frame, {}) for frame in range(length)]
     first = next(iter(track.values()))
     return AnnotatedTrack(
         id=number,
         video_id=video_id,
         category_id=first["category_id"],
-        segmentations=tuple(piece.get("segmentation") for piece in pieces),
-        is_crowd=any(bool(piece.get("iscrowd")) for piece in pieces),
+        segmentations=tuple(entry.get("segmentation") for entry in entries),
+        is_crowd=any(flag_of(entry, "iscrowd", default=False) for entry in entries),
     )
 
 
 def _name(entry: dict[str, Any], names: tuple[str, ...], number: int) -> str:
-    """What people call a video: its name, the folder of its frames, a picture's file; or its id."""
+    """A video's stated name, or its frames' folder, or its picture's file name, or its id."""
     if isinstance(entry.get("name"), str) and entry["name"]:
         return entry["name"]
     if not names:
@@ -105,9 +114,9 @@ def _file_names(entry: dict[str, Any]) -> tuple[str, ...]:
 
 
 def of_every_frame(entry: dict[str, Any], key: str, length: int) -> list[Any] | None:
-    """A value a frame: of a video's annotation `keys`, of a picture's the one `key`.
+    """One value per frame: the list `KEYs` (videos) or the single value `KEY` (pictures).
 
-    None if there is neither. Raises: EntryError.
+    Returns: None if the entry has neither. Raises: EntryError.
     """
     values = entry.get(f"{key}s", [entry[key]] if key in entry else None)
     if values is None:
@@ -130,7 +139,7 @@ def boxes_of(entry: dict[str, Any], length: int) -> StatedBoxes | None:
     if values is None:
         return None
     if not isinstance(values, list) or len(values) != length:
-        raise EntryError("wrong-length", f"bboxes are not one a frame of {length}")
+        raise EntryError("wrong-length", f"bboxes is not a list of {length} boxes, one per frame")
     for frame, box in enumerate(values):
         if box is not None and not (isinstance(box, list) and all(map(_is_finite, box))):
             raise EntryError("not-finite", f"bbox {box!r} on frame {frame}")
@@ -141,7 +150,7 @@ def boxes_of(entry: dict[str, Any], length: int) -> StatedBoxes | None:
 
 
 def areas_of(entry: dict[str, Any], length: int) -> tuple[float | None, ...] | None:
-    """The stated pixels of every frame. Raises: EntryError."""
+    """The stated area of every frame, in pixels. Raises: EntryError."""
     values = of_every_frame(entry, "area", length)
     if values is None:
         return None
@@ -156,7 +165,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def occlusion_of(entry: dict[str, Any], length: int) -> tuple[str | None, ...] | None:
-    """OVIS's level of every frame. Raises: EntryError."""
+    """OVIS's occlusion level of every frame. Raises: EntryError."""
     values = entry.get("occlusion")
     if not isinstance(values, list):
         return None
@@ -165,11 +174,14 @@ def occlusion_of(entry: dict[str, Any], length: int) -> tuple[str | None, ...] |
             "wrong-length",
             f"has {len(values)} occlusion levels but its video has {length} frames",
         )
-    return tuple(value if isinstance(value, str) else None for value in values)
+    for frame, value in enumerate(values):
+        if value is not None and not isinstance(value, str):
+            raise EntryError("occlusion", f"occlusion level {value!r} on frame {frame}, not a text")
+    return tuple(values)
 
 
 def new_id(entry: dict[str, Any], known: Mapping[int, Any] | set[int]) -> int:
-    """The id of an entry. Raises: EntryError if another one has it."""
+    """The id of an entry. Raises: EntryError if it is in `known`, the ids of earlier entries."""
     number = number_of(entry, "id")
     if number in known:
         raise EntryError("duplicate-id", f"a second entry with id {number}")
@@ -177,7 +189,7 @@ def new_id(entry: dict[str, Any], known: Mapping[int, Any] | set[int]) -> int:
 
 
 def number_of(entry: dict[str, Any], key: str) -> int:
-    """A whole number. Raises: EntryError."""
+    """The integer in a field. Raises: EntryError if there is none."""
     if key not in entry:
         raise EntryError("missing-field", f"has no {key}")
     value = entry[key]
@@ -188,8 +200,21 @@ def number_of(entry: dict[str, Any], key: str) -> int:
     return value
 
 
+def flag_of(entry: dict[str, Any], key: str, *, default: bool) -> bool:
+    """The truth value in a field, also as 1 or 0; `default` if it is null or missing.
+
+    Raises: EntryError for other values.
+    """
+    value = entry.get(key)
+    if value is None:
+        return default
+    if type(value) not in (bool, int, float) or value not in (0, 1):
+        raise EntryError("no-flag", f"{key} is {value!r}, neither 0 nor 1")
+    return bool(value)
+
+
 def text_of(entry: dict[str, Any], key: str) -> str:
-    """A text that is not empty. Raises: EntryError."""
+    """The non-empty text in a field. Raises: EntryError if there is none."""
     value = entry.get(key)
     if not isinstance(value, str) or not value:
         raise EntryError("missing-field", f"{key} is {value!r}, not a text")
@@ -197,7 +222,7 @@ def text_of(entry: dict[str, Any], key: str) -> str:
 
 
 def looked_up(number: int, known: Mapping[int, Any], what: str) -> Any:
-    """What an id stands for. Raises: EntryError if it stands for nothing."""
+    """The entry with this id. Raises: EntryError if no entry has it."""
     if number not in known:
         raise EntryError(
             f"unknown-{what}", f"{what} {number} is not among the {len(known)} there are"

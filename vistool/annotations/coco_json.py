@@ -1,4 +1,4 @@
-"""Annotation files: COCO pictures, COCO video and YouTube-VIS (2019 to 2022, OVIS), all checked."""
+"""Read and check annotation files: COCO, COCO video and YouTube-VIS (2019 to 2022, OVIS)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from vistool.annotations.coco_entries import (
     EntryError,
     areas_of,
     boxes_of,
+    flag_of,
     joined,
     looked_up,
     new_id,
+    no_masks,
     number_of,
     occlusion_of,
     of_every_frame,
@@ -28,7 +30,8 @@ from vistool.annotations.coco_entries import (
 from vistool.annotations.dataset import AnnotatedTrack, AnnotatedVideo, DataSet
 from vistool.annotations.problems import Place, Problem, ProblemCallback, refuse
 from vistool.errors import DataError
-from vistool.formats.files import decode_json, plain
+from vistool.formats.files import decode_json, plain, read_file
+from vistool.formats.limits import refuse_too_many_masks
 from vistool.formats.masks.annotated import MaskError, outlines_of, to_rle
 from vistool.formats.results.files import Category
 from vistool.progress import OnProgress, silent
@@ -39,7 +42,7 @@ TRACK_KEYS = ("track_id", "instance_id")  # of an annotation of one frame, in CO
 FRAME_KEYS = ("frame_id", "frame_index")  # of an image of a video
 FrameOf = Mapping[int, tuple[int, int]]  # image id -> video id, frame
 FileKind = Literal["youtube-vis", "coco", "coco-video"]
-TRIED_NAMES = 20  # files by which a folder of frames is known
+TRIED_NAMES = 20  # number of file names with which `frames_folder` tests a folder
 
 
 def read_coco_json(
@@ -53,16 +56,16 @@ def read_coco_json(
 ) -> DataSet:
     """Read an annotation file.
 
-    Masks may be run-length codes, lists of runs or polygons; all become compressed codes. What is
-    reported as an error is left out.
+    Masks may be run-length codes, lists of runs or polygons; all become compressed run-length
+    codes. Entries with errors are reported and left out.
 
     Args:
-        frames: the folder that file names are relative to; None: found by `frames_folder`.
+        frames: the folder that file names are relative to; None: chosen by `frames_folder`.
         masks: False leaves the tracks out, which is much faster.
-        outlines: keep polygons of pictures and YouTube-VIS files as well.
-        on_problem: told about everything that is wrong; by default the first error is raised.
+        outlines: also keep the polygons (of COCO and YouTube-VIS files).
+        on_problem: called with every problem; by default the first error is raised.
 
-    Raises: DataError if the file is no such file at all.
+    Raises: DataError if it is not an annotation file.
     """
     content = load_parts(path)
     reader = _Reader(path, on_problem, on_progress, outlines=outlines)
@@ -91,12 +94,13 @@ def read_coco_json(
 
 
 def frames_folder(path: Path, file_names: Sequence[str]) -> Path:
-    """Where the frames of an annotation file lie: the place that has most of the files named.
+    """The folder of an annotation file's frames: the candidate that has most of the named files.
 
-    Tried are the file's folder, `JPEGImages` and `images` in it, and folders named as the file, as
-    public sets and annotation tools have it: `train.json`, `instances_train.json` and
-    `annotations_train.json` belong to `train/`, `train/JPEGImages/` or `images/train/`. For a file
-    in `annotations/`, the same beside that folder. Of many files, some all over the set are tried.
+    Candidates follow public data sets and annotation tools: the annotation file's folder,
+    `JPEGImages` and `images` in it, and folders with the file's name. `train.json`,
+    `instances_train.json` and `annotations_train.json` belong to `train/`, `train/JPEGImages/` or
+    `images/train/`. For a file in `annotations/`, its parent folder is searched as well. At most
+    about TRIED_NAMES file names, evenly spread, are tested.
     """
     base = path.parent.parent if path.parent.name == "annotations" else path.parent
     stem = path.stem.removeprefix("instances_").removeprefix("annotations_")
@@ -104,12 +108,12 @@ def frames_folder(path: Path, file_names: Sequence[str]) -> Path:
     images = (base / "images", *(base / "images" / name for name in (path.stem, stem)))
     places = [place for folder in folders for place in (folder, folder / "JPEGImages")]
     tried = file_names[:: max(1, len(file_names) // TRIED_NAMES)]
-    # The first of those that have as many.
+    # Of candidates with equally many files, max returns the first.
     return max((*places, *images), key=lambda place: sum(_is_there(place, n) for n in tried))
 
 
 def _is_there(folder: Path, name: str) -> bool:
-    """Whether a place has a file; whether that may be read, `frame_file` says."""
+    """Does the folder have this file? `frame_file` checks whether it may be read."""
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         return False
     with contextlib.suppress(OSError, ValueError):  # a name that no disk can have
@@ -118,17 +122,12 @@ def _is_there(folder: Path, name: str) -> bool:
 
 
 def load_parts(path: Path) -> dict[str, list[Any]]:
-    """The lists of an annotation file, their entries as JSON text or plain values.
+    """The lists of an annotation file by name (PARTS); entries are JSON text or plain values.
 
-    Raises: DataError if it cannot be read, or a part is missing (annotations may be) or no list.
+    Raises: DataError if the file cannot be read, a required list is missing, or one is not a list.
+        `annotations` may be missing.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such annotation file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    content = decode_json(data, dict[str, msgspec.Raw], str(path))
+    content = decode_json(read_file(path, "annotation file"), dict[str, msgspec.Raw], str(path))
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds a {type(content).__name__} where an object should be")
     parts: dict[str, list[Any]] = {}
@@ -137,7 +136,7 @@ def load_parts(path: Path) -> dict[str, list[Any]]:
         if isinstance(value, msgspec.Raw):
             value = decode_json(bytes(value), list[msgspec.Raw] | None, f"{path}: {key!r}")
         if value is None and key == "annotations":
-            value = []  # as in the test sets of the benchmarks, whose labels are kept back
+            value = []  # as in the test sets of the benchmarks, whose labels are not public
         if value is not None and not isinstance(value, list):
             raise DataError(f"{path}: {key!r} is a {type(value).__name__}, not a list")
         if value is not None:
@@ -151,19 +150,24 @@ def load_parts(path: Path) -> dict[str, list[Any]]:
 
 
 def kind_of_parts(parts: Mapping[str, list[Any]]) -> FileKind:
-    """Pictures, videos, or videos of which every frame has an entry that names its video.
+    """Whether a file is in COCO, COCO video or YouTube-VIS form.
 
-    Annotations of COCO pictures and of COCO video belong to an `image_id`, of YouTube-VIS to a
-    `video_id`, whatever else stands in them.
+    In COCO video form, every frame is an image entry that names its video. Annotations of COCO and
+    COCO video refer to an `image_id`, those of YouTube-VIS to a `video_id`; other fields of an
+    annotation do not matter.
     """
     if not parts.get("videos") and "images" in parts:
         return "coco"
-    first = plain(parts["images"][0]) if parts.get("images") else None
+    first = parts["images"][0] if parts.get("images") else None
+    try:
+        first = plain(first)
+    except DataError:  # reported when the entries are read
+        return "youtube-vis"
     return "coco-video" if isinstance(first, dict) and "video_id" in first else "youtube-vis"
 
 
 class _Reader:
-    """Reads the lists of one file, and tells `on_problem` what is wrong with which entry."""
+    """Reads the lists of one file and reports problems, with their entries, to `on_problem`."""
 
     def __init__(
         self,
@@ -179,7 +183,7 @@ class _Reader:
         self.on_progress = on_progress
 
     def categories(self, entries: Sequence[Any]) -> dict[int, Category]:
-        """By id, in their order."""
+        """The categories by id, in the order of the file."""
         found: dict[int, Category] = {}
         names: set[str] = set()
         for place, entry in self._entries("category", entries):
@@ -189,14 +193,14 @@ class _Reader:
                 self._error(place, fault)
                 continue
             if category.name in names:
-                what = f"a second category named {category.name!r}: both are one class of a model"
+                what = f"a second category named {category.name!r}: a model has one class for both"
                 self._warn(place, "duplicate-name", what)
             names.add(category.name)
             found[category.id] = category
         return found
 
     def videos(self, kind: str, entries: Sequence[Any]) -> dict[int, AnnotatedVideo]:
-        """Videos, or pictures, by id in their order."""
+        """Videos, or pictures, by id, in the order of the file."""
         found: dict[int, AnnotatedVideo] = {}
         for place, entry in self._entries(kind, entries):
             try:
@@ -210,7 +214,7 @@ class _Reader:
     def videos_of_images(
         self, entries: Sequence[Any], images: Sequence[Any]
     ) -> tuple[dict[int, AnnotatedVideo], FrameOf]:
-        """Videos whose frames are entries of their own, and where every image id belongs."""
+        """Videos whose frames are separate entries; video and frame of every image id."""
         frames: dict[int, list[tuple[int, int, dict[str, Any]]]] = defaultdict(list)
         ids: set[int] = set()
         for place, image in self._entries("image", images):
@@ -241,7 +245,7 @@ class _Reader:
             self._error(
                 (("video", video_id),),
                 EntryError(
-                    "unknown-video", f"{len(frames[video_id])} images of a video without entry"
+                    "unknown-video", f"{len(frames[video_id])} images of a video without an entry"
                 ),
             )
         return found, frame_of
@@ -253,7 +257,7 @@ class _Reader:
         videos: Mapping[int, AnnotatedVideo],
         categories: Mapping[int, Category],
     ) -> list[AnnotatedTrack]:
-        """One track an annotation."""
+        """One track per annotation."""
         found: list[AnnotatedTrack] = []
         ids: set[int] = set()
         for place, entry in self._entries("annotation", annotations):
@@ -264,7 +268,7 @@ class _Reader:
                 category = looked_up(number_of(entry, "category_id"), categories, "category")
                 segmentations = of_every_frame(entry, "segmentation", video.length)
                 if segmentations is None:
-                    raise EntryError("no-mask", "has no masks", "boxes alone are not enough")
+                    raise no_masks()
                 masks = self._masks(place, segmentations, video.size)
                 found.append(
                     AnnotatedTrack(
@@ -272,7 +276,7 @@ class _Reader:
                         video_id=video.id,
                         category_id=category.id,
                         segmentations=masks,
-                        is_crowd=bool(entry.get("iscrowd")),
+                        is_crowd=flag_of(entry, "iscrowd", default=False),
                         areas=areas_of(entry, video.length),
                         boxes=boxes_of(entry, video.length),
                         occlusion=occlusion_of(entry, video.length),
@@ -290,8 +294,8 @@ class _Reader:
         frame_of: FrameOf,
         categories: Mapping[int, Category],
     ) -> list[AnnotatedTrack]:
-        """Annotations of single frames, joined by the track that they name."""
-        pieces: dict[tuple[int, int], dict[int, dict[str, Any]]] = defaultdict(dict)
+        """The tracks of annotations of single frames, joined by their track ids."""
+        by_track: dict[tuple[int, int], dict[int, dict[str, Any]]] = defaultdict(dict)
         ids: set[int] = set()
         for place, entry in self._entries("annotation", annotations):
             place += (("image", entry.get("image_id", "unknown")),)
@@ -300,27 +304,32 @@ class _Reader:
                 video_id, frame = looked_up(number_of(entry, "image_id"), frame_of, "image")
                 category = looked_up(number_of(entry, "category_id"), categories, "category")
                 key = next((key for key in TRACK_KEYS if key in entry), TRACK_KEYS[0])
-                track = pieces[video_id, number_of(entry, key)]
+                track = by_track[video_id, number_of(entry, key)]
                 if frame in track:
                     raise EntryError(
-                        "duplicate", f"{key} {entry[key]} has an annotation there already"
+                        "duplicate", f"{key} {entry[key]} already has an annotation there"
                     )
-                if any(piece["category_id"] != category.id for piece in track.values()):
+                if any(other["category_id"] != category.id for other in track.values()):
                     raise EntryError(
-                        "category", f"{key} {entry[key]} has another category elsewhere"
+                        "category", f"{key} {entry[key]} has another category on another frame"
                     )
-                (mask,) = self._masks(place, [entry.get("segmentation")], videos[video_id].size)
+                if "segmentation" not in entry:
+                    raise no_masks()
+                flag_of(entry, "iscrowd", default=False)
+                (mask,) = self._masks(place, [entry["segmentation"]], videos[video_id].size)
                 track[frame] = {**entry, "segmentation": mask}
             except EntryError as fault:
                 self._error(place, fault)
+        total = sum(videos[video_id].length for (video_id, _), track in by_track.items() if track)
+        refuse_too_many_masks(total, self.path)
         return [
             joined(number, video_id, track, videos[video_id].length)
-            for number, ((video_id, _), track) in enumerate(pieces.items(), start=1)
+            for number, ((video_id, _), track) in enumerate(by_track.items(), start=1)
             if track
         ]
 
     def _masks(self, place: Place, segmentations: list[Any], size: Size) -> tuple[RLE | None, ...]:
-        """The masks of a track; one that is malformed is reported and left out."""
+        """The masks of a track; malformed masks are reported and left out."""
         masks: list[RLE | None] = []
         for frame, segmentation in enumerate(segmentations):
             try:
@@ -332,7 +341,11 @@ class _Reader:
 
     def _entries(self, kind: str, entries: Sequence[Any]) -> Iterator[tuple[Place, dict[str, Any]]]:
         for index, raw in enumerate(entries):
-            entry = plain(raw)
+            try:
+                entry = plain(raw)
+            except DataError as error:
+                self._error(((kind, ""), ("index", index)), EntryError("no-json", str(error)))
+                continue
             if isinstance(entry, dict):
                 yield ((kind, entry.get("id", "without id")), ("index", index)), entry
             else:

@@ -1,13 +1,14 @@
-"""From one kind of data set to another: annotations rewritten, frames linked or referenced."""
+"""Convert data sets from one kind to another; frames are linked or referenced."""
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from vistool.annotations.dataset import DataSet, Kind, frame_file
@@ -26,15 +27,15 @@ PLACE = "JPEGImages"  # of frames, below a new annotation file
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What was written, and what could not be kept."""
+    """The result of a conversion, and what could not be kept."""
 
     path: Path  # the annotation file, or the folder
     kind: Kind  # of the source
     videos: int
     frames: int
     tracks: int
-    missing_files: int  # frames that are not there
-    overlapping: int  # pixels that lay in several masks, and have one id now
+    missing_files: int  # frames whose files do not exist
+    overlapping: int  # pixels of several masks that now belong to one only
 
 
 def convert(
@@ -46,37 +47,37 @@ def convert(
     frames: Path | None = None,
     on_progress: OnProgress = silent,
 ) -> Converted:
-    """Read a data set of any kind and write it as another.
+    """Read a data set of any kind and write it as another kind.
 
-    Frames get a second name (a hard link, or a copy on another disk) in the new set; in YouTube-VIS
-    form, those that lie below the new annotation file already are referenced where they are.
+    Frames are hard-linked into the new set, or copied if it is on another disk. In YouTube-VIS
+    form, frames that are already below the annotation file's folder stay where they are.
 
     Args:
-        output: a folder that is not there yet, or is empty; for YouTube-VIS also a .json file.
-        kind: what the source must be; None: whatever it is.
+        output: a new or empty folder; for YouTube-VIS also a new .json file.
+        kind: of the source; None: any.
 
-    Raises: DataError for a set that training would refuse, or of another kind; UsageError if there
-        is something at `output`.
+    Raises: DataError for a set that training would refuse, or of another kind; UsageError if
+        `output` exists.
     """
     dataset = read_dataset(source, frames=frames, on_progress=on_progress)
     if kind not in (None, dataset.kind):
         raise DataError(
             f"{source}: is a {dataset.kind} set, not {kind}",
-            hint=f"leave --from out, or say {dataset.kind}",
+            hint=f"leave --from out, or write {dataset.kind}",
         )
     overlapping = 0
     if target == "youtube-vis":
         path = output if output.suffix == ".json" else output / ANNOTATIONS
         if path.exists():
             raise UsageError(f"{path}: exists already", hint="-o names another")
-        brought, missing = bring_frames(dataset, path.parent, on_progress)
-        write_youtube_vis(path, brought)
+        moved, missing = bring_frames(dataset, path.parent, on_progress)
+        write_youtube_vis(path, moved)
     else:
         path = output
         write = write_davis if target == "davis" else write_mots
         with _new_folder(output) as folder:
             places, overlapping = write(dataset, folder, on_progress)
-            missing = _bring(dataset, folder, places, on_progress)
+            missing = _link_frames(dataset, folder, places, on_progress)
     return Converted(
         path=path,
         kind=dataset.kind,
@@ -88,10 +89,10 @@ def convert(
     )
 
 
-def _bring(
+def _link_frames(
     dataset: DataSet, folder: Path, places: dict[int, tuple[str, ...]], on_progress: OnProgress
 ) -> int:
-    """Frames to where the new set has them; returns how many are not there."""
+    """Link or copy the frames to their places in `folder`. Returns: the number of missing files."""
     missing = done = 0
     total = sum(video.length for video in dataset.videos)
     for video in dataset.videos:
@@ -103,13 +104,13 @@ def _bring(
             else:
                 missing += 1
             done += 1
-            on_progress("bringing frames", done, total)
+            on_progress("linking frames", done, total)
     return missing
 
 
 @contextmanager
 def _new_folder(path: Path) -> Iterator[Path]:
-    """A folder that gets its name when everything is in it. Raises: UsageError if it exists."""
+    """A folder that gets its name once it is complete. Raises: UsageError if the name is taken."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UsageError(f"{path}: exists already", hint="-o names another folder")
     with atomic_folder(path) as folder:
@@ -119,12 +120,12 @@ def _new_folder(path: Path) -> Iterator[Path]:
 def bring_frames(
     dataset: DataSet, folder: Path, on_progress: OnProgress = silent
 ) -> tuple[DataSet, int]:
-    """The data set with file names relative to `folder`, and how many files are not there.
+    """The data set with file names relative to `folder`, and the number of missing files.
 
-    Frames below `folder` stay where they are. Others get a second name (a hard link; a copy where
-    the disk cannot do that) in `folder`/JPEGImages, since file names never lead out of a data set.
+    Frames below `folder` stay where they are. Others are linked (or copied, if linking fails) into
+    `folder`/JPEGImages, because file names must not lead out of a data set.
 
-    Raises: DataError for a file name that does.
+    Raises: DataError for a file name that leads out.
     """
     inside = dataset.frames.resolve().is_relative_to(folder.resolve())
     prefix = dataset.frames.resolve().relative_to(folder.resolve()) if inside else Path(PLACE)
@@ -134,21 +135,31 @@ def bring_frames(
     for video in dataset.videos:
         for name in video.file_names:
             source = frame_file(dataset.frames, name)
+            if ".." in PurePath(name).parts:  # inside only by a link that the copy may lack
+                raise DataError(f"file name {name!r} leads out of the folder {folder / PLACE}")
             missing += not source.is_file()
             if not inside and source.is_file():
                 link_or_copy(source, folder / PLACE / name)
             done += 1
-            on_progress("bringing frames", done, total)
+            on_progress("linking frames", done, total)
         names = tuple((prefix / name).as_posix() for name in video.file_names)
         videos.append(replace(video, file_names=names))
     return replace(dataset, frames=folder, videos=tuple(videos)), missing
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it to another disk; what stood at `target` is replaced."""
-    if target.exists() and target.samefile(source):
-        return
-    with atomic_path(target) as temporary:
+    """Hard-link a file, or copy it if linking fails.
+
+    Raises: UsageError if `target` exists with different content.
+    """
+    if target.exists():
+        if target.samefile(source) or filecmp.cmp(source, target, shallow=False):
+            return
+        raise UsageError(
+            f"{target}: is there already, and differs from {source}",
+            hint="frames of another data set? choose another folder",
+        )
+    with atomic_path(target, lasting=False) as temporary:  # one of many
         try:
             os.link(source.resolve(), temporary)
         except OSError:

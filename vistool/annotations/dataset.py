@@ -1,5 +1,7 @@
-"""Annotated pictures and videos in one form, whatever files they come from; a picture is a video
-of one frame. Sizes and masks are of pictures as displayed, turned by their EXIF orientation."""
+"""Annotated videos and pictures, independent of the file format; a picture is a video of one frame.
+
+Sizes and masks are those of the displayed picture, turned by its EXIF orientation.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,13 @@ from vistool.formats.results.files import Category
 from vistool.structures import RLE, Size
 
 Kind = Literal["youtube-vis", "coco", "coco-video", "davis", "mots"]
-# One value a frame; None: the file has none there.
+# One value per frame; None: the file has no box there.
 StatedBoxes = tuple[tuple[float, ...] | None, ...]  # left, top, width, height in pixels
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedVideo:
-    """Frames of one size."""
+    """A video, or a picture; all frames have the same size."""
 
     id: int
     name: str
@@ -30,43 +32,43 @@ class AnnotatedVideo:
     length: int  # frames
     file_names: tuple[str, ...]  # relative to the data set's frames; empty: not known
     exhaustive: bool = True  # is every instance of every category labelled?
-    exhaustive_ids: frozenset[int] = frozenset()  # if not: the categories of which every one is
+    exhaustive_ids: frozenset[int] = frozenset()  # if not: categories whose instances all are
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedTrack:
-    """One instance over the frames of its video; its masks are safe to decode."""
+    """One instance over the frames of its video; its masks have been checked."""
 
     video_id: int
     category_id: int
-    segmentations: Sequence[RLE | None]  # one a frame; None: not visible
-    is_crowd: bool = False  # a group: it need not be found, and finding it is no mistake
-    areas: tuple[float | None, ...] | None = None  # pixels, as the file states them
-    boxes: StatedBoxes | None = None  # likewise
+    segmentations: Sequence[RLE | None]  # one per frame; None: not visible
+    is_crowd: bool = False  # a group of objects; predictions on it are ignored in evaluation
+    areas: tuple[float | None, ...] | None = None  # pixels, as stated in the file
+    boxes: StatedBoxes | None = None  # as stated in the file
     occlusion: Sequence[str | None] | None = None  # OVIS: no_, slight_ or severe_occlusion
-    outlines: Outlines | None = None  # where the file has polygons, and they were asked for
+    outlines: Outlines | None = None  # polygons, if the file has them and they were requested
     id: int = 0  # of the annotation
 
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """Videos, what is labelled in them, and what the labels mean."""
+    """Videos with their tracks and categories."""
 
     kind: Kind
     path: Path  # the file or folder it was read from
-    frames: Path  # the folder that file names are relative to, and that they may not leave
+    frames: Path  # the folder that file names are relative to and must not lead out of
     categories: tuple[Category, ...]
     videos: tuple[AnnotatedVideo, ...]
     tracks: tuple[AnnotatedTrack, ...]
 
     @property
     def class_agnostic(self) -> bool:
-        """Whether objects have no category in its files; all are category 1."""
+        """True if the files do not state categories; all objects then have category 1."""
         return self.kind == "davis"
 
 
 def group_tracks(tracks: Iterable[AnnotatedTrack]) -> Mapping[int, list[AnnotatedTrack]]:
-    """The tracks of every video id, in their order; an empty list for a video without any."""
+    """The tracks of every video id, in the given order; an empty list for other ids."""
     by_video: dict[int, list[AnnotatedTrack]] = defaultdict(list)
     for track in tracks:
         by_video[track.video_id].append(track)
@@ -76,8 +78,8 @@ def group_tracks(tracks: Iterable[AnnotatedTrack]) -> Mapping[int, list[Annotate
 def frame_file(frames: Path, name: str) -> Path:
     """The file of a frame.
 
-    Neither `..` nor an absolute name nor a symbolic link may lead out of the folder; the folder
-    itself may be a link. Raises: DataError, also for a name that no disk can have.
+    The name must not lead out of the folder `frames`, by `..`, as an absolute name or by a symbolic
+    link; the folder itself may be a link. Raises: DataError, also for a name that is too long.
     """
     if PurePosixPath(name).is_absolute() or "\0" in name:
         raise DataError(f"file name {name!r} leads out of the data set's folder {frames}")
@@ -98,11 +100,11 @@ def frame_file(frames: Path, name: str) -> Path:
 
 
 def other_size(file: Path, displayed: Size, stated: Size) -> DataError:
-    """Of a picture that is not as large as its annotations say."""
+    """The error for a picture whose size differs from the one in its annotations."""
     hint = ""
     if displayed == (stated.width, stated.height):
         hint = "pictures are read as displayed, turned by their EXIF orientation: "
-        hint += "sizes and masks have to be of that"
+        hint += "sizes and masks must be those of the turned picture"
     return DataError(
         f"{file}: is {displayed.width}x{displayed.height}, but its annotations say "
         f"{stated.width}x{stated.height}",
@@ -112,5 +114,5 @@ def other_size(file: Path, displayed: Size, stated: Size) -> DataError:
 
 @lru_cache(maxsize=4096)
 def _resolved(folder: Path) -> Path:
-    """Folders hold many frames, and every step of a path is a question to the disk."""
+    """The folder's real path, cached: resolving reads the disk, and a folder has many frames."""
     return folder.resolve()

@@ -1,10 +1,9 @@
-"""DAVIS folders: a picture of object ids beside every frame, in the layouts of 2016 and 2017."""
+"""DAVIS folders (2016 and 2017): every frame has a label picture of object ids."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,31 +15,33 @@ from vistool.annotations.dataset import (
     group_tracks,
 )
 from vistool.annotations.label_maps import (
+    LabelPicture,
     folder_names,
-    masks_of,
+    ids_of_colours,
+    label_picture_or_reason,
     painted,
-    picture_size,
-    read_label_map,
+    palette,
     suffix_of,
     write_label_map,
 )
 from vistool.annotations.problems import Problem, ProblemCallback, refuse
 from vistool.errors import DataError
 from vistool.formats.files import atomic_path
+from vistool.formats.pictures import displayed_size
 from vistool.formats.results.files import Category
 from vistool.formats.threads import in_threads
 from vistool.formats.video.sources import IMAGE_SUFFIXES
 from vistool.progress import OnProgress, silent
-from vistool.structures import RLE, Size
+from vistool.structures import RLE
 
 FRAMES, LABELS, RESOLUTION = "JPEGImages", "Annotations", "480p"
 OBJECT = Category(id=1, name="object")
-VOID = 255  # beside other ids: pixels that belong to nothing in particular
+VOID = 255  # if there are other ids: pixels that are ignored in evaluation
 MOST_OBJECTS = 254
 
 
 def is_davis(folder: Path) -> bool:
-    """Does a folder have the labels of a DAVIS set? The frames need not be there."""
+    """Does a folder have DAVIS labels? The frames may be missing."""
     if not (folder / LABELS).is_dir():
         return False
     return (folder / FRAMES).is_dir() or any(map(_pictures, _level(folder / LABELS).iterdir()))
@@ -55,10 +56,10 @@ def read_davis(
 ) -> DataSet:
     """Read `JPEGImages/[480p/]SEQUENCE/*.jpg` and `Annotations/[480p/]SEQUENCE/*.png`.
 
-    An id of a pixel is an object. Where a whole sequence has no ids but 0 and 255, as in 2016, 255
-    is the object; beside other ids it is void, a group in our terms. Without `JPEGImages`, every
-    label picture is a frame. Video ids count the sequences by name, from 1. The objects have no
-    category: all are of category 1, "object".
+    Each pixel id is an object. In a sequence with no ids but 0 and 255 (as in 2016), 255 is the
+    object; if there are other ids, 255 is void and becomes a crowd track. Without `JPEGImages`,
+    every label picture is a frame. Video ids number the sequences by name, from 1. All objects have
+    category 1, "object", because DAVIS has no categories.
 
     Args: as in `read_coco_json`.
     Raises: DataError if there is no sequence.
@@ -77,7 +78,7 @@ def read_davis(
             video = AnnotatedVideo(
                 id=number,
                 name=name,
-                size=picture_size(files[0]),
+                size=displayed_size(files[0]),
                 length=len(files),
                 file_names=tuple(
                     file.relative_to(folder).as_posix() for file in files if with_frames
@@ -108,12 +109,12 @@ def write_davis(
 ) -> tuple[dict[int, tuple[str, ...]], int]:
     """Write the label pictures and `ImageSets/2017/val.txt`, the list of all sequences.
 
-    The objects of a video are numbered from 1 in the order of its tracks; groups (crowds) become
-    void. A pixel has one id: where masks overlap, the smaller one is kept.
+    The objects of a video are numbered from 1 in the order of its tracks; crowds become void. A
+    pixel has one id: where masks overlap, the smaller mask is kept.
 
-    Returns: where the frames of every video id belong, relative to `folder`, and the pixels that
-        lay in several masks.
-    Raises: DataError for a video with more objects than a palette has.
+    Returns: the file names of the frames by video id, relative to `folder`, and the number of
+        pixels in more than one mask.
+    Raises: DataError for a video with more than MOST_OBJECTS objects.
     """
     names = folder_names(dataset.videos)
     by_video = group_tracks(dataset.tracks)
@@ -145,20 +146,10 @@ def write_davis(
 
 
 def frame_stems(dataset: DataSet, video: AnnotatedVideo) -> list[str]:
-    """What the pictures of a video's frames are called, in their order."""
+    """The file names of a video's frames without suffix, in frame order."""
     if video.file_names:
         return [Path(name).stem for name in video.file_names]
     return [file.stem for file in _pictures(_level(dataset.path / LABELS) / video.name)]
-
-
-def palette() -> list[int]:
-    """[768] red, green, blue of 256 ids: the bits of an id spread over the channels, as in VOC."""
-    colours = []
-    for id_ in range(256):
-        for channel in range(3):
-            bits = [id_ >> (3 * i + channel) & 1 for i in range(3)]
-            colours.append(sum(bit << (7 - i) for i, bit in enumerate(bits)))
-    return colours
 
 
 def _here(tracks: Sequence[AnnotatedTrack], frame: int) -> list[tuple[int, RLE]]:
@@ -167,7 +158,7 @@ def _here(tracks: Sequence[AnnotatedTrack], frame: int) -> list[tuple[int, RLE]]
 
 
 def _level(folder: Path) -> Path:
-    """Where the sequences are: in the folder, or below that of a resolution, 480p by choice."""
+    """The folder of the sequences: this one, or a resolution folder in it, 480p if it exists."""
     inner = sorted(path for path in folder.iterdir() if path.is_dir())
     if not inner or any(_pictures(path) for path in inner):
         return folder
@@ -187,11 +178,12 @@ def sequence_tracks(
     on_problem: ProblemCallback,
     first_id: int = 1,
 ) -> list[AnnotatedTrack]:
-    """The objects in the label pictures of one sequence, by rising id of their pixels.
+    """The objects in the label pictures of one sequence, by increasing pixel id.
 
-    Void beside other ids is a group. Pictures that do not fit are reported and left out.
+    Void becomes a crowd track if there are other ids. Pictures of a wrong size, without a frame or
+    not readable are reported and left out.
 
-    Args: stems: of the frames' files; first_id: of the tracks, which count from it.
+    Args: stems: file names of the frames, without suffix; first_id: the first track's id.
     """
     labelled = {file.stem: file for file in _pictures(folder)}
     there = [t for t, stem in enumerate(stems) if stem in labelled]
@@ -203,11 +195,7 @@ def sequence_tracks(
         on_problem(Problem("error", "no-frame", str(labelled[stem]), (), what))
     by_id: dict[int, dict[int, RLE]] = defaultdict(dict)
     files = [labelled[stems[t]] for t in there]
-    found = in_threads(partial(_masks_of_frame, size=video.size), files)
-    for t, masks in zip(there, found, strict=True):
-        if isinstance(masks, Problem):
-            on_problem(masks)
-            continue
+    for t, masks in zip(there, _masks_of_frames(files, video, on_problem), strict=True):
         for id_, mask in masks.items():
             by_id[id_][t] = mask
     return [
@@ -222,13 +210,25 @@ def sequence_tracks(
     ]
 
 
-def _masks_of_frame(file: Path, size: Size) -> dict[int, RLE] | Problem:
+def _masks_of_frames(
+    files: Sequence[Path], video: AnnotatedVideo, on_problem: ProblemCallback
+) -> Iterator[dict[int, RLE]]:
+    """The masks of every picture by id; pictures with errors are reported and have none."""
+    pictures = list(in_threads(label_picture_or_reason, files))
+    whole = [(f, p) for f, p in zip(files, pictures, strict=True) if isinstance(p, LabelPicture)]
     try:
-        labels = read_label_map(file)
+        ids = ids_of_colours(whole)
     except DataError as error:
-        return Problem("error", "unreadable-file", "", (), str(error))
-    if labels.shape != size:
-        own = Size(*labels.shape)
-        what = f"is {own.width}x{own.height}, its video {size.width}x{size.height}"
-        return Problem("error", "mask-size", str(file), (), what)
-    return masks_of(labels)
+        on_problem(Problem("error", "colours", "", (), str(error)))
+        ids = {}
+    for file, picture in zip(files, pictures, strict=True):
+        if isinstance(picture, str):
+            on_problem(Problem("error", "unreadable-file", "", (), picture))
+            yield {}
+        elif picture.size != video.size:
+            size, own = video.size, picture.size
+            what = f"is {own.width}x{own.height}, its video {size.width}x{size.height}"
+            on_problem(Problem("error", "mask-size", str(file), (), what))
+            yield {}
+        else:
+            yield picture.masks_by(ids)

@@ -1,4 +1,4 @@
-"""MOTS folders: run-length codes in text files, or 16-bit pictures of object ids."""
+"""MOTS folders: masks as run-length codes in text files, or as 16-bit label pictures."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-import msgspec
 
 from vistool.annotations.dataset import (
     AnnotatedTrack,
@@ -22,14 +20,15 @@ from vistool.annotations.label_maps import (
     masks_of,
     masks_of_file,
     painted,
-    picture_size,
     suffix_of,
     write_label_map,
 )
 from vistool.annotations.problems import Place, Problem, ProblemCallback, refuse
 from vistool.errors import DataError
-from vistool.formats.files import atomic_path
+from vistool.formats.files import atomic_path, encode_json, read_file, read_json
+from vistool.formats.limits import refuse_too_many_masks
 from vistool.formats.masks.rle import rle_fault
+from vistool.formats.pictures import displayed_size
 from vistool.formats.results.files import Category
 from vistool.formats.threads import in_threads
 from vistool.formats.video.sources import IMAGE_SUFFIXES
@@ -38,26 +37,27 @@ from vistool.structures import RLE, Size
 
 TXT, PNG, FRAMES, CATEGORIES = "instances_txt", "instances", "images", "categories.json"
 FRAME_PLACES = (FRAMES, "image_02", "training/image_02", "train/images", "img1")
-PER_CLASS = 1000  # an id is class * 1000 + number
-IGNORED = 10  # the class of regions that count neither way; a group in our terms
+PER_CLASS = 1000  # an object id is class * 1000 + number
+IGNORED = 10  # the class of regions to ignore in evaluation; they become crowd tracks
 NAMES = {1: "car", 2: "pedestrian", IGNORED: "ignore"}
-HIGHEST_CLASS = 65  # that 16 bits leave room for
-LONGEST = 10_000_000  # frames; a label beyond is taken for damage
+HIGHEST_CLASS = 65  # object ids have 16 bits
+MAX_DIGITS = 18  # of a number, which then fits into 64 bits
+LONGEST = 10_000_000  # frames; a larger frame number is treated as damage
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """One object on one frame, as a line or a picture has it."""
+    """One object on one frame, from a line of text or a label picture."""
 
     frame: int  # as numbered in the files
     id: int
     category: int
     rle: RLE
-    place: Place  # its line of a file, or its picture of a folder
+    place: Place  # the line or the picture, for messages
 
 
 def is_mots(folder: Path) -> bool:
-    """Does a folder have MOTS labels, in one of the layouts of `read_mots`?"""
+    """Does a folder have MOTS labels in one of the layouts of `read_mots`?"""
     return bool(_label_places(folder))
 
 
@@ -70,13 +70,13 @@ def read_mots(
 ) -> DataSet:
     """Read `instances_txt/SEQ.txt`, `instances/SEQ/*.png` or `SEQ/gt/gt.txt`, in this order.
 
-    Frames are looked for in `images/SEQ`, `image_02/SEQ`, `training/image_02/SEQ` and `SEQ/img1`;
-    they say how long a sequence is and where it begins. Without them it begins at frame 0 (at 1
-    with `gt.txt`) and ends with the last label. Video ids count the sequences by name, from 1.
-    Classes are 1 car, 2 pedestrian, 10 ignore (groups), or what `categories.json` says.
+    Frames are searched in FRAME_PLACES and, for `gt.txt`, in `SEQ/img1`. They determine the first
+    frame and the length of a sequence. Without them, it begins at frame 0 (at 1 with `gt.txt`) and
+    ends with the last label. Video ids number the sequences by name, from 1. Classes are 1 car,
+    2 pedestrian and 10 ignore (crowd tracks), unless `categories.json` lists others.
 
     Args: as in `read_coco_json`.
-    Raises: DataError if there is no sequence.
+    Raises: DataError if there is no sequence, or a sequence has too many masks.
     """
     places = _label_places(folder)
     if not places:
@@ -91,7 +91,7 @@ def read_mots(
         if video is not None:
             videos.append(video)
             if masks:
-                tracks += sequence.tracks(video, len(tracks) + 1)
+                tracks += sequence.tracks(video, tracks)
         on_progress("reading labels", sum(video.length for video in videos), None)
     for category in sorted({track.category_id for track in tracks} - names.keys()):
         names[category] = NAMES.get(category, f"class {category}")
@@ -114,15 +114,15 @@ def first_frames(folder: Path) -> dict[str, int]:
 def write_mots(
     dataset: DataSet, folder: Path, on_progress: OnProgress = silent
 ) -> tuple[dict[int, tuple[str, ...]], int]:
-    """Write both forms, `instances_txt/` and `instances/`, and `categories.json`.
+    """Write text (`instances_txt/`), label pictures (`instances/`) and `categories.json`.
 
-    Objects are numbered from 1 within their class and sequence; groups (crowds) become the region
-    to ignore. A pixel has one id: where masks overlap, the smaller one is kept. Category ids stay
-    if they leave room in 16 bits and none is 10, else they count from 1.
+    Objects are numbered from 1 within their class and sequence; crowds become the region to ignore.
+    A pixel has one id: where masks overlap, the smaller mask is kept. Category ids are kept if all
+    fit into 16-bit object ids and none is 10; otherwise they are renumbered from 1.
 
-    Returns: where the frames of every video id belong, relative to `folder`, and the pixels that
-        lay in several masks.
-    Raises: DataError for more classes, or objects of a class, than the ids have room for.
+    Returns: the file names of the frames by video id, relative to `folder`, and the number of
+        pixels in more than one mask.
+    Raises: DataError for more classes, or more objects of a class, than the ids can hold.
     """
     categories = {category.id: category.name for category in dataset.categories}
     used = {track.category_id for track in dataset.tracks}
@@ -165,9 +165,10 @@ def _id(category: int, number: int) -> int:
 
 
 def mots_classes(names: Mapping[int, str], used: AbstractSet[int], where: str) -> dict[int, int]:
-    """The MOTS class of every category id; of unused ones only if there is room for them.
+    """The MOTS class of every category id; unused categories may be left out to save ids.
 
-    Raises: DataError for more than MOTS has room for.
+    Args: names: by category id; used: ids of categories with tracks; where: for the message.
+    Raises: DataError if the used categories are too many for MOTS.
     """
     if all(1 <= id_ < HIGHEST_CLASS and id_ != IGNORED for id_ in names):
         return {id_: id_ for id_ in names}
@@ -184,15 +185,15 @@ def mots_classes(names: Mapping[int, str], used: AbstractSet[int], where: str) -
 
 
 def mots_line(frame: int, object_id: int, mask: RLE) -> str:
-    """A mask in the text form."""
+    """One line of a MOTS text file."""
     height, width = mask["size"]
     return f"{frame} {object_id} {object_id // PER_CLASS} {height} {width} {mask['counts']}\n"
 
 
 def mots_ids(classes: Iterable[int], where: str) -> list[int]:
-    """An id for objects of these MOTS classes: from 1 within a class; regions to ignore share one.
+    """Object ids for tracks of these MOTS classes, numbered from 1 within a class.
 
-    Raises: DataError for more objects of a class than the ids have room for.
+    All regions to ignore have the same id. Raises: DataError for too many objects of a class.
     """
     numbers: Counter[int] = Counter()
     ids: list[int] = []
@@ -201,33 +202,29 @@ def mots_ids(classes: Iterable[int], where: str) -> list[int]:
             numbers[class_] += 1
         if numbers[class_] >= PER_CLASS:
             raise DataError(
-                f"{where} has {PER_CLASS} objects of a class or more, which MOTS ids have no room "
-                "for"
+                f"{where} has {PER_CLASS} or more objects of one class, but MOTS ids have room for "
+                f"{PER_CLASS - 1}"
             )
         ids.append(_id(class_, numbers[class_]))
     return ids
 
 
 def write_mots_classes(path: Path, names: Mapping[int, str], classes: Mapping[int, int]) -> None:
-    """Say which MOTS class is which. names: by category id; classes: as `mots_classes` has them."""
+    """Write the name of each MOTS class. names: by category id; classes: from `mots_classes`."""
     named = [Category(id=classes[id_], name=name) for id_, name in names.items() if id_ in classes]
     with atomic_path(path) as temporary:
-        temporary.write_bytes(msgspec.json.encode(named) + b"\n")
+        temporary.write_bytes(encode_json(named) + b"\n")
 
 
 def _category_names(folder: Path) -> dict[int, str]:
     path = folder / CATEGORIES
     if not path.is_file():
         return {id_: name for id_, name in NAMES.items() if id_ != IGNORED}
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=list[Category])
-    except (msgspec.MsgspecError, OSError) as error:
-        raise DataError(f"{path}: {error}") from None
-    return {category.id: category.name for category in found}
+    return {category.id: category.name for category in read_json(path, list[Category])}
 
 
 def _label_places(folder: Path) -> dict[str, Path]:
-    """The labels of every sequence, by its name."""
+    """The text file or picture folder of every sequence, by name."""
     if (folder / TXT).is_dir():
         return {path.stem: path for path in (folder / TXT).glob("*.txt")}
     if (folder / PNG).is_dir():
@@ -237,7 +234,7 @@ def _label_places(folder: Path) -> dict[str, Path]:
 
 
 def _is_mots_text(path: Path) -> bool:
-    """Six fields and spaces; boxes of MOT, in files of the same name, have commas."""
+    """MOTS lines have six fields and spaces; MOT boxes, in files of the same name, have commas."""
     with path.open(encoding="utf-8", errors="replace") as file:
         return len(file.readline(1 << 20).split(" ")) == 6
 
@@ -252,7 +249,7 @@ def _frames(folder: Path, name: str, labels: Path) -> tuple[list[Path], int]:
             files = [
                 path
                 for path in sorted(place.iterdir())
-                if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdecimal()
+                if path.suffix.lower() in IMAGE_SUFFIXES and is_number(path.stem)
             ]
             break
     first = min((int(file.stem) for file in files), default=1 if own else 0)
@@ -260,13 +257,13 @@ def _frames(folder: Path, name: str, labels: Path) -> tuple[list[Path], int]:
 
 
 def labels_in_text(file: Path, on_fault: Callable[[Place, str], None]) -> Iterator[Labelled]:
-    """What the lines of a text file say; `on_fault` is told which line says nothing, and why."""
-    text = file.read_text(encoding="utf-8", errors="replace")
+    """The objects in a text file; `on_fault` gets the place and the error of each invalid line."""
+    text = read_file(file).decode("utf-8", "replace")
     for number, line in enumerate(text.splitlines(), start=1):
         fields, place = line.split(), (("line", number),)
         if not fields:
             continue
-        if len(fields) != 6 or not all(field.isdecimal() for field in fields[:5]):
+        if len(fields) != 6 or not all(map(is_number, fields[:5])):
             on_fault(place, "not six fields: frame, id, class, height, width, run-length code")
             continue
         frame, id_, category, height, width = map(int, fields[:5])
@@ -274,8 +271,21 @@ def labels_in_text(file: Path, on_fault: Callable[[Place, str], None]) -> Iterat
         yield Labelled(frame, id_, category, rle, place)
 
 
+def by_frame(masks: Mapping[int, RLE], length: int) -> list[RLE | None]:
+    """The masks of a track as a list, with None for frames without a mask."""
+    frames: list[RLE | None] = [None] * length
+    for frame, mask in masks.items():
+        frames[frame] = mask
+    return frames
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a whole number from 0 that fits into 64 bits."""
+    return text.isdecimal() and len(text) <= MAX_DIGITS
+
+
 class MotsSequence:
-    """The labels of one sequence; what is wrong with them is reported."""
+    """The labels of one sequence; problems are reported to `on_problem`."""
 
     def __init__(self, labels: Path, first: int, on_problem: ProblemCallback) -> None:
         """Args: labels: a text file, or a folder of pictures; first: number of the first frame."""
@@ -284,7 +294,7 @@ class MotsSequence:
         if labels.is_file():
             self.labelled = list(labels_in_text(labels, partial(self.error, "malformed-line")))
         else:
-            files = (path for path in labels.glob("*.png") if path.stem.isdecimal())
+            files = (path for path in labels.glob("*.png") if is_number(path.stem))
             self._pictures = sorted(files)
             self.labelled = list(self._in_pictures())
 
@@ -295,11 +305,19 @@ class MotsSequence:
         return max(numbers, default=-1)
 
     def tracks(
-        self, video: AnnotatedVideo, first_id: int = 1, *, known: Collection[int] | None = None
+        self,
+        video: AnnotatedVideo,
+        earlier: Sequence[AnnotatedTrack] = (),
+        *,
+        known: Collection[int] | None = None,
     ) -> list[AnnotatedTrack]:
-        """By rising object id; masks that do not fit their video are left out.
+        """The tracks by increasing object id; labels with errors are reported and left out.
 
-        Args: known: the classes that there may be, beside regions to ignore; None: any.
+        Args:
+            earlier: tracks of the data set so far; new ids continue theirs.
+            known: the classes that are allowed besides IGNORED; None: any.
+
+        Raises: DataError if all tracks together have too many frames.
         """
         masks: dict[int, dict[int, RLE]] = defaultdict(dict)
         category: dict[int, int] = {}
@@ -313,7 +331,7 @@ class MotsSequence:
                 what = f"frame {item.frame} is not among {self.first} to {last}"
                 self.error("no-frame", item.place, what)
             elif known is not None and item.category not in {*known, IGNORED}:
-                what = f"class {item.category} is none of {sorted(known)}"
+                what = f"class {item.category} is not one of {sorted(known)}"
                 self.error("unknown-category", item.place, what)
             elif t in masks[item.id]:
                 what = f"object {item.id} is on frame {item.frame} twice"
@@ -323,19 +341,21 @@ class MotsSequence:
                 self.error("category", item.place, what)
             else:
                 masks[item.id][t] = item.rle
+        before = sum(len(track.segmentations) for track in earlier)
+        refuse_too_many_masks(before + len(category) * video.length, self.path)
         return [
             AnnotatedTrack(
-                id=first_id + position,
+                id=len(earlier) + position,
                 video_id=video.id,
                 category_id=category[id_],
-                segmentations=tuple(masks[id_].get(t) for t in range(video.length)),
+                segmentations=tuple(by_frame(masks[id_], video.length)),
                 is_crowd=category[id_] == IGNORED,
             )
-            for position, id_ in enumerate(sorted(category))
+            for position, id_ in enumerate(sorted(category), start=1)
         ]
 
     def error(self, kind: str, place: Place, what: str) -> None:
-        """Report what is wrong at a place of the labels."""
+        """Report an error at a place in the labels."""
         self._on_problem(Problem("error", kind, str(self.path), place, what))
 
     def _in_pictures(self) -> Iterator[Labelled]:
@@ -352,11 +372,14 @@ class MotsSequence:
 def _video(
     sequence: MotsSequence, folder: Path, number: int, name: str, files: Sequence[Path]
 ) -> AnnotatedVideo | None:
-    """Its size and length, from the frames or else from the labels; None if there is neither."""
+    """The video of a sequence; its size and length come from the frames, or else from the labels.
+
+    Returns: None, after reporting an error, if neither gives them.
+    """
     length = len(files) or sequence.last - sequence.first + 1
     try:
         stated = [Size(*item.rle["size"]) for item in sequence.labelled[:1]]
-        size = picture_size(files[0]) if files else next(iter(stated), None)
+        size = displayed_size(files[0]) if files else next(iter(stated), None)
     except DataError as error:
         sequence.error("unreadable-file", (), str(error))
         return None

@@ -1,4 +1,4 @@
-"""Predictions in the forms of DAVIS and MOTS: pictures of object ids, or MOTS text files."""
+"""Read predictions in the formats of DAVIS and MOTS: label pictures or MOTS text files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from vistool.annotations.mots import IGNORED, LONGEST, PNG, TXT, MotsSequence, f
 from vistool.annotations.problems import Problem
 from vistool.annotations.results_check import CheckedResults, check_results
 from vistool.errors import DataError
+from vistool.formats.limits import refuse_too_many_masks
 from vistool.formats.results.files import RESULTS
 from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, TrackSegmentation
 
-SURE = 1.0  # the score of a track in a format that has none
+FIXED_SCORE = 1.0  # of every track, since these formats have no scores
 
 
 def read_predicted_masks(
@@ -24,11 +25,11 @@ def read_predicted_masks(
 ) -> CheckedResults:
     """Read a folder of predictions on a DAVIS or MOTS set.
 
-    On DAVIS, `SEQUENCE/*.png`, as they are or below `Annotations/[480p/]`. On MOTS,
-    `SEQUENCE.txt` or `SEQUENCE/*.png`, as they are or below `instances_txt/` or `instances/`;
-    frames are numbered as in the set. All tracks have the score 1.
+    DAVIS: `SEQUENCE/*.png` in the folder itself or in `Annotations/[480p/]`. MOTS: `SEQUENCE.txt`
+    or `SEQUENCE/*.png` in the folder itself, `instances_txt/` or `instances/`; frames are numbered
+    as in the data set. All tracks have the score 1.
 
-    Raises: DataError if nothing in the folder belongs to a sequence of the set.
+    Raises: DataError if the folder has no predictions for any sequence of the data set.
     """
     places = _places(folder, {video.name for video in dataset.videos})
     if not places:
@@ -60,7 +61,7 @@ def read_predicted_masks(
         TrackSegmentation(
             video_id=track.video_id,
             category_id=track.category_id,
-            score=SURE,
+            score=FIXED_SCORE,
             segmentations=list(track.segmentations),
         )
         for track in tracks
@@ -70,9 +71,10 @@ def read_predicted_masks(
 
 
 def with_predicted_lengths(dataset: DataSet, predictions: Path) -> DataSet:
-    """The set with its sequences as long as the longest prediction, where only labels say it.
+    """The data set with each MOTS sequence at least as long as its longest prediction.
 
-    MOTS text files without frames tell the last frame with a label, not the last of the sequence.
+    MOTS labels without frames give the last labelled frame, which may not be the last of the
+    sequence. Data sets of known length are returned unchanged.
     """
     known = dataset.class_agnostic or not dataset.path.is_dir()
     if known or any(video.file_names for video in dataset.videos):
@@ -87,13 +89,14 @@ def with_predicted_lengths(dataset: DataSet, predictions: Path) -> DataSet:
         video.id: max(video.length, min(longest.get(video.id, 0), LONGEST))
         for video in dataset.videos
     }
+    refuse_too_many_masks(sum(lengths[track.video_id] for track in dataset.tracks), predictions)
     videos = tuple(replace(video, length=lengths[video.id]) for video in dataset.videos)
     tracks = tuple(replace(t, segmentations=padded(t)) for t in dataset.tracks)
     return replace(dataset, videos=videos, tracks=tracks)
 
 
 def _predicted_lengths(dataset: DataSet, predictions: Path) -> dict[int, int]:
-    """Frames by video id, as far as the files can be read; their faults are told later."""
+    """Number of predicted frames by video id; errors in the files are ignored here."""
     lengths: dict[int, int] = defaultdict(int)
     if predictions.is_dir() and not (predictions / RESULTS).is_file():
         first = first_frames(dataset.path)
@@ -112,7 +115,7 @@ def _predicted_lengths(dataset: DataSet, predictions: Path) -> dict[int, int]:
 
 
 def _places(folder: Path, names: set[str]) -> dict[str, Path]:
-    """The file or folder of every sequence that has one."""
+    """The file or folder with predictions, by sequence name."""
     outer = [folder / TXT, folder / PNG, folder / LABELS / RESOLUTION, folder / LABELS, folder]
     for place in outer:
         if not place.is_dir():

@@ -1,4 +1,4 @@
-"""What is wrong with a file, where and by how much, gathered so that it can be said at once."""
+"""Problems in files, collected so that they can be reported together."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Literal
 
 from vistool.errors import DataError, first_few, visible
 
-SHOWN = 20  # problems that are spelt out; of the rest, the number
+SHOWN = 20  # problems that are listed; the rest is only counted
 
 Place = tuple[tuple[str, int | str], ...]  # from coarse to fine: (("result", 3), ("video", 7))
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong."""
+    """One problem in a file."""
 
     severity: Literal["error", "warning"]
-    kind: str  # a stable word for programs, like "missing-file"
+    kind: str  # a fixed word for programs, like "missing-file"
     file: str
     place: Place
     what: str
@@ -34,18 +34,18 @@ ProblemCallback = Callable[[Problem], None]
 
 
 def refuse(problem: Problem) -> None:
-    """Let warnings pass. Raises: DataError at the first error."""
+    """Ignore warnings. Raises: DataError at the first error."""
     if problem.severity == "error":
         raise DataError(str(problem), hint=problem.hint)
 
 
 def errors_of(problems: Sequence[Problem]) -> list[Problem]:
-    """Those that are no mere warnings."""
+    """The problems of severity "error"."""
     return [problem for problem in problems if problem.severity == "error"]
 
 
 def refuse_all(problems: Sequence[Problem]) -> None:
-    """Raises: DataError that lists the errors among the problems, if there are any."""
+    """Raises: DataError that lists the errors among the problems, if there are errors."""
     errors = errors_of(problems)
     if errors:
         hint = next((error.hint for error in errors if error.hint), "")

@@ -1,4 +1,4 @@
-"""Which kind of data set a path is; reading any of them."""
+"""Read a data set of any kind."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def read_dataset(
     on_problem: ProblemCallback = refuse,
     on_progress: OnProgress = silent,
 ) -> DataSet:
-    """Read a data set: an annotation file, a folder that holds one, a DAVIS or a MOTS folder.
+    """Read a data set: an annotation file, a folder with one, a DAVIS folder or a MOTS folder.
 
-    Args: as in `read_coco_json`; `frames` and `outlines` are for annotation files.
-    Raises: DataError at the first thing that is wrong, or what `on_problem` raises.
+    Args: as in `read_coco_json`; `frames` and `outlines` only affect annotation files.
+    Raises: DataError at the first error, or the exceptions of `on_problem`.
     """
     match _folder_kind(path):
         case "davis":
@@ -46,9 +46,9 @@ def read_dataset(
 
 
 def annotation_file(path: Path) -> Path:
-    """The annotation file that a path means: itself, or the one in that folder.
+    """The annotation file at a path: the path itself, or the file in this folder.
 
-    Raises: DataError if there is none, or several without one of a usual name.
+    Raises: DataError if a folder has no JSON file, or several and not exactly one of a usual name.
     """
     if not path.is_dir():
         return path
@@ -59,8 +59,8 @@ def annotation_file(path: Path) -> Path:
     if not found:
         raise DataError(
             f"{path}: no annotation file in this folder",
-            hint="looked for *.json in YouTube-VIS or COCO form, for JPEGImages and Annotations "
-            "of DAVIS, and for instances_txt, instances or */gt/gt.txt of MOTS",
+            hint="searched for *.json (YouTube-VIS or COCO), JPEGImages and Annotations (DAVIS), "
+            "and instances_txt, instances or */gt/gt.txt (MOTS)",
         )
     raise DataError(
         f"{path}: {len(found)} annotation files in this folder",

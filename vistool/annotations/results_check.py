@@ -1,11 +1,14 @@
-"""Results files before they are scored or sent in: everything that is wrong, said at once."""
+"""Check results files before they are scored or submitted, and report all problems together."""
 
 from __future__ import annotations
 
 import gc
 import io
+import lzma
 import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,20 +20,26 @@ import msgspec
 from vistool.annotations.dataset import DataSet
 from vistool.annotations.problems import Place, Problem
 from vistool.errors import DataError, first_few
-from vistool.formats.files import decode_json, plain
+from vistool.formats.files import NOT_TAKEN, decode_json, plain, read_file
+from vistool.formats.limits import UNPACKED_BYTES
 from vistool.formats.masks.annotated import MaskError, check_rle
 from vistool.formats.masks.runs import decode_runs
+from vistool.formats.replacing import settle
 from vistool.formats.results.files import RESULTS
 from vistool.progress import OnProgress, silent
 from vistool.structures import RLE, Size, TrackSegmentation
 
-MAX_BYTES = 1 << 33  # of a results file when unpacked
+# Exceptions of zipfile for damage, encryption and unknown compression methods.
+UNZIP_ERRORS = (
+    *(zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError),
+    *(LookupError, OverflowError, struct.error, zlib.error, lzma.LZMAError),
+)
 _DECODER = msgspec.json.Decoder(TrackSegmentation)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedResults:
-    """The entries that nothing is wrong with, and what is wrong with the others."""
+    """The valid entries, and the problems of the file."""
 
     results: list[TrackSegmentation]
     problems: list[Problem]
@@ -39,7 +48,7 @@ class CheckedResults:
 def problems_in_results(
     path: Path, dataset: DataSet | None = None, *, on_progress: OnProgress = silent
 ) -> list[Problem]:
-    """`check_results` for the problems alone; in memory are the file's bytes and one entry."""
+    """The problems of `check_results`; only the file's bytes and one entry are in memory."""
     check = _ResultsCheck(str(path), dataset)
     for _ in check.sound_entries(path, on_progress):
         pass
@@ -49,15 +58,15 @@ def problems_in_results(
 def check_results(
     path: Path, dataset: DataSet | None = None, *, on_progress: OnProgress = silent
 ) -> CheckedResults:
-    """Read a results file (`.json`, or a `.zip` as the servers take it) and check every entry.
+    """Read a results file (`.json`, or a `.zip` for a server) and check every entry.
 
-    Problems come in the order of the entries, warnings included.
+    Problems, both errors and warnings, are in the order of the entries.
 
     Args:
-        dataset: what was predicted on; its tracks are not needed. None: entries of one video are
-            held against each other, which finds most of the same.
+        dataset: the data set of the predictions; its tracks are not needed. None: entries of one
+            video are compared with each other, which detects most of the same problems.
 
-    Raises: DataError if there is no list of results in the file at all.
+    Raises: DataError if the file has no list of results.
     """
     check = _ResultsCheck(str(path), dataset)
     with _without_collector():
@@ -67,7 +76,7 @@ def check_results(
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """Let Python not look for garbage: among millions of masks that stay it would look in vain."""
+    """Switch the garbage collector off: scanning millions of masks that stay would take long."""
     active = gc.isenabled()
     gc.disable()
     try:
@@ -78,19 +87,15 @@ def _without_collector() -> Iterator[None]:
 
 
 def _results_bytes(path: Path, check: _ResultsCheck) -> bytes:
-    """The JSON text, out of the zip if it is in one."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such results file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    """The JSON text of a results file, unpacked if it is a zip."""
+    settle(path.parent)
+    data = read_file(path, "results file")
     if not data.startswith(b"PK\x03\x04"):
         return data
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return archive.read(_results_member(path, archive, check))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except UNZIP_ERRORS as error:
         raise DataError(f"{path}: a zip that cannot be unpacked: {error}") from None
 
 
@@ -108,19 +113,22 @@ def _results_member(path: Path, archive: zipfile.ZipFile, check: _ResultsCheck) 
         check.error(
             "zip-layout",
             (),
-            f"the zip has {member.filename!r} where servers look for {RESULTS!r}",
+            f"the zip has {member.filename!r}, but servers look for {RESULTS!r}",
             "pack the file itself, without its folder: zip -j out.zip FOLDER/results.json",
         )
     if len(files) > 1:
         check.warn("zip-layout", (), f"the zip has {len(files) - 1} files besides the results")
-    if member.file_size > MAX_BYTES:
-        raise DataError(f"{path}: {member.filename} has {member.file_size} bytes when unpacked")
+    if member.file_size > UNPACKED_BYTES.value:
+        raise DataError(
+            f"{path}: {member.filename} has {member.file_size} bytes when unpacked, too many",
+            hint=UNPACKED_BYTES.hint,
+        )
     return member
 
 
 @dataclass(slots=True)
 class _ResultsCheck:
-    """What is known of the videos so far, and what is wrong."""
+    """The state of a check: the known videos and the problems so far."""
 
     file: str
     dataset: DataSet | None
@@ -139,32 +147,32 @@ class _ResultsCheck:
                 self._categories = frozenset(c.id for c in self.dataset.categories)
 
     def error(self, kind: str, place: Place, what: str, hint: str = "") -> None:
-        """Add what makes the file unfit."""
+        """Add an error: the entry, or the file, cannot be scored."""
         self.problems.append(Problem("error", kind, self.file, place, what, hint))
 
     def warn(self, kind: str, place: Place, what: str) -> None:
-        """Add what is odd, but can be scored."""
+        """Add a warning: the file can be scored, but this is probably a mistake."""
         self.problems.append(Problem("warning", kind, self.file, place, what))
 
     def sound_entries(self, path: Path, on_progress: OnProgress) -> Iterator[TrackSegmentation]:
-        """Those that nothing is wrong with, one after the other."""
+        """The valid entries, one at a time; problems are added to `problems`."""
         entries = decode_json(_results_bytes(path, self), list[msgspec.Raw], str(path))
         if not isinstance(entries, list):
             raise DataError(f"{path}: holds a {type(entries).__name__} where a list should be")
         for index, raw in enumerate(entries):
-            result = self._sound(raw) or self._examined(index, plain(raw))
+            result = self._sound(raw) or self._examined(index, raw)
             if result is not None and self._is_new(index, result):
                 yield result
             on_progress("checking results", index + 1, len(entries))
-        self._look_at_the_whole(len(entries))
+        self._check_coverage(len(entries))
 
     def _sound(self, raw: Any) -> TrackSegmentation | None:
-        """The track, if a quick look at it as a whole finds nothing odd; nearly all are so."""
+        """The track, if a fast check finds no problem, as for nearly all entries; else None."""
         if not isinstance(raw, msgspec.Raw):
             return None
         try:
             result: TrackSegmentation = _DECODER.decode(raw)
-        except msgspec.MsgspecError:
+        except NOT_TAKEN:
             return None
         video, masks = result["video_id"], [m for m in result["segmentations"] if m is not None]
         size = list(self._sizes.get(video, ()))
@@ -178,25 +186,30 @@ class _ResultsCheck:
         if not fits:
             return None
         for mask in masks:
-            mask["size"] = size  # one list for all of them, a seventh of the memory
+            mask["size"] = size  # one shared list; saves a seventh of the memory
         self._predicted.add(video)
         return result
 
-    def _examined(self, index: int, entry: Any) -> TrackSegmentation | None:
-        """The track, or None after adding all that is wrong with it."""
+    def _examined(self, index: int, raw: Any) -> TrackSegmentation | None:
+        """The track after a full check; None, after adding its problems, if it has errors."""
         place: Place = (("result", index),)
+        try:
+            entry = plain(raw)
+        except DataError as error:
+            self.error("no-json", place, str(error))
+            return None
         if not isinstance(entry, dict):
             self.error("no-object", place, f"a {type(entry).__name__}, not an object")
             return None
-        if "image_id" in entry and "video_id" not in entry:  # COCO's form: a video of one frame
-            entry["video_id"], entry["segmentations"] = (
-                entry["image_id"],
-                [entry.get("segmentation")],
-            )
-        ids = [(key.removesuffix("_id"), entry.get(key)) for key in ("video_id", "category_id")]
+        kind = "video"
+        if "image_id" in entry and "video_id" not in entry:  # COCO: a picture is a one-frame video
+            kind, mask = "image", entry.get("segmentation")
+            entry["video_id"] = entry["image_id"]
+            entry["segmentations"] = None if mask is None else [mask]
+        ids = [(kind, entry.get("video_id")), ("category", entry.get("category_id"))]
         place += tuple((name, value) for name, value in ids if type(value) is int)
         before = len(self.problems)
-        self._check_ids(place, entry)
+        self._check_ids(place, entry, kind)
         self._check_score(place, entry.get("score", "missing"))
         masks = self._check_masks(place, entry)
         if any(problem.severity == "error" for problem in self.problems[before:]):
@@ -208,7 +221,7 @@ class _ResultsCheck:
             segmentations=masks,
         )
 
-    def _look_at_the_whole(self, count: int) -> None:
+    def _check_coverage(self, count: int) -> None:
         if count == 0:
             self.warn("empty", (), "no results in it")
         elif self.dataset is not None:
@@ -221,38 +234,43 @@ class _ResultsCheck:
                     f"{len(without)} of {len(self._lengths)} videos have no result: {some}",
                 )
 
-    def _check_ids(self, place: Place, entry: Mapping[str, Any]) -> None:
-        for key in ("video_id", "category_id"):
+    def _check_ids(self, place: Place, entry: Mapping[str, Any], kind: str) -> None:
+        """Args: kind: "image" where the file calls a video of one frame so."""
+        for key, name in (("video_id", f"{kind}_id"), ("category_id", "category_id")):
             if type(entry.get(key)) is not int:
-                self.error("no-number", place, f"{key} is {entry.get(key, 'missing')!r}, not an id")
+                what = f"{name} is {entry.get(key, 'missing')!r}, not an id"
+                self.error("no-number", place, what)
         video, category = entry.get("video_id"), entry.get("category_id")
         if type(video) is int:
             self._predicted.add(video)
             if self.dataset is not None and video not in self._lengths:
-                self.error(
-                    "unknown-video",
-                    place,
-                    f"video_id {video} is none of the {len(self._lengths)} videos of the data set",
+                what = (
+                    f"{kind}_id {video} is not one of the data set's {len(self._lengths)} {kind}s"
                 )
+                self.error("unknown-video", place, what)
         known = self._categories
         if known is not None and type(category) is int and category not in known:
             self.error(
                 "unknown-category",
                 place,
-                f"category_id {category} is none of the {len(known)} categories of the data set",
+                f"category_id {category} is not one of the data set's {len(known)} categories",
             )
 
     def _check_score(self, place: Place, score: Any) -> None:
         if type(score) not in (int, float) or not -math.inf < score < math.inf:
             self.error("score", place, f"its score is {score!r}, not a finite number")
         elif not 0 <= score <= 1:
-            self.warn("score", place, f"its score {score:g} is outside of 0 to 1")
+            self.warn("score", place, f"its score {score:g} is outside 0 to 1")
 
     def _check_masks(self, place: Place, entry: Mapping[str, Any]) -> list[RLE | None]:
         masks, video = entry.get("segmentations"), entry.get("video_id")
         if not isinstance(masks, list):
-            what = "no segmentations" if masks is None else f"segmentations are a {type(masks)}"
-            self.error("no-mask", place, what, "one mask or null a frame")
+            what = (
+                "no segmentations"
+                if masks is None
+                else f"segmentations are a {type(masks).__name__}"
+            )
+            self.error("no-mask", place, what, "write one mask or null per frame")
             return []
         if type(video) is not int or (self.dataset is not None and video not in self._lengths):
             return []
@@ -287,7 +305,7 @@ class _ResultsCheck:
             return None
 
     def _size_of(self, video: int, mask: Mapping[str, Any]) -> Size:
-        """The data set's, or that of the first mask of the video."""
+        """The size of a video: from the data set, or from the first mask of the video."""
         stated = mask.get("size")
         if video not in self._sizes:
             if not isinstance(stated, list) or [type(side) for side in stated] != [int, int]:
@@ -296,7 +314,7 @@ class _ResultsCheck:
         return self._sizes[video]
 
     def _is_new(self, index: int, result: TrackSegmentation) -> bool:
-        """Is it no repetition of an earlier entry? Tracks without any mask may be alike."""
+        """False, after reporting it, if the entry repeats another; tracks without masks may."""
         codes = tuple([mask and mask["counts"] for mask in result["segmentations"]])
         if not any(codes):
             return True

@@ -1,4 +1,4 @@
-"""Holding out a part of a data set: whole videos, by a seed, every category on both sides."""
+"""Split a data set by videos into a training and a validation part, with all categories in both."""
 
 from __future__ import annotations
 
@@ -16,22 +16,29 @@ from vistool.annotations.convert import bring_frames
 from vistool.annotations.dataset import group_tracks
 from vistool.annotations.read import annotation_file
 from vistool.errors import UsageError
-from vistool.formats.files import atomic_path, decode_json, plain
+from vistool.formats.files import (
+    atomic_path,
+    decode_json,
+    encode_json,
+    plain,
+    read_file,
+    refuse_existing,
+)
 from vistool.progress import OnProgress, silent
 
-NOTHING = -1  # stands for the category of a video without annotations
+NOTHING = -1  # replaces the category of a video without annotations
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Two annotation files and what is in them."""
+    """The two written annotation files and their contents."""
 
     kept: Path
     held_out: Path
     num_kept: int  # videos, or pictures
     num_held_out: int
-    one_sided: tuple[str, ...]  # categories of two videos or more that are on one side only
-    missing_files: int  # frames that are not there; their names are kept
+    one_sided: tuple[str, ...]  # categories that two or more videos have, but only in one part
+    missing_files: int  # frames whose files do not exist; their names are kept
 
 
 def split_dataset(
@@ -41,15 +48,19 @@ def split_dataset(
     folder: Path | None = None,
     *,
     frames: Path | None = None,
+    exist_ok: bool = False,
     on_progress: OnProgress = silent,
 ) -> Split:
     """Write `NAME-train.json` and `NAME-val.json`; ids and all other fields stay as they are.
 
     Args:
-        folder: for the two files; None: where the annotation file lies. From a folder that is not
-            above the frames they are linked, as `bring_frames` does.
+        fraction: share of the videos to hold out, in (0, 1).
+        folder: for the two files; None: the folder of the annotation file. If the frames are not
+            below it, they are linked into it by `bring_frames`.
+        exist_ok: replace existing files.
 
-    Raises: DataError for a set that training would refuse, UsageError if it cannot be divided.
+    Raises: DataError for a set that training would refuse, UsageError if it cannot be split or a
+        file exists.
     """
     source = annotation_file(path)
     dataset = read_coco_json(source, frames=frames, on_progress=on_progress)
@@ -59,31 +70,33 @@ def split_dataset(
             hint="a split needs two or more of them, and a fraction between 0 and 1",
         )
     folder = folder or source.parent
+    places = {name: folder / f"{source.stem}-{name}.json" for name in ("train", "val")}
+    for place in places.values():
+        refuse_existing(place, exist_ok=exist_ok)
     by_video = group_tracks(dataset.tracks)
     members = [frozenset(t.category_id for t in by_video[v.id]) for v in dataset.videos]
     chosen = hold_out(members, fraction, seed)
-    brought, missing = bring_frames(dataset, folder, on_progress)
-    # Both names of every file, video by video.
+    moved, missing = bring_frames(dataset, folder, on_progress)
     renamed = {
         old: new
-        for before, after in zip(dataset.videos, brought.videos, strict=True)
+        for before, after in zip(dataset.videos, moved.videos, strict=True)
         for old, new in zip(before.file_names, after.file_names, strict=True)
     }
     ids = [video.id for video in dataset.videos]
     held = {ids[position] for position in chosen}
     parts = {"train": frozenset(ids) - held, "val": frozenset(held)}
-    raw = decode_json(source.read_bytes(), dict[str, msgspec.Raw], str(source))
+    raw = decode_json(read_file(source), dict[str, msgspec.Raw], str(source))
     content = _with_plain_lists(raw)
     files = {name: _part(content, wanted, renamed) for name, wanted in parts.items()}
     written = sum(len(part["annotations"]) for part in files.values())
-    assert written == len(content["annotations"]), "every annotation is in one of the two"
+    assert written == len(content["annotations"]), "every annotation is in one of the two files"
     for name, part in files.items():
-        with atomic_path(folder / f"{source.stem}-{name}.json") as temporary:
-            temporary.write_bytes(msgspec.json.encode(part) + b"\n")
+        with atomic_path(places[name]) as temporary:
+            temporary.write_bytes(encode_json(part) + b"\n")
     names = {category.id: category.name for category in dataset.categories}
     return Split(
-        kept=folder / f"{source.stem}-train.json",
-        held_out=folder / f"{source.stem}-val.json",
+        kept=places["train"],
+        held_out=places["val"],
         num_kept=len(ids) - len(held),
         num_held_out=len(held),
         one_sided=tuple(names[id_] for id_ in sorted(one_sided(members, chosen))),
@@ -92,13 +105,15 @@ def split_dataset(
 
 
 def hold_out(members: Sequence[frozenset[int]], fraction: float, seed: int) -> frozenset[int]:
-    """Which of N videos to hold out: about `fraction` of all, and of the videos of every category.
+    """Select videos to hold out: about `fraction` of all, and of the videos of every category.
 
-    First one video of every category that two or more have, the rarest first, then one at a time of
-    the category of which the smallest share is held out; never the last of what two or more have.
-    So more may be held out than asked for. The same arguments give the same videos.
+    First, one video is selected for each category that two or more videos have, the rarest category
+    first. Then videos are added one at a time for the category with the smallest held-out share.
+    Such a category always keeps at least one video for training. More than `fraction` may be held
+    out. The selection depends on the arguments only.
 
-    Args: members: the categories in each video.
+    Args: members: the categories in each of the N videos.
+    Returns: positions in `members`.
     """
     wanted = min(max(round(fraction * len(members)), 1), len(members) - 1)
     named = [categories or frozenset([NOTHING]) for categories in members]
@@ -107,10 +122,10 @@ def hold_out(members: Sequence[frozenset[int]], fraction: float, seed: int) -> f
     chosen: set[int] = set()
 
     def shared(video: int) -> list[int]:
-        """The categories of a video that other videos have, too."""
+        """The categories that this video shares with other videos."""
         return [c for c in named[video] if count[c] > 1 and c != NOTHING]
 
-    def may_go(video: int) -> bool:
+    def may_be_held_out(video: int) -> bool:
         last = any(count[c] - held[c] == 1 for c in shared(video))
         return not last and video not in chosen and len(chosen) < len(members) - 1
 
@@ -119,17 +134,17 @@ def hold_out(members: Sequence[frozenset[int]], fraction: float, seed: int) -> f
         held.update(named[video])
 
     order = np.random.default_rng(seed).permutation(len(members)).tolist()
-    # Those with a category that no other video has come last: it would not be trained on.
+    # Videos with a category that no other video has come last: without them it is not trained.
     order.sort(key=lambda v: any(count[c] == 1 for c in named[v]))
     videos = _by_category(order, named)
     for category in sorted(count, key=lambda c: (count[c], c)):
-        allowed = [v for v in videos[category] if category in shared(v) and may_go(v)]
+        allowed = [v for v in videos[category] if category in shared(v) and may_be_held_out(v)]
         if allowed and not held[category]:
             take(max(allowed, key=lambda v: sum(not held[c] for c in shared(v))))
     while len(chosen) < wanted and videos:
         category = min(videos, key=lambda c: held[c] / count[c] if count[c] > 1 else 1.0)
         video = videos[category].popleft()
-        if may_go(video):
+        if may_be_held_out(video):
             take(video)
         if not videos[category]:
             del videos[category]
@@ -137,7 +152,7 @@ def hold_out(members: Sequence[frozenset[int]], fraction: float, seed: int) -> f
 
 
 def _by_category(order: Sequence[int], named: Sequence[frozenset[int]]) -> dict[int, deque[int]]:
-    """The videos of every category, in this order."""
+    """The videos of every category, in the given order."""
     videos: dict[int, deque[int]] = defaultdict(deque)
     for video in order:
         for category in named[video]:
@@ -146,14 +161,14 @@ def _by_category(order: Sequence[int], named: Sequence[frozenset[int]]) -> dict[
 
 
 def one_sided(members: Sequence[frozenset[int]], chosen: frozenset[int]) -> set[int]:
-    """The categories that two videos or more have, but only on one side."""
+    """The categories that two or more videos have, but only in one part."""
     count = Counter(category for categories in members for category in categories)
     held = Counter(category for i in chosen for category in members[i])
     return {c for c, number in count.items() if number > 1 and held[c] in (0, number)}
 
 
 def _with_plain_lists(content: dict[str, Any]) -> dict[str, Any]:
-    """An annotation file whose lists of videos, images and annotations are plain values."""
+    """An annotation file with its lists of videos, images and annotations as plain values."""
     lists: dict[str, Any] = {
         key: [plain(entry) for entry in plain(content[key]) or []]
         for key in ("videos", "images", "annotations")
@@ -165,7 +180,7 @@ def _with_plain_lists(content: dict[str, Any]) -> dict[str, Any]:
 def _part(
     content: dict[str, Any], wanted: frozenset[int], renamed: dict[str, str]
 ) -> dict[str, Any]:
-    """An annotation file with the wanted videos, or pictures, only."""
+    """The annotation file restricted to the wanted videos, or pictures."""
     kind = kind_of_parts(content)
     holder, key = ("videos", "video_id") if kind == "youtube-vis" else ("images", "image_id")
     part = dict(content)
@@ -185,7 +200,7 @@ def _of(entries: list[Any], key: str, ids: frozenset[int]) -> list[Any]:
 
 
 def _renamed(entry: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    """An entry that names its files anew."""
+    """The entry with new file names."""
     new = dict(entry)
     if "file_names" in entry:
         new["file_names"] = [names[name] for name in entry["file_names"]]

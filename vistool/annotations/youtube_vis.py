@@ -1,19 +1,18 @@
-"""Writing annotation files in YouTube-VIS form."""
+"""Write annotation files in YouTube-VIS form."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from pycocotools import mask as coco
 
 from vistool.annotations.dataset import AnnotatedTrack, AnnotatedVideo, DataSet
-from vistool.formats.files import atomic_path
+from vistool.formats.files import atomic_path, encode_json
 
 
 def write_youtube_vis(path: Path, dataset: DataSet) -> None:
-    """Write videos, annotations and categories; boxes and areas are those of the masks."""
+    """Write videos, annotations and categories; boxes and areas are computed from the masks."""
     videos = {video.id: video for video in dataset.videos}
     content = {
         "info": {"description": f"converted from {dataset.path.name}"},
@@ -22,7 +21,7 @@ def write_youtube_vis(path: Path, dataset: DataSet) -> None:
         "categories": dataset.categories,
     }
     with atomic_path(path) as temporary:
-        temporary.write_bytes(msgspec.json.encode(content) + b"\n")
+        temporary.write_bytes(encode_json(content) + b"\n")
 
 
 def _video(video: AnnotatedVideo) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -18,9 +20,22 @@ from vistool.cli.render import render
 from vistool.cli.train import train
 from vistool.cli.visualize import visualize
 from vistool.cli.weights import weights
+from vistool.errors import OutOfMemoryError
 from vistool.signals import ended_by_signals
 
 DEBUG = "--debug"
+# Bytes of address space: below, loading torch or OpenCV ends the process. With one thread on CPUs
+# `predict` ran with 1.2 GB, with two with 1.5 GB.
+LEAST_MEMORY = 1_500_000_000
+# What needs less memory, by command.
+LESS_MEMORY = {
+    "predict": "a smaller --size, --clip-length or --batch needs less",
+    "eval": "fewer --workers, or a smaller --size or --batch, need less",
+    "train": "a smaller batch, with accumulate for the rest, or recompute = true needs less",
+    "bench": "a smaller --size or --clip-length needs less",
+    "visualize": "fewer frames or videos at a time need less",
+    "data": "a part of the data set at a time needs less",
+}
 
 
 class Commands(TyperGroup):
@@ -34,7 +49,14 @@ class Commands(TyperGroup):
         words = [word for word in options if word != DEBUG] + words[len(options) :]
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names may not be valid UTF-8
             sys.stdout.reconfigure(errors="backslashreplace")
-        with friendly_errors(debug=DEBUG in options):
+        command = next((word for word in words if not word.startswith("-")), "")
+        warnings.filterwarnings("ignore", module="PIL")  # of damaged pictures; we say it in a line
+        with friendly_errors(
+            debug=DEBUG in options,
+            less_memory=LESS_MEMORY.get(command, "close other programs, or take a smaller input"),
+        ):
+            if words and not {"-h", "--help", "--version"}.intersection(words):
+                _refuse_too_little_memory()
             code = super().main(words, *rest, **{**extra, "standalone_mode": False})
         raise SystemExit(code)
 
@@ -44,6 +66,21 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
             report_interrupt(interrupt)
+
+
+def _refuse_too_little_memory() -> None:
+    """Raises: OutOfMemoryError where libraries would crash as they are loaded."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if allowed != resource.RLIM_INFINITY and allowed < LEAST_MEMORY:
+        raise OutOfMemoryError(
+            f"this process may have {allowed // 1_000_000} MB of address space; vistool needs "
+            f"{LEAST_MEMORY // 1_000_000} at least",
+            hint="raise the limit, as by `ulimit -v unlimited`",
+        )
 
 
 EXAMPLES = """\b
@@ -105,5 +142,20 @@ app.add_typer(weights, name="weights")
 
 def main() -> None:
     """The entry point of the `vistool` command."""
+    _open_standard_streams()
     with ended_by_signals():
         app()
+
+
+def _open_standard_streams() -> None:
+    """Let streams that the process was started without lead nowhere.
+
+    Else the next file to be opened would get the number of one, and all that is said with it.
+    """
+    for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))

@@ -19,6 +19,7 @@ from vistool.cli.options import (
 from vistool.cli.predict import parse_clip_length
 from vistool.config import Precision, PredictConfig
 from vistool.errors import UsageError
+from vistool.formats.files import encode_json
 
 if TYPE_CHECKING:
     from vistool.engine.bench import BenchReport
@@ -84,7 +85,7 @@ def _as_json(report: BenchReport) -> str:
     for name in ("frame", "seen"):
         height, width = facts[name]
         facts[name] = {"width": width, "height": height}
-    return msgspec.json.format(msgspec.json.encode(facts)).decode()
+    return encode_json(facts, indented=True).decode()
 
 
 def _as_text(report: BenchReport) -> str:

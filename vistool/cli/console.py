@@ -12,10 +12,24 @@ from typing import NoReturn
 
 import typer
 
-from vistool.errors import OutOfMemoryError, UsageError, VistoolError
+from vistool.errors import (
+    OutOfMemoryError,
+    UsageError,
+    VistoolError,
+    is_out_of_memory,
+    visible,
+)
 from vistool.progress import OnProgress, silent
 from vistool.signals import INTERRUPTED
 
+# Options of other programs, and what to do here.
+OTHER_NAMES = {
+    "--epochs": "a training is counted in steps: --set steps=2000",
+    "--lr": "the learning rate: --set learning_rate=1e-4",
+    "--batch-size": "--set batch=8 for `train`, --batch for `predict`",
+    "--weights": "weights are named by -m, --model",
+    "--source": "the sources are given without an option",
+}
 NO_UNITS: Mapping[str, str] = {}
 SECONDS_BETWEEN_LINES = 5.0  # of progress, if stderr is not a terminal
 
@@ -24,12 +38,14 @@ ParserError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 @contextmanager
-def friendly_errors(*, debug: bool = False) -> Iterator[None]:
+def friendly_errors(*, debug: bool = False, less_memory: str = "") -> Iterator[None]:
     """Print an expected failure as an `error:` and a `hint:` line, and exit with its exit code.
 
     Any other exception is a bug and keeps its traceback. Typer handles a closed pipe (`| head`).
 
-    Args: debug: show the traceback of expected failures as well.
+    Args:
+        debug: show the traceback of expected failures as well.
+        less_memory: a few words on what would need less memory.
     """
     try:
         yield
@@ -38,13 +54,15 @@ def friendly_errors(*, debug: bool = False) -> Iterator[None]:
     except ParserError as error:
         message, hint = _parser_message(error)
         _fail(UsageError(message, hint=hint), debug)
-    except MemoryError:
-        hint = "a smaller --size or --clip-length needs less"
-        _fail(OutOfMemoryError("this computer's memory is full", hint=hint), debug)
-    except OSError as error:
-        _fail(VistoolError.of_system(error), debug)
     except (KeyboardInterrupt, typer.Abort) as interrupt:
         report_interrupt(interrupt)
+    except Exception as error:
+        if is_out_of_memory(error):
+            full = OutOfMemoryError("this computer's memory is full", hint=less_memory)
+            _fail(full.with_notes_of(error), debug)
+        if isinstance(error, OSError):
+            _fail(VistoolError.of_system(error), debug)
+        raise
 
 
 def report_failure(error: VistoolError) -> None:
@@ -63,8 +81,8 @@ def report_interrupt(interrupt: BaseException) -> NoReturn:
 
 
 def say(text: str) -> None:
-    """Print one line on stderr, above the progress bar if there is one."""
-    sys.stderr.write(f"{text}\n")
+    """Print one line on stderr, above the progress bar if there is one; unprintables become ?."""
+    sys.stderr.write("\n".join(map(visible, text.split("\n"))) + "\n")
 
 
 def answer(text: str) -> None:
@@ -191,7 +209,8 @@ def _parser_message(error: Exception) -> tuple[str, str]:
     message = str(getattr(error, "format_message", error.__str__)())
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "vistool"
-    return message.rstrip("."), f"{command} --help lists commands and options"
+    hint = OTHER_NAMES.get(str(getattr(error, "option_name", "")))
+    return message.rstrip("."), hint or f"{command} --help lists commands and options"
 
 
 def _say_notes(error: BaseException) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vistool.cli.console import progress, say
-from vistool.cli.options import Frames, Quiet
+from vistool.cli.options import Frames, Quiet, Replace
 from vistool.errors import DataError, UsageError, first_few, visible
+from vistool.formats.files import encode_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,6 +105,7 @@ def split(
         typer.Option("-o", "--output", help="Folder for the two files. [that of DATASET]"),
     ] = None,
     frames: Frames = None,
+    exist_ok: Replace = False,
     quiet: Quiet = False,
 ) -> None:
     """Hold out whole videos, or pictures, for validation.
@@ -117,7 +119,12 @@ def split(
     from vistool.annotations.split import split_dataset
 
     with progress(quiet=quiet) as show:
-        made = split_dataset(dataset, fraction, seed, output, frames=frames, on_progress=show)
+        made = split_dataset(
+            *(dataset, fraction, seed, output),
+            frames=frames,
+            exist_ok=exist_ok,
+            on_progress=show,
+        )
     if made.one_sided:
         say(f"warning: on one side only: {visible(', '.join(made.one_sided))}")
     if made.missing_files:
@@ -216,4 +223,4 @@ def _print_json(problems: Sequence[Problem], errors: int, summary: SetSummary | 
             {**msgspec.to_builtins(problem), "place": dict(problem.place)} for problem in problems
         ],
     }
-    typer.echo(msgspec.json.format(msgspec.json.encode(facts)))
+    typer.echo(encode_json(facts, indented=True))

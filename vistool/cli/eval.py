@@ -221,6 +221,12 @@ def _compare(
     answer(f"\n{comparison.num_videos} videos, drawn {config.samples} times with replacement")
 
 
+ALL_SCORES = (
+    "HOTA, identities, J and F count every predicted track, whatever its score; --conf 0.5 counts "
+    "those that `vistool predict` reports"
+)
+
+
 def table(result: Measured) -> str:
     """The scores and the errors as text."""
     scored, numbers = result.scored, result.numbers()
@@ -233,17 +239,18 @@ def table(result: Measured) -> str:
         *_block(numbers["ytvis"], OFFICIAL[:6]),
         *_block(numbers["ytvis"], OFFICIAL[6:]),
         *_block(tracking, TRACKING),
+        *([] if result.source.conf else [ALL_SCORES, ""]),
     ]
     rows = [row for row in result.by_category() if row["truth"] or row["predictions"]]
     columns = ["AP", "AP50", "AP75", "AR10", "HOTA", "AssA"]
     lines.append(
-        f"{'category':{NAME_WIDTH}}{'labelled':>9}{'predicted':>11}"
+        f"{'category':{NAME_WIDTH}}{'labelled':>9}{'predicted':>10}"
         + "".join(f"{name:>8}" for name in columns)
     )
     for row in sorted(rows, key=lambda row: -row["truth"]):
         values = "".join(_cell(row.get(name, -1)) for name in columns)
         name = visible(row["name"])[: NAME_WIDTH - 1]
-        lines.append(f"{name:{NAME_WIDTH}}{row['truth']:9}{row['predictions']:11}{values}")
+        lines.append(f"{name:{NAME_WIDTH}}{row['truth']:9}{row['predictions']:10}{values}")
     return "\n".join([*lines, "", *_errors(result)])
 
 

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+Replace = Annotated[
+    bool, typer.Option("--exist-ok", help="Replace what is there already by that name.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 Frames = Annotated[

@@ -27,8 +27,8 @@ def predict(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="Video files, folders of frames (taken as 10 a second), folders of videos, or "
-            "globs."
+            help="Video files, folders of frames, TIFFs whose pages are frames, folders of videos, "
+            "or globs."
         ),
     ],
     output: Annotated[
@@ -70,6 +70,26 @@ def predict(
     ] = PredictConfig().frame_stride,
     start: Annotated[float | None, typer.Option(help="Begin here, in seconds.")] = None,
     end: Annotated[float | None, typer.Option(help="End here, in seconds.")] = None,
+    stream: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of the video stream, of several in a file. [the default one, or else the "
+            "largest]"
+        ),
+    ] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(help="Frames per second of frames that are kept as pictures. [10]"),
+    ] = None,
+    value_range: Annotated[
+        str | None,
+        typer.Option(
+            "--range",
+            metavar="LOW,HIGH",
+            help="Values that become black and white, of pictures with more than 8 bits. [the "
+            "lowest and the highest of the sequence]",
+        ),
+    ] = None,
     size: InputSize = None,
     device: DeviceName = "auto",
     precision: PrecisionName = "auto",
@@ -96,10 +116,12 @@ def predict(
 
     Example: vistool predict street.mp4 --conf 0.8 --classes person,car
     """
+    from vistool.formats.video.sources import expand_sources
+
+    paths = expand_sources(sources)  # before torch is loaded: they may not be there
     from vistool.engine.distributed import joined
     from vistool.engine.predict.sources import predict_videos
     from vistool.engine.tracked_video import TrackedVideo
-    from vistool.formats.video.sources import expand_sources
 
     config = PredictConfig(
         conf=conf,
@@ -111,6 +133,9 @@ def predict(
         size=size,
         start=start,
         end=end,
+        stream=stream,
+        fps=fps,
+        range=parse_range(value_range),
         device=device,
         precision=cast("Precision", precision),
         batch=batch,
@@ -121,7 +146,7 @@ def predict(
     if output == Path("-"):
         if save or exist_ok:
             raise UsageError("-o - writes no files, so there is nothing to --save or to replace")
-        stream(model, expand_sources(sources), config, quiet=quiet)
+        print_frames(model, paths, config, quiet=quiet)
         return
 
     def on_done(video: TrackedVideo, folder: Path) -> None:
@@ -137,7 +162,7 @@ def predict(
     ):
         predict_videos(
             model,
-            expand_sources(sources),
+            paths,
             output,
             config,
             exist_ok=exist_ok,
@@ -148,7 +173,9 @@ def predict(
         )
 
 
-def stream(model: str, sources: Sequence[Path], config: PredictConfig, *, quiet: bool) -> None:
+def print_frames(
+    model: str, sources: Sequence[Path], config: PredictConfig, *, quiet: bool
+) -> None:
     """One JSON line a frame, on stdout; classes and scores are those known by then."""
     from vistool.engine.distributed import joined
     from vistool.engine.predict.sources import stream_videos
@@ -176,6 +203,17 @@ def stream(model: str, sources: Sequence[Path], config: PredictConfig, *, quiet:
             on_warning=lambda warning: say(f"warning: {warning}"),
             on_failure=lambda _, error: report_failure(error),
         )
+
+
+def parse_range(text: str | None) -> tuple[float, float] | None:
+    """Two numbers with a comma between them. Raises: UsageError for anything else."""
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise UsageError(f"--range {text}: not two numbers, as in --range 0,4095") from None
+    return low, high
 
 
 def _listed(parts: list[str] | None) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vistool.cli.console import progress
-from vistool.cli.options import Quiet
+from vistool.cli.options import Quiet, Replace
 from vistool.config import OverlayStyle
 
 
@@ -25,8 +25,8 @@ def render(
         typer.Option(
             "-o",
             "--output",
-            help="The mp4 to write. [overlay.mp4 beside the results; "
-            "with --video, overlay-SOURCE.mp4]",
+            help="The mp4 to write. [overlay.mp4 beside the results; with --video, "
+            "overlay-SOURCE.mp4; with -2, -3... if that is there already]",
         ),
     ] = None,
     video: Annotated[
@@ -53,6 +53,7 @@ def render(
     scores: Annotated[
         bool, typer.Option("--scores/--no-scores", help="The score as part of the label.")
     ] = True,
+    exist_ok: Replace = False,
     quiet: Quiet = False,
 ) -> None:
     """Draw saved results on their video.
@@ -64,18 +65,27 @@ def render(
     """
     from vistool.engine.read_video import load
     from vistool.engine.writers import require_mp4
+    from vistool.formats.files import free_path, refuse_existing
     from vistool.formats.results.files import OVERLAY
     from vistool.formats.video.sources import source_name
 
     if output is None:
         name = OVERLAY if video is None else f"overlay-{source_name(source)}.mp4"
-        output = (results if results.is_dir() else results.parent) / name
+        folder = results if results.is_dir() else results.parent
+        output = free_path(folder / name, exist_ok=exist_ok)
     require_mp4(output)  # before anything is read
+    refuse_existing(output, exist_ok=exist_ok)
     with (
         progress(quiet=quiet) as show,
         load(results, source=source, video=video, annotations=annotations) as tracked,
     ):
         tracked.render(
-            output, conf=conf, on_progress=show, alpha=alpha, labels=labels, scores=scores
+            output,
+            conf=conf,
+            exist_ok=exist_ok,
+            on_progress=show,
+            alpha=alpha,
+            labels=labels,
+            scores=scores,
         )
     typer.echo(output)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vistool.cli.console import answer, progress
-from vistool.cli.options import Quiet
+from vistool.cli.options import Quiet, Replace
 from vistool.config import TrainConfig, apply_overrides, from_mapping, load_toml
 from vistool.errors import UsageError
 
@@ -43,7 +43,8 @@ def visualize(
             "-o",
             "--output",
             help="A .png, or a folder for one .png per row; for results a .png or .html. "
-            "[runs/visualize/NAME.png; for results tracks.png in their folder]",
+            "[runs/visualize/NAME.png; for results tracks.png in their folder; with -2, -3... if "
+            "that exists already]",
         ),
     ] = None,
     count: Annotated[
@@ -74,6 +75,7 @@ def visualize(
     html: Annotated[
         bool, typer.Option("--html", help="For results: write a self-contained page.")
     ] = False,
+    exist_ok: Replace = False,
     quiet: Quiet = False,
 ) -> None:
     """Draw training clips, labelled videos or results as a contact sheet.
@@ -94,32 +96,43 @@ def visualize(
             require_options("training clips", given)
             if config is None:
                 raise UsageError("train: which one?", hint="name a configuration or a run's folder")
-            output = output or FIGURES / f"{config.stem}.png"
-            job.require_suffix(output, *job.SHEET_SUFFIXES)
+            output = _place(output, FIGURES / f"{config.stem}.png", exist_ok, *job.SHEET_SUFFIXES)
             from vistool.engine.train.sheet import training_sheet
 
             settings = training_settings(config, data, overrides or [], seed)
-            written = job.save_sheet(training_sheet(settings, count or 8), output)
+            sheet = training_sheet(settings, count or 8)
+            written = job.save_sheet(sheet, output, exist_ok=exist_ok)
         elif results := of_results.results_file(Path(what)):
             require_options("results", given)
-            output = output or results.with_name("tracks.html" if html else "tracks.png")
+            usual = results.with_name("tracks.html" if html else "tracks.png")
             suffixes = (".html",) if html else of_results.RESULTS_SUFFIXES
-            job.require_suffix(output, *suffixes)
+            output = _place(output, usual, exist_ok, *suffixes)
             view = of_results.view_results(
                 results, source=source, count=count or 12, conf=conf or 0.0, on_progress=show
             )
-            written = [of_results.save_results(view, output)]
+            written = [of_results.save_results(view, output, exist_ok=exist_ok)]
         else:
             require_options("labelled sets", given)
             if videos and (count or seed is not None):
                 raise UsageError("--videos names videos; --count and --seed choose from all")
             path = Path(what)
-            output = output or FIGURES / f"{path.stem}.png"
-            job.require_suffix(output, *job.SHEET_SUFFIXES)
+            output = _place(output, FIGURES / f"{path.stem}.png", exist_ok, *job.SHEET_SUFFIXES)
             sheet = job.dataset_sheet(path, videos=videos or (), count=count or 8, seed=seed)
-            written = job.save_sheet(sheet, output)
+            written = job.save_sheet(sheet, output, exist_ok=exist_ok)
     for path in written:
         answer(str(path))
+
+
+def _place(named: Path | None, usual: Path, exist_ok: bool, *suffixes: str) -> Path:
+    """Where a figure goes. Raises: UsageError, before anything is read."""
+    from vistool.engine.draw.sheets import require_suffix
+    from vistool.formats.files import free_path, refuse_existing
+
+    place = named or free_path(usual, exist_ok=exist_ok)
+    require_suffix(place, *suffixes)
+    if place.suffix:
+        refuse_existing(place, exist_ok=exist_ok)
+    return place
 
 
 def require_options(subject: str, given: Sequence[str]) -> None:

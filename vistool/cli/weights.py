@@ -9,6 +9,7 @@ import typer
 
 from vistool.cli.console import say
 from vistool.errors import UsageError, first_few, visible
+from vistool.formats.files import encode_json
 
 if TYPE_CHECKING:
     from vistool.models.checkpoints.files import WeightsHeader
@@ -37,7 +38,6 @@ def list_weights(as_json: AsJson = False) -> None:
 
 def print_weights(paths: list[Path], *, as_json: bool) -> None:
     """Print one row per weight file, as a table or as JSON; warn about unreadable files."""
-    import msgspec
 
     from vistool.errors import WeightsError
     from vistool.models.checkpoints.files import read_header
@@ -49,7 +49,7 @@ def print_weights(paths: list[Path], *, as_json: bool) -> None:
         except WeightsError as error:
             say(f"warning: {error}")
     if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(rows)))
+        typer.echo(encode_json(rows, indented=True))
     elif rows:
         typer.echo(_table(rows))
     else:
@@ -82,13 +82,13 @@ def show_weights(
         "metadata": header.metadata,
     }
     if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(facts)))
+        typer.echo(encode_json(facts, indented=True))
         return
     facts["classes"] = ", ".join(header.config.class_names)
     metadata, config = facts.pop("metadata"), facts.pop("config")
     for key, value in {**facts, **metadata}.items():
         typer.echo(_printable(f"{key:14}{value}"))
-    typer.echo(_printable("config\n" + msgspec.json.format(msgspec.json.encode(config)).decode()))
+    typer.echo(_printable("config\n" + encode_json(config, indented=True).decode()))
 
 
 @weights.command("import")
@@ -161,7 +161,6 @@ def _say_report(report: ImportReport, *, verbose: bool) -> None:
 
 
 def _report_as_json(imported: ImportedModel) -> str:
-    import msgspec
 
     report = imported.report
     facts = {
@@ -173,7 +172,7 @@ def _report_as_json(imported: ImportedModel) -> str:
         "counts": report.count(),
         "keys": [key._asdict() for key in report.keys],
     }
-    return msgspec.json.format(msgspec.json.encode(facts)).decode()
+    return encode_json(facts, indented=True).decode()
 
 
 def _summary(header: WeightsHeader) -> dict[str, Any]:

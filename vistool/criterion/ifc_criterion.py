@@ -1,4 +1,4 @@
-"""IFC's training objective: match, then class, focal and Dice terms for every decoder layer."""
+"""IFC's training objective: matching, and class, focal and Dice terms of every decoder layer."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from torch import Tensor
 
 from vistool.criterion.class_term import (
     Counts,
-    blamed_outside,
     class_error,
     class_terms,
     class_weight,
+    exhaustive_outside,
     lies_on,
+    misclassified,
     miscounted,
-    misjudged,
 )
 from vistool.criterion.losses import counted_pixels, dice_loss, focal_loss, weighted_total
 from vistool.criterion.matcher import hungarian, match_scores
 from vistool.ops.boxes import resize_masks
 from vistool.structures import ClipOutput, ClipTarget
 
-TARGET_STRIDE = 4  # masks are compared at a quarter of the picture (IFC)
+TARGET_STRIDE = 4  # masks are compared at a quarter of the frame's size (IFC)
 
 
 class IFCCriterion:
-    """IFC's losses (section 3.3) for clips that may be labelled in part.
+    """IFC's losses (section 3.3) for clips that may be partly labelled.
 
-    Args: class_weight, focal_weight, dice_weight: of the terms in the total (paper: 1, 3, 3).
+    Args: class_weight, focal_weight, dice_weight: weights of the terms (paper: 1, 3, 3).
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class IFCCriterion:
         self.weights = {"class": class_weight, "focal": focal_weight, "dice": dice_weight}
 
     def counts(self, targets: Sequence[ClipTarget], num_queries: int) -> Counts:
-        """What the terms of these clips are divided by; of several batches, the sum."""
+        """The denominators of the terms of these clips; add them up for several batches."""
         matched = sum(min(len(target.labels), num_queries) for target in targets)
         return Counts(
             instances=sum(len(target.labels) for target in targets),
@@ -49,15 +49,16 @@ class IFCCriterion:
     def __call__(
         self, output: ClipOutput, targets: Sequence[ClipTarget], counts: Counts | None = None
     ) -> dict[str, Tensor]:
-        """Unweighted terms of all layers: `class`, `focal`, `dice`, and `class_0`... of layer 0...
+        """The unweighted terms: `class`, `focal`, `dice`; for layer 0, `class_0` and so on.
 
-        To look at, and no part of the total: `class_error`, percent of the matched queries that
-        are taken for something else, and by how many instances a clip is off, `cardinality_error`.
+        Two more are reported but not part of the total: `class_error`, the percentage of matched
+        queries that are misclassified, and `cardinality_error`, the mean difference between the
+        predicted and the labelled number of instances in a clip.
 
-        Every mask is compared at a quarter of the targets' canvas. Where groups of queries have
-        predicted, clip after clip, the terms are the mean over the groups.
+        Masks are compared at a quarter of the targets' size. With groups of queries (the output of
+        every clip is then followed by those of its other groups), terms are means over the groups.
 
-        Args: counts: of the whole step that the targets are a part of; None: they are all of it.
+        Args: counts: of the whole step, if the targets are only a part of it.
         """
         counts = counts or self.counts(targets, output.class_logits.shape[1])
         groups = len(output.class_logits) // len(targets)
@@ -74,7 +75,7 @@ class IFCCriterion:
         return terms
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """The weighted sum that is minimised."""
+        """The weighted sum of the terms: the loss."""
         return weighted_total(terms, self.weights)
 
     def _layer(
@@ -86,7 +87,7 @@ class IFCCriterion:
     ) -> dict[str, Tensor]:
         class_sum = output.class_logits.new_zeros((), dtype=torch.float32)
         focal_sum, dice_sum, wrong, apart = (torch.zeros_like(class_sum) for _ in range(4))
-        # Taken apart at once: the gradient of one clip, picked by its number, is as large as all.
+        # Unbind once: indexing a single clip would give a gradient as large as the whole batch.
         clips = zip(
             output.class_logits.float().unbind(),
             output.mask_logits.unbind(),
@@ -107,9 +108,9 @@ class IFCCriterion:
                 _exhaustive(all_masks, target, target_masks),
             )
             class_sum = class_sum + (weight * value).sum()
-            wrong += misjudged(class_logits[query], target.labels[instance])
+            wrong += misclassified(class_logits[query], target.labels[instance])
             apart += miscounted(class_logits, len(target.labels))
-            # Once more for the paired queries alone: a gradient is kept for no others.
+            # Resize the matched queries again, so that gradients are stored only for these.
             paired, truth = resize_masks(mask_logits[query], size), target_masks[instance]
             counted = None
             if target.regions is not None:
@@ -128,7 +129,7 @@ class IFCCriterion:
 
 @torch.no_grad()
 def _exhaustive(mask_logits: Tensor, target: ClipTarget, target_masks: Tensor) -> Tensor:
-    """[Q, K] bool: the classes a query may not claim if it matches nothing."""
+    """[Q, K] bool: the classes that are wrong for a query if it is unmatched."""
     exhaustive = target.exhaustive.expand(len(mask_logits), -1)
     if target.exhaustive.all() and target.regions is None:
         return exhaustive
@@ -138,4 +139,4 @@ def _exhaustive(mask_logits: Tensor, target: ClipTarget, target_masks: Tensor) -
         return exhaustive
     regions = resize_masks(target.regions, target_masks.shape[-2:])
     inside = torch.stack([lies_on(mask_logits, region) for region in regions])
-    return blamed_outside(inside, target.region_labels, exhaustive, duplicate)
+    return exhaustive_outside(inside, target.region_labels, exhaustive, duplicate)

@@ -29,9 +29,9 @@ class LabelledTrack:
     """One instance over the frames of its video."""
 
     label: int  # class index of the model
-    segmentations: Sequence[RLE | None]  # one a frame; None: not visible
+    segmentations: Sequence[RLE | None]  # one per frame; None: not visible
     id: int = 0  # of the annotation
-    # As the file states them on every frame, where that was asked for; None: not.
+    # As stated in the file, for every frame; None if they were not requested.
     boxes_xywh: StatedBoxes | None = None
     outlines: Outlines | None = None
 
@@ -45,13 +45,13 @@ class LabelledTrack:
 
 @dataclass(frozen=True, slots=True)
 class LabelledVideo:
-    """Frames of one size with the instances that somebody labelled; a picture has one frame."""
+    """Frames of equal size with their labelled instances; a picture has one frame."""
 
     files: tuple[Path, ...]
     size: Size
     tracks: tuple[LabelledTrack, ...]
-    exhaustive: tuple[bool, ...]  # [K]: are all instances of the class labelled outside regions?
-    # Where there are instances that nobody took apart, or whose masks cannot be trusted.
+    exhaustive: tuple[bool, ...]  # [K]: all instances of the class outside `regions` are labelled
+    # Regions with instances that are not labelled one by one, or that have unreliable masks.
     regions: tuple[LabelledTrack, ...] = ()
 
 
@@ -62,22 +62,22 @@ def read_annotations(
     frames: Path | None = None,
     stated: bool = False,
 ) -> list[LabelledVideo]:
-    """Read any data set that `read_dataset` knows; its frames never leave their folder.
+    """Read any data set that `read_dataset` can read; all its frames must be inside its folder.
 
-    Instances of a category that no class lists are left out. Crowds (`iscrowd`) are regions to
-    ignore. Where a picture says by `exhaustive: false` that only the categories in
-    `exhaustive_category_ids` are labelled completely, the other classes are not exhaustive.
+    Instances whose category belongs to no class are left out. Crowds (`iscrowd`) are regions to
+    ignore. If a picture has `exhaustive: false`, only the categories in `exhaustive_category_ids`
+    are exhaustively labelled.
 
     Args:
-        classes: the model's class names, in order, each with the category names it stands for.
-        frames: the folder that file names are relative to; None: the one they are found in.
-        stated: keep the boxes and outlines of the file too, which the papers' pipelines use.
+        classes: the model's class names, in order, each with the names of its categories.
+        frames: the folder to which file names are relative; None: the folder that contains them.
+        stated: also keep the boxes and outlines of the file, which the papers' pipelines use.
 
     Raises: DataError that names the file and the entry.
     """
     dataset = read_dataset(path, frames=frames, outlines=stated)
     members = _category_ids(dataset, classes)
-    # Of a class that stands for nothing, as the published VisTR has one, nothing is unlabelled.
+    # A class without category names is exhaustive; the published VisTR has one.
     judged = [bool(ids) or not names for ids, names in zip(members, classes.values(), strict=True)]
     tracks = group_tracks(dataset.tracks)
     return [
@@ -87,7 +87,7 @@ def read_annotations(
 
 
 def own_classes(paths: Iterable[Path]) -> dict[str, tuple[str, ...]]:
-    """The categories of several data sets as classes; those of one name are one class.
+    """The categories of several data sets as classes; categories of equal name are one class.
 
     Raises: DataError if a set cannot be read.
     """
@@ -98,7 +98,7 @@ def own_classes(paths: Iterable[Path]) -> dict[str, tuple[str, ...]]:
 
 
 def _category_ids(dataset: DataSet, classes: Mapping[str, Sequence[str]]) -> list[frozenset[int]]:
-    """The data set's category ids of every class."""
+    """The data set's category ids for every class."""
     members = [_ids_of(names, dataset.categories) for names in classes.values()]
     if not any(members):
         named = ", ".join(sorted(category.name for category in dataset.categories))

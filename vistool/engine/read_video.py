@@ -27,7 +27,7 @@ from vistool.formats.results.files import (
     video_ids,
 )
 from vistool.formats.results.spool import SegmentationSpool
-from vistool.formats.video.reader import VideoReader, open_video
+from vistool.formats.video.reader import VideoReader, is_video_file, open_video
 from vistool.structures import RLE, Track
 
 
@@ -174,17 +174,27 @@ def _facts_without_meta(results: Path, video_id: int | None, source: Path | None
 def _open_source(source: Path | None, results: Path, meta: VideoMeta) -> VideoReader:
     """Open the video of some results. Raises: DataError if it is not where it was."""
     if source is not None:
-        return open_video(source)
+        return _open_as_before(source, meta)
     stated = Path(meta.source)
     beside = results.with_name(stated.name)
     # A relative place would be another one in every working directory.
     for place in (stated, beside) if stated.is_absolute() else (beside,):
         if place.exists():
-            return open_video(place)
+            return _open_as_before(place, meta)
     raise DataError(
         f"{meta.source}: the video of {results} is not there",
         hint="say where it is: --source VIDEO; from Python, source=",
     )
+
+
+def _open_as_before(source: Path, meta: VideoMeta) -> VideoReader:
+    """Read a source the way in which it was predicted; a copy may be of another form."""
+    if is_video_file(source):
+        is_same = source.absolute() == Path(meta.source)
+        return open_video(source, stream=meta.stream if is_same else None)
+    if meta.files is None:
+        return open_video(source)
+    return open_video(source, fps=meta.fps, value_range=meta.value_range)
 
 
 def _video_id(results: Path, wanted: int | str | None, dataset: DataSet | None) -> int | None:

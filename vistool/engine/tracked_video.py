@@ -27,6 +27,7 @@ from vistool.engine.writers import (
     write_overlay,
 )
 from vistool.errors import DataError, UsageError, VistoolError
+from vistool.formats.files import refuse_existing
 from vistool.formats.masks.rle import bounding_box, decode_mask
 from vistool.formats.results.files import META, RESULTS, Category, VideoMeta
 from vistool.formats.results.spool import SegmentationSpool
@@ -319,9 +320,8 @@ class TrackedVideo:
         check_kinds(kinds)
         refuse_to_replace([Path(self.meta.source)], [place])
         names = [RESULTS, META, *(name for kind in kinds for name in OUTPUTS[kind].names)]
-        there = [place / name for name in names if (place / name).exists()]
-        if there and not exist_ok:
-            raise UsageError(f"{there[0]}: is there already", hint="exist_ok=True replaces it")
+        for name in names:
+            refuse_existing(place / name, exist_ok=exist_ok)
         if not self.meta.complete and may_be_whole(place):
             raise UsageError(f"{place}: the results of a whole video are in it, these are a part")
         place.mkdir(parents=True, exist_ok=True)
@@ -334,20 +334,22 @@ class TrackedVideo:
         path: str | Path,
         *,
         conf: float = 0.0,
+        exist_ok: bool = False,
         on_progress: OnProgress = silent,
         **style: Unpack[OverlayOptions],
     ) -> Path:
         """Draw the tracks on every frame; writes an mp4 with the source's sound.
 
-        Args: path: one that exists is replaced; conf: tracks with a lower score are not drawn.
+        Args: conf: tracks with a lower score are not drawn; exist_ok: replace a file that is there.
         Returns: the path.
-        Raises: UsageError, also if the source would be replaced; DataError if the source is not
-            that video any more.
+        Raises: UsageError, also for a file that is there, and always if that is the source;
+            DataError if the source is not that video any more.
         """
         path = Path(path)
         require_mp4(path)
         if path.exists() and self.reader.path.exists() and path.samefile(self.reader.path):
             raise UsageError(f"{path}: would replace the source", hint="choose another --output")
+        refuse_existing(path, exist_ok=exist_ok)
         checked = from_mapping(style, OverlayStyle, where="style")
         overlay = write_overlay(path, self, checked, conf)
         for error in write_all({"overlay": overlay}, {"overlay"}, self, on_progress).values():

@@ -21,21 +21,30 @@ import cv2
 import msgspec
 import numpy as np
 
-from vistool.annotations.davis import MOST_OBJECTS, palette
-from vistool.annotations.label_maps import masks_of, painted, write_label_map
-from vistool.annotations.mots import PER_CLASS, mots_classes, mots_line, write_mots_classes
+from vistool.annotations.davis import MOST_OBJECTS
+from vistool.annotations.label_maps import masks_of, painted, palette, write_label_map
+from vistool.annotations.mots import (
+    PER_CLASS,
+    is_number,
+    mots_classes,
+    mots_line,
+    write_mots_classes,
+)
 from vistool.config import OverlayStyle
 from vistool.errors import DataError, UsageError, VistoolError
-from vistool.formats.files import atomic_folder, atomic_path
+from vistool.formats.files import atomic_folder, atomic_path, encode_json
 from vistool.formats.masks.rle import area, bounding_box, decode_mask
+from vistool.formats.replacing import replaced_together, settle
 from vistool.formats.results.files import (
     META,
     OVERLAY,
     RESULTS,
     read_meta,
+    read_meta_and_ids,
     write_meta,
     write_results,
 )
+from vistool.formats.tables import safe_cells
 from vistool.formats.video.writer import VideoWriter
 from vistool.progress import OnProgress, silent
 from vistool.rendering.overlay import DEFAULT_STYLE
@@ -57,7 +66,7 @@ def write_csv(folder: Path, _: TrackedVideo) -> Iterator[WriteFrame]:
     """tracks.csv: one row for every track on every frame, for spreadsheets and data frames."""
     with (
         atomic_path(folder / "tracks.csv") as path,
-        path.open("w", newline="", encoding="utf-8") as file,
+        path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         rows = csv.writer(file)
         rows.writerow(COLUMNS)
@@ -66,7 +75,7 @@ def write_csv(folder: Path, _: TrackedVideo) -> Iterator[WriteFrame]:
             for track, rle in frame.instances:
                 about = (frame.index, f"{frame.time:.6f}", track.id, track.class_name)
                 box = (*bounding_box(rle), area(rle))
-                rows.writerow((*about, f"{track.score:.4f}", *box))
+                rows.writerow(safe_cells((*about, f"{track.score:.4f}", *box)))
 
         yield write
 
@@ -77,7 +86,7 @@ def write_jsonl(folder: Path, _: TrackedVideo) -> Iterator[WriteFrame]:
     with atomic_path(folder / "frames.jsonl") as path, path.open("wb") as file:
 
         def write(frame: TrackedFrame) -> None:
-            file.write(msgspec.json.encode(frame.as_dict()) + b"\n")
+            file.write(encode_json(frame.as_dict()) + b"\n")
 
         yield write
 
@@ -202,20 +211,15 @@ def save_results(video: TrackedVideo, folder: Path, kinds: Collection[str]) -> N
     more = [kind for kind in kinds if kind != "overlay"]
     settings = {**video.meta.settings, "overlay": "overlay" in kinds, "save": more}
     meta = msgspec.structs.replace(video.meta, settings=settings)
-    with (
-        atomic_path(folder / META) as new_meta,
-        atomic_path(folder / RESULTS) as new_results,
-    ):
-        write_results(new_results, video.entries())
-        write_meta(new_meta, meta, [track for track in video.tracks if track.frames])
-        # All is on disk. What an earlier run left must not stand beside it.
-        _remove_outputs(folder)
-        for name in (OVERLAY, META):
-            (folder / name).unlink(missing_ok=True)
+    # What an earlier run left must not stand beside the new results.
+    with replaced_together(folder, [OVERLAY, *_saved_outputs(folder)]) as new:
+        write_results(new / RESULTS, video.entries())
+        write_meta(new / META, meta, [track for track in video.tracks if track.frames])
 
 
 def may_be_whole(folder: Path) -> bool:
     """False if there are no results in the folder, or they say that they are a part."""
+    settle(folder)
     try:
         return (folder / RESULTS).exists() and read_meta(folder / META).complete
     except VistoolError:
@@ -383,19 +387,33 @@ def _require_room(video: TrackedVideo, most: int, where: str) -> None:
         raise DataError(f"tracks are numbered up to {highest}, {where} has room for {most}")
 
 
-def _remove_outputs(folder: Path) -> None:
-    """Take away what an earlier run saved into a folder, by its meta.json, and nothing else."""
+def _saved_outputs(folder: Path) -> Iterator[str]:
+    """The files that an earlier run saved into a folder, by its meta.json, and no others."""
     try:
-        saved = read_meta(folder / META).settings.get("save", ())
+        meta, ids = read_meta_and_ids(folder / META)
     except VistoolError:
         return
-    names = (name for kind in saved if kind in OUTPUTS for name in OUTPUTS[kind].names)
-    for place in map(folder.joinpath, names):
-        if place.suffix:
-            place.unlink(missing_ok=True)
-        elif not place.is_symlink():
-            for file in [*place.glob("[0-9]*.png"), *place.glob("[0-9]*/[0-9]*.png")]:
-                file.unlink()
-            for emptied in [*place.glob("[0-9]*"), place]:
-                with contextlib.suppress(OSError):  # something else is in it
-                    emptied.rmdir()
+    saved = meta.settings.get("save")
+    kinds = [kind for kind in saved if isinstance(kind, str)] if isinstance(saved, list) else []
+    for name in (name for kind in kinds if kind in OUTPUTS for name in OUTPUTS[kind].names):
+        if Path(name).suffix:
+            yield name
+    if "davis" in kinds:
+        yield from _numbered(folder, "davis", meta.length)
+    if "cutouts" in kinds:
+        for id_ in set(ids):
+            yield from _numbered(folder, f"cutouts/{id_:03}", meta.first_frame + meta.length)
+
+
+def _numbered(folder: Path, inner: str, end: int) -> Iterator[str]:
+    """The pictures of frames up to `end` in a folder of a run folder.
+
+    A folder that is a link, or lies behind one, is another's.
+    """
+    place = folder / inner
+    if place.is_symlink() or place.parent.is_symlink() or not place.is_dir():
+        return
+    for file in place.iterdir():
+        number = int(file.stem) if is_number(file.stem) else end
+        if number < end and file.name == f"{number:05}.png":
+            yield f"{inner}/{file.name}"

@@ -1,4 +1,4 @@
-"""Files and folders: written whole or not at all, named, read as JSON, and known by a checksum."""
+"""Atomic writing of files and folders, free names, JSON decoding and checksums."""
 
 from __future__ import annotations
 
@@ -11,25 +11,37 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from vistool.errors import DataError
+from vistool.errors import DataError, UsageError
+from vistool.formats.names import as_file_name
+from vistool.formats.replacing import sync, temporary_name
+
+T = TypeVar("T")
+# Exceptions of msgspec for text that it refuses. ValueError: bytes that are not UTF-8.
+NOT_TAKEN = (msgspec.DecodeError, ValueError, RecursionError)
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A free name beside `path`, with its suffix, whose file becomes `path` on a clean exit.
+def atomic_path(path: Path, *, lasting: bool = True) -> Iterator[Path]:
+    """A temporary name beside `path`, with the same suffix; its file becomes `path` on success.
 
-    Any exception, Ctrl-C included, removes it and leaves what stood at `path` as it was.
-    The folder is made if it is not there. An OSError names `path`; that of a full disk would not.
+    Any exception, Ctrl-C included, removes the temporary file and leaves an existing `path`
+    unchanged. A missing folder is created. An OSError names `path`, also if the disk is full.
+
+    Args: lasting: wait until the file is on the disk; False is faster for many files.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         yield temporary
+        if lasting:
+            sync(temporary)
         temporary.replace(path)
+        if lasting:
+            sync(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         _name_place(error, path, temporary)
@@ -38,11 +50,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path` that becomes `path` on a clean exit, and else is gone.
+    """A temporary folder beside `path` that becomes `path` on success and is removed otherwise.
 
-    Of a folder that is at `path` by then, what has another name stays. An OSError names `path`.
+    If `path` exists, its files are replaced by new ones of the same name and others are kept. An
+    OSError names `path`.
     """
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -54,29 +67,30 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _replace_folder(path: Path, new: Path) -> None:
-    """Let `new` become `path`, and take over what only the folder there has."""
+    """Rename `new` to `path`, after moving into it what only the old folder has."""
     if path.is_symlink() or not path.is_dir():
-        new.rename(path)  # fails if there is a file, or a link
+        new.rename(path)  # fails if `path` is a file or a link
         return
-    old = _temporary(path)
+    # Not a temporary name: those are removed after a kill, but this folder has the user's files.
+    old = path.with_name(f".{path.name}-{secrets.token_hex(4)}.old")
     moved: list[tuple[Path, Path]] = []
+    path.rename(old)
     try:
-        _move_missing(path, new, moved)
-        path.rename(old)
         new.rename(path)
+        _move_missing(old, path, moved)
     except BaseException:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        if new.exists():
-            for item, place in reversed(moved):
-                with contextlib.suppress(FileNotFoundError):  # the last one, perhaps
-                    place.rename(item)
+        for item, place in reversed(moved):
+            with contextlib.suppress(FileNotFoundError):  # the last one may not have moved
+                place.rename(item)
+        if not new.exists():
+            path.rename(new)
+        old.rename(path)
         raise
     shutil.rmtree(old)
 
 
 def _move_missing(source: Path, target: Path, moved: list[tuple[Path, Path]]) -> None:
-    """Move what is in one folder and not in another from the one to the other; notes each."""
+    """Move the items that `target` lacks from `source` to it, and append each to `moved`."""
     for item in list(source.iterdir()):
         place = target / item.name
         if not os.path.lexists(place):
@@ -87,26 +101,41 @@ def _move_missing(source: Path, target: Path, moved: list[tuple[Path, Path]]) ->
 
 
 def _name_place(error: BaseException, path: Path, temporary: Path) -> None:
-    """Let an OSError that names nothing, or what is temporary, name the place that it is about."""
+    """Set the file name of an OSError to `path` if it has none or a temporary one."""
     if isinstance(error, OSError):
         named = error.filename
         if named is None or Path(os.fsdecode(named)).is_relative_to(temporary):
             error.filename, error.filename2 = str(path), None
 
 
-def _temporary(path: Path) -> Path:
-    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
-    return path.with_name(f".{path.stem}-{unique}.part{path.suffix}")
-
-
 def numbered(name: str) -> Iterator[str]:
-    """Names to choose the first free one of.
+    """The name itself, then the name with "-2", "-3" and so on.
 
     >>> list(itertools.islice(numbered("street"), 3))
     ['street', 'street-2', 'street-3']
     """
     yield name
     yield from (f"{name}-{number}" for number in itertools.count(2))
+
+
+def refuse_existing(path: Path, *, exist_ok: bool) -> None:
+    """Raises: UsageError if an output file exists and must not be replaced."""
+    if os.path.lexists(path) and not exist_ok:
+        raise UsageError(
+            f"{path}: is there already",
+            hint="--exist-ok (from Python exist_ok=True) replaces it; another name keeps it",
+        )
+
+
+def free_path(path: Path, *, exist_ok: bool) -> Path:
+    """The path, with "-2", "-3" and so on before its suffix if it exists.
+
+    Args: exist_ok: return the path itself even if it exists.
+    """
+    if exist_ok:
+        return path
+    names = (path.with_name(f"{stem}{path.suffix}") for stem in numbered(path.stem))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def sha256_of(path: Path) -> str:
@@ -116,16 +145,17 @@ def sha256_of(path: Path) -> str:
 
 
 def decode_json(data: bytes, kind: Any, where: str) -> Any:
-    """JSON text as `kind`, whose inner `msgspec.Raw` stay undecoded: `plain` gives their values.
+    """Decode JSON text as `kind`; its `msgspec.Raw` parts stay undecoded until `plain` is called.
 
-    Text with NaN or Infinity in it comes back whole, as plain values. Its type may be another than
-    `kind`, so look at it. Raises: DataError that begins with `where`.
+    Text with NaN, Infinity or names that are not UTF-8 is decoded completely, to plain values that
+    may have another type than `kind`; the caller must check.
+    Raises: DataError that begins with `where`.
     """
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         raise DataError(f"{where}: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_TAKEN as error:
         reason = str(error)
     try:
         return json.loads(data)
@@ -136,18 +166,74 @@ def decode_json(data: bytes, kind: Any, where: str) -> Any:
     raise DataError(f"{where}: not a readable JSON file: {reason}")
 
 
+def read_file(path: Path, what: str = "file") -> bytes:
+    """The bytes of a file. Raises: DataError with the reason. Args: what: the kind of file."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such {what}") from None
+    except (OSError, ValueError) as error:  # ValueError: an impossible name
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DataError(f"{path}: cannot be read: {reason}") from None
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """Read a JSON file as `kind`. Raises: DataError if it is missing, damaged or different."""
+    data = read_file(path)
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise DataError(f"{path}: {error}") from None
+    except NOT_TAKEN as error:
+        reason = str(error)
+    try:  # it may have a name that is not UTF-8
+        return msgspec.convert(json.loads(data, parse_constant=_refuse_constant), kind)
+    except (ValueError, RecursionError, msgspec.ValidationError):
+        raise DataError(f"{path}: not a readable JSON file: {reason}") from None
+
+
 def plain(value: Any) -> Any:
-    """The Python value of what may still be JSON text."""
-    return msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value
+    """The value itself, decoded if it is still JSON text. Raises: DataError."""
+    if not isinstance(value, msgspec.Raw):
+        return value
+    try:
+        return msgspec.json.decode(value)
+    except NOT_TAKEN as error:
+        reason = str(error)
+    try:
+        return json.loads(bytes(value))
+    except (ValueError, RecursionError):
+        raise DataError(f"not readable JSON: {reason}") from None
+
+
+def encode_json(value: Any, *, indented: bool = False) -> bytes:
+    """JSON text of a value; bytes of a name that are not UTF-8 become \\udcXX, as in Python."""
+    try:
+        text = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        simple = msgspec.to_builtins(value, builtin_types=(msgspec.Raw,))
+        text = json.dumps(simple, default=plain).encode("ascii")
+    return msgspec.json.format(text) if indented else text
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
 
 
 def path_as_text(path: Path) -> str:
-    """A path as JSON can hold it: every byte of its name that is no UTF-8 becomes \\udcXX."""
+    """A path as text for JSON; every byte of it that is not UTF-8 becomes \\udcXX."""
     return str(path).encode(errors="backslashreplace").decode()
 
 
 def new_run_folder(parent: Path, stem: str, *, exist_ok: bool) -> Path:
-    """Make and return parent/stem, or with "-2", "-3"... the first of them that is free."""
+    """Make and return `parent/stem`, with "-2", "-3" and so on added if it exists.
+
+    Args: stem: any text, changed by `as_file_name`; exist_ok: return an existing `parent/stem`.
+    Raises: DataError if that is a file.
+    """
+    stem = as_file_name(stem)
+    if parent.is_file():
+        raise UsageError(f"{parent}: is a file", hint="name a folder; results get one below it")
     parent.mkdir(parents=True, exist_ok=True)
     if exist_ok:
         folder = parent / stem

@@ -1,4 +1,4 @@
-"""Work in threads: on many things at once, or ahead of whoever takes what is done."""
+"""Run work in threads: on several items at once, or ahead of a consumer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,11 +15,13 @@ from typing import TypeVar
 S = TypeVar("S")
 T = TypeVar("T")
 
+PATIENCE = 10.0  # seconds to wait for a thread to stop
+
 
 def in_threads(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
-    """`work` on each, in order, by all cores; in memory are a few results a core.
+    """Apply `work` to the items on all cores and yield the results in order.
 
-    Raises: what `work` raises, in the place of its result.
+    Memory holds a few results per core. An exception of `work` is raised in place of its result.
     """
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
     waiting: deque[Future[T]] = deque()
@@ -35,10 +38,11 @@ def in_threads(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
 
 
 def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """Run `items` in a thread of its own, at most `depth` ahead of the consumer.
+    """Iterate over `items` in a separate thread, at most `depth` items ahead of the consumer.
 
-    What `items` raises is raised here. Closing this generator stops the thread and closes `items`;
-    it should be closed by whoever may leave it early (`contextlib.closing`).
+    Exceptions of `items` are raised here. Closing this generator stops the thread and closes
+    `items`. A consumer that may stop early should close it (`contextlib.closing`). A thread that
+    does not stop within PATIENCE continues until the process ends.
     """
     waiting: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(depth)
     stop = threading.Event()
@@ -55,10 +59,10 @@ def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
                 if isinstance(iterator, Generator):
                     iterator.close()
             waiting.put(None)
-        except BaseException as error:  # noqa: BLE001 - it travels to the consumer
+        except BaseException as error:  # noqa: BLE001 - raised again in the consumer
             waiting.put(error)
 
-    # daemon: a consumer that dies with its traceback kept must not hold up the end of the program
+    # daemon: a failed consumer whose traceback is kept alive must not delay the end of the program
     thread = threading.Thread(target=produce, name="prefetch", daemon=True)
     try:
         thread.start()
@@ -68,7 +72,9 @@ def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
             yield item[0]
     finally:
         stop.set()
-        while thread.is_alive():  # it may be waiting for room, more than once
+        given_up = time.monotonic() + PATIENCE
+        # It may wait for room in the queue more than once, or for an item that never arrives.
+        while thread.is_alive() and time.monotonic() < given_up:
             with contextlib.suppress(queue.Empty):
                 waiting.get_nowait()
             thread.join(0.01)

@@ -1,1 +1,1 @@
-"""How good predicted tracks are, measured against labelled ones."""
+"""Measures that compare predicted tracks with labelled ones."""

@@ -1,8 +1,8 @@
 """Average precision and recall over object tracks, as the YouTube-VIS evaluator computes them.
 
-COCO's measure with a track in place of a picture's mask: two tracks overlap by the sum of their
-intersections over all frames, divided by the sum of their unions. K categories, A groups of tracks,
-P predicted tracks and G labelled ones.
+This is COCO's measure for tracks. The IoU of two tracks is the sum of their intersections over all
+frames, divided by the sum of their unions. In shapes: K categories, A groups of tracks, P predicted
+tracks, G labelled tracks.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from vistool.metrics.overlaps import NOT_MEASURED, VideoOverlaps
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)
-MAX_TRACKS = (1, 10, 100)  # the best of a video and category that count
-# Of a track: the mean over its frames, in pixels; both ends belong to a range.
+MAX_TRACKS = (1, 10, 100)  # the highest-scoring predictions per video and category that count
+# A track's area is the mean over its visible frames, in pixels. Both ends belong to a range.
 AREA_RANGES = {
     "all": (0.0, 1e10),
     "s": (0.0, 128.0**2),
@@ -30,22 +30,22 @@ AREA_RANGES = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grouping:
-    """Tracks in groups by a number that each has, for AP over every group alone.
+    """Groups of tracks by a value (such as their area), so that AP is computed for each group.
 
-    A labelled track outside of the group need not be found, and to find it is no mistake. Nor is a
-    false prediction a mistake if it is outside itself.
+    Labelled tracks outside the group are ignored, and so are the predictions that match them.
+    Unmatched predictions are ignored if they are outside the group themselves.
     """
 
-    ranges: Mapping[str, tuple[float, float]]  # by name; both ends belong to it
-    # The number of every labelled track [G] and predicted one [P], NaN if it is in no group.
-    # None: predictions have no such number, the false ones count in every group.
+    ranges: Mapping[str, tuple[float, float]]  # by name; both ends belong to a range
+    # Returns the values of the labelled tracks [G] and of the predicted ones [P], NaN for a track
+    # without a group. None: predictions have no value, unmatched ones count in every group.
     measure: Callable[[VideoOverlaps], tuple[np.ndarray, np.ndarray | None]]
 
 
 def mean_areas(video: VideoOverlaps) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of tracks, the mean over the frames where they have any: [G] and [P].
+    """Areas of labelled [G] and predicted [P] tracks: pixels, the mean over their visible frames.
 
-    Of a labelled track, what the data set states goes before what its masks have.
+    The areas that the data set states are used before those of the labelled masks.
     """
     truth = _mean_where_visible(video.truth_areas)
     for g, track in enumerate(video.truth):
@@ -60,21 +60,21 @@ BY_AREA = Grouping(AREA_RANGES, mean_areas)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoAP:
-    """Precision and recall by overlap threshold, category, group and number of tracks.
+    """Precision and recall by IoU threshold, category, group and number of tracks.
 
-    -1 where a category has no labelled track in the group.
+    Values are -1 where a category has no labelled track in the group.
     """
 
     category_ids: tuple[int, ...]
     precision: np.ndarray  # [10, 101, K, A, 3], at fixed recall 0, 0.01, ... 1
-    recall: np.ndarray  # [10, K, A, 3], what all predictions together reach
-    num_truth: np.ndarray  # [K, A] int64, labelled tracks that are to be found
-    groups: tuple[str, ...] = tuple(AREA_RANGES)  # A
+    recall: np.ndarray  # [10, K, A, 3], the highest recall
+    num_truth: np.ndarray  # [K, A] int64, labelled tracks that are not ignored
+    groups: tuple[str, ...] = tuple(AREA_RANGES)  # A names
 
     def summary(self) -> dict[str, float]:
-        """The twelve numbers of the benchmark, in [0, 1], or -1 where nothing could be measured.
+        """The twelve numbers of the benchmark, in [0, 1], or -1 where nothing is labelled.
 
-        For the groups by area; see `by_group` for others.
+        The groups must be those of `AREA_RANGES`; see `by_group` for others.
         """
         return self._summary(slice(None))
 
@@ -86,7 +86,10 @@ class VideoAP:
         }
 
     def by_group(self) -> dict[str, dict[str, float]]:
-        """Of each group AP, AP50, AP75, AR1, AR10, AR100 and `truth`, the tracks to be found."""
+        """AP, AP50, AP75, AR1, AR10, AR100 and `truth` of each group.
+
+        `truth` is the number of labelled tracks.
+        """
         return {
             name: {"truth": int(num_truth), **self._of_group(slice(None), place)}
             for place, (name, num_truth) in enumerate(
@@ -108,7 +111,7 @@ class VideoAP:
     def _of_group(self, categories: slice, place: int) -> dict[str, float]:
         precision = self.precision[:, :, categories, place]
         recall = self.recall[:, categories, place]
-        half, three_quarters = 0, 5  # places of 0.5 and 0.75 among the thresholds
+        half, three_quarters = 0, 5  # the thresholds 0.5 and 0.75
         return {
             "AP": _mean(precision[..., -1]),
             "AP50": _mean(precision[half, ..., -1]),
@@ -118,7 +121,7 @@ class VideoAP:
 
 
 class APBuilder:
-    """Gathers what AP needs of one video after the other; the masks need not be kept."""
+    """Computes AP from videos that are added one by one; their masks are not kept."""
 
     def __init__(self, category_ids: Iterable[int], grouping: Grouping = BY_AREA) -> None:
         """Args: category_ids: all categories of the set; tracks of others are left out."""
@@ -131,12 +134,11 @@ class APBuilder:
         self._videos.append((video.video_id, _outcome(video, self._grouping)))
 
     def outcomes(self) -> list[VideoOutcome]:
-        """What became of the tracks of every video so far, by rising id."""
+        """The matches of every video so far, in the order of the video ids."""
         return [outcome for _, outcome in sorted(self._videos, key=lambda entry: entry[0])]
 
     def result(self) -> VideoAP:
         """AP over all videos so far."""
-        # Of equal scores, the one of the lower video id comes first.
         names = tuple(self._grouping.ranges)
         shape = (len(self._categories), len(names))
         precision = np.full((len(IOU_THRESHOLDS), len(RECALL_POINTS), *shape, 3), NOT_MEASURED)
@@ -166,7 +168,7 @@ def average_precision(
     category_ids: Iterable[int],
     grouping: Grouping = BY_AREA,
 ) -> VideoAP:
-    """AP over videos that were compared already; see `APBuilder`."""
+    """AP over videos whose tracks are already compared; see `APBuilder`."""
     builder = APBuilder(category_ids, grouping)
     for video in videos:
         builder.add(video)
@@ -175,21 +177,24 @@ def average_precision(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoOutcome:
-    """What became of P predictions, by falling score, and G labelled tracks, of a video or more."""
+    """Matches of P predictions, by falling score, and G labelled tracks, of one or more videos."""
 
-    videos: np.ndarray  # [P] place of the video, where there are several
+    videos: np.ndarray  # [P] index of the video, if there are several
     categories: np.ndarray  # [P] int64
     scores: np.ndarray  # [P] float64
-    ranks: np.ndarray  # [P] int64, from 0, in its video and category
+    ranks: np.ndarray  # [P] int64, from 0, within the video and category
     found: np.ndarray  # [A, 10, P] bool: matches a labelled track at the threshold
-    ignored: np.ndarray  # [A, 10, P] bool: neither right nor wrong
-    truth_videos: np.ndarray  # [G] place of the video
+    ignored: np.ndarray  # [A, 10, P] bool: neither true nor false positive
+    truth_videos: np.ndarray  # [G] index of the video
     truth_categories: np.ndarray  # [G] int64
-    to_find: np.ndarray  # [A, G] bool
+    to_find: np.ndarray  # [A, G] bool: not ignored
 
     @classmethod
     def joined(cls, outcomes: Sequence[VideoOutcome]) -> VideoOutcome:
-        """At least one video each; predictions of equal score in the order of the videos."""
+        """Join outcomes of one video each, at least one.
+
+        Predictions of equal score are in the order of the videos.
+        """
         whole = cls(
             *(np.concatenate([getattr(o, f.name) for o in outcomes], axis=-1) for f in fields(cls))
         )
@@ -215,19 +220,19 @@ class VideoOutcome:
 def precision_and_recall(
     found: np.ndarray, ignored: np.ndarray, num_truth: int | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Precision [10, 101] at the fixed recalls, and the recall [10] that is reached.
+    """Precision [10, 101] at the fixed recalls, and the highest recall [10].
 
     Args:
         found, ignored: [10, P] bool, the predictions of one category by falling score.
-        num_truth: labelled tracks to be found, at least one; or [10, 1], by threshold.
+        num_truth: number of labelled tracks, at least one; or [10, 1], by threshold.
     """
     right = np.cumsum(found & ~ignored, axis=1, dtype=float)
     wrong = np.cumsum(~found & ~ignored, axis=1, dtype=float)
     recall = right / num_truth
     precision = right / np.maximum(right + wrong, np.spacing(1))
-    # Precision at a recall is the best that is reached at this recall or a higher one.
+    # Precision at a recall is the highest precision at this recall or a higher one.
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    never = np.zeros((len(IOU_THRESHOLDS), 1))  # a recall that is not reached has precision 0
+    never = np.zeros((len(IOU_THRESHOLDS), 1))  # recalls that are not reached have precision 0
     envelope = np.concatenate([envelope, never], axis=1)
     places = np.stack([np.searchsorted(row, RECALL_POINTS, side="left") for row in recall])
     reached = recall[:, -1] if recall.size else never[:, 0]
@@ -235,11 +240,11 @@ def precision_and_recall(
 
 
 def match_tracks(video: VideoOverlaps, optional: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give every labelled track to the best-scored prediction that overlaps it enough.
+    """Match every labelled track with the highest-scoring prediction that overlaps it enough.
 
-    Args: optional: [A, G] bool, the labelled tracks that need not be found, by group.
-    Returns: the places of the best 100 predictions of every category, by falling score [P]; and
-        the place of the labelled track that each of them finds [A, 10, P], or -1.
+    Args: optional: [A, G] bool, the labelled tracks that are ignored, by group.
+    Returns: the indices of the 100 highest-scoring predictions of every category, by falling
+        score [P]; and the index of the labelled track that each of them matches [A, 10, P], or -1.
     """
     scores = np.array([p["score"] for p in video.predictions], float)
     categories = np.array([p["category_id"] for p in video.predictions], np.int64)
@@ -254,7 +259,7 @@ def match_tracks(video: VideoOverlaps, optional: np.ndarray) -> tuple[np.ndarray
 
 
 def _outcome(video: VideoOverlaps, grouping: Grouping) -> VideoOutcome:
-    """What became of the tracks of one video, in every group."""
+    """The matches of one video in every group."""
     crowd = np.array([t.is_crowd for t in video.truth], bool)
     truth_values, values = grouping.measure(video)
     inside = [_within(truth_values, ends) for ends in grouping.ranges.values()]
@@ -266,7 +271,7 @@ def _outcome(video: VideoOverlaps, grouping: Grouping) -> VideoOutcome:
     if values is not None:
         outside[:] = [~_within(values[order], ends) for ends in grouping.ranges.values()]
     found = matches >= 0
-    # A last column for what finds nothing, number -1.
+    # The last column is for unmatched predictions, whose match is -1.
     ignorable = np.pad(optional, [(0, 0), (0, 1)])[np.arange(len(inside))[:, None, None], matches]
     ignored = np.where(found, ignorable, outside[:, None])
     truth_categories = np.array([t.category_id for t in video.truth], np.int64)
@@ -292,13 +297,13 @@ def _match(
     thresholds: np.ndarray,
     matches: np.ndarray,
 ) -> None:
-    """Fill matches, [A, 10, P]: the labelled track that a prediction finds, or -1.
+    """Write into `matches` [A, 10, P] the labelled track that a prediction matches, or -1.
 
     Args:
         iou: [P, G], predictions by falling score.
-        same: [P, G], of one category.
-        optional: [A, G], need not be found.
-        crowd: [G], takes any number of predictions.
+        same: [P, G] bool, both are of one category.
+        optional: [A, G] bool, labelled tracks that are ignored.
+        crowd: [G] bool, these match any number of predictions.
     """
     for a in range(optional.shape[0]):
         for t in range(len(thresholds)):
@@ -306,7 +311,7 @@ def _match(
             for p in range(iou.shape[0]):
                 best = min(thresholds[t], 1 - 1e-10)
                 choice = -1
-                # One that should be found goes before any that need not be; of equals the last.
+                # Ignored tracks are tried last; if IoUs are equal, the last track is chosen.
                 for turn in (False, True):
                     for g in range(iou.shape[1]):
                         allowed = same[p, g] and free[g] and optional[a, g] == turn
@@ -319,7 +324,7 @@ def _match(
 
 
 def _ranks(categories: np.ndarray) -> np.ndarray:
-    """How many of the same came before, for every entry: [P]."""
+    """The number of earlier entries of the same category, for every entry: [P]."""
     seen: dict[int, int] = defaultdict(int)
     ranks = np.zeros(len(categories), np.int64)
     for place, category in enumerate(categories.tolist()):
@@ -333,7 +338,7 @@ def _within(values: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
 
 
 def _mean_where_visible(areas: np.ndarray) -> np.ndarray:
-    """[F, N] pixels -> [N], the mean over the frames where there are any."""
+    """[F, N] pixels -> [N], the mean over the frames with pixels."""
     return areas.sum(axis=0) / np.maximum((areas > 0).sum(axis=0), 1)
 
 

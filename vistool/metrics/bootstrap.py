@@ -1,8 +1,8 @@
 """Whether two results differ by more than chance: a paired bootstrap over the videos of a set.
 
-A sample draws V of the V videos with replacement; a measure is computed anew on it, exactly, for
-both results, from what is kept of every video. Only the difference's spread over the samples tells
-what another choice of videos might have said.
+A sample draws V of the V videos with replacement. The measures of both results are computed
+exactly on every sample. The spread of their difference over the samples estimates how it would
+vary with another choice of videos.
 """
 
 from __future__ import annotations
@@ -24,32 +24,33 @@ from vistool.metrics.overlaps import NOT_MEASURED
 from vistool.metrics.tracking_measures import TrackingResult
 
 CONFIDENCE = 0.95
-# How often each of V videos was drawn in each of B samples, [B, V] -> a number a sample, [B] each.
+# From the number of times that each of V videos was drawn in each of B samples, [B, V], to the
+# values on the samples by name, [B] each.
 Measure = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One number of two results, and how sure their difference is."""
+    """One measure of two results, with the confidence interval of their difference."""
 
     name: str
     a: float  # on all videos, each once
     b: float
-    low: float  # of b - a: the interval that holds 95 % of the samples
+    low: float  # of b - a: the interval with 95 % of the samples
     high: float
-    p: float  # two-sided: how often chance alone gives a difference of this sign, times two
+    p: float  # two-sided p-value of b - a
     difference: float  # b - a, on all videos
 
 
 def paired_bootstrap(
     a: Measure, b: Measure, num_videos: int, *, samples: int, seed: int = 0
 ) -> list[Difference]:
-    """Compare two results on the same videos, number by number.
+    """Compare two results on the same videos, measure by measure.
 
-    Samples on which a number cannot be measured for both (no labelled track was drawn) are left
-    out of it; a number that can never be is left out of the list.
+    Samples without a labelled track are left out where a measure needs one. Measures that cannot
+    be computed on any sample are left out of the list.
 
-    Args: a, b: the same measures of either result.
+    Args: a, b: the same measures of the two results.
     """
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(num_videos, np.full(num_videos, 1 / num_videos), size=samples)
@@ -72,7 +73,7 @@ def paired_bootstrap(
 
 
 def _two_sided(spread: np.ndarray) -> float:
-    """Twice the share of samples on the other side of 0, never below what B samples can tell."""
+    """The two-sided p-value: twice the share of samples beyond 0, at least 2 / (B + 1)."""
     beyond = min(np.count_nonzero(spread <= 0), np.count_nonzero(spread >= 0))
     return min(1.0, 2 * (beyond + 1) / (len(spread) + 1))
 
@@ -83,7 +84,8 @@ def _two_sided(spread: np.ndarray) -> float:
 def ap_measure(outcomes: Sequence[VideoOutcome], category_ids: Iterable[int]) -> Measure:
     """The twelve numbers of the benchmark on samples of V videos.
 
-    Equal to what the evaluator says of a set in which every video stands as often as it was drawn.
+    They are equal to the evaluator's on a set in which every video is repeated as often as it was
+    drawn.
 
     Args: outcomes: of the V videos, in their order, by the groups of `AREA_RANGES`.
     """
@@ -98,7 +100,7 @@ def ap_measure(outcomes: Sequence[VideoOutcome], category_ids: Iterable[int]) ->
 
         one, ten, hundred = MAX_TRACKS
         precision, recall = curves(0, hundred)
-        half, three_quarters = [0], [5]  # places of 0.5 and 0.75 among the thresholds
+        half, three_quarters = [0], [5]  # the thresholds 0.5 and 0.75
         by_area = {name: curves(g, hundred) for g, name in enumerate(AREA_RANGES) if g}
         return {
             "AP": _mean_measured(precision),
@@ -119,7 +121,7 @@ def _on_samples(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Precision (mean over the recall points) and recall of a category: both [10, B].
 
-    -1 without a labelled track.
+    Values are -1 on samples without a labelled track.
     """
     counting = category.ranks < most
     videos = category.videos[counting]
@@ -132,12 +134,12 @@ def _on_samples(
     for t, (found, ignored) in enumerate(zip(*outcomes, strict=True)):
         right = np.flatnonzero(found & ~ignored)
         wrong = np.flatnonzero(~found & ~ignored)
-        reached = np.cumsum(drawn[:, videos[right]], axis=1)  # [B, P] right so far
-        # The mistakes of every video that rank before each right prediction.
+        reached = np.cumsum(drawn[:, videos[right]], axis=1)  # [B, P] true positives so far
+        # The false positives of every video that rank before each true positive.
         before = np.zeros((drawn.shape[1], len(right) + 1), np.int64)
         np.add.at(before, (videos[wrong], np.searchsorted(right, wrong)), 1)
         mistakes = drawn @ np.cumsum(before, axis=1)[:, :-1]
-        # Precision falls at every mistake, so the best that is still to come is at a right one.
+        # Precision falls at every false positive, so its later maximum is at a true positive.
         at_right = reached / np.maximum(reached + mistakes, 1)
         envelope = np.maximum.accumulate(at_right[:, ::-1], axis=1)[:, ::-1]
         share = reached / np.maximum(num_truth, 1)[:, None]
@@ -150,7 +152,7 @@ def _on_samples(
 
 
 def _mean_measured(values: np.ndarray) -> np.ndarray:
-    """The mean over all axes but the samples', of what could be measured: [N, B, K] -> [B]."""
+    """The mean of the values that are not -1 over the first and last axis: [N, B, K] -> [B]."""
     measured = values != NOT_MEASURED
     count = measured.sum((0, 2))
     total = np.where(measured, values, 0.0).sum((0, 2))
@@ -161,7 +163,7 @@ def _mean_measured(values: np.ndarray) -> np.ndarray:
 
 
 def hota_measure(result: TrackingResult[HotaCounts], video_ids: Sequence[int]) -> Measure:
-    """HOTA, DetA, AssA and LocA, the mean over categories, on samples of the videos."""
+    """HOTA, DetA, AssA and LocA, each the mean over categories, on samples of the videos."""
     place = {video_id: i for i, video_id in enumerate(video_ids)}
     names = HotaCounts.__slots__
     counts: dict[int, np.ndarray] = {}  # category -> [V, 7, 19]
@@ -192,7 +194,7 @@ def hota_measure(result: TrackingResult[HotaCounts], video_ids: Sequence[int]) -
 def davis_measure(result: DavisResult, video_ids: Sequence[int]) -> Measure:
     """The means of J and F over the labelled objects, on samples of the videos."""
     place = {video_id: i for i, video_id in enumerate(video_ids)}
-    objects = np.zeros((len(place), 3))  # their number, and the sums of J and F
+    objects = np.zeros((len(place), 3))  # number of objects, sums of J and F
     for followed in result.objects:
         row = [1.0, followed.region.mean(), followed.boundary.mean()]
         objects[place[followed.video_id]] += row

@@ -1,7 +1,7 @@
-"""F, the boundary measure of DAVIS: how much of two boundaries lies near the other one.
+"""F, the boundary measure of DAVIS: the shares of two boundaries that lie near the other one.
 
 Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation", CVPR
-2016. F frames, P predicted tracks and G labelled objects.
+2016. In shapes: F frames, P predicted tracks, G labelled objects.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from vistool.formats.masks.runs import Runs, compiled
 from vistool.metrics.overlaps import decode_tracks
 from vistool.structures import RLE
 
-TOLERANCE = 0.008  # of the picture's diagonal: how far apart two boundaries may be
+TOLERANCE = 0.008  # the largest distance of two boundaries, as a share of the frame's diagonal
 
-Masks = Sequence[RLE | None]  # a track: one entry a frame
+Masks = Sequence[RLE | None]  # a track: one entry per frame
 
 
 def boundary_measure(track: Masks, truth: Masks) -> np.ndarray:
     """F of every frame: [F] in [0, 1]; 1 where neither mask has a boundary.
 
-    The harmonic mean of two shares: of the track's boundary near the true one, and of the true
-    boundary near the track's. Of one frame at a time, the part of the picture that holds both
-    masks is decoded.
+    F is the harmonic mean of precision (the share of the track's boundary near the labelled one)
+    and recall (the share of the labelled boundary near the track's). Frames are decoded one by
+    one, and only the region that contains both masks.
 
     Raises: DataError if a mask is malformed or of another size than the first.
     """
@@ -46,21 +46,24 @@ def boundary_measure(track: Masks, truth: Masks) -> np.ndarray:
 
 
 def boundary_bounds(tracks: Sequence[Masks], truth: Sequence[Masks]) -> np.ndarray:
-    """The most that F can be, 0 or 1, from boxes alone: [F, P, G]; the same conditions."""
+    """Upper bounds of F, computed from boxes alone: [F, P, G], 0 or 1.
+
+    Raises: DataError as `boundary_measure`.
+    """
     runs, places, (height, width) = _decode([*tracks, *truth])
     boxes = np.vstack([runs.boxes(height), np.zeros((1, 4), np.int64)])[places]  # absent: -1
     ours, theirs = boxes[:, : len(tracks), None], boxes[:, None, len(tracks) :]
     gaps = np.maximum(ours[..., :2] - theirs[..., 2:], theirs[..., :2] - ours[..., 2:]).max(-1)
     there, truth_there = ours[..., 2] > 0, theirs[..., 2] > 0
     apart = there & truth_there & (gaps > _radius(height, width))
-    # A mask that is alone has a boundary that nothing matches, unless it fills the picture.
+    # The boundary of a mask without a partner matches nothing, unless the mask fills the frame.
     picture = (0, 0, width, height)
     filling = (ours == picture).all(-1) | (theirs == picture).all(-1)
     return 1.0 - (apart | ((there ^ truth_there) & ~filling))
 
 
 def _decode(tracks: Sequence[Masks]) -> tuple[Runs, np.ndarray, tuple[int, int]]:
-    """As `decode_tracks`, and the size of the masks."""
+    """The result of `decode_tracks`, and the height and width of the masks."""
     runs, places = decode_tracks(tracks, "two tracks")
     first = next((mask for track in tracks for mask in track if mask is not None), None)
     height, width = first["size"] if first else (0, 0)
@@ -73,7 +76,7 @@ def _radius(height: int, width: int) -> int:
 
 @cache
 def _nearby(radius: int) -> np.ndarray:
-    """[N, 2] steps to all pixels of a disk, the nearest first."""
+    """[N, 2] offsets of all pixels of a disk, the nearest first."""
     steps = np.mgrid[-radius : radius + 1, -radius : radius + 1].reshape(2, -1).T
     distances = (steps**2).sum(axis=1)
     order = np.argsort(distances, kind="stable")
@@ -90,10 +93,10 @@ def _measure(
     nearby: np.ndarray,
     values: np.ndarray,
 ) -> None:
-    """Fill `values` [F]; `places` [F, 2] are the numbers of the masks, -1 where there is none."""
+    """Write F of every frame into `values` [F]; `places` [F, 2]: mask indices, -1 without mask."""
     height, width = size
     for frame in range(len(values)):
-        # The part of the picture that holds both boundaries: one pixel more on every side.
+        # The region that contains both boundaries: one pixel more on every side.
         left, top, right, bottom = width, height, 0, 0
         for place in places[frame]:
             if place >= 0 and boxes[place, 2] > 0:
@@ -122,7 +125,7 @@ def _measure(
 def _trace(runs: np.ndarray, height: int, left: int, top: int, boundary: np.ndarray) -> None:
     """Mark the pixels that differ from the next one to the right, below, or below to the right.
 
-    Beyond its edge, the picture goes on as it ends. Columns come first, as in run-length codes.
+    Pixels at the edge are repeated beyond it. Columns come first, as in run-length codes.
     """
     columns, rows = boundary.shape
     inside = np.zeros((columns, rows), np.bool_)
@@ -147,7 +150,7 @@ def _trace(runs: np.ndarray, height: int, left: int, top: int, boundary: np.ndar
 
 @compiled
 def _count_near(ours: np.ndarray, theirs: np.ndarray, nearby: np.ndarray) -> int:
-    """Marked pixels of ours that have one of theirs within the disk."""
+    """The number of marked pixels of `ours` that have one of `theirs` within the disk."""
     columns, rows = ours.shape
     count = 0
     for x in range(columns):

@@ -1,7 +1,6 @@
-"""AP of one kind of track at a time: by occlusion, by length and by speed of motion.
+"""AP by occlusion, by length and by speed of motion of the tracks.
 
-The rules are those of the official AP by area: a labelled track of another kind need not be found,
-and a prediction that finds it, or finds nothing and is itself of another kind, is no mistake.
+The rules are those of the official AP by area; see `Grouping`.
 """
 
 from __future__ import annotations
@@ -16,26 +15,26 @@ from vistool.metrics.ap import APBuilder, Grouping
 from vistool.metrics.overlaps import VideoOverlaps, ratio
 from vistool.structures import RLE
 
-# OVIS labels how much of an instance is hidden on every frame; the mean over the frames where it
-# is labelled, from 0 to 0.75, is the track's occlusion.
+# OVIS labels the occlusion of an instance on every frame. A track's occlusion is the mean over its
+# labelled frames, from 0 to 0.75.
 OCCLUSION_LEVELS = {"no_occlusion": 0.0, "slight_occlusion": 0.25, "severe_occlusion": 0.75}
 OCCLUSIONS = {"light": (0.0, 0.25), "medium": (0.25, 0.5), "heavy": (0.5, 0.75)}
 
 LENGTHS = {"short": (1.0, 10.0), "medium": (11.0, 20.0), "long": (21.0, np.inf)}  # visible frames
 
-# The mean IoU of a track's boxes on neighbouring frames, where it is visible on both, with the
-# limits that are usual for ImageNet VID. It falls with the way an object goes in relation to its
-# size, and where it changes its shape.
+# The mean IoU of a track's boxes on neighbouring frames where it is visible on both; the limits
+# are the usual ones for ImageNet VID. It is lower for objects that move far relative to their size
+# or change their shape.
 SPEEDS = {"slow": (0.9, 1.0), "medium": (0.7, 0.9), "fast": (0.0, 0.7)}
 
 
-# Way to group tracks ("occlusion", "length", "speed") -> group -> its numbers, as in
-# `VideoAP.by_group`; without occlusion where none is labelled.
+# Property of tracks ("occlusion", "length", "speed") -> group -> its numbers, as in
+# `VideoAP.by_group`. Occlusion is left out if it is not labelled.
 Breakdown = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 class BreakdownBuilder:
-    """Gathers what a breakdown needs of one video after the other."""
+    """Computes a breakdown from videos that are added one by one."""
 
     def __init__(self, category_ids: Iterable[int]) -> None:
         """Args: category_ids: all categories of the set; tracks of others are left out."""
@@ -43,9 +42,9 @@ class BreakdownBuilder:
         self._builders = {kind: APBuilder(categories, by) for kind, by in _GROUPINGS.items()}
 
     def add(self, video: VideoOverlaps) -> None:
-        """Match the tracks of one video; its masks are decoded once more.
+        """Match the tracks of one video; its masks are decoded again.
 
-        Raises: DataError if its labels of occlusion are not those of OVIS.
+        Raises: DataError if its occlusion labels are not those of OVIS.
         """
         for builder in self._builders.values():
             builder.add(video)
@@ -59,7 +58,7 @@ class BreakdownBuilder:
 
 
 def occlusion_of(levels: Sequence[str | None] | None) -> float:
-    """The mean level over the frames that have one; NaN if there is none.
+    """The mean occlusion over the labelled frames, in [0, 0.75]; NaN without labels.
 
     Raises: DataError if a level is not one of OVIS.
     """
@@ -67,15 +66,16 @@ def occlusion_of(levels: Sequence[str | None] | None) -> float:
     unknown = sorted(set(stated) - OCCLUSION_LEVELS.keys())
     if unknown:
         raise DataError(
-            f"an occlusion of {unknown[0]!r}", hint=f"one of {', '.join(OCCLUSION_LEVELS)}, or null"
+            f"unknown occlusion {unknown[0]!r}",
+            hint=f"one of {', '.join(OCCLUSION_LEVELS)}, or null",
         )
     return float(np.mean([OCCLUSION_LEVELS[level] for level in stated])) if stated else np.nan
 
 
 def box_overlap(tracks: Sequence[Sequence[RLE | None]]) -> np.ndarray:
-    """The mean IoU of each track's boxes on neighbouring frames, where both have pixels: [N].
+    """The mean IoU of each track's boxes on neighbouring frames where it is visible: [N].
 
-    NaN for a track that is never visible on two frames running.
+    NaN for a track that is never visible on two frames in a row.
     """
     masks = [mask for track in tracks for mask in track if mask is not None]
     if not masks:

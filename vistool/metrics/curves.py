@@ -1,4 +1,4 @@
-"""Precision against recall for every category, ready to be drawn."""
+"""Precision-recall curves of every category, for plotting."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from vistool.metrics.ap import IOU_THRESHOLDS, RECALL_POINTS, VideoAP
 from vistool.metrics.overlaps import NOT_MEASURED
 
-ALL_AREAS, MOST_TRACKS = 0, -1  # places in a VideoAP's last two axes
+ALL_AREAS, MOST_TRACKS = 0, -1  # indices of the last two axes of a VideoAP
 LEVELS = {"IoU 0.5": [0], "IoU 0.75": [5], "mean": list(range(len(IOU_THRESHOLDS)))}
 
 
 @dataclass(frozen=True, slots=True)
 class PrecisionRecall:
-    """One category, or the mean over all that were measured: precision at the fixed recalls."""
+    """Precision at the fixed recalls: of one category, or the mean over those with labels."""
 
     category_id: int | None  # None: the mean
     precision: dict[str, tuple[float, ...]]  # by level ("IoU 0.5", "IoU 0.75", "mean"): [101]
@@ -30,7 +30,7 @@ class PrecisionRecallCurves:
 
 
 def precision_recall_curves(ap: VideoAP) -> PrecisionRecallCurves:
-    """The curves behind AP: tracks of all sizes, the best 100 of a video and category."""
+    """The curves of AP: tracks of all sizes, the 100 highest-scoring per video and category."""
     precision = ap.precision[:, :, :, ALL_AREAS, MOST_TRACKS]  # [10, 101, K]
     measured = [k for k in range(precision.shape[2]) if precision[0, 0, k] > NOT_MEASURED]
     if not measured:

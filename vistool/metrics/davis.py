@@ -1,8 +1,8 @@
-"""The measures of the DAVIS benchmark: J for the region of an object, F for its boundary.
+"""The measures of the DAVIS benchmark: J for regions, F for boundaries.
 
 Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation", CVPR
 2016; protocol of Caelles et al., "The 2019 DAVIS Challenge: Unsupervised Multi-Object
-Segmentation". Categories play no part. F frames, P predicted tracks and G labelled objects.
+Segmentation". Categories are ignored. In shapes: F frames, P predicted tracks, G labelled objects.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from vistool.metrics.overlaps import NOT_MEASURED, VideoOverlaps, overlaps_of_vi
 from vistool.metrics.tracking_measures import by_score
 from vistool.structures import RLE, TrackSegmentation
 
-RECALLED = 0.5  # a frame above it counts for the recall
+RECALLED = 0.5  # recall is the share of frames above it
 QUARTERS = 4
-MOST_PROPOSALS = 20  # of a video, by score: what the unsupervised protocol allows
+MOST_PROPOSALS = 20  # per video, the highest-scoring: the limit of the unsupervised protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,14 @@ class Statistics:
     """A measure over the frames of one object."""
 
     mean: float
-    recall: float  # share of the frames above one half
-    decay: float  # how much the mean falls from the first quarter of the video to the last
+    recall: float  # share of the frames above 0.5
+    decay: float  # mean over the first quarter of the video minus mean over the last
 
     @classmethod
     def of(cls, values: np.ndarray) -> Statistics:
         """Args: values: [F], at least one."""
-        # The quarters share the frames they meet in. The official code keeps these places in
-        # eight bits, which goes wrong from 257 frames on; here they stay right.
+        # Neighbouring quarters share a frame. The official code stores these indices in eight bits,
+        # which overflow from 257 frames on; here they do not.
         edges = np.round(np.linspace(1, len(values), QUARTERS + 1) + 1e-10).astype(int) - 1
         first, last = values[: edges[1] + 1], values[edges[-2] :]
         return cls(
@@ -48,11 +48,11 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ObjectQuality:
-    """How well one labelled object was followed."""
+    """J and F of one labelled object."""
 
     video_id: int
-    truth: int  # its place among the video's labelled tracks
-    prediction: int | None  # the place of the track it was given; None: none
+    truth: int  # its index among the video's labelled tracks
+    prediction: int | None  # the index of the track matched with it; None: not matched
     region: np.ndarray  # [F] J
     boundary: np.ndarray  # [F] F
 
@@ -75,11 +75,14 @@ class DavisResult:
         return {"J&F_mean": (summary["J_mean"] + summary["F_mean"]) / 2, **summary}
 
 
-# --- which prediction an object is compared with --------------------------------------------------
+# --- matching objects with predictions ------------------------------------------------------------
 
 
 class Comparison:
-    """J and F of the pairs of one video; F, which decodes masks, is computed when asked for."""
+    """J and F of pairs of tracks of one video; F is computed on demand, because it decodes masks.
+
+    In all methods, `place` is the index of a prediction, or None for an empty track.
+    """
 
     def __init__(self, video: VideoOverlaps) -> None:
         self.video = video
@@ -89,7 +92,7 @@ class Comparison:
         self._boundaries: dict[tuple[int | None, int], np.ndarray] = {}
 
     def masks(self, place: int | None) -> Masks:
-        """Of a prediction; None stands for an empty track, here and below."""
+        """The masks of a prediction."""
         if place is None:
             return [None] * len(self.video.truth_areas)
         return self.video.predictions[place]["segmentations"]
@@ -114,19 +117,22 @@ class Comparison:
 
 
 def best_partners(compared: Comparison) -> dict[int, int]:
-    """The unsupervised protocol: no two objects share a track, and the sum of J and F is largest.
+    """Match objects with predictions one to one so that the sum of J and F is largest.
 
-    Of a video, the 20 predictions of the highest score take part.
+    This is the unsupervised protocol, with the 20 highest-scoring predictions of a video.
+
+    Returns: index of an object's labelled track -> index of its prediction; objects without a
+        prediction are left out.
     """
     objects = compared.objects
     places: list[int | None] = [*by_score(compared.video)[:MOST_PROPOSALS]]
-    # As in the official code, there are at least as many tracks as objects; some may be empty.
+    # As in the official code, empty tracks are added until there are as many as objects.
     places += [None] * (len(objects) - len(places))
     if not objects:
         return {}
     region = compared.regions(places, objects).mean(axis=0)  # [P, G]
-    # F is computed of those pairs alone that may be among the best: a pair stands in with the most
-    # that it can reach until it is chosen.
+    # F is computed only for pairs that may be part of the best matching. Until a pair is chosen,
+    # an upper bound replaces its F.
     truth = [compared.video.truth[g].segmentations for g in objects]
     worth = region + boundary_bounds([compared.masks(p) for p in places], truth).mean(axis=0)
     known = np.zeros(worth.shape, bool)
@@ -145,10 +151,10 @@ def best_partners(compared: Comparison) -> dict[int, int]:
 
 
 def davis_of_video(video: VideoOverlaps) -> list[ObjectQuality]:
-    """J and F of every object that is visible at all; one without a partner has an empty track.
+    """J and F of every object that is visible on any frame, matched by `best_partners`.
 
-    Partners are found by the unsupervised protocol, see `best_partners`.
-    What is labelled as a group (`is_crowd`) is DAVIS's void: its pixels count for nothing.
+    Objects without a prediction are compared with an empty track. Pixels of groups (`is_crowd`)
+    are DAVIS's void and do not count.
     """
     compared = Comparison(_without_void(video))
     chosen = best_partners(compared)
@@ -165,7 +171,7 @@ def davis_of_video(video: VideoOverlaps) -> list[ObjectQuality]:
 
 
 def _without_void(video: VideoOverlaps) -> VideoOverlaps:
-    """The video less the pixels of its groups, as if nobody had predicted or labelled them."""
+    """The overlaps of the video without the pixels of its groups, predicted or labelled."""
     groups = [t.segmentations for t in video.truth if t.is_crowd]
     void = [_union([mask for mask in masks if mask]) for masks in zip(*groups, strict=True)]
     if not any(void):
@@ -191,7 +197,10 @@ def _outside(track: Masks, void: Masks) -> list[RLE | None]:
 
 
 def region_similarity(both: np.ndarray, areas: np.ndarray, truth_areas: np.ndarray) -> np.ndarray:
-    """[F, P, G], [F, P], [F, G] pixels -> [F, P, G]."""
+    """J from intersections and areas: [F, P, G], [F, P], [F, G] pixels -> [F, P, G] in [0, 1].
+
+    J is 1 where both masks are empty.
+    """
     either = areas[:, :, None] + truth_areas[:, None] - both
     return np.where(either > 0, ratio(both, either), 1.0)
 

@@ -1,7 +1,8 @@
-"""HOTA: how well tracks are found (DetA), kept together (AssA) and placed (LocA).
+"""HOTA, with its detection (DetA), association (AssA) and localization (LocA) accuracy.
 
-Luiten et al., "HOTA: A Higher Order Metric for Evaluating Multi-Object Tracking", IJCV 2021; equal
-to the TrackEval package on the same masks. F frames, G labelled and P predicted tracks.
+Luiten et al., "HOTA: A Higher Order Metric for Evaluating Multi-Object Tracking", IJCV 2021. The
+values are equal to those of the TrackEval package on the same masks. In shapes: F frames, G
+labelled tracks, P predicted tracks.
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ from vistool.metrics.tracking_measures import (
     pairs_by_category,
 )
 
-ALPHAS = np.arange(0.05, 0.99, 0.05)  # the 19 overlaps from which a mask counts as found
+ALPHAS = np.arange(0.05, 0.99, 0.05)  # the 19 IoU thresholds for a match
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HotaCounts:
-    """What HOTA sums over frames, for each of the 19 alphas.
+    """The sums over frames from which HOTA is computed, for each of the 19 alphas.
 
-    A match is a pair of a labelled and a predicted mask in one frame. Its association compares
-    all matches of its two tracks with all frames that either (recall: the labelled one;
-    precision: the predicted one) is in.
+    A match is a pair of a labelled and a predicted mask on one frame. Its association is the number
+    of matches between its two tracks, divided by the number of their masks (a match counts once).
+    Recall divides by the masks of the labelled track, precision by those of the predicted one.
     """
 
     matches: np.ndarray  # [19]
     missed: np.ndarray  # [19] labelled masks without a match
     wrong: np.ndarray  # [19] predicted masks without a match
-    iou: np.ndarray  # [19] summed over matches, as the next three
+    iou: np.ndarray  # [19] summed over matches, like the next three
     association: np.ndarray  # [19]
     association_recall: np.ndarray  # [19]
     association_precision: np.ndarray  # [19]
@@ -49,7 +50,7 @@ class HotaCounts:
         return int(self.matches[0] + self.missed[0])
 
     def curves(self) -> dict[str, np.ndarray]:
-        """Every measure at each alpha: [19] in [0, 1]. LocA is 1 where nothing matches."""
+        """Every measure at each alpha: [19] in [0, 1]. LocA is 1 without matches."""
         detection = ratio(self.matches, self.matches + self.missed + self.wrong)
         association = ratio(self.association, self.matches)
         return {
@@ -69,19 +70,19 @@ class HotaCounts:
 
 
 def hota_of_video(video: VideoOverlaps) -> dict[int, HotaCounts]:
-    """The counts of every category that is labelled or predicted in one video.
+    """The counts of one video, for every category that is labelled or predicted in it.
 
-    Categories are evaluated one by one, as TrackEval does for YouTube-VIS: a prediction can match
-    labelled tracks of its own category only. Every prediction counts, whatever its score.
+    Categories are evaluated one by one, as in TrackEval for YouTube-VIS: a prediction matches only
+    labelled tracks of its own category. All predictions count, whatever their scores.
     """
     pairs = pairs_by_category(video)
     return {category: _count(masks) for category, masks in pairs.items()}
 
 
 def hota_summary(result: TrackingResult[HotaCounts]) -> dict[str, float]:
-    """HOTA, DetA, AssA and LocA, the mean over categories; -1 where nothing is labelled.
+    """HOTA, DetA, AssA and LocA, each the mean over categories; -1 if nothing is labelled.
 
-    Categories that the set has no label of are left out; TrackEval takes them in with HOTA 0 and
+    Categories without labels in the set are left out; TrackEval includes them with HOTA 0 and
     LocA 1.
     """
     measured = result.class_averaged()
@@ -92,10 +93,10 @@ def _count(masks: FramePairs) -> HotaCounts:
     labelled, predicted = masks.labelled.sum(axis=0), masks.predicted.sum(axis=0)  # [G], [P]
     either = labelled[:, None] + predicted[None]
     agreement = _agreement(masks, either)
-    matches = np.zeros((len(ALPHAS), *agreement.shape))  # of every pair of tracks, in frames
+    matches = np.zeros((len(ALPHAS), *agreement.shape))  # frames per pair of tracks
     iou = np.zeros(len(ALPHAS))
     for rows, columns, overlaps in masks.frames():
-        # One matching for all alphas: of what fits over the whole video, what overlaps here.
+        # One matching for all alphas, by agreement over the video times IoU on this frame.
         g, p = linear_sum_assignment(-agreement[np.ix_(rows, columns)] * overlaps)
         enough = overlaps[g, p] >= ALPHAS[:, None] - EPS
         matches[:, rows[g], columns[p]] += enough
@@ -117,9 +118,9 @@ def _count(masks: FramePairs) -> HotaCounts:
 
 
 def _agreement(masks: FramePairs, either: np.ndarray) -> np.ndarray:
-    """How well every pair of tracks fits over the whole video: [G, P] in [0, 1].
+    """The global alignment of every pair of tracks over the whole video: [G, P] in [0, 1].
 
-    In a frame, a pair counts by its share of the overlap that the two masks have with all others.
+    On a frame, a pair counts with its IoU, divided by the sum of all IoUs of its two masks.
     """
     shared = np.zeros(either.shape)
     for rows, columns, overlaps in masks.frames():

@@ -1,9 +1,9 @@
-"""IDF1, and what CLEAR MOT counts: identity switches, fragmentations, MOTA.
+"""IDF1 and the CLEAR MOT measures: identity switches, fragmentations, MOTA.
 
 Ristani et al., "Performance Measures and a Data Set for Multi-Target, Multi-Camera Tracking",
 ECCV-W 2016, and Bernardin and Stiefelhagen, "Evaluating Multiple Object Tracking Performance: The
-CLEAR MOT Metrics", 2008; equal to the TrackEval package on the same masks. A mask can match from an
-overlap of one half on. F frames, G labelled and P predicted tracks.
+CLEAR MOT Metrics", 2008. The values are equal to those of the TrackEval package on the same masks.
+Masks match at an IoU of 0.5 or more. In shapes: F frames, G labelled tracks, P predicted tracks.
 """
 
 from __future__ import annotations
@@ -23,22 +23,20 @@ from vistool.metrics.tracking_measures import (
 THRESHOLD = 0.5
 MOSTLY_TRACKED, MOSTLY_LOST = 0.8, 0.2  # shares of a track's frames
 NOBODY = -1
-CONTINUES = 1000.0  # weighs more than all overlaps of a frame together
+CONTINUES = 1000.0  # larger than the sum of all IoUs of a frame
 
 
 @dataclass(frozen=True, slots=True)
 class IdentityCounts:
-    """What is counted over the frames of a video: masks, unless it says tracks."""
+    """Counts over the frames of a video."""
 
-    num_labelled: int
-    num_predicted: int
-    # each labelled track with one predicted track, for the whole video
-    identified: int
-    # each labelled mask with a predicted one, frame by frame
-    matches: int
+    num_labelled: int  # masks
+    num_predicted: int  # masks
+    identified: int  # masks that match if tracks are matched one to one for the whole video
+    matches: int  # masks that match if they are matched frame by frame
     iou: float  # summed over the matches
-    switches: int  # matches with another track than the last time
-    fragmentations: int  # times that a labelled track is matched again after a gap
+    switches: int  # matches with another track than in the previous match
+    fragmentations: int  # matches of a labelled track again after a gap
     mostly_tracked: int  # labelled tracks
     mostly_lost: int  # labelled tracks
     num_tracks: int  # labelled tracks
@@ -49,7 +47,7 @@ class IdentityCounts:
         )
 
     def summary(self) -> dict[str, float]:
-        """IDF1 IDP IDR MOTA MOTP as fractions; MOTA is below 0 where errors outnumber masks."""
+        """IDF1, IDP, IDR, MOTA and MOTP as fractions; MOTA is below 0 if errors outnumber masks."""
         wrong = self.num_predicted - self.matches
         return {
             "IDF1": _share(2 * self.identified, self.num_labelled + self.num_predicted),
@@ -61,7 +59,7 @@ class IdentityCounts:
 
 
 def identity_of_video(video: VideoOverlaps) -> dict[int, IdentityCounts]:
-    """The counts of every category that is labelled or predicted in a video, as `hota_of_video`."""
+    """The counts of one video, for every category that is labelled or predicted in it."""
     pairs = pairs_by_category(video)
     return {category: _count(masks) for category, masks in pairs.items()}
 
@@ -96,16 +94,16 @@ class _Followed:
 
 
 def _follow(masks: FramePairs) -> _Followed:
-    """Match masks frame by frame: pairs that hold on go first, then what overlaps most."""
+    """Match masks frame by frame: pairs of the frame before first, then by overlap."""
     num_frames, num_tracks = masks.labelled.shape
     partner = np.full((num_frames, num_tracks), NOBODY)
-    latest = np.full(num_tracks, NOBODY)  # whom a track was last matched with, ever
-    previous = latest.copy()  # and in the frame before
+    latest = np.full(num_tracks, NOBODY)  # the predicted track of the last match on any frame
+    previous = latest.copy()  # the same on the frame before
     starts = np.zeros(num_tracks, np.int64)
     iou, switches = 0.0, 0
     for frame, (rows, columns, overlaps) in enumerate(masks.frames()):
         if overlaps.size == 0:
-            continue  # as in TrackEval, such a frame interrupts nothing
+            continue  # as in TrackEval, such a frame does not interrupt tracks
         worth = CONTINUES * (columns[None] == previous[rows][:, None]) + overlaps
         worth[overlaps < THRESHOLD - EPS] = 0
         g, p = linear_sum_assignment(worth, maximize=True)

@@ -1,6 +1,6 @@
-"""What predicted and labelled tracks share, frame by frame: the one place where masks are compared.
+"""Overlaps of predicted and labelled tracks on every frame; all measures compare masks here.
 
-F frames, P predicted tracks and G labelled ones. Masks are compared as run-length codes.
+Masks are compared as run-length codes. In shapes: F frames, P predicted tracks, G labelled tracks.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from vistool.formats.masks.runs import Runs, decode_runs
 from vistool.formats.threads import in_threads
 from vistool.structures import RLE, Size, TrackSegmentation
 
-MASKS_AT_ONCE = 4096  # decoded at a time; some ten MB of runs
-NOT_MEASURED = -1.0  # of a measure: there is nothing labelled
+MASKS_AT_ONCE = 4096  # decoded at a time; about 10 MB of runs
+NOT_MEASURED = -1.0  # the value of a measure if nothing is labelled
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoOverlaps:
-    """What all pairs of predicted and labelled tracks of one video share, frame by frame."""
+    """Overlaps of all pairs of predicted and labelled tracks of one video, on every frame."""
 
     video_id: int
     truth: tuple[AnnotatedTrack, ...]  # G, all categories
@@ -33,7 +33,7 @@ class VideoOverlaps:
     truth_areas: np.ndarray  # [F, G] int64, pixels
 
     def iou(self) -> np.ndarray:
-        """Overlap of every pair over space and time: [P, G] in [0, 1], 0 where both are empty."""
+        """IoU of every pair over space and time: [P, G] in [0, 1], 0 where both are empty."""
         both = self.intersections.sum(axis=0)
         areas, truth_areas = self.predicted_areas.sum(axis=0), self.truth_areas.sum(axis=0)
         return ratio(both, areas[:, None] + truth_areas[None] - both)
@@ -57,9 +57,10 @@ def overlaps_of_video(
 def overlaps_of_videos(
     videos: Iterable[tuple[int, Sequence[AnnotatedTrack], Sequence[TrackSegmentation]]],
 ) -> Iterator[VideoOverlaps]:
-    """`overlaps_of_video` for every (video id, truth, predictions), in the order they come.
+    """`overlaps_of_video` for every (video id, truth, predictions), in the given order.
 
-    Uses all cores: the compiled loops let other threads run. In memory are a few videos a core.
+    Uses all cores, with threads: the compiled loops release the lock of the interpreter. A few
+    videos per core are kept in memory.
     """
     return in_threads(lambda video: overlaps_of_video(*video), videos)
 
@@ -70,7 +71,7 @@ def shared_pixels(
     *,
     where: str = "a video",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels on every frame: of both of a pair [F, P, G], predicted [F, P] and labelled [F, G].
+    """Pixels on every frame: intersections [F, P, G], predicted [F, P] and labelled [F, G] areas.
 
     Raises: DataError if numbers of frames or mask sizes differ, or a mask is malformed.
     """
@@ -78,7 +79,7 @@ def shared_pixels(
     if len(lengths) > 1:
         raise DataError(
             f"{where}: tracks have {' and '.join(map(str, sorted(lengths)))} frames",
-            hint="every track needs one entry a frame, null where it is not visible",
+            hint="every track needs one entry per frame, null where it is not visible",
         )
     length = max(lengths, default=0)
     intersections = np.zeros((length, len(predicted), len(labelled)), np.int64)
@@ -90,7 +91,7 @@ def shared_pixels(
         runs, places = decode_tracks([*predicted, *labelled], where, part)
         ours, theirs = places[:, : len(predicted)], places[:, len(predicted) :]
         intersections[part] = runs.intersections(ours, theirs)
-        areas[part] = np.append(runs.areas, 0)[ours]  # no mask is number -1
+        areas[part] = np.append(runs.areas, 0)[ours]  # -1 (no mask) is the last entry
         labelled_areas[part] = np.append(runs.areas, 0)[theirs]
     return intersections, areas, labelled_areas
 
@@ -98,8 +99,9 @@ def shared_pixels(
 def decode_tracks(
     tracks: Sequence[Sequence[RLE | None]], where: str, part: slice = slice(None)
 ) -> tuple[Runs, np.ndarray]:
-    """The masks of N tracks on some frames: runs, and the number of each mask [F, N], -1: none.
+    """Decode the masks of N tracks on some frames.
 
+    Returns: the runs of all masks, and the index of each mask in them, [F, N], or -1.
     Raises: DataError if sizes differ or a mask is malformed.
     """
     entries = [mask for track in tracks for mask in track[part]]
@@ -132,14 +134,16 @@ def _refuse_malformed(tracks: Sequence[Sequence[RLE | None]], where: str) -> Non
 def track_share_inside(
     predicted: Sequence[Sequence[RLE | None]], regions: Sequence[Sequence[RLE | None]]
 ) -> np.ndarray:
-    """The share of every track that lies in a region over space and time: [P, G] in [0, 1].
+    """The share of every track inside every region, over space and time: [P, G] in [0, 1].
 
-    0 for a track that is empty on all frames. Raises: DataError if lengths or mask sizes differ.
+    It is 0 for a track that is empty on all frames.
+
+    Raises: DataError if lengths or mask sizes differ.
     """
     both, areas, _ = (pixels.sum(axis=0) for pixels in shared_pixels(predicted, regions))
     return ratio(both, np.broadcast_to(areas[:, None], both.shape))
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole as float64 of the same shape, 0 where the whole is."""
+    """part / whole as float64 of the same shape, 0 where `whole` is 0."""
     return np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)

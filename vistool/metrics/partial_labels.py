@@ -1,4 +1,4 @@
-"""What to hold against a model where not every object is labelled."""
+"""Which predictions can be evaluated where not every object is labelled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vistool.annotations.dataset import AnnotatedTrack
 from vistool.metrics.overlaps import track_share_inside
 from vistool.structures import RLE, TrackSegmentation
 
-LIES_ON = 0.5  # share of a prediction from which it lies on an object
+LIES_ON = 0.5  # a prediction lies on an object if at least this share of it is inside
 
 
 def scorable(
@@ -18,11 +18,11 @@ def scorable(
     exhaustive: Collection[int],
     ignored: Sequence[Sequence[RLE | None]] = (),
 ) -> list[TrackSegmentation]:
-    """The predictions of one video that can be called right or wrong.
+    """The predictions of one video that can be judged as right or wrong.
 
-    One that lies on a labelled object of its own category always is. Of the others, those of a
-    category that is labelled completely, unless they lie on an object that has no category, or on
-    a region where nobody took objects of their category apart (`is_crowd`).
+    These are the predictions that lie on a labelled object of their own category, and other
+    predictions of exhaustively labelled categories. Of the latter, those that lie on an object
+    without a category or on a group (`is_crowd`) of their own category are left out.
 
     Args:
         exhaustive: the categories of which every object in the video is labelled.

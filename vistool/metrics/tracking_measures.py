@@ -1,6 +1,6 @@
-"""What the tracking measures share: masks frame by frame and category by category, and sums.
+"""Common parts of the tracking measures: masks by frame and category, and sums of counts.
 
-F frames, G labelled and P predicted tracks of one category in one video.
+In shapes: F frames, G labelled and P predicted tracks of one category in one video.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 
 from vistool.metrics.overlaps import VideoOverlaps, ratio
 
-CROWD_SHARE = 0.5  # what lies in a group by more than this is not held against the predictions
+CROWD_SHARE = 0.5  # unmatched masks with a larger share inside a group are ignored
 EPS = float(np.finfo(float).eps)
 
 
@@ -26,21 +26,21 @@ class FramePairs:
     """All labelled and predicted masks of one category in one video."""
 
     iou: np.ndarray  # [F, G, P] in [0, 1], 0 where either is absent
-    labelled: np.ndarray  # [F, G] bool: visible there; an empty mask is not
-    predicted: np.ndarray  # [F, P] bool
+    labelled: np.ndarray  # [F, G] bool: the mask is not empty
+    predicted: np.ndarray  # [F, P] bool: the mask is not empty or ignored
 
     def frames(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Of every frame: the labelled tracks there [g], the predicted [p] and their IoU [g, p]."""
+        """For every frame: its labelled tracks [g], its predicted tracks [p], their IoU [g, p]."""
         for iou, labelled, predicted in zip(self.iou, self.labelled, self.predicted, strict=True):
             rows, columns = np.flatnonzero(labelled), np.flatnonzero(predicted)
             yield rows, columns, iou[np.ix_(rows, columns)]
 
 
 def pairs_by_category(video: VideoOverlaps) -> dict[int, FramePairs]:
-    """The masks of every category that is labelled or predicted in the video, ids rising.
+    """The masks of every category that is labelled or predicted in the video, by rising id.
 
-    A labelled group (`is_crowd`) is not to be followed, and a predicted mask that matches no
-    object and lies in a group of its category is left out of that frame, as on MOTS.
+    Groups (`is_crowd`) are not evaluated. A predicted mask that matches no object and lies in a
+    group of its category is ignored on that frame, as in MOTS.
     """
     truth: dict[int, list[int]] = defaultdict(list)
     crowds: dict[int, list[int]] = defaultdict(list)
@@ -59,9 +59,9 @@ def pairs_by_category(video: VideoOverlaps) -> dict[int, FramePairs]:
 
 
 def by_score(video: VideoOverlaps) -> list[int]:
-    """The places of the predictions, the best first; of equal scores, ordered by what they show.
+    """The indices of the predictions by falling score; equal scores are ordered by their masks.
 
-    So the order of a results file never decides between matches that are equally good.
+    The order of a results file then has no effect on the choice between equally good matches.
     """
 
     def rank(place: int) -> tuple[float, int, list[str]]:
@@ -89,7 +89,7 @@ def _compare(
 
 
 def _matched(iou: np.ndarray) -> np.ndarray:
-    """[F, G, P] -> [F, P] bool: predicted masks that pair with a labelled one at half overlap."""
+    """[F, G, P] -> [F, P] bool: predicted masks that match a labelled one at an IoU of 0.5."""
     matched = np.zeros((iou.shape[0], iou.shape[2]), bool)
     overlapping = np.where(iou >= 0.5 - EPS, iou, 0.0)
     for frame, overlaps in enumerate(overlapping):
@@ -99,16 +99,16 @@ def _matched(iou: np.ndarray) -> np.ndarray:
 
 
 class Counts(Protocol):
-    """What is counted of one video and category; the sum of two is what both together give."""
+    """The counts of one video and category; they can be added."""
 
     def __add__(self, other: Self, /) -> Self: ...
 
     @property
     def num_labelled(self) -> int:
-        """Labelled masks, of all frames."""
+        """Number of labelled masks on all frames."""
 
     def summary(self) -> dict[str, float]:
-        """The measures that follow from the counts, as fractions."""
+        """The measures computed from the counts, as fractions."""
 
 
 CountsT = TypeVar("CountsT", bound=Counts)
@@ -116,12 +116,12 @@ CountsT = TypeVar("CountsT", bound=Counts)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrackingResult(Generic[CountsT]):
-    """A tracking measure of a set of videos, kept as counts; a video may be in it repeatedly."""
+    """The counts of a tracking measure on a set of videos; a video may be in it repeatedly."""
 
     videos: tuple[tuple[int, dict[int, CountsT]], ...]  # video id, its counts by category id
 
     def by_category(self) -> dict[int, CountsT]:
-        """The counts of all videos, ids rising."""
+        """The counts of all videos together, by rising category id."""
         totals: dict[int, CountsT] = {}
         for _, categories in self.videos:
             for category, counts in categories.items():
@@ -129,7 +129,7 @@ class TrackingResult(Generic[CountsT]):
         return dict(sorted(totals.items()))
 
     def by_video(self) -> dict[int, CountsT]:
-        """The counts of all categories; videos with nothing labelled or predicted are left out."""
+        """The counts of all categories together, by video id; empty videos are left out."""
         return {
             video_id: reduce(add, categories.values())
             for video_id, categories in self.videos
@@ -142,7 +142,7 @@ class TrackingResult(Generic[CountsT]):
         return reduce(add, categories.values()) if categories else None
 
     def class_averaged(self) -> dict[str, float]:
-        """The mean over the categories of which something is labelled; empty if none is."""
+        """The mean of each measure over the labelled categories; empty if nothing is labelled."""
         summaries = [
             counts.summary() for counts in self.by_category().values() if counts.num_labelled
         ]

@@ -1,1 +1,1 @@
-"""Pictures, charts and pages made of results, without torch."""
+"""Overlays, charts and HTML pages of results; torch is not imported."""

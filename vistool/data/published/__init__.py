@@ -1,1 +1,1 @@
-"""The papers' own training clips, to the byte."""
+"""The training clips of the papers, equal to their code byte by byte."""

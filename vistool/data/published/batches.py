@@ -1,4 +1,4 @@
-"""Which of the papers' clips come together in a step, epoch after epoch."""
+"""The order of the papers' clips: epochs, and the clips of every step."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from vistool.errors import UsageError
 
 
 def published_clips(config: TrainConfig) -> EpochClips:
-    """What a training with `config.pipeline` is fed. Raises: DataError for unusable annotations."""
+    """The clips of a training run with `config.pipeline`.
+
+    Raises: DataError for unusable annotations; UsageError if sources have different weights.
+    """
     if len({source.weight for source in config.sources}) > 1:
         raise UsageError(
-            "[[sources]] of different weights: an epoch of [pipeline] has all clips of all sources",
-            hint="leave the weights out",
+            "[[sources]] have different weights, but an epoch of [pipeline] has all their clips",
+            hint="remove the weights",
         )
     videos = [
         video
@@ -46,23 +49,23 @@ def published_clips(config: TrainConfig) -> EpochClips:
 
 
 class EpochOrder:
-    """Which clips of an epoch come together, epoch after epoch, every time in a new order.
+    """The clips of every step; every epoch has a new random order.
 
-    Clips of a group are collected, in a random order of all clips, until there are `size` of them.
-    What is left of a group at the end of an epoch waits for the next one. (IFC: pictures that are
-    wider than high and the others; as detectron2 has it.)
+    The clips of an epoch are collected in their random order by group. A group with `size` clips
+    becomes a step; the clips that remain at the end of an epoch wait for the next one. As in
+    detectron2, IFC has two groups: pictures that are wider than high, and the others.
     """
 
     def __init__(self, groups: np.ndarray, size: int, seed: int) -> None:
         self.groups = groups
         self.size = size
         self.seed = seed
-        self._epochs = 0  # gone through so far
+        self._epochs = 0  # completed so far
         self._batches: list[np.ndarray] = []
         self._waiting: dict[int, list[int]] = defaultdict(list)  # by group
 
     def __call__(self, step: int) -> np.ndarray:
-        """[size]: the numbers of the clips that are collected at this step."""
+        """The numbers of the clips of a step: [size]."""
         while len(self._batches) <= step:
             order = np.random.default_rng((self.seed, 0, self._epochs)).permutation(
                 len(self.groups)
@@ -76,7 +79,7 @@ class EpochOrder:
 
 
 class EpochClips:
-    """A paper's clips, in the order of its epochs; a step takes `size` of them."""
+    """A paper's clips in the order of its epochs; a step has `size` of them."""
 
     def __init__(self, pipeline: Pipeline, size: int, seed: int) -> None:
         self.pipeline = pipeline

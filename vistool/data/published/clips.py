@@ -1,4 +1,4 @@
-"""What the papers' pipelines share: the frames and crops of clips, and how clips are asked for."""
+"""Common parts of the papers' pipelines: frames and crops of clips, and their interface."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vistool.structures import Size
 
 
 def vistr_frames(last: int, length: int, clip_length: int) -> Frames:
-    """VisTR's: the frames up to `last`, once around the video as often as it takes.
+    """The frames of a VisTR clip: those up to `last`; before frame 0 comes the end of the video.
 
     An epoch has one clip for every frame of every video.
 
@@ -26,15 +26,15 @@ def vistr_frames(last: int, length: int, clip_length: int) -> Frames:
 def ifc_frames(
     length: int, clip_length: int, rng: np.random.Generator, max_distance: int = 20
 ) -> Frames:
-    """IFC's: one frame of the video, and others around it, drawn with replacement; sorted.
+    """The frames of an IFC clip: a random frame, and others around it with replacement; sorted.
 
-    The first is drawn once, so a video of one frame makes no longer clip; the published code fails
-    there.
+    The random frame is not repeated, so a video of one frame cannot give longer clips; the
+    published code fails there, too.
 
     Raises: ValueError for such a video.
     """
     if length == 1 and clip_length > 1:
-        raise ValueError(f"a video of one frame makes no clip of {clip_length}")
+        raise ValueError(f"a video of one frame cannot give a clip of {clip_length} frames")
     reference = int(rng.integers(length))
     low, high = max(0, reference - max_distance), min(length - 1, reference + max_distance)
     around = np.delete(np.arange(low, high + 1), reference - low)
@@ -43,7 +43,7 @@ def ifc_frames(
 
 
 class Region(NamedTuple):
-    """A part of a picture, in pixels."""
+    """A rectangle of a picture, in pixels."""
 
     top: int
     left: int
@@ -51,9 +51,9 @@ class Region(NamedTuple):
 
 
 def draw_region(picture: Size, sides: tuple[int, int], rng: np.random.Generator) -> Region:
-    """A random crop whose sides are drawn one by one from `sides`, both ends included.
+    """A random crop; height and width are drawn independently from `sides`, ends included.
 
-    A picture with a shorter side is cut to that side at most.
+    They are at most those of the picture.
     """
     low, high = sides
     height, width = (
@@ -65,9 +65,9 @@ def draw_region(picture: Size, sides: tuple[int, int], rng: np.random.Generator)
 
 
 class Pipeline(Protocol):
-    """Makes the clips of one of the papers; an epoch has `len(groups)`."""
+    """Makes the clips of one of the papers; an epoch has `len(groups)` clips."""
 
-    groups: np.ndarray  # [number of clips] int: only clips of one group come into one batch
+    groups: np.ndarray  # [number of clips] int: clips of a batch are of the same group
 
     @abstractmethod
     def draw(self, number: int, rng: np.random.Generator) -> TrainingClip:

@@ -1,4 +1,4 @@
-"""Clips and targets as IFC's training made them, by way of detectron2's loading of pictures."""
+"""Clips and targets of IFC's published training, which loads pictures with detectron2."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from vistool.ops.boxes import boxes_of_masks, cxcywh_of, xyxy_of
 from vistool.ops.pixels import input_size, resize
 from vistool.structures import ClipTarget, Size
 
-ABSENT = -1  # the id of an instance on a frame that does not show it
+ABSENT = -1  # the id of an instance on frames where it is not visible
 MIN_BOX_SIDE = 1e-5  # pixels
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How a picture is brought to the model."""
+    """The crop, size and mirroring with which a picture is given to the model."""
 
     region: Region
     size: Size  # that the region is resized to
@@ -43,10 +43,10 @@ class View:
         return np.ascontiguousarray(seen[:, ::-1]) if self.mirrored else seen
 
     def mask(self, track: LabelledTrack, frame: int, picture: Size) -> np.ndarray:
-        """[h, w] bool.
+        """The mask of a track in the view: [h, w] bool.
 
-        Run-length codes are resized as pixels, by nearest neighbour; outlines as outlines, and
-        filled at the size that the model sees.
+        Run-length codes are resized as pixels, by nearest neighbour. Outlines are transformed as
+        polygons and filled at the size of the view.
         """
         outlines = track.outlines[frame] if track.outlines else None
         if outlines is not None:
@@ -76,9 +76,9 @@ class View:
 
 
 def clipped_outline(points: np.ndarray, size: Size) -> np.ndarray:
-    """[P, 2] x, y -> [R, 2]: the part of a polygon that lies in a picture of `size`.
+    """The part of a polygon inside a picture of `size`: [P, 2] x, y -> [R, 2].
 
-    Cut along one edge after the other (Sutherland and Hodgman's way).
+    It is clipped at one edge after the other (Sutherland-Hodgman algorithm).
     """
     for axis, limit, sign in ((0, 0, 1), (0, size.width, -1), (1, 0, 1), (1, size.height, -1)):
         inside = sign * (points[:, axis] - limit) >= 0
@@ -98,10 +98,10 @@ def clipped_outline(points: np.ndarray, size: Size) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class FrameTruth:
-    """N instances on one frame, the same rows on every frame of a clip."""
+    """N instances on one frame; all frames of a clip have the same instances in the same order."""
 
-    ids: Tensor  # [N] int64, of the annotation; ABSENT where there is nothing of the instance
-    labels: Tensor  # [N] int64; K, which is no class, where the frame is not annotated with it
+    ids: Tensor  # [N] int64, of the annotation; ABSENT if the instance is not visible
+    labels: Tensor  # [N] int64; K, which is not a class, if the instance has no mask on the frame
     boxes: Tensor  # [N, 4] float32 left, top, right, bottom in pixels, around the masks
     masks: Tensor  # [N, H, W] bool
 
@@ -109,9 +109,9 @@ class FrameTruth:
 def frame_truth(
     tracks: Sequence[LabelledTrack], frame: int, picture: Size, view: View, num_classes: int
 ) -> FrameTruth:
-    """What a view shows of some instances of a video.
+    """The instances `tracks` of a video on one frame, in a view.
 
-    Args: frame: position in the video; picture: size of the video's frames; num_classes: K.
+    Args: frame: index in the video; picture: size of the video's frames; num_classes: K.
     """
     there = [track.segmentations[frame] is not None for track in tracks]
     masks = torch.zeros(len(tracks), *view.size, dtype=torch.bool)
@@ -133,7 +133,7 @@ def frame_truth(
 
 
 def annotated_tracks(video: LabelledVideo, frames: Frames) -> list[LabelledTrack]:
-    """The instances that are annotated on one of the frames at least."""
+    """The instances with a mask on at least one of the frames."""
     return [
         track
         for track in video.tracks
@@ -142,7 +142,7 @@ def annotated_tracks(video: LabelledVideo, frames: Frames) -> list[LabelledTrack
 
 
 def clip_target(frames: Sequence[FrameTruth], exhaustive: Sequence[bool]) -> ClipTarget:
-    """The truth of a clip: the instances of which some frame shows something."""
+    """The target of a clip: the instances that are visible on at least one frame."""
     present = torch.stack([frame.ids != ABSENT for frame in frames], dim=1)
     canvas = Size(*(max(frame.masks.shape[axis] for frame in frames) for axis in (1, 2)))
     masks = torch.stack([masks_on_canvas(frame.masks, canvas) for frame in frames], dim=1)
@@ -160,12 +160,12 @@ def clip_target(frames: Sequence[FrameTruth], exhaustive: Sequence[bool]) -> Cli
 
 
 def _unit(size: Size) -> Tensor:
-    """[4] by which a box in pixels is divided."""
+    """[4], by which a box in pixels is divided to get fractions of the frame."""
     return torch.tensor([size.width, size.height, size.width, size.height])
 
 
 class IFCClips:
-    """IFC's training clips: one an epoch for every video, or picture."""
+    """IFC's training clips: one per epoch for every video or picture."""
 
     def __init__(
         self, videos: Sequence[LabelledVideo], clip_length: int, config: IFCPipeline
@@ -176,9 +176,9 @@ class IFCClips:
         self.groups = np.array([video.size.width > video.size.height for video in videos], np.int64)
 
     def draw(self, number: int, rng: np.random.Generator) -> TrainingClip:
-        """Clip `number` of an epoch: a video in one view, a picture in one for every frame."""
+        """Clip `number` of an epoch: one view for a video, and one per frame for a picture."""
         video = self.videos[number]
-        if len(video.files) == 1:  # of which the published code makes no longer clip of a video
+        if len(video.files) == 1:  # a picture, or a video for which the published code fails
             frames: Frames = (0,) * self.clip_length
             views = [self._draw_view(video.size, rng) for _ in frames]
         else:

@@ -1,4 +1,4 @@
-"""Clips and targets as VisTR's training made them: every instance has a row a frame."""
+"""Clips and targets of VisTR's published training: every instance has one row per frame."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from vistool.ops.boxes import boxes_of_masks, cxcywh_of, xyxy_of
 from vistool.ops.pixels import input_size, resize
 from vistool.structures import ClipTarget, Size
 
-Validity = Literal["visible", "annotated"]
+Presence = Literal["visible", "annotated"]
 Overflow = Literal["clip", "wrap"]
 
 DETR = PixelConfig(rounding="down")
-BRIGHTNESS = 32.0  # grey levels, more or less
-GAIN = (0.5, 1.5)  # of contrast and of saturation
-HUE = 18.0  # degrees, either way
+BRIGHTNESS = 32.0  # the largest change, grey levels
+GAIN = (0.5, 1.5)  # factors of contrast and saturation
+HUE = 18.0  # the largest change, degrees
 
 
 @dataclass(frozen=True, slots=True)
 class FrameRows:
-    """T frames of a video and its N instances, each with a row a frame."""
+    """T frames of a video and its N instances, each with one row per frame."""
 
     frames: np.ndarray  # [T, H, W, 3] uint8, RGB
     labels: Tensor  # [N] int64
-    present: Tensor  # [N, T] bool, as annotated; a crop changes nothing in it
-    boxes: Tensor  # [N, T, 4] float32 left, top, right, bottom in pixels; absent: no width, height
+    present: Tensor  # [N, T] bool, as annotated; crops do not change it
+    boxes: Tensor  # [N, T, 4] float32 left, top, right, bottom in pixels; of size 0 if absent
     masks: Tensor  # [N, T, H, W] bool
 
     @property
     def size(self) -> Size:
-        """Of every frame."""
+        """The size of the frames."""
         return Size(*self.frames.shape[1:3])
 
     def boxes_cxcywh(self) -> Tensor:
@@ -53,9 +53,9 @@ class FrameRows:
 
 
 def read_rows(video: LabelledVideo, frames: Frames) -> FrameRows:
-    """The frames of a clip as they are, with all instances of the video in the file's order.
+    """The frames of a clip without augmentation, with all instances in the order of the file.
 
-    Boxes are those that the file states, where they were read, or else the masks' own.
+    Boxes are those stated in the file, or if these were not read, those of the masks.
     """
     pictures = {frame: read_image(video, frame) for frame in set(frames)}
     n, t = len(video.tracks), len(frames)
@@ -82,7 +82,7 @@ def read_rows(video: LabelledVideo, frames: Frames) -> FrameRows:
 
 
 def mirrored(rows: FrameRows) -> FrameRows:
-    """Left and right exchanged."""
+    """The rows with left and right exchanged."""
     width = rows.size.width
     left, top, right, bottom = rows.boxes.unbind(-1)
     return replace(
@@ -94,7 +94,10 @@ def mirrored(rows: FrameRows) -> FrameRows:
 
 
 def resized(rows: FrameRows, short: int, long: int | None) -> FrameRows:
-    """Short side `short`, unless the long one would exceed `long`; sizes rounded as by DETR."""
+    """The rows with the short side `short`, or less if the long side would be larger than `long`.
+
+    Sizes are rounded as in DETR.
+    """
     size = input_size(rows.size, short, long, DETR)
     down, across = size.height / rows.size.height, size.width / rows.size.width
     masks = F.interpolate(rows.masks.flatten(0, 1)[:, None].to(torch.uint8), size=list(size))
@@ -107,7 +110,7 @@ def resized(rows: FrameRows, short: int, long: int | None) -> FrameRows:
 
 
 def cropped(rows: FrameRows, region: Region) -> FrameRows:
-    """What lies in a part of the frames; a box that lies outside shrinks to nothing at the edge."""
+    """The rows cropped to a region; boxes outside it are reduced to size 0 at its edge."""
     top, left, (height, width) = region
     moved = rows.boxes - torch.tensor([left, top, left, top])
     boxes = moved.clamp(min=0).minimum(torch.tensor([width, height, width, height]))
@@ -120,22 +123,22 @@ def cropped(rows: FrameRows, region: Region) -> FrameRows:
 
 
 def recoloured(rows: FrameRows, rng: np.random.Generator, overflow: Overflow) -> FrameRows:
-    """Every frame in colours of its own."""
+    """The rows with the colours of every frame distorted independently."""
     return replace(rows, frames=np.stack([distorted(f, rng, overflow) for f in rows.frames]))
 
 
 def distorted(
     image: np.ndarray, rng: np.random.Generator, overflow: Overflow = "clip"
 ) -> np.ndarray:
-    """Brightness, contrast, saturation, hue and order of the channels, each half of the time.
+    """Change brightness, contrast, saturation, hue and channel order, each with probability 0.5.
 
-    The published code takes its RGB pictures for BGR ones, which changes nothing: the hue then
-    turns the other way round, and either way is as likely.
+    The published code treats its RGB pictures as BGR. This has no effect: the hue then changes in
+    the other direction, and both directions are equally likely.
 
     Args:
         image: [H, W, 3] uint8, RGB.
-        overflow: what becomes of values beyond 0 and 255. "wrap" goes on at the other end, so that
-            the brightest places turn black: the published code does so.
+        overflow: "clip" limits values to 0 to 255. "wrap" wraps them around, so that the brightest
+            pixels become black, as in the published code.
 
     Returns: [H, W, 3] uint8.
     """
@@ -154,7 +157,7 @@ def distorted(
 
 
 def as_bytes(values: np.ndarray, overflow: Overflow) -> np.ndarray:
-    """Whole grey levels, cut off after the point. [...] float32 -> uint8."""
+    """Truncate values to whole grey levels: [...] float32 -> uint8."""
     if overflow == "clip":
         values = values.clip(0, 255)
     return np.ascontiguousarray(values.astype(np.int32).astype(np.uint8))
@@ -178,7 +181,7 @@ def _happens(rng: np.random.Generator) -> bool:
 
 
 class VisTRClips:
-    """VisTR's training clips: one an epoch for every frame of every video, which it ends with."""
+    """VisTR's training clips: one per epoch that ends with each frame of each video."""
 
     def __init__(
         self, videos: Sequence[LabelledVideo], clip_length: int, config: VisTRPipeline
@@ -192,7 +195,7 @@ class VisTRClips:
         self.groups = np.zeros(len(self.last_frames), np.int64)
 
     def draw(self, number: int, rng: np.random.Generator) -> TrainingClip:
-        """Clip `number` of an epoch, augmented as in training."""
+        """Clip `number` of an epoch, with augmentation."""
         v, last = self.last_frames[number]
         video = self.videos[v]
         rows = read_rows(video, vistr_frames(last, len(video.files), self.clip_length))
@@ -204,7 +207,7 @@ class VisTRClips:
         )
 
     def augmented(self, rows: FrameRows, rng: np.random.Generator) -> FrameRows:
-        """Mirrored or not, resized, recoloured, resized, cropped and resized once more."""
+        """Mirror with probability 0.5, resize, distort colours, resize, crop and resize again."""
         c = self.config
         if rng.random() < 0.5:
             rows = mirrored(rows)
@@ -215,12 +218,12 @@ class VisTRClips:
         return resized(rows, c.short_side, c.long_side)
 
 
-def clip_target(rows: FrameRows, exhaustive: Sequence[bool], validity: Validity) -> ClipTarget:
-    """The truth of a clip.
+def clip_target(rows: FrameRows, exhaustive: Sequence[bool], validity: Presence) -> ClipTarget:
+    """The target of a clip.
 
-    Args: validity: "visible" counts an instance as present on the frames that show it, and leaves
-        out one that no frame shows. "annotated" goes by the annotation, as published: also where
-        the crop has cut the instance off.
+    Args: validity: with "visible", an instance is present on the frames where its mask is not
+        empty, and left out without such a frame. With "annotated", as published, it is present on
+        all annotated frames, also if the crop has removed it.
     """
     present = rows.present
     boxes = rows.boxes_cxcywh()
@@ -239,7 +242,7 @@ def clip_target(rows: FrameRows, exhaustive: Sequence[bool], validity: Validity)
 
 
 def _box(track: LabelledTrack, frame: int, size: Size) -> Tensor:
-    """[4] left, top, right, bottom, within the frame."""
+    """The box of a track, clipped to the frame: [4] left, top, right, bottom in pixels."""
     stated = track.boxes_xywh[frame] if track.boxes_xywh else None
     limits = torch.tensor([size.width, size.height, size.width, size.height])
     if track.segmentations[frame] is None:

@@ -17,6 +17,7 @@ from vistool.engine.draw.sheets import (
     save_picture,
 )
 from vistool.engine.read_video import load
+from vistool.formats.files import refuse_existing
 from vistool.formats.results.files import RESULTS, VideoMeta
 from vistool.progress import OnProgress, silent
 from vistool.rendering.contact_sheet import SheetRow, contact_sheet, framed, stacked
@@ -103,12 +104,14 @@ def view_results(
     return ResultsView(video.meta, tuple(lanes), rows)
 
 
-def save_results(view: ResultsView, output: Path) -> Path:
+def save_results(view: ResultsView, output: Path, *, exist_ok: bool = False) -> Path:
     """Write one figure of frames and lanes as .png, or a page with a table of the tracks as .html.
 
-    Raises: UsageError for another suffix.
+    Args: exist_ok: replace a figure that is there already.
+    Raises: UsageError for another suffix, or for a figure that is there already.
     """
     require_suffix(output, *RESULTS_SUFFIXES)
+    refuse_existing(output, exist_ok=exist_ok)
     if output.suffix.lower() == ".html":
         return write_page(output, _page(view))
     frames = contact_sheet(view.frames, view.heading)

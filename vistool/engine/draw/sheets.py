@@ -19,9 +19,10 @@ from vistool.annotations.dataset import (
 )
 from vistool.annotations.read import read_dataset
 from vistool.config import OverlayStyle
-from vistool.errors import DataError, UsageError, first_few
-from vistool.formats.files import atomic_path
+from vistool.errors import UsageError, first_few
+from vistool.formats.files import atomic_path, refuse_existing
 from vistool.formats.masks.rle import decode_mask
+from vistool.formats.video.frame_files import read_frame
 from vistool.rendering.contact_sheet import SheetRow, contact_sheet, fitting
 from vistool.rendering.overlay import as_png, draw_tracks
 from vistool.structures import Instance, Size, Track
@@ -95,15 +96,15 @@ def _chosen(
 def _dataset_row(dataset: DataSet, video: AnnotatedVideo, tracks: list[AnnotatedTrack]) -> SheetRow:
     names = {category.id: category.name for category in dataset.categories}
     frames = regular_frames(video.length, COLUMNS)
+    files = [frame_file(dataset.frames, name) for name in video.file_names]
     pictures = []
     for frame in frames:
-        file = frame_file(dataset.frames, video.file_names[frame])
         drawn = [
             Instance(Track(n, track.category_id, _track_name(names, track), 1.0), rle)
             for n, track in enumerate(tracks, start=1)
             if (rle := track.segmentations[frame]) is not None
         ]
-        pictures.append(drawn_small(_read(file, video.size), drawn))
+        pictures.append(drawn_small(_read(files, frame, video.size), drawn))
     labelled = [names[i] for i in sorted(video.exhaustive_ids & names.keys())]
     complete = list(names.values()) if video.exhaustive else labelled
     return SheetRow(
@@ -139,14 +140,12 @@ def _track_name(names: dict[int, str], track: AnnotatedTrack) -> str:
     return f"crowd of {name}" if track.is_crowd else name
 
 
-def _read(file: Path, size: Size) -> np.ndarray:
+def _read(files: Sequence[Path], frame: int, size: Size) -> np.ndarray:
     """[H, W, 3] uint8 RGB. Raises: DataError."""
-    image = cv2.imread(str(file), cv2.IMREAD_COLOR)
-    if image is None:
-        raise DataError(f"{file}: missing, or not a readable picture")
+    image = read_frame(files, frame)
     if image.shape[:2] != size:
-        raise other_size(file, Size(*image.shape[:2]), size)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        raise other_size(files[frame], Size(*image.shape[:2]), size)
+    return image
 
 
 def regular_frames(length: int, count: int) -> list[int]:
@@ -167,17 +166,22 @@ def require_suffix(output: Path, *suffixes: str) -> None:
         raise UsageError(f"{output}: this figure can be written as {forms}")
 
 
-def save_sheet(sheet: Sheet, output: Path) -> list[Path]:
+def save_sheet(sheet: Sheet, output: Path, *, exist_ok: bool = False) -> list[Path]:
     """Write one PNG; if `output` has no suffix, write one PNG per row into that folder.
 
-    Raises: UsageError for another suffix.
+    Args: exist_ok: replace a picture that is there already.
+    Raises: UsageError for another suffix, or for what is there already.
     """
     require_suffix(output, *SHEET_SUFFIXES)
     if output.suffix:
+        refuse_existing(output, exist_ok=exist_ok)
         return [save_picture(contact_sheet(sheet.rows, sheet.heading), output)]
+    places = [output / f"{number:04}.png" for number in range(len(sheet.rows))]
+    for place in places:
+        refuse_existing(place, exist_ok=exist_ok)
     return [
-        save_picture(contact_sheet([row]), output / f"{number:04}.png")
-        for number, row in enumerate(sheet.rows)
+        save_picture(contact_sheet([row]), place)
+        for row, place in zip(sheet.rows, places, strict=True)
     ]
 
 

@@ -13,6 +13,7 @@ from vistool.annotations.dataset import DataSet
 from vistool.config import EvalConfig
 from vistool.engine.evaluate.predictions import (
     Predictions,
+    check_submission,
     folder_of_run,
     new_folder,
     open_dataset,
@@ -148,7 +149,8 @@ class EvalJob:
     write: bool = True  # write the scores into a folder below `output`
     report: bool = True  # write page, figures and tables of errors, too
     submission: Path | None = None  # a zip for a server; not written if a video failed
-    exist_ok: bool = False  # the scores of saved predictions may go into an existing folder
+    # The scores of saved predictions may go into an existing folder; a submission may be replaced.
+    exist_ok: bool = False
 
     def run(
         self,
@@ -160,6 +162,8 @@ class EvalJob:
         Args: on_message: called with warnings, and with errors of single videos.
         Raises: DataError, UsageError, WeightsError.
         """
+        if self.submission:
+            check_submission(self.submission, exist_ok=self.exist_ok)
         saved = [self.predictions] if self.predictions else []
         dataset, key = open_dataset(self.dataset, *saved, frames=self.frames)
         made = self._predictions(dataset, key, on_progress)

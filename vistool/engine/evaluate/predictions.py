@@ -16,8 +16,18 @@ from vistool.annotations.predicted_masks import read_predicted_masks, with_predi
 from vistool.annotations.problems import refuse_all
 from vistool.annotations.read import read_dataset
 from vistool.annotations.results_check import check_results
-from vistool.errors import DataError, UsageError
-from vistool.formats.files import atomic_path, new_run_folder, numbered, sha256_of
+from vistool.errors import UsageError
+from vistool.formats.files import (
+    atomic_path,
+    encode_json,
+    new_run_folder,
+    numbered,
+    read_file,
+    read_json,
+    refuse_existing,
+    sha256_of,
+)
+from vistool.formats.names import as_file_name
 from vistool.formats.results.files import RESULTS, write_results
 from vistool.progress import OnProgress, silent
 from vistool.structures import TrackSegmentation
@@ -135,13 +145,15 @@ def read_predictions(
     return Predictions(file, data_key, checked.results, run, tuple(warnings), failed)
 
 
-def write_submission(path: Path, predictions: Predictions) -> None:
-    """Write a zip with results.json at its top level.
-
-    Raises: UsageError unless the path ends in .zip.
-    """
+def check_submission(path: Path, *, exist_ok: bool) -> None:
+    """Raises: UsageError if the path does not end in .zip, or exists already."""
     if path.suffix.lower() != SUBMISSION:
         raise UsageError(f"{path}: servers take a {SUBMISSION}")
+    refuse_existing(path, exist_ok=exist_ok)
+
+
+def write_submission(path: Path, predictions: Predictions) -> None:
+    """Write a zip with results.json at its top; the predictions have been checked already."""
     results = path.with_name(f".{path.stem}-{RESULTS}")
     try:
         write_results(results, predictions.results)
@@ -170,19 +182,28 @@ def new_folder(
     stem = predictions.path.stem
     if stem == Path(RESULTS).stem:  # every run has that name
         stem = predictions.path.resolve().parent.name
-    return new_run_folder(parent, f"{dataset.path.stem}-{stem}", exist_ok=exist_ok)
+    name = name_of(dataset)
+    # A run of a model is named after the data set already.
+    stem = stem if stem.startswith(f"{name}-") else f"{name}-{stem}"
+    return new_run_folder(parent, stem, exist_ok=exist_ok)
+
+
+def name_of(dataset: DataSet) -> str:
+    """What folders are named after: a folder's name, and the stem of an annotation file in it."""
+    path = dataset.path.resolve()
+    return f"{path.parent.name}-{path.stem}" if path.is_file() else path.name
 
 
 def run_folder(parent: Path, stem: str, run: Run) -> Path:
     """The folder that holds this run already, or else the first free one of stem, stem-2..."""
-    for name in numbered(stem):
+    for name in numbered(as_file_name(stem)):
         folder = parent / name
         if folder.is_dir() and _read_run(folder) == run:
             return folder
         with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
             with atomic_path(folder / RUN) as temporary:
-                temporary.write_bytes(msgspec.json.format(msgspec.json.encode(run)) + b"\n")
+                temporary.write_bytes(encode_json(run, indented=True) + b"\n")
             return folder
     raise AssertionError("unreachable")
 
@@ -195,18 +216,17 @@ def video_folder(folder: Path, video_id: int) -> Path:
 def noted_failures(folder: Path, video_ids: Iterable[int]) -> dict[int, str]:
     """Why videos could not be run, by video id."""
     notes = {id_: video_folder(folder, id_) / FAILURE for id_ in video_ids}
-    return {id_: note.read_text().strip() for id_, note in notes.items() if note.exists()}
+    return {
+        id_: read_file(note).decode(errors="replace").strip()
+        for id_, note in notes.items()
+        if note.exists()
+    }
 
 
 def _read_run(folder: Path) -> Run | None:
     """The run.json of a folder; None if there is none. Raises: DataError."""
     path = folder / RUN
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Run)
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.MsgspecError) as error:
-        raise DataError(f"{path}: {error}") from None
+    return read_json(path, Run) if path.exists() else None
 
 
 def _file_key(path: Path) -> str:

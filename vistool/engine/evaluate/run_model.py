@@ -31,6 +31,7 @@ from vistool.engine.evaluate.predictions import (
     FAILURE,
     Predictions,
     Run,
+    name_of,
     noted_failures,
     run_folder,
     video_folder,
@@ -44,6 +45,7 @@ from vistool.formats.results.files import META, RESULTS, iterate_results, read_m
 from vistool.formats.video.reader import open_frames
 from vistool.models.checkpoints.files import LoadedModel, load_model
 from vistool.progress import OnProgress, silent
+from vistool.signals import TERMINAL_SIGNALS, end_with_parent
 from vistool.structures import TrackSegmentation
 
 
@@ -78,7 +80,7 @@ def predict_dataset(
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
     run = _run(dataset, data_key, loaded, config)
     with joined(config.device) as processes:
-        stem = f"{_stem(dataset)}-{run.model}"
+        stem = f"{name_of(dataset)}-{run.model}"
         folder = processes.agree(lambda: run_folder(parent, stem, run))
         undone = processes.agree(
             lambda: {v.id for v in dataset.videos if not _is_complete(folder, v)}
@@ -139,11 +141,6 @@ def _run(dataset: DataSet, data_key: str, loaded: LoadedModel, config: PredictCo
         ),
         version=version("vistool"),
     )
-
-
-def _stem(dataset: DataSet) -> str:
-    path = dataset.path.resolve()
-    return f"{path.parent.name}-{path.stem}" if path.is_file() else path.name
 
 
 def _is_complete(folder: Path, video: AnnotatedVideo) -> bool:
@@ -234,7 +231,7 @@ def _run_video(
     except VistoolError as error:  # the other videos are still run
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder / FAILURE) as temporary:
-            temporary.write_text(f"{error}\n")
+            temporary.write_text(f"{error}\n", encoding="utf-8", errors="backslashreplace")
 
 
 def _run_in_processes(
@@ -291,9 +288,7 @@ def _terminal_signals_ignored() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set signal handlers
         return
-    before = {
-        number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)
-    }
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in TERMINAL_SIGNALS}
     try:
         yield
     finally:
@@ -306,6 +301,7 @@ _job: PredictJob | None = None  # one per process
 
 def _begin_worker(make_job: Callable[[], PredictJob], threads: int) -> None:
     global _job
+    end_with_parent()
     torch.set_num_threads(threads)
     _job = make_job()
 

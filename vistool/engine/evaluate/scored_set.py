@@ -16,6 +16,7 @@ import msgspec
 from vistool.annotations.dataset import AnnotatedTrack, AnnotatedVideo, DataSet
 from vistool.engine.evaluate.predictions import MatchedClass
 from vistool.errors import DataError
+from vistool.formats.files import NOT_TAKEN
 from vistool.formats.results.files import Category
 from vistool.metrics.partial_labels import scorable
 from vistool.models.checkpoints.files import WeightsHeader
@@ -288,7 +289,7 @@ def _plain(name: str) -> str:
 
 def _trained_classes(header: WeightsHeader) -> dict[str, list[str]]:
     """The header's table of class -> categories trained as that class; empty if it has none."""
-    with contextlib.suppress(msgspec.MsgspecError):
+    with contextlib.suppress(*NOT_TAKEN):
         content = msgspec.json.decode(
             header.metadata.get("training", ""), type=dict[str, msgspec.Raw]
         )

@@ -11,7 +11,7 @@ from vistool.engine.device import choose_device
 from vistool.engine.predict.segment import Segmenter
 from vistool.engine.writers import check_kinds
 from vistool.errors import UsageError
-from vistool.formats.video.reader import VideoReader
+from vistool.formats.video.reader import VideoReader, open_video
 from vistool.models.checkpoints.files import LoadedModel, load_model
 from vistool.structures import Track, VideoFrame
 from vistool.tracking.nms import TrackOverlaps
@@ -45,6 +45,11 @@ class PredictJob:
 
     def segmenter(self, *, keep_pictures: bool = False) -> Segmenter:
         return Segmenter(self._model, self.config, self._device, keep_pictures=keep_pictures)
+
+    def open(self, source: Path) -> VideoReader:
+        """Raises: DataError, UsageError."""
+        config = self.config
+        return open_video(source, fps=config.fps, stream=config.stream, value_range=config.range)
 
     def decoded(self, reader: VideoReader) -> Iterator[VideoFrame]:
         return reader.frames(start=self.config.start, end=self.config.end)

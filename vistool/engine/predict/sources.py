@@ -17,9 +17,14 @@ from vistool.engine.tracked_video import TrackedFrame, TrackedVideo
 from vistool.engine.writers import (
     refuse_to_replace,
 )
-from vistool.errors import PartialFailureError, UsageError, VistoolError, WeightsError
+from vistool.errors import (
+    IncompleteSourceError,
+    PartialFailureError,
+    UsageError,
+    VistoolError,
+    WeightsError,
+)
 from vistool.formats.files import new_run_folder, numbered
-from vistool.formats.video.reader import open_video
 from vistool.formats.video.sources import source_name
 from vistool.models.checkpoints.files import LoadedModel
 from vistool.progress import OnProgress, silent
@@ -40,17 +45,20 @@ def stream_videos(
     """
     job = PredictJob(model, config)
     failed: list[Path] = []
+    incomplete: list[Path] = []
     for source in sources:
         with _or_note(source, len(sources), failed, on_failure):
             with (
-                open_video(source) as reader,
+                job.open(source) as reader,
                 contextlib.closing(iterate(job, reader, job.segmenter())) as frames,
             ):
                 for frame in frames:
                     on_frame(source, frame)
             for warning in reader.warnings:
                 on_warning(warning)
-    _raise_if_any(failed, len(sources))
+            if reader.incomplete:
+                incomplete.append(source)
+    _raise_if_any(failed, incomplete, len(sources))
 
 
 @contextlib.contextmanager
@@ -74,11 +82,18 @@ def _or_note(
             on_failure(source, failure)
 
 
-def _raise_if_any(failed: Sequence[Path], total: int) -> None:
-    if failed:
-        raise PartialFailureError(
-            f"{len(failed)} of {total} sources failed: {', '.join(map(str, failed))}"
+def _raise_if_any(failed: Sequence[Path], incomplete: Sequence[Path], total: int) -> None:
+    if total == 1 and incomplete:
+        raise IncompleteSourceError(
+            f"{incomplete[0]}: the source is incomplete; what there is of it is done"
         )
+    told = [
+        f"{len(paths)} of {total} sources {what}: {', '.join(map(str, paths))}"
+        for paths, what in ((failed, "failed"), (incomplete, "are incomplete"))
+        if paths
+    ]
+    if told:
+        raise PartialFailureError("; ".join(told))
 
 
 def predict_videos(
@@ -103,8 +118,9 @@ def predict_videos(
             the video and its folder.
 
     Returns: the folders of this process.
-    Raises: the error of a single source; PartialFailureError if some of several failed; and at
-        once what concerns all of them (UsageError, WeightsError).
+    Raises: the error of a single source, which is IncompleteSourceError where results are of a
+        part of it; PartialFailureError if some of several failed or are incomplete; and at once
+        what concerns all of them (UsageError, WeightsError).
     """
     names = [source_name(source) for source in sources]
     if exist_ok:
@@ -114,20 +130,26 @@ def predict_videos(
     job = PredictJob(model, msgspec.structs.replace(config, device=str(processes.device)))
     folders: list[Path] = []
     failed: list[Path] = []
+    incomplete: list[Path] = []
     for number in processes.mine(range(len(sources))):
         source = sources[number]
         with _or_note(source, len(sources), failed, on_failure):
-            with open_video(source) as reader:
+            with job.open(source) as reader:
                 folder = new_run_folder(parent, names[number], exist_ok=exist_ok)
-                video = predict_opened(job, reader, folder, on_progress)
+                video, folder = predict_opened(job, reader, folder, on_progress)
             folders.append(folder)
+            if reader.incomplete:
+                incomplete.append(source)
             if on_done:
                 on_done(video, folder)
     # Not before all are done: whoever started the processes ends them when one fails.
-    failed = [source for some in processes.gather(failed) for source in some]
-    if failed:
+    failed, incomplete = (
+        [source for some in processes.gather(paths) for source in some]
+        for paths in (failed, incomplete)
+    )
+    if failed or incomplete:
         processes.part()
-    _raise_if_any(failed, len(sources))
+    _raise_if_any(failed, incomplete, len(sources))
     return folders
 
 

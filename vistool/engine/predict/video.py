@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from array import array
+from collections import defaultdict
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Unpack
 
+import msgspec
 import numpy as np
 
 from vistool.config import PredictConfig, PredictOptions, from_mapping
+from vistool.engine.device import versions
 from vistool.engine.predict.job import PredictJob
-from vistool.engine.predict.record import VideoRecord
 from vistool.engine.predict.segment import SegmentedFrame, Segmenter
 from vistool.engine.tracked_video import TrackedFrame, TrackedVideo
 from vistool.engine.writers import (
@@ -24,22 +27,24 @@ from vistool.engine.writers import (
     write_outputs,
 )
 from vistool.errors import UsageError, VistoolError
-from vistool.formats.files import new_run_folder
+from vistool.formats.files import new_run_folder, path_as_text
 from vistool.formats.masks.rle import encode_mask
+from vistool.formats.results.files import Category, VideoMeta
 from vistool.formats.results.spool import SegmentationSpool
-from vistool.formats.video.reader import VideoReader, open_arrays, open_video
+from vistool.formats.video.reader import VideoReader, open_arrays
 from vistool.models.checkpoints.files import LoadedModel, find_weights, load_model
 from vistool.progress import OnProgress, silent
-from vistool.structures import FrameTracks, Instance, VideoFrame
+from vistool.structures import FrameTracks, Instance, Track, VideoFrame
 from vistool.tracking.nms import TrackOverlaps
 from vistool.tracking.postprocess import masks_at, results_single_class
+
+VIDEO_ID = 1  # every video has a results file of its own
 
 
 def predict(
     source: str | Path | Iterable[np.ndarray],
     *,
     model: LoadedModel | str | Path = "ifc-lite",
-    fps: float | None = None,
     keep_images: bool = False,
     on_progress: OnProgress = silent,
     **settings: Unpack[PredictOptions],
@@ -51,18 +56,19 @@ def predict(
     [(1, 'red', 0.95), (2, 'green', 0.87)]
 
     Args:
-        source: video file, folder of frames, or RGB pictures, [H, W, 3] uint8 each.
+        source: video file, folder of frames, TIFF of pages, or RGB pictures, [H, W, 3] uint8 each;
+            these need `fps`.
         model: loaded, or the name or path of weights, which are then loaded once.
-        fps: of pictures, frames per second.
         keep_images: keep given pictures in memory, for whatever shows or draws them later.
         settings: those of `vistool predict`, by the same names.
 
-    Returns: the video; close it, or use it as a context manager, to free its space on disk.
+    Returns: the video; close it, or use it as a context manager, to free its space on disk. Where
+        the source turns out to be incomplete, `meta.complete` is False, and `warnings` says more.
     Raises: UsageError, DataError, WeightsError, OutOfMemoryError.
     """
     job = PredictJob(_loaded(model), from_mapping(settings, PredictConfig, where="predict"))
     with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(_opened(source, fps, keep_images))
+        reader = stack.enter_context(_opened(job, source, keep_images))
         spool = stack.enter_context(SegmentationSpool(Path(tempfile.gettempdir())))
         record = VideoRecord(job, reader, spool)
         record.fill(on_progress)
@@ -73,7 +79,6 @@ def track(
     source: str | Path | Iterable[np.ndarray],
     *,
     model: LoadedModel | str | Path = "ifc-lite",
-    fps: float | None = None,
     **settings: Unpack[PredictOptions],
 ) -> Generator[TrackedFrame, None, None]:
     """`predict` as a stream: every frame as soon as no later one can change its masks.
@@ -92,7 +97,7 @@ def track(
     """
     job = PredictJob(_loaded(model), from_mapping(settings, PredictConfig, where="track"))
     segmenter = job.segmenter(keep_pictures=True)
-    reader = _opened(source, fps, keep=False)
+    reader = _opened(job, source, keep=False)
 
     def frames() -> Generator[TrackedFrame, None, None]:
         with reader, contextlib.closing(iterate(job, reader, segmenter)) as tracked:
@@ -113,18 +118,15 @@ def _loaded_once(path: Path, _: int) -> LoadedModel:
     return load_model(path)
 
 
-def _opened(
-    source: str | Path | Iterable[np.ndarray], fps: float | None, keep: bool
-) -> VideoReader:
-    if not isinstance(source, str | Path):
-        if fps is None:
-            raise UsageError(
-                "pictures have no time stamps", hint="say how fast they follow: fps=25"
-            )
-        return open_arrays(source, fps=fps, keep=keep)
-    if fps is not None:
-        raise UsageError(f"{source}: fps is for pictures given as arrays")
-    return open_video(Path(source))
+def _opened(job: PredictJob, source: str | Path | Iterable[np.ndarray], keep: bool) -> VideoReader:
+    if isinstance(source, str | Path):
+        return job.open(Path(source))
+    for name, value in (("stream", job.config.stream), ("range", job.config.range)):
+        if value is not None:
+            raise UsageError(f"{name} {value}: not for pictures given as arrays")
+    if job.config.fps is None:
+        raise UsageError("pictures have no time stamps", hint="say how fast they follow: fps=25")
+    return open_arrays(source, fps=job.config.fps, keep=keep)
 
 
 def iterate(
@@ -183,7 +185,7 @@ def _instances(
 
 def predict_opened(
     job: PredictJob, reader: VideoReader, folder: Path, on_progress: OnProgress = silent
-) -> TrackedVideo:
+) -> tuple[TrackedVideo, Path]:
     """Segment and track a video; writes results.json and meta.json into `folder`.
 
     The overlay and what `job.config.save` asks for are written beside them, and what an earlier run
@@ -192,9 +194,10 @@ def predict_opened(
     Files appear complete or not at all. If the source turns out to be damaged half-way, or on
     Ctrl-C, the frames that are final by then are written (meta.json says `complete: false`), and
     the exception goes on, with a note of where they are: in `folder`, or beside it if it holds
-    the results of a whole video.
+    the results of a whole video. So it is with a source that turns out to be incomplete, but for
+    the exception.
 
-    Returns: the video; its masks are in the folder alone.
+    Returns: the video, whose masks are in its folder alone, and that folder.
     Raises: UsageError, DataError, OutOfMemoryError; VistoolError if something could not be
         written, after all that could.
     """
@@ -202,32 +205,40 @@ def predict_opened(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with SegmentationSpool(folder) as spool:
-            video = _segment(VideoRecord(job, reader, spool), folder, kinds, on_progress)
+            video, place = _segment(VideoRecord(job, reader, spool), folder, kinds, on_progress)
             try:
-                write_outputs(kinds, video, folder, on_progress)
+                write_outputs(kinds, video, place, on_progress)
             except (KeyboardInterrupt, VistoolError, OSError) as error:
-                error.add_note(f"the results of all {video.meta.length} frames are in {folder}")
+                error.add_note(f"the results of all {video.meta.length} frames are in {place}")
                 raise
     except BaseException:
         with contextlib.suppress(OSError):
             folder.rmdir()  # only if nothing was written
         raise
-    return video
+    return video, place
 
 
 def _segment(
     record: VideoRecord, folder: Path, kinds: Sequence[str], on_progress: OnProgress
-) -> TrackedVideo:
+) -> tuple[TrackedVideo, Path]:
     """Fill the record and write its files; also where only a part of the video could be done."""
     try:
         record.fill(on_progress)
         video = record.video(complete=True)
-        save_results(video, folder, kinds)
+        place = folder if video.meta.complete else _place_of_part(folder)
+        save_results(video, place, kinds)
     except (KeyboardInterrupt, VistoolError, OSError) as error:
         if record.length:
             error.add_note(_save_part(record, folder, kinds))
         raise
-    return video
+    return video, place
+
+
+def _place_of_part(folder: Path) -> Path:
+    """Where the results of a part of a video go: not over those of a whole one."""
+    if may_be_whole(folder):
+        return new_run_folder(folder.parent, f"{folder.name}-partial", exist_ok=False)
+    return folder
 
 
 def _save_part(record: VideoRecord, folder: Path, kinds: Sequence[str]) -> str:
@@ -235,8 +246,7 @@ def _save_part(record: VideoRecord, folder: Path, kinds: Sequence[str]) -> str:
     done = f"the {record.length} frames that were done"
     place = folder
     try:
-        if may_be_whole(folder):
-            place = new_run_folder(folder.parent, f"{folder.name}-partial", exist_ok=False)
+        place = _place_of_part(folder)
         video = record.video(complete=False)
         save_results(video, place, kinds)
         quick = [kind for kind in kinds if not OUTPUTS[kind].pictures]
@@ -248,3 +258,135 @@ def _save_part(record: VideoRecord, folder: Path, kinds: Sequence[str]) -> str:
         return f"{done} could not be saved: {error}"
     kept = f"; {folder} keeps the results of an earlier run" if place != folder else ""
     return f"{done} are in {place}{kept}"
+
+
+class VideoRecord:
+    """The final frames of a video: masks on disk; in memory 8 bytes a frame and 4 a mask."""
+
+    def __init__(self, job: PredictJob, reader: VideoReader, spool: SegmentationSpool) -> None:
+        self._job, self._reader, self._spool = job, reader, spool
+        self._segmenter = job.segmenter()
+        self._overlaps = job.overlaps()
+        self._first_frame = 0
+        self._times = array("d")
+        self._frames: defaultdict[int, array[int]] = defaultdict(lambda: array("I"))  # by track
+
+    @property
+    def length(self) -> int:
+        """The number of frames that are complete."""
+        return len(self._times)
+
+    def fill(self, on_progress: OnProgress) -> None:
+        """Run the model over the video. Raises: as `PredictJob.decoded`, and OutOfMemoryError."""
+        total = _expected_frames(self._reader, self._job.config)
+        decoded = self._job.decoded(self._reader)
+        with contextlib.closing(self._segmenter.frames(decoded)) as frames:
+            for frame in frames:
+                self._add(frame)
+                on_progress("segmenting", self.length, total)
+
+    def _add(self, frame: SegmentedFrame) -> None:
+        if not self._times:
+            self._first_frame = frame.index
+        if frame.tracks is not None:
+            if self._overlaps is not None:
+                self._overlaps.add(frame.tracks)
+            for track_id, mask in masks_at(frame.tracks, frame.size):
+                self._spool.add(self.length, track_id, encode_mask(mask))
+                self._frames[track_id].append(self.length)
+        self._times.append(frame.time)
+
+    def video(
+        self, *, complete: bool, resources: contextlib.ExitStack | None = None
+    ) -> TrackedVideo:
+        """The tracks that are to be reported, numbered from 1 as they appear.
+
+        Args:
+            complete: whether all frames that the source gave are there; the video is a part, too,
+                where the source did not give all.
+            resources: closed with the video.
+        """
+        found = self._job.results(self._segmenter.class_probs())
+        tracks = [
+            replace(track, frames=frames)
+            for track in self._job.reported(found, self._overlaps)
+            if (frames := self._frames_of(track.id))
+        ]
+        reader = self._reader  # the video must not hold on to `self`, and so to the model
+        return TrackedVideo(
+            self._meta(complete),
+            _numbered(tracks),
+            self._spool,
+            lambda: reader,
+            name=f"tracks of {self._reader.path}",
+            resources=resources,
+        )
+
+    def _frames_of(self, track_id: int) -> array[int]:
+        """Without a frame that was being added when it all came to an end."""
+        return array("I", (frame for frame in self._frames[track_id] if frame < self.length))
+
+    def _files(self) -> list[str] | None:
+        """Where every frame comes from, if they are kept as pictures."""
+        names = self._reader.frame_names
+        chosen = names[self._first_frame : self._first_frame + self.length]
+        return [path_as_text(Path(name)) for name in chosen] if names else None
+
+    def _meta(self, complete: bool) -> VideoMeta:
+        header = self._job.loaded.header
+        config = self._job.config
+        used = {
+            "max_overlap": self._job.max_overlap,
+            "clip_length": self._segmenter.clip_length or "all",
+            "clip_stride": self._segmenter.clip_stride,
+            "size": self._segmenter.short_side,
+            "batch": self._segmenter.batch,
+            "device": str(self._segmenter.device),
+            "precision": str(self._segmenter.dtype).removeprefix("torch."),
+        }
+        return VideoMeta(
+            source=path_as_text(self._reader.path.absolute()),
+            video_id=VIDEO_ID,
+            width=self._reader.size.width,
+            height=self._reader.size.height,
+            length=self.length,
+            complete=complete and not self._reader.incomplete,
+            first_frame=self._first_frame,
+            times=self._times.tolist(),
+            frame_stride=config.frame_stride,
+            rotation=self._reader.rotation,
+            fps=self._reader.fps,
+            stream=self._reader.stream,
+            value_range=self._reader.value_range,
+            files=self._files(),
+            categories=[
+                Category(id=i, name=name)
+                for i, name in zip(header.config.ids_of_classes(), self._job.names, strict=True)
+            ],
+            model={
+                "name": header.name,
+                "path": path_as_text(header.path),
+                "sha256": self._job.loaded.sha256,
+            },
+            settings={**msgspec.to_builtins(config), **used},
+            versions=versions(),
+        )
+
+
+def _numbered(tracks: list[Track]) -> list[tuple[Track, int]]:
+    """Tracks with new ids, from 1 by first frame, and the ids that they had.
+
+    Of those that begin together, the first in the list comes first.
+    """
+    first = {track.id: track.frames[0] for track in tracks}  # once, where there is one a class
+    ids = {old: new for new, old in enumerate(sorted(first, key=first.__getitem__), start=1)}
+    return [(replace(track, id=ids[track.id]), track.id) for track in tracks]
+
+
+def _expected_frames(reader: VideoReader, config: PredictConfig) -> int | None:
+    """A guess for the progress bar."""
+    total = reader.frame_count_hint
+    if total is None:
+        return None
+    end = total if config.end is None else min(total, round(config.end * reader.fps))
+    return max(1, end - round((config.start or 0) * reader.fps))

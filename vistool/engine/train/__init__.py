@@ -1,1 +1,1 @@
-"""Train: settings, the loop, checkpoints, logs and validation."""
+"""Training: settings, the loop, checkpoints, logs and validation."""

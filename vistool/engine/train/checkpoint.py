@@ -1,4 +1,4 @@
-"""Everything a training needs to go on as if it had never stopped, on disk twice."""
+"""Save and load the complete state of a training; the last two checkpoints are kept."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ PREVIOUS = "checkpoint-previous.pt"
 class TrainingState:
     """The parts of a training that change from step to step.
 
-    There is no position in the data and no state of random numbers: both follow from the step.
+    Positions in the data and random states are not included, because both follow from the step.
     """
 
     model: IFC | VisTR
     averaged: AveragedModel
     optimizer: AdamW
     scaler: GradScaler
-    step: int = 0  # steps done
-    skipped_in_a_row: int = 0  # the last ones, without usable gradients
+    step: int = 0  # number of steps done
+    skipped_in_a_row: int = 0  # number of last steps without finite gradients
     best_score: float | None = None  # of the validations so far
-    validated: int = 0  # step after which the last of them was
+    validated: int = 0  # steps done at the last validation
 
     def as_dict(self) -> dict[str, Any]:
-        """Tensors, numbers and texts, nested."""
+        """The state as nested mappings of tensors, numbers and texts."""
         parts = {name: getattr(self, name).state_dict() for name in _PARTS}
         return {**parts, **{name: getattr(self, name) for name in _NUMBERS}}
 
     def fill(self, saved: Mapping[str, Any]) -> None:
-        """Take over what `as_dict` gave."""
+        """Load a state from `as_dict`."""
         for name in _PARTS:
             getattr(self, name).load_state_dict(saved[name])
         for name in _NUMBERS:
@@ -59,7 +59,7 @@ _NUMBERS = ("step", "skipped_in_a_row", "best_score", "validated")
 
 
 def save_checkpoint(run: Path, state: TrainingState) -> None:
-    """Write a checkpoint, complete or not at all, and keep the one before it.
+    """Write a checkpoint atomically, and keep the one before it.
 
     Raises: VistoolError if the disk is full.
     """
@@ -67,27 +67,27 @@ def save_checkpoint(run: Path, state: TrainingState) -> None:
     with atomic_path(run / CHECKPOINT) as temporary:
         try:
             torch.save({**content, "digest": _digest(content)}, temporary)
-        except RuntimeError as error:  # as torch reports any failure to write
+        except RuntimeError as error:  # torch raises it for every failure to write
             free = shutil.disk_usage(run).free / 1e6
             raise VistoolError(
                 f"{run / CHECKPOINT}: could not be written; its disk has {free:.0f} MB left",
-                hint=f"make room, then go on from the last one: vistool train --resume {run}",
+                hint=f"make room, then resume from the last one: vistool train --resume {run}",
             ) from error
         if (run / CHECKPOINT).exists():
-            # A run that is killed between this and the next renaming has one whole checkpoint.
+            # A run that is killed between this and the next renaming has one complete checkpoint.
             (run / CHECKPOINT).replace(run / PREVIOUS)
 
 
 def has_checkpoint(run: Path) -> bool:
-    """Whether a training that was started in a folder can go on from some step."""
+    """Whether a run folder has a checkpoint to resume from."""
     return any((run / name).exists() for name in (CHECKPOINT, PREVIOUS))
 
 
 def load_checkpoint(run: Path, state: TrainingState) -> list[str]:
-    """Fill `state` from the newest usable checkpoint of a run, if it has any.
+    """Fill `state` from the newest usable checkpoint of a run, if it has checkpoints.
 
-    Returns: what was wrong with a newer one, a line each.
-    Raises: WeightsError if there are checkpoints, but none of use.
+    Returns: the problems with newer ones, one line per checkpoint.
+    Raises: WeightsError if there are checkpoints, but none is usable.
     """
     damaged: list[str] = []
     for path in (run / CHECKPOINT, run / PREVIOUS):
@@ -105,13 +105,13 @@ def load_checkpoint(run: Path, state: TrainingState) -> list[str]:
 
 
 def _fill(state: TrainingState, path: Path) -> str | None:
-    """Take over a checkpoint; returns what is wrong with it, if anything is."""
+    """Load a checkpoint. Returns: the problem with it; None if it was loaded."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if "digest" not in content:
             return "another version of vistool wrote it"
         if content.pop("digest") != _digest(content):
-            return "its content is not what was written"
+            return "its content differs from what was written"
         state.fill(content)
     except (RuntimeError, UnpicklingError, KeyError, ValueError, EOFError, OSError) as error:
         return str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -119,7 +119,7 @@ def _fill(state: TrainingState, path: Path) -> str | None:
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 of nested tensors, numbers and texts: torch does not notice a bit that fell over."""
+    """SHA-256 of nested tensors, numbers and texts; torch itself does not notice changed bits."""
     sha = hashlib.sha256()
     for part in _leaves(content):
         sha.update(part)

@@ -1,5 +1,4 @@
-"""What can go wrong in a training, in words: losses that are NaN or infinite, and by which clip;
-memory that is full; a process that has died."""
+"""Explain failures of a training: NaN or infinite losses, full memory, processes that died."""
 
 from __future__ import annotations
 
@@ -13,23 +12,22 @@ import torch
 from torch import Tensor
 
 from vistool.data.batches import Batch
-from vistool.engine.device import is_out_of_memory
-from vistool.engine.distributed import is_lost_touch
-from vistool.errors import OutOfMemoryError, VistoolError
+from vistool.engine.distributed import is_lost_connection
+from vistool.errors import OutOfMemoryError, VistoolError, is_out_of_memory
 from vistool.structures import ClipOutput, ClipTarget, FrameClipOutput, FrameHeads
 
 Output = TypeVar("Output", ClipOutput, FrameClipOutput, FrameHeads)
-MOST_NAMED = 4  # clips
+MOST_NAMED = 4  # clips in a message
 LESS_MEMORY = (
     "smaller canvases, a smaller batch with accumulate, recompute = true, or half precision"
 )
 
 
 @contextmanager
-def failures_in_words(go_on: str) -> Iterator[None]:
-    """Raise what torch reports as a RuntimeError, and is no bug, as a VistoolError.
+def explained_failures(go_on: str) -> Iterator[None]:
+    """Raise a RuntimeError of torch that is not a bug as a VistoolError.
 
-    Args: go_on: how a training goes on afterwards; the hint.
+    Args: go_on: how to resume the training, for the hint.
     """
     try:
         yield
@@ -48,21 +46,21 @@ def _failure(error: RuntimeError | MemoryError, go_on: str) -> VistoolError | No
         )
     if is_out_of_memory(error):
         return OutOfMemoryError(f"memory is full: {text}", hint=f"{LESS_MEMORY}, would need less")
-    if is_lost_touch(error):
+    if is_lost_connection(error):
         return VistoolError(
-            "another process of this training has ended, or cannot be reached any more",
-            hint=f"its own message says why; {go_on}",
+            "another process of this training has ended or cannot be reached",
+            hint=f"its own message gives the reason; {go_on}",
         )
-    if text.startswith("DataLoader worker"):  # so torch says it, at any place in the main thread
+    if text.startswith("DataLoader worker"):  # torch raises it anywhere in the main thread
         return VistoolError(
             f"a process that loads data has died: {text}",
-            hint=f"where memory is short, fewer workers need less; {go_on}",
+            hint=f"if memory is short, fewer workers need less; {go_on}",
         )
     return None
 
 
 def broken_terms(values: Mapping[str, float]) -> str | None:
-    """The terms that are no finite numbers; None if all are.
+    """The names of the terms that are NaN or infinite; None if all are finite.
 
     >>> broken_terms({"class": 1.0, "dice": float("nan"), "focal": float("inf")})
     'dice, focal'
@@ -77,7 +75,7 @@ def broken_clips(
     predict: Callable[[Batch], Output],
     criterion: Callable[[Output, list[ClipTarget]], Mapping[str, Tensor]],
 ) -> list[str]:
-    """Where the clips come from whose own losses are not finite."""
+    """The origins of the clips whose own losses are NaN or infinite."""
     output = predict(batch)
     groups = len(output.class_logits) // len(batch.targets)
     found = []
@@ -89,7 +87,10 @@ def broken_clips(
 
 
 def clip_of(output: Output, number: int, groups: int = 1) -> Output:
-    """One clip of a batch, as a batch of one, with what each group of queries predicts for it."""
+    """The output of all query groups for one clip, as a batch of one.
+
+    Args: number: of the clip in the batch; groups: the number of query groups.
+    """
     parts = {field.name: getattr(output, field.name) for field in fields(output)}
     layers = parts.pop("auxiliary", ())
     rows = slice(number * groups, (number + 1) * groups)

@@ -1,4 +1,4 @@
-"""A new training and its settings: from a configuration, or from a data set and weights alone."""
+"""Start a training from a configuration, or from a data set and weights only."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ DEFAULT_INIT = "ifc-lite"
 STEPS = 600
 VALIDATIONS = 5
 SIDE_MULTIPLE = 32  # of the canvas: the deepest stride of every backbone
-VIEW = 0.75  # of a picture's height and width that a clip shows at the size of `predict`
-CLIP_LENGTH = 2  # where a model takes any: the least that shows it motion
-OF_CLASSES = {"class_names", "category_ids"}
+VIEW = 0.75  # share of a picture's height and width in a clip, at the picture size of `predict`
+CLIP_LENGTH = 2  # for models that take any length: the shortest with motion
+CLASS_SETTINGS = {"class_names", "category_ids"}
 
 
 def train(
@@ -52,24 +52,24 @@ def train(
     on_step: StepCallback = lambda step, steps, line: None,
     **settings: Any,
 ) -> Path:
-    """Train a model, as `vistool train` does; returns the file of its weights.
+    """Train a model, as `vistool train` does. Returns: the weight file.
 
     >>> weights = vistool.train(
     ...     "own/train.json", init="ifc-lite", validation="own/valid.json", steps=2000
     ... )  # doctest: +SKIP
     >>> vistool.load_model(weights)  # doctest: +SKIP
 
-    A training that was cut short goes on with `vistool train --resume RUN`.
+    An interrupted training is resumed with `vistool train --resume RUN`.
 
     Args:
         source, init, validation, frames, data: as in `training_settings`.
-        output: the run folder; None: runs/train/NAME, as the source is called.
-        on_step: told after every step its number, how many there are, and the loss terms.
-        settings: of `TrainConfig`, by name: steps=2000, canvases=[(192, 256)]; one of a table as
-            `**{"augment.colour": 0.2}`.
+        output: the run folder; None: runs/train/NAME, with the name of the source.
+        on_step: called after every step with its number, the number of steps, and the loss terms.
+        settings: of `TrainConfig` by name, for example steps=2000 and canvases=[(192, 256)];
+            settings in a table as `**{"augment.colour": 0.2}`.
 
-    Raises: as `vistool.engine.train.train.train`; UsageError for an output folder that is not
-        empty.
+    Raises: the errors of `vistool.engine.train.train.train`; UsageError for an output folder that
+        is not empty.
     """
     config = training_settings(
         source, init=init, validation=validation, frames=frames, data=data, changes=settings
@@ -93,14 +93,16 @@ def training_settings(
     Args:
         source: a data set, whose categories the model learns (`fine_tuning`), or a configuration
             (.toml).
-        init: name or file of the weights to start from; None: ifc-lite for a data set, and what it
-            says for a configuration.
-        validation: with a data set: one of the same categories, scored five times on the way.
-        frames: with a data set: folder of both sets' file names; None: found.
+        init: name or file of the initial weights; None: ifc-lite for a data set, or the value in
+            the configuration.
+        validation: with a data set: another one of the same categories, scored five times during
+            training.
+        frames: with a data set: the folder of the frames of both sets; None: found by
+            `frames_folder`.
         data: with a configuration: the folder that its paths are relative to.
-        changes: other settings, as `changed` takes them.
+        changes: other settings, in the form of `changed`.
 
-    Raises: UsageError for settings that do not exist, or not together; DataError, WeightsError.
+    Raises: UsageError for unknown or contradictory settings; DataError, WeightsError.
     """
     source = Path(source)
     if source.suffix == ".toml":
@@ -108,7 +110,7 @@ def training_settings(
             if value is not None:
                 raise UsageError(
                     f"{source}: {name} goes with a data set, not with a configuration",
-                    hint="name it there: [validation] annotations, or frames of [[sources]]",
+                    hint="set it there: [validation] annotations, or frames of [[sources]]",
                 )
         given = {"init": init, "data": data}
         values = changed(load_toml(source), {k: str(v) for k, v in given.items() if v is not None})
@@ -116,7 +118,7 @@ def training_settings(
     if data is not None:
         raise UsageError(
             f"{source}: data goes with a configuration, not with a data set",
-            hint="where its frames are not found by themselves, name their folder: frames",
+            hint="name the folder of its frames with frames, if they are not found",
         )
     paths = (None if path is None else Path(path) for path in (validation, frames))
     values = changed(fine_tuning(source, str(init or DEFAULT_INIT), *paths), changes)
@@ -128,14 +130,14 @@ def training_settings(
 
 
 def training_folder(output: str | Path | None, source: str | Path) -> Path:
-    """The folder of a new run. Raises: UsageError for one with something in it."""
+    """The folder of a new run. Raises: UsageError if it is not empty."""
     if output is None:
         return new_run_folder(Path("runs/train"), Path(source).resolve().stem, exist_ok=False)
     output = Path(output)
     if output.is_dir() and any(output.iterdir()):
         raise UsageError(
-            f"{output}: has something in it already",
-            hint=f"to go on with a run: vistool train --resume {output}; else choose another -o",
+            f"{output}: is not empty",
+            hint=f"to resume a run: vistool train --resume {output}; else choose another -o",
         )
     return output
 
@@ -143,21 +145,21 @@ def training_folder(output: str | Path | None, source: str | Path) -> Path:
 def fine_tuning(
     dataset: Path, init: str, validation: Path | None = None, frames: Path | None = None
 ) -> dict[str, Any]:
-    """Plain values of the `TrainConfig` that turns a model into one for a data set.
+    """Settings that fine-tune a model on a data set, as plain values of a `TrainConfig`.
 
-    The model is the one in the weight file, but for its classes: they are the set's categories,
-    and go by the set's ids in results. Clips have the commonest shape of the set. What else
-    differs from `TrainConfig`'s defaults suits a model that knows how to look and has to learn
-    what for: a few hundred steps of small batches.
+    The model is that of the weight file with other classes: the categories of the data set, whose
+    ids are used in results. Clips have the most frequent size in the data set. Other values that
+    differ from `TrainConfig`'s defaults suit a trained model that learns new classes: a few hundred
+    steps with small batches.
 
     Args: as in `training_settings`.
-    Raises: DataError if the set cannot be read or has no category, WeightsError.
+    Raises: DataError if the data set cannot be read or has no category, WeightsError.
     """
     header = read_header(find_weights(init))
     found = read_dataset(dataset, frames=frames, masks=False)
     names = [category.name for category in found.categories]
     if not names or not found.videos:
-        raise DataError(f"{dataset}: has no categories, or no videos and pictures, to learn from")
+        raise DataError(f"{dataset}: has no categories, or no videos and pictures, to train on")
     place = dataset.absolute()  # "." has no name
     folder = place.parent
     below = None if frames is None else _relative(frames, folder)
@@ -188,14 +190,14 @@ def fine_tuning(
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """A path from a folder on; `..` leads out of where a link leads to."""
+    """The path relative to a folder; links are resolved, because `..` applies to their targets."""
     return os.path.relpath(path.resolve(), folder.resolve())
 
 
 def _model_values(config: ModelConfig) -> dict[str, Any]:
-    """A model's settings without its classes, as a configuration file has them."""
+    """A model's settings without its classes, in the form of a configuration file."""
     values: dict[str, Any] = msgspec.to_builtins(config)
-    return {key: value for key, value in values.items() if key not in OF_CLASSES}
+    return {key: value for key, value in values.items() if key not in CLASS_SETTINGS}
 
 
 def _clip_length(config: ModelConfig) -> int:
@@ -207,7 +209,7 @@ def _usual_size(dataset: DataSet) -> Size:
 
 
 def _canvas(picture: Size, config: ModelConfig) -> Size:
-    """A view of most of such a picture, as large as the model will see it."""
+    """The canvas for clips: VIEW of the picture's sides at the size of the model's input."""
     seen = input_size(picture, config.test_short_side, config.test_long_side, config.pixels)
     sides = (round(VIEW * side / SIDE_MULTIPLE) for side in seen)
     return Size(*(SIDE_MULTIPLE * max(1, side) for side in sides))

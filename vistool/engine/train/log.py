@@ -1,4 +1,4 @@
-"""What a training leaves for people to read: a line a step, and how each start came about."""
+"""The logs of a training: one line per step, and one line per start of the run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 from vistool.engine.device import versions
 from vistool.errors import UsageError
-from vistool.formats.files import atomic_path
+from vistool.formats.files import NOT_TAKEN, atomic_path, encode_json
 from vistool.models.checkpoints.files import PACKAGE
 
 LOG = "log.jsonl"
@@ -26,10 +26,12 @@ Line = Mapping[str, float | int | str | None]
 
 
 class RunLog:
-    """`log.jsonl`, one line a step and one a validation; if wanted, TensorBoard's curves of them.
+    """Writes `log.jsonl`, one line per step and per validation, and curves for TensorBoard.
 
-    Args: step: steps done; lines of later ones, which a killed run has left, are taken out.
-    Raises: UsageError if TensorBoard is wanted, but not installed.
+    Args:
+        step: number of steps done; lines of later steps, left by a killed run, are removed.
+        tensorboard: also write curves.
+    Raises: UsageError if TensorBoard is requested, but not installed.
     """
 
     def __init__(self, run: Path, step: int, *, tensorboard: bool) -> None:
@@ -41,9 +43,9 @@ class RunLog:
         self._file = self._path.open("a", encoding="utf-8", buffering=1)
 
     def write(self, step: int, values: Line) -> None:
-        """Add the line of a step. Raises: OSError that names the file, as when the disk is full."""
+        """Add the line of a step. Raises: OSError with the file's name if the disk is full."""
         try:
-            self._file.write(msgspec.json.encode({"step": step, **values}).decode() + "\n")
+            self._file.write(encode_json({"step": step, **values}).decode() + "\n")
         except OSError as error:
             error.filename = str(self._path)
             raise
@@ -56,14 +58,14 @@ class RunLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # `write` has told it; there is nothing else to write
+        with contextlib.suppress(OSError):  # already raised by `write`; nothing is left to write
             self._file.close()
         if self._curves is not None:
             self._curves.close()
 
 
 def note_start(run: Path, step: int, **facts: str | int) -> None:
-    """Add a line to `starts.jsonl`: when, from which step, with what."""
+    """Add a line to `starts.jsonl`: time, step, code version, machine and other facts."""
     line = {
         "step": step,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -74,11 +76,11 @@ def note_start(run: Path, step: int, **facts: str | int) -> None:
         **facts,
     }
     with (run / STARTS).open("a", encoding="utf-8") as file:
-        file.write(msgspec.json.encode(line).decode() + "\n")
+        file.write(encode_json(line).decode() + "\n")
 
 
 def code_revision(package: Path) -> str | None:
-    """Commit of the code in a folder, "-dirty" if it was changed since; None if git has no say."""
+    """The commit of the code in a folder, with "-dirty" if it has changes; None without git."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -89,7 +91,7 @@ def code_revision(package: Path) -> str | None:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    # An installed package may lie in somebody's repository without belonging to it.
+    # An installed package may be inside a repository without belonging to it.
     if not git("ls-files", "__init__.py"):
         return None
     commit = git("rev-parse", "HEAD")
@@ -99,14 +101,14 @@ def code_revision(package: Path) -> str | None:
 
 
 def _keep_steps(path: Path, last: int) -> None:
-    """Take the lines after step `last` out, and one that was torn."""
+    """Remove the lines after step `last`, and an incomplete last line."""
     if not path.exists():
         return
     kept = []
     for line in path.read_bytes().splitlines(keepends=True):
         try:
             step = msgspec.json.decode(line)["step"]
-        except (msgspec.DecodeError, KeyError, TypeError):
+        except (*NOT_TAKEN, KeyError, TypeError):
             break
         if step > last or not line.endswith(b"\n"):
             break
@@ -116,12 +118,12 @@ def _keep_steps(path: Path, last: int) -> None:
 
 
 def curve_writer() -> Any:
-    """TensorBoard's class for it. Raises: UsageError if it is not installed."""
+    """TensorBoard's class for writing curves. Raises: UsageError if it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UsageError(
             "tensorboard = true, but TensorBoard is not installed",
-            hint="pip install 'vistool[tensorboard]', or leave it out: log.jsonl has it all",
+            hint="pip install 'vistool[tensorboard]', or leave it out: log.jsonl has all values",
         ) from None
     return SummaryWriter

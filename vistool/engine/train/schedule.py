@@ -1,4 +1,4 @@
-"""How fast every part of a model learns, from step to step."""
+"""Learning rates of the parts of a model, and their schedule over the steps."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from vistool.models.vistr import VisTR
 
 
 def parameter_groups(model: IFC | VisTR, config: TrainConfig) -> list[dict[str, Any]]:
-    """Backbone and the rest, each with its rate, as both papers have it; `peak` is that rate.
+    """Parameter groups for the optimizer: the backbone and the rest, as in both papers.
 
-    Weights decay everywhere, biases and norms included (as published).
+    `peak` is a group's rate before `rate_factor`. Weight decay also applies to biases and norms (as
+    published).
     """
     own = {id(p) for p in model.backbone.parameters()}
     backbone = [p for p in model.backbone.parameters() if p.requires_grad]
@@ -27,9 +28,9 @@ def parameter_groups(model: IFC | VisTR, config: TrainConfig) -> list[dict[str, 
 
 
 def rate_factor(config: TrainConfig, step: int) -> float:
-    """What the rates are multiplied by in step number `step`, counted from 0.
+    """The factor of all rates in step number `step`, counted from 0.
 
-    An even rise over the first steps, on top of the schedule.
+    It is the factor of the schedule times that of the warm-up, a linear rise over the first steps.
 
     >>> from vistool.config import TrainConfig
     >>> plan = dict(classes={}, sources=(), steps=8, warmup_steps=2, schedule="step")
@@ -49,7 +50,7 @@ def rate_factor(config: TrainConfig, step: int) -> float:
 
 
 def set_rates(optimizer: Optimizer, config: TrainConfig, step: int) -> float:
-    """Give every group its rate; returns the one of all but the backbone."""
+    """Set the rate of every group. Returns: the rate of all parts except the backbone."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * rate_factor(config, step)
     rate: float = optimizer.param_groups[0]["lr"]

@@ -1,4 +1,4 @@
-"""What a training starts from: its settings, model, objective and clips."""
+"""Set up a training: its settings, model, objective and clips."""
 
 from __future__ import annotations
 
@@ -46,33 +46,38 @@ from vistool.nn.resnet import Bottleneck
 from vistool.nn.transformer import DecoderLayer, EncoderLayer
 from vistool.structures import Size
 
-# What is computed again where activations are not kept.
+# Modules whose activations are recomputed in the backward pass, with `recompute`.
 BLOCKS = (MBConv, Bottleneck, EncoderLayer, DecoderLayer, MaskHead, InstanceHead)
 SETTINGS = "config.json"
-# Stages and blocks of a backbone that keep their ImageNet weights unless told otherwise.
+# Stages (ResNet) and blocks (EfficientNet) of the backbone that are frozen by default.
 PUBLISHED_FROZEN, LIGHT_FROZEN = 1, 3
-# Settings that a run may be resumed with another value of: they do not change what it learns.
+# Settings that may change when a run is resumed, because the result does not depend on them.
 MAY_CHANGE = ("data", "device", "workers")
 
 
 def started_with(run: Path, changes: Mapping[str, Any] | None = None) -> TrainConfig:
-    """The settings of a run that is to be resumed, with others, as `changed` takes them.
+    """The settings of a run, to resume it.
 
+    Args: changes: other values, in the form of `changed`.
     Raises: UsageError if no run was started there, or a setting does not exist.
     """
     where = str(run / SETTINGS)
     try:
-        config: TrainConfig = from_json(
-            (run / SETTINGS).read_text(encoding="utf-8"), TrainConfig, where=where
-        )
-    except OSError:
+        text = (run / SETTINGS).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where}: not readable JSON: {error}") from None
+    except (OSError, ValueError):
         raise UsageError(f"{run}: no training was started in this folder") from None
+    config: TrainConfig = from_json(text, TrainConfig, where=where)
     values = changed(msgspec.to_builtins(config), changes or {})
     return from_mapping(values, TrainConfig, where=str(run))
 
 
 def settle(path: Path, config: TrainConfig) -> None:
-    """Write the settings of a run, or make sure that they are the ones it was started with."""
+    """Write the settings of a run, after checking that they equal those it was started with.
+
+    Raises: UsageError if settings other than MAY_CHANGE differ.
+    """
     if path.exists():
         before, now = started_with(path.parent), _from_file(config)
         changed = [
@@ -90,12 +95,12 @@ def settle(path: Path, config: TrainConfig) -> None:
 
 
 def _from_file(config: TrainConfig) -> TrainConfig:
-    """Settings as they come back from a file."""
+    """The settings after writing and reading, as needed to compare them."""
     return from_json(to_json(config), TrainConfig, where="the settings")
 
 
 def with_classes(config: TrainConfig) -> TrainConfig:
-    """The settings with the sources' own categories as classes, if they name none."""
+    """The settings with the categories of the sources as classes, if they name no classes."""
     if config.classes:
         return config
     classes = own_classes(Path(config.data) / source.annotations for source in config.sources)
@@ -103,7 +108,11 @@ def with_classes(config: TrainConfig) -> TrainConfig:
 
 
 def fresh_model(config: TrainConfig, *, resumes: bool) -> IFC | VisTR:
-    """The model a run starts from, its first blocks frozen; if it resumes, any weights will do."""
+    """The initial model of a run, with its first blocks frozen.
+
+    Args: resumes: keep random weights, since a checkpoint replaces them.
+    Raises: UsageError for settings that do not fit the model, WeightsError.
+    """
     model = build_model(config.model_config())
     match "random" if resumes else config.init:
         case "random":
@@ -111,7 +120,7 @@ def fresh_model(config: TrainConfig, *, resumes: bool) -> IFC | VisTR:
         case "imagenet":
             if not isinstance(model.backbone, EfficientNetLite0):
                 raise UsageError(
-                    "ImageNet weights are at hand for the efficientnet-lite backbone only",
+                    "ImageNet weights are available for the efficientnet-lite backbone only",
                     hint='set init = "random", or init to a weight file of this model',
                 )
             load_imagenet_weights(model.backbone)
@@ -132,7 +141,10 @@ def fresh_model(config: TrainConfig, *, resumes: bool) -> IFC | VisTR:
 
 
 def _freeze(model: IFC | VisTR, blocks: int | None) -> None:
-    """Raises: UsageError for more than the backbone has."""
+    """Freeze the first blocks or stages of the backbone; None: the default number.
+
+    Raises: UsageError for a number that the backbone does not have.
+    """
     if isinstance(model.backbone, EfficientNetLite0):
         usual, there, what = LIGHT_FROZEN, len(model.backbone.blocks), "blocks"
     else:
@@ -144,14 +156,14 @@ def _freeze(model: IFC | VisTR, blocks: int | None) -> None:
 
 
 def training_criterion(model: ModelConfig, loss: LossConfig) -> IFCCriterion | VisTRCriterion:
-    """The training objective of a model. Raises: UsageError for the weight of a term it lacks."""
+    """The training objective of a model. Raises: UsageError for a term that it does not have."""
     weights = {name: w for name, w in msgspec.structs.asdict(loss).items() if w is not None}
     match model:
         case IFCConfig():
             surplus = sorted(weights.keys() & {"box_weight", "giou_weight", "validity"})
             if surplus:
                 raise UsageError(
-                    f"[loss] {surplus[0]}: IFC predicts no boxes, and pairs whole clips"
+                    f"[loss] {surplus[0]}: IFC predicts no boxes, and matches whole clips"
                 )
             return IFCCriterion(**weights)
         case VisTRConfig():
@@ -161,7 +173,7 @@ def training_criterion(model: ModelConfig, loss: LossConfig) -> IFCCriterion | V
 def training_batches(
     config: TrainConfig, pixels: PixelConfig, share: Share | None = None
 ) -> TrainingBatches:
-    """All that a training is fed, or a process's share of it.
+    """All batches of a training, or a process's share of them.
 
     Raises: DataError for unusable annotations.
     """
@@ -191,10 +203,10 @@ def _labelled(config: TrainConfig, part: AnnotatedConfig) -> list[LabelledVideo]
 
 
 def held_out(config: TrainConfig) -> list[LabelledVideo]:
-    """The videos and pictures that weights are scored on while they are trained.
+    """The held-out videos and pictures for validation.
 
-    Raises: DataError if there are no labels to score by, or a frame is not there: better now than
-        after an hour.
+    Raises: DataError if they have no labels, or a frame's file is missing, so that a training does
+        not fail at its first validation.
     """
     if config.validation is None:
         return []
@@ -203,12 +215,16 @@ def held_out(config: TrainConfig) -> list[LabelledVideo]:
     refuse_unlabelled(videos, str(path))
     missing = [file for video in videos for file in video.files if not file.is_file()]
     if missing:
-        raise DataError(f"{path}: {len(missing)} frames are not there, as {missing[0]}")
+        raise DataError(f"{path}: {len(missing)} frames are missing, for example {missing[0]}")
     return videos
 
 
 def averaging(decay: float) -> Callable[..., None]:
-    """A running mean of the weights, in which the first steps, far from the rest, soon fade."""
+    """The update of averaged weights: an exponential mean with a smaller decay at first.
+
+    The weights of the first steps, which differ most from later ones, thus lose their influence
+    soon. Args: decay: the largest decay.
+    """
 
     def update(averaged: Any, current: Any, count: Tensor | int) -> None:
         soon = (1 + int(count)) / (10 + int(count))
@@ -218,7 +234,7 @@ def averaging(decay: float) -> Callable[..., None]:
 
 
 def card(config: TrainConfig, step: int) -> dict[str, str]:
-    """What the weight file says of its training; where files lay is nobody's business."""
+    """The description of the training in the weight file's header, without the user's paths."""
     portable = msgspec.structs.replace(config, data=".", init=Path(config.init).name)
     return {
         **config.card,
@@ -229,9 +245,9 @@ def card(config: TrainConfig, step: int) -> dict[str, str]:
 
 
 def recompute_activations(model: nn.Module) -> None:
-    """Let every block keep what it is given, and nothing of what it makes of it on the way.
+    """Let every block keep only its input and recompute its activations in the backward pass.
 
-    The gradients are the same; a training step takes about a third longer.
+    The gradients are the same. A training step takes about a third longer.
     """
     for module in model.modules():
         if isinstance(module, BLOCKS):

@@ -1,4 +1,4 @@
-"""Visualize: contact sheets of the clips that a training is fed."""
+"""Contact sheets of training clips, for `vistool visualize`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vistool.structures import ClipTarget, Track
 
 
 def training_sheet(config: TrainConfig, count: int) -> Sheet:
-    """The first clips that a training with these settings is fed, exactly as the model gets them.
+    """A contact sheet of the first training clips, exactly as the model gets them.
 
     Raises: DataError for unusable annotations or pictures.
     """
@@ -56,7 +56,7 @@ def _drawn_clip(pictures: np.ndarray, target: ClipTarget, names: list[str]) -> l
 
 
 def _pictures(normal: Tensor, pixels: PixelConfig) -> np.ndarray:
-    """[B, T, 3, H, W] as a model takes them -> [B, T, H, W, 3] uint8 RGB."""
+    """Normalised pixels [B, T, 3, H, W] as pictures [B, T, H, W, 3] uint8 RGB."""
     values = normal.numpy().transpose(0, 1, 3, 4, 2) * pixels.std + pixels.mean
     ordered = values if pixels.channel_order == "RGB" else values[..., ::-1]
     return np.rint(ordered).clip(0, 255).astype(np.uint8)

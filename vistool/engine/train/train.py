@@ -1,4 +1,4 @@
-"""Training: one loop from annotated pictures and videos to a weight file."""
+"""The training loop, from annotated pictures and videos to a weight file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from vistool.engine.train.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from vistool.engine.train.failures import MOST_NAMED, broken_clips, broken_terms, failures_in_words
+from vistool.engine.train.failures import MOST_NAMED, broken_clips, broken_terms, explained_failures
 from vistool.engine.train.log import RunLog, curve_writer, note_start
 from vistool.engine.train.schedule import parameter_groups, set_rates
 from vistool.engine.train.setup import (
@@ -51,12 +51,12 @@ from vistool.errors import UsageError, VistoolError, first_few
 from vistool.models.checkpoints.files import save_model
 from vistool.models.ifc import IFC
 from vistool.models.vistr import VisTR
-from vistool.signals import StopWish, stop_wish
+from vistool.signals import StopRequest, stop_request
 from vistool.structures import ClipTarget
 
 WEIGHTS = "weights.safetensors"
 BEST = "best.safetensors"
-# Step just done, steps in all, and the line of the log: loss terms, rate, seconds...
+# Called with the step just done, the number of steps, and the log line (loss terms, rate, seconds).
 StepCallback = Callable[[int, int, Mapping[str, Any]], None]
 
 
@@ -76,31 +76,33 @@ def train(
     on_scores: Callable[[int, Mapping[str, float]], None] = lambda step, scores: None,
     on_warning: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """Train a model, or go on where `run` stopped; returns the weight file.
+    """Train a model, or resume the training in `run`. Returns: the weight file.
 
-    The run folder gets `config.json`, `starts.jsonl` (with what code and on what it was started),
-    `log.jsonl` (one line a step, and one a validation), and every `save_every` steps
-    `checkpoint.pt`, with the one before it, and the averaged weights so far as
-    `weights.safetensors`; with a validation, `best.safetensors`. Killed at any moment, a run that
-    is started again has the losses of one that was not: a step depends on the seed, its number and
-    the weights alone.
+    The run folder gets `config.json`, `starts.jsonl` (code and machine of every start) and
+    `log.jsonl` (one line per step and per validation). Every `save_every` steps it gets
+    `checkpoint.pt`, besides the one before it, and the averaged weights as `weights.safetensors`.
+    With a validation, it gets `best.safetensors`. A run that was killed and resumed has the same
+    losses as an uninterrupted one, because a step depends only on the seed, its number and the
+    weights.
 
     Args:
-        run: the run folder; with a checkpoint in it, training resumes from there.
-        processes: that train together, each calling this; None: this one alone.
-        on_validation: told how many of this process's videos are scored, and how many there are.
-        on_scores: told what a validation gave, `val_AP`..., after which step.
+        run: the run folder; if it has a checkpoint, training resumes from it.
+        processes: that train together, each calling this function; None: only this process.
+        on_step: see `StepCallback`.
+        on_validation: called with the number of videos that this process has scored, and its total.
+        on_scores: called with the step and the scores of its validation, `val_AP` and others.
+        on_warning: called with a message about a damaged checkpoint.
 
     Raises: DataError for unusable annotations, UsageError for settings that do not fit the model,
-        the processes or `run`; nothing is written by then. VistoolError if the loss is no longer a
-        number, or another process has died; OutOfMemoryError; KeyboardInterrupt after Ctrl-C or
-        SIGTERM, when the step is done and saved. Where one of several processes fails, the first
-        one raises its error, and the others exit with its code.
+        the processes or `run`, both before anything is written. VistoolError if the loss stays NaN
+        or infinite, or another process has died; OutOfMemoryError; KeyboardInterrupt after Ctrl-C
+        or SIGTERM, once the step is done and saved. If one of several processes fails, the first
+        one raises the error, and the others exit with its code.
     """
     everyone = processes or Processes(choose_device(config.device))
-    with _no_empty_folder(run), failures_in_words(f"go on with: vistool train --resume {run}"):
+    with _no_empty_folder(run), explained_failures(f"go on with: vistool train --resume {run}"):
         job = everyone.together(lambda: _Job(with_classes(config), run, everyone))
-        everyone.together(lambda: job.take_up(on_warning))
+        everyone.together(lambda: job.open_run(on_warning))
         job.connect()
         _loop(job, _Callbacks(on_step, on_validation, on_scores))
     return run / WEIGHTS
@@ -108,7 +110,7 @@ def train(
 
 @contextmanager
 def _no_empty_folder(run: Path) -> Iterator[None]:
-    """Leave no folder behind that a run has put nothing into."""
+    """Remove the run folder after a failure if it is empty."""
     try:
         yield
     except BaseException:
@@ -117,25 +119,25 @@ def _no_empty_folder(run: Path) -> Iterator[None]:
         raise
 
 
-def _loop(job: _Job, told: _Callbacks) -> None:
-    """The steps that are left, and the validations between them."""
-    with job.log() as log, stop_wish() as wish:
+def _loop(job: _Job, callbacks: _Callbacks) -> None:
+    """The remaining steps, and the validations between them."""
+    with job.log() as log, stop_request() as request:
         while True:
-            # Before the next step and not after the last: a run that is stopped in a validation has
-            # saved the step before it, and resumes with the validation.
+            # Validation comes before the next step instead of after the last one: a run that is
+            # stopped in a validation has saved the last step, and resumes with the validation.
             if job.awaits_validation():
-                scores = job.validate(told.validation, wish)
+                scores = job.validate(callbacks.validation, request)
                 if log is not None:
                     log.write(job.state.step, scores)
                 if not job.state.skipped_in_a_row:
                     job.save()
-                told.scores(job.state.step, scores)
+                callbacks.scores(job.state.step, scores)
             if job.state.step == job.config.steps:
                 return
-            _step(job, log, wish, told.step)
+            _step(job, log, request, callbacks.step)
 
 
-def _step(job: _Job, log: RunLog | None, wish: StopWish, on_step: StepCallback) -> None:
+def _step(job: _Job, log: RunLog | None, request: StopRequest, on_step: StepCallback) -> None:
     config, state = job.config, job.state
     optimizer, scaler = state.optimizer, state.scaler
     begun = time.perf_counter()
@@ -148,9 +150,9 @@ def _step(job: _Job, log: RunLog | None, wish: StopWish, on_step: StepCallback) 
     terms = job.gradients(parts, job.counts(parts))
     scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(job.model.parameters(), config.max_norm or math.inf)
-    values, stop = job.shared({**terms, "gradient_norm": norm}, wish.expressed)
+    values, stop = job.shared({**terms, "gradient_norm": norm}, request.made)
 
-    # All processes see the same numbers, and decide the same.
+    # All processes have the same values here, and take the same decisions.
     broken = broken_terms(values)
     if broken is None:
         scaler.step(optimizer)
@@ -168,7 +170,7 @@ def _step(job: _Job, log: RunLog | None, wish: StopWish, on_step: StepCallback) 
     if log is not None:
         log.write(state.step, line)
     job.stop_if_hopeless(line.get("skipped"))
-    # On the way, weights that may be at fault do not replace good ones.
+    # During the run, weights after a skipped step, which may be the cause, do not replace others.
     due = state.step % config.save_every == 0 or job.awaits_validation()
     if stop or state.step == config.steps or (due and not state.skipped_in_a_row):
         job.save()
@@ -178,10 +180,10 @@ def _step(job: _Job, log: RunLog | None, wish: StopWish, on_step: StepCallback) 
 
 
 class _Job:
-    """What the loop works with, and the parts of a step that take many lines."""
+    """The objects of a training, and the longer parts of a step."""
 
     def __init__(self, config: TrainConfig, run: Path, processes: Processes) -> None:
-        """All that may be refused is read here, and nothing written."""
+        """Read and check everything that may be refused; nothing is written."""
         config.check(processes.count)
         if config.tensorboard:
             curve_writer()
@@ -201,18 +203,18 @@ class _Job:
             GradScaler(processes.device.type, enabled=self.dtype == torch.float16),
         )
 
-    def take_up(self, on_warning: Callable[[str], None]) -> None:
-        """Make the run folder, or go on from the checkpoint in it."""
+    def open_run(self, on_warning: Callable[[str], None]) -> None:
+        """Create the run folder, or load the checkpoint in it."""
         if self.processes.is_first:
             self.run.mkdir(parents=True, exist_ok=True)
-            for torn in self.run.glob(".*.part.*"):  # of a run that was killed amid saving
-                torn.unlink(missing_ok=True)
+            for incomplete in self.run.glob(".*.part.*"):  # of a run that was killed while saving
+                incomplete.unlink(missing_ok=True)
             settle(self.run / SETTINGS, self.config)
         for problem in load_checkpoint(self.run, self.state):
-            on_warning(f"{problem}; going on from the one before it, of step {self.state.step}")
+            on_warning(f"{problem}; resuming from the one before it, of step {self.state.step}")
 
     def connect(self) -> None:
-        """Bind the processes together, and start to load data."""
+        """Connect the processes, and start to load data."""
         state = self.state
         _check_agreement(self.processes.gather((state.step, state.validated)), self.run)
         if self.config.recompute:
@@ -237,7 +239,7 @@ class _Job:
     def next_parts(self) -> list[Batch]:
         """This process's batches of a step.
 
-        Raises: DataError where some process's cannot be made; what is done by then is saved.
+        Raises: DataError if any process cannot make its batches; finished steps are saved before.
         """
         error: VistoolError | None = None
         parts: list[Batch] = []
@@ -252,9 +254,9 @@ class _Job:
         return [_moved(part, self.processes.device) for part in parts]
 
     def counts(self, parts: Sequence[Batch]) -> Counts:
-        """What the losses of a step are divided by, whoever takes which part of it.
+        """The divisors of the losses of a step, the same in all processes.
 
-        The mean over the processes, since their gradients will be averaged.
+        They are means over the processes, whose gradients are averaged.
         """
         targets = [target for part in parts for target in part.targets]
         mine = self.criterion.counts(targets, self.model.config.num_queries)
@@ -262,11 +264,11 @@ class _Job:
         return Counts(*self.processes.mean(tensor).tolist())
 
     def gradients(self, parts: Sequence[Batch], counts: Counts) -> dict[str, Tensor]:
-        """Forward and backward pass of a step; returns the loss and its terms, in this process."""
+        """Forward and backward pass of a step. Returns: this process's loss and its terms."""
         sums: dict[str, Tensor] = {}
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)
-            with nullcontext() if last else self.processes.keep_apart(self.network):
+            with nullcontext() if last else self.processes.unsynchronised(self.network):
                 terms = self.criterion(self._predict(part), part.targets, counts)
                 loss = self.criterion.total(terms)
                 self.state.scaler.scale(loss).backward()
@@ -274,54 +276,62 @@ class _Job:
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach()
         return sums
 
-    def shared(self, values: Mapping[str, Tensor], wish: bool) -> tuple[dict[str, float], bool]:
-        """The mean of some values over all processes, and whether any of them wishes to stop."""
-        mine = torch.stack([*values.values(), torch.tensor(float(wish)).to(self.processes.device)])
-        *numbers, wishes = self.processes.mean(mine).tolist()  # the one wait for a GPU in a step
-        return dict(zip(values, numbers, strict=True)), wishes > 0
+    def shared(self, values: Mapping[str, Tensor], stop: bool) -> tuple[dict[str, float], bool]:
+        """The means of values over all processes, and whether any process was asked to stop."""
+        mine = torch.stack([*values.values(), torch.tensor(float(stop)).to(self.processes.device)])
+        *numbers, stops = self.processes.mean(mine).tolist()  # the only wait for the GPU in a step
+        return dict(zip(values, numbers, strict=True)), stops > 0
 
     def note_skipped(self, broken: str, parts: Sequence[Batch]) -> str:
-        """Count a step without usable gradients; says what was no number, and in which clips."""
+        """Count a step without finite gradients.
+
+        Returns: which terms are NaN or infinite, and in which clips.
+        """
         state, scale = self.state, self.state.scaler.get_scale()
         if broken == "gradient_norm" and state.scaler.is_enabled() and scale > 1:
-            # As float16 goes: the scale of the losses is too large, and will be halved.
+            # Normal in float16: the scale of the losses is too large and will be halved.
             return f"gradients beyond float16 at scale {scale:g}"
         state.skipped_in_a_row += 1
         found = [
             origin for part in parts for origin in broken_clips(part, self._predict, self.criterion)
         ]
         clips = [origin for some in self.processes.gather(found) for origin in some]
-        where = ", ".join(first_few(clips, MOST_NAMED)) or "no single clip"  # but the whole step
+        # "no single clip": only the losses of the whole batch are NaN or infinite
+        where = ", ".join(first_few(clips, MOST_NAMED)) or "no single clip"
         return f"not finite: {broken}; in {where}"
 
     def stop_if_hopeless(self, skipped: str | None) -> None:
-        """Raises: VistoolError after several steps in a row that had to be skipped."""
+        """Raises: VistoolError after `max_skipped` skipped steps in a row."""
         if self.state.skipped_in_a_row < self.config.max_skipped:
             return
+        saved = self.run / WEIGHTS
+        start = f"start again from {saved} (init)" if saved.exists() else "start a new run"
         raise VistoolError(
-            f"step {self.state.step}: {self.state.skipped_in_a_row} steps in a row had to be "
-            f"skipped, this one for what is no longer a number ({skipped})",
-            hint=f"start again from {self.run / WEIGHTS} (init) with a lower learning_rate, or "
-            'with precision = "fp32"; if the clips are always the same, look at them',
+            f"step {self.state.step}: {self.state.skipped_in_a_row} steps in a row were skipped, "
+            f"this one for NaN or infinite values ({skipped})",
+            hint=f'{start} with a lower learning_rate, or with precision = "fp32"; if the clips '
+            "are always the same, check them",
         )
 
     def awaits_validation(self) -> bool:
-        """Whether the averaged weights are to be scored as they are now, and have not been yet."""
+        """Whether a validation is due at this step and has not been done yet."""
         plan, state = self.config.validation, self.state
         due = plan is not None and (state.step % plan.every == 0 or state.step == self.config.steps)
         return due and state.validated < state.step
 
-    def validate(self, on_video: Callable[[int, int], None], wish: StopWish) -> dict[str, float]:
-        """Score the averaged weights on the set that is held out, and keep the best.
+    def validate(
+        self, on_video: Callable[[int, int], None], request: StopRequest
+    ) -> dict[str, float]:
+        """Score the averaged weights on the held-out set, and save them if they are the best.
 
-        Raises: KeyboardInterrupt as soon as a video is done, if any process wishes to stop.
+        Raises: KeyboardInterrupt after the current video, if any process was asked to stop.
         """
         state, plan = self.state, self.config.validation
         assert plan is not None
         begun = time.perf_counter()
         model = _averaged(state)
         scores = validate(
-            model, self.held_out, self.processes, on_video=on_video, stopped=lambda: wish.expressed
+            model, self.held_out, self.processes, on_video=on_video, stopped=lambda: request.made
         )
         if scores is None:
             self.save()
@@ -329,19 +339,19 @@ class _Job:
         if state.best_score is None or scores[plan.measure] > state.best_score:
             state.best_score = scores[plan.measure]
             if self.processes.is_first:
-                told = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
-                about = {"validation": f"{told} on {Path(plan.annotations).name}"}
+                text = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
+                about = {"validation": f"{text} on {Path(plan.annotations).name}"}
                 self._write_weights(BEST, about)
         state.validated = state.step
         seconds = time.perf_counter() - begun
         return {f"val_{name}": x for name, x in scores.items()} | {"val_seconds": seconds}
 
     def save(self) -> None:
-        """Weights, then the checkpoint: whoever finds the latter has the former."""
+        """Save the weights, then the checkpoint, so that a checkpoint never lacks its weights."""
         if self.processes.is_first:
             self._write_weights(WEIGHTS, {})
             save_checkpoint(self.run, self.state)
-        self.processes.gather(None)  # nobody leaves, and has the others ended, before it is done
+        self.processes.gather(None)  # wait: a process that ends early would end the others
 
     def _write_weights(self, name: str, about: Mapping[str, str]) -> None:
         metadata = {**card(self.config, self.state.step), **about}
@@ -349,7 +359,7 @@ class _Job:
 
     def _predict(self, part: Batch) -> Any:
         wanted: dict[str, Any] = {"auxiliary": True}
-        # What is compiled is compiled for shapes, and should not meet new ones every step.
+        # A compiled model is compiled for shapes, which must not change from step to step.
         if isinstance(self.criterion, VisTRCriterion) and not self.config.compile:
             wanted["choose"] = partial(self.criterion.chosen, targets=part.targets)
         with autocast(self.processes.device, self.dtype):
@@ -364,7 +374,7 @@ def _averaged(state: TrainingState) -> IFC | VisTR:
 def _check_agreement(found: list[tuple[int, int]], run: Path) -> None:
     """Raises: UsageError if the processes have not resumed from the same checkpoint.
 
-    Args: found: steps done, and the step of the last validation.
+    Args: found: per process, the steps done and the step of the last validation.
     """
     if len(set(found)) > 1:
         steps = ", ".join(f"{step} (validated: {validated})" for step, validated in found)
@@ -375,12 +385,12 @@ def _check_agreement(found: list[tuple[int, int]], run: Path) -> None:
 
 
 def _seed(*numbers: int) -> int:
-    """A seed that has nothing to do with that of other numbers."""
+    """A seed from several numbers, independent of the seeds from other numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def _written(value: float) -> float | None:
-    """With all digits that a float32 has; JSON knows nothing but finite numbers."""
+    """The value with all digits of a float32; None for NaN or infinity, which JSON lacks."""
     return float(f"{value:.9g}") if math.isfinite(value) else None
 
 

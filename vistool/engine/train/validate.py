@@ -1,4 +1,4 @@
-"""How well a model that is being trained does on a set that is held out."""
+"""Score a model on a held-out data set during training."""
 
 from __future__ import annotations
 
@@ -33,16 +33,17 @@ def validate(
     on_video: Callable[[int, int], None] = lambda done, total: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, float] | None:
-    """AP and AP50 of a model, in evaluation mode, over labelled videos that the processes share.
+    """AP and AP50 of a model in evaluation mode; the processes share the videos.
 
-    A picture is a video of one frame. What a model says of a class that is not labelled completely
-    in a video counts where it lies on a labelled object of the class, and nowhere else.
+    A picture is a video of one frame. If a class is not completely labelled in a video, its
+    predictions there count only if they match a labelled object of the class.
 
     Args:
-        on_video: told how many videos of this process are done, and how many there are.
-        stopped: asked before every video; where any process is told so, there is no result: None.
+        on_video: called with the number of videos that this process has done, and its total.
+        stopped: called before every video; True ends the validation.
 
-    Raises: DataError where a frame cannot be read, in whatever process, as `Processes.together`.
+    Returns: None if `stopped` was true in any process.
+    Raises: DataError if any process cannot read a frame, as `Processes.together`.
     """
     mine = processes.mine(range(len(videos)))
 
@@ -65,9 +66,10 @@ def validate(
 def tracks_of(
     model: IFC | VisTR, video: LabelledVideo, video_id: int, device: torch.device
 ) -> list[TrackSegmentation]:
-    """What a model finds in a labelled video; categories are the model's labels.
+    """The predicted tracks of a labelled video; category ids are the model's labels, from 0.
 
-    A track counts as every likely class, or as its likeliest, as the model's configuration says.
+    A track is reported for every likely class or only for its most likely class, depending on the
+    model's `every_likely_class`.
     """
     segmenter = Segmenter(model, PredictConfig(), device)
     masks: dict[int, list[RLE | None]] = {}

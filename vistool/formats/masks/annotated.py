@@ -1,4 +1,4 @@
-"""The forms that a mask has in annotation files, brought into one: compressed run-length code."""
+"""Convert the masks of annotation files to compressed run-length codes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Outlines = tuple[tuple[np.ndarray, ...] | None, ...]  # polygons on each frame, 
 
 
 class MaskError(Exception):
-    """What is wrong with a mask, without the place, which the caller knows."""
+    """A problem with a mask; the caller adds the place in the file."""
 
     def __init__(self, what: str, kind: str = "malformed-mask") -> None:
         super().__init__(what)
@@ -24,11 +24,11 @@ class MaskError(Exception):
 
 
 def to_rle(segmentation: Any, size: Size) -> RLE | None:
-    """A mask of a picture of `size` as a run-length code that is safe to decode.
+    """The mask of a picture of `size` as a run-length code that is safe to decode.
 
     Args: segmentation: null; `{size, counts}` with counts as a string or as a list of runs; or a
-        list of polygons, each x, y, x, y... An empty list is no mask, as null is.
-    Raises: MaskError.
+        list of polygons, each x, y, x, y...
+    Returns: None for null and for an empty list. Raises: MaskError.
     """
     if segmentation is None or segmentation == []:
         return None
@@ -38,14 +38,14 @@ def to_rle(segmentation: Any, size: Size) -> RLE | None:
         return _from_polygons(segmentation, size)
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
         raise MaskError(
-            f"a {type(segmentation).__name__} that is no mask: neither null, nor size and counts, "
-            "nor polygons"
+            f"a {type(segmentation).__name__} that is not a mask: neither null, nor size and "
+            "counts, nor polygons"
         )
     return check_rle(_compressed(segmentation, size), size)
 
 
 def check_rle(segmentation: dict[str, Any], size: Size) -> RLE:
-    """A compressed run-length code from outside, as it is. Raises: MaskError."""
+    """Check a compressed run-length code and return it unchanged. Raises: MaskError."""
     stated, counts = segmentation.get("size"), segmentation.get("counts")
     if not isinstance(stated, list) or [type(side) for side in stated] != [int, int]:
         raise MaskError(f"size {stated!r} is not [height, width]", "mask-size")
@@ -59,12 +59,12 @@ def check_rle(segmentation: dict[str, Any], size: Size) -> RLE:
 
 
 def _compressed(segmentation: dict[str, Any], size: Size) -> dict[str, Any]:
-    """The same with counts as a string, if they are a list of runs of a mask of `size`."""
+    """The segmentation with counts as a string, if they are a list of runs for `size`."""
     runs = segmentation["counts"]
     if not isinstance(runs, list) or segmentation["size"] != list(size):
         return segmentation
     if not all(type(run) is int and 0 <= run <= MAX_PIXELS for run in runs):
-        raise MaskError("malformed mask, a run that is no number of pixels")
+        raise MaskError("malformed mask, a run that is not a count of pixels")
     if sum(runs) != size.height * size.width:
         raise MaskError(
             f"malformed mask, runs of {sum(runs)} pixels in all, not {size.height * size.width}"
@@ -75,12 +75,14 @@ def _compressed(segmentation: dict[str, Any], size: Size) -> dict[str, Any]:
 
 def _from_polygons(polygons: list[Any], size: Size) -> RLE:
     for polygon in polygons:
+        if isinstance(polygon, list) and polygon and isinstance(polygon[0], list):
+            raise MaskError("a polygon as a list of points, [[x, y], ...], not x, y, x, y, ...")
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             length = len(polygon) if isinstance(polygon, list) else 0
-            raise MaskError(f"a polygon of {length} numbers, not x, y of three points or more")
+            raise MaskError(f"a polygon of {length} numbers, not x, y of three or more points")
         for position, value in enumerate(polygon):
             side = size.height if position % 2 else size.width
-            # Work and memory go with the length of the outline, so it may not be just any.
+            # Time and memory grow with the length of the outline, so it must be limited.
             number = type(value) in (int, float) and math.isfinite(value)
             if not number or not -side <= value <= 2 * side:
                 raise MaskError(
@@ -92,7 +94,10 @@ def _from_polygons(polygons: list[Any], size: Size) -> RLE:
 
 
 def outlines_of(segmentations: Sequence[Any], masks: Sequence[RLE | None]) -> Outlines:
-    """The polygons among the masks of every frame that `to_rle` made `masks` of."""
+    """The polygons of every frame; None where the segmentation is not a list of polygons.
+
+    Args: masks: the results of `to_rle` for the segmentations.
+    """
     return tuple(
         tuple(np.array(polygon, np.float64).reshape(-1, 2) for polygon in stated)
         if mask is not None and isinstance(stated, list)

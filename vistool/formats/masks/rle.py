@@ -1,4 +1,4 @@
-"""Masks as compressed COCO run-length code, checked before any C code sees them."""
+"""Encode, decode and check masks as compressed COCO run-length codes."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pycocotools import mask as coco
 from vistool.errors import DataError
 from vistool.structures import RLE, Size
 
-MAX_PIXELS = 1 << 28  # 16,384 x 16,384; a mask that claims more is not decoded
-MAX_CHARACTERS = 6  # of one run: 30 bits, sign included, hold MAX_PIXELS
+MAX_PIXELS = 1 << 28  # 16,384 x 16,384; larger masks are refused
+MAX_CHARACTERS = 6  # per run: 30 bits with the sign, enough for MAX_PIXELS
 
 
 def encode_mask(mask: np.ndarray) -> RLE:
-    """[H, W] bool -> its run-length code."""
+    """The run-length code of a mask [H, W] bool."""
     return encode_masks(mask[None])[0]
 
 
 def encode_masks(masks: np.ndarray) -> list[RLE]:
-    """[N, H, W] bool -> N run-length codes."""
+    """The run-length codes of N masks [N, H, W] bool."""
     if len(masks) == 0:
         return []
-    # column-major [H, W, N] is pycocotools' layout; both copies happen in one step here
+    # pycocotools takes column-major [H, W, N]; this reorders and converts in one copy
     columns = np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8)
     return [
         RLE(size=[int(side) for side in code["size"]], counts=code["counts"].decode("ascii"))
@@ -29,8 +29,21 @@ def encode_masks(masks: np.ndarray) -> list[RLE]:
     ]
 
 
+def encode_runs(runs: np.ndarray, size: Size) -> RLE:
+    """The run-length code of a mask given by its runs.
+
+    Args: runs: [R, 2], increasing: start and end of each, as pixel positions in column-major order.
+    """
+    pixels = size.height * size.width
+    lengths = np.diff(runs.ravel(), prepend=0, append=pixels)
+    if runs[-1, 1] == pixels:
+        lengths = lengths[:-1]  # no empty run at the end, as in `encode_masks`
+    code = coco.frPyObjects({"size": list(size), "counts": lengths.tolist()}, *size)
+    return RLE(size=list(size), counts=code["counts"].decode("ascii"))
+
+
 def decode_mask(rle: RLE) -> np.ndarray:
-    """The [H, W] bool mask of a run-length code that was validated or made here.
+    """The mask [H, W] bool of a run-length code that was validated or encoded here.
 
     >>> vistool.decode_mask({"size": [2, 3], "counts": "231"}).astype(int)
     array([[0, 1, 1],
@@ -40,23 +53,23 @@ def decode_mask(rle: RLE) -> np.ndarray:
 
 
 def decode_columns(rle: RLE) -> np.ndarray:
-    """[W, H] uint8: the transpose of the mask, as it is stored, for those in a hurry."""
+    """The transposed mask [W, H] uint8, faster than `decode_mask` because it is not reordered."""
     return np.asarray(coco.decode(rle)).T
 
 
 def area(rle: RLE) -> int:
-    """Number of pixels inside, without decoding the mask."""
+    """The number of pixels in the mask, computed without decoding it."""
     return int(coco.area(rle))
 
 
 def bounding_box(rle: RLE) -> tuple[int, int, int, int]:
-    """Left, top, width and height of what is inside, in pixels; zeros for an empty mask."""
+    """Left, top, width and height of the mask in pixels; zeros for an empty mask."""
     left, top, width, height = (int(x) for x in coco.toBbox(rle))
     return left, top, width, height
 
 
 def validate_rle(rle: RLE, size: Size, where: str) -> None:
-    """Check a run-length code from outside; one that passes is safe to decode.
+    """Check that a run-length code from a file is safe to decode.
 
     Raises: DataError that begins with `where`.
     """
@@ -67,10 +80,10 @@ def validate_rle(rle: RLE, size: Size, where: str) -> None:
 
 
 def rle_fault(rle: RLE, size: Size) -> str:
-    """What is wrong with a run-length code from outside; empty if it is safe to decode.
+    """A message about the error in a run-length code from a file; "" if it is safe to decode.
 
-    pycocotools believes what it is told and writes past its buffer, so this comes first. The mask
-    is not decoded: the work and the memory go with the length of `counts`.
+    pycocotools does not check its input and writes past its buffer for a wrong code. This check
+    does not decode the mask: time and memory grow with the length of `counts`.
     """
     if tuple(rle["size"]) != tuple(size):
         return f"a mask of size {rle['size']}, expected [{size.height}, {size.width}]"
@@ -91,12 +104,13 @@ def rle_fault(rle: RLE, size: Size) -> str:
 
 
 def _runs(counts: str) -> np.ndarray:
-    """[R] int64: the lengths of the runs, off and on in turn, from a compressed string.
+    """The lengths of the runs, background and object in turn, from a compressed string: [R] int64.
 
-    A character holds six bits above "0": five of the number, lowest first, and one that says
-    that more follow. From the fourth number on, the difference to the last but one is stored.
+    A character minus "0" has six bits: five bits of the number, lowest first, and a bit that is set
+    if more characters follow. From the fourth number on, the difference to the number two places
+    before is stored.
 
-    Raises: ValueError with what is wrong.
+    Raises: ValueError with the reason.
     """
     codes = np.frombuffer(counts.encode("utf-8", "surrogatepass"), np.uint8).astype(np.int64) - 48
     if codes.size == 0 or codes.min() < 0 or codes.max() > 63:

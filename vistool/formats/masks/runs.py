@@ -1,4 +1,4 @@
-"""Many run-length codes at once, by compiled loops: decoded, checked and compared as runs."""
+"""Decode, check and compare many run-length codes at once, as runs, with compiled loops."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Loop = TypeVar("Loop", bound=Callable[..., object])
 
 
 def compiled(loop: Loop) -> Loop:
-    """Let numba compile a function of arrays; other threads run while it does.
+    """Compile a function of arrays with numba; it runs without Python's global lock.
 
-    The machine code is kept beside the source or in the user's cache folder. Where neither can be
-    written, it is made anew in every process, in about a second.
+    The machine code is cached beside the source or in the user's cache folder. If neither can be
+    written, each process compiles it again, in about a second.
     """
     try:
         return cast(Loop, numba.njit(nogil=True, cache=True)(loop))
@@ -29,21 +29,21 @@ def compiled(loop: Loop) -> Loop:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Runs:
-    """N masks of one size: where each begins and ends to be on, as positions in column order.
+    """The edges of N masks of one size, as pixel positions in column-major order.
 
-    Mask n is on from edges[starts[n]] up to, not including, the edge after it, and so on in pairs;
-    a last edge without a pair ends the picture.
+    Mask n begins at edges[starts[n]] and ends before the next edge, and so on in pairs. A last edge
+    without a partner is the end of the picture.
     """
 
     edges: np.ndarray  # [E] int32, of all masks
-    starts: np.ndarray  # [N + 1] int64, places in `edges`
+    starts: np.ndarray  # [N + 1] int64, positions in `edges`
     areas: np.ndarray  # [N] int64, pixels
-    sound: np.ndarray  # [N] bool: False: malformed, its edges mean nothing
+    sound: np.ndarray  # [N] bool; False: malformed, its edges are meaningless
 
     def intersections(self, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-        """Pixels that masks share: of every one in a row with every one in the same row.
+        """The shared pixels of all pairs of masks in the same row of `ours` and `theirs`.
 
-        Args: ours: [F, P] int64, numbers of masks, -1 where there is none; theirs: [F, G].
+        Args: ours: [F, P] int64, mask numbers, -1: no mask; theirs: [F, G], likewise.
         Returns: [F, P, G] int64.
         """
         shared = np.zeros((*ours.shape, theirs.shape[1]), np.int64)
@@ -51,22 +51,25 @@ class Runs:
         return shared
 
     def boxes(self, height: int) -> np.ndarray:
-        """[N, 4] int64: left, top, right, bottom in pixels, the last two outside; 0 if empty."""
+        """Boxes [N, 4] int64: left, top, right, bottom in pixels, the last two exclusive; 0: empty.
+
+        Args: height: of the masks.
+        """
         boxes = np.zeros((len(self.areas), 4), np.int64)
         _bound(self.edges, self.starts, height, boxes)
         return boxes
 
 
 def decode_runs(masks: Sequence[RLE]) -> Runs:
-    """Decode masks that have one `size`; they may come from anywhere, see `Runs.sound`."""
+    """Decode masks of one `size`. They need not be valid: see `Runs.sound`."""
     counts = [mask["counts"] for mask in masks]
     ends = np.zeros(len(masks) + 1, np.int64)
     np.cumsum(list(map(len, counts)), out=ends[1:])
     try:
         text = "".join(counts)
-    except TypeError:  # pycocotools itself hands out bytes
+    except TypeError:  # pycocotools returns bytes
         text = "".join(c if isinstance(c, str) else c.decode("latin-1") for c in counts)
-    # Other than ASCII no code has; one byte each keeps the places of the others.
+    # Valid codes are ASCII. Other characters become one byte each, to keep positions right.
     codes = text.encode() if text.isascii() else bytes(min(ord(c), 255) for c in text)
     height, width = masks[0]["size"] if masks else (0, 0)
     edges = np.empty(len(codes), np.int32)
@@ -82,9 +85,10 @@ def decode_runs(masks: Sequence[RLE]) -> Runs:
 
 @compiled
 def _long_run(characters: np.ndarray, i: np.uint64, end: np.uint64) -> tuple[int, np.uint64, int]:
-    """A run of several characters: five bits each, lowest first, and one that says more follow.
+    """Decode a run of several characters; see `_runs` in rle.py for the format.
 
-    Returns: the run, where the next begins, all bits seen; bit 6 if the run is cut off.
+    Returns: the run, the start of the next one, and all bits combined; bit 6 is set if the run is
+        cut off.
     """
     run, shift, seen, code = 0, 0, 0, 32
     while code & 32:
@@ -108,12 +112,12 @@ def _decode(
     areas: np.ndarray,
     sound: np.ndarray,
 ) -> None:
-    """Fill the last four arrays, of `Runs`. There are no more edges than characters.
+    """Fill the last four arrays, those of `Runs`. There are no more edges than characters.
 
-    From the fourth run on, the difference to the last but one is stored, so runs that are off and
-    runs that are on are two series; the first off run belongs to neither.
+    From the fourth run on, the difference to the run two places before is stored. Background runs
+    and object runs are therefore two separate series, without the first background run.
     """
-    one, place = np.uint64(1), np.uint64(0)  # unsigned: an index needs no check for being negative
+    one, place = np.uint64(1), np.uint64(0)  # unsigned, so numba omits the check for negative ones
     for n in range(len(areas)):
         first = place
         starts[n] = first
@@ -122,14 +126,14 @@ def _decode(
         i, end = np.uint64(ends[n]), np.uint64(ends[n + 1])
         while i < end:
             code = int(characters[i]) - 48
-            if code & ~31 == 0:  # one character: five bits, the highest a sign
+            if code & ~31 == 0:  # one character: five bits, the highest is the sign
                 run = (code ^ 16) - 16
                 i += one
             else:
                 run, i, bits = _long_run(characters, i, end)
                 seen |= bits
             off += run
-            shortest |= off  # negative as soon as one is
+            shortest |= off  # becomes negative if any run is
             position += off
             edges[place] = position
             place += one
@@ -158,7 +162,7 @@ def _decode(
 @compiled
 def _overlap(a: np.ndarray, b: np.ndarray) -> int:
     """Pixels that two masks share."""
-    # Unsigned, so that an index needs no check for being counted from the end.
+    # Unsigned, so that numba omits the check for negative indices.
     one, two = np.uint64(1), np.uint64(2)
     i, j = np.uint64(0), np.uint64(0)
     end_a, end_b = np.uint64(len(a) // 2 * 2), np.uint64(len(b) // 2 * 2)
@@ -209,7 +213,7 @@ def _bound(edges: np.ndarray, starts: np.ndarray, height: int, boxes: np.ndarray
             if left < 0:
                 left = column
             right = last_column + 1
-            if column != last_column:  # from the foot of a column on to the head of the next
+            if column != last_column:  # the run continues from one column to the next
                 top, bottom = 0, height
             else:
                 top = min(top, begin - column * height)

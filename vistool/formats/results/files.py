@@ -1,4 +1,4 @@
-"""Files of a predicted video: run folders, results.json, meta.json, spooled masks."""
+"""Read and write the files of a predicted video: results.json and meta.json."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from vistool.errors import DataError
-from vistool.formats.files import atomic_path
+from vistool.formats.files import NOT_TAKEN, atomic_path, encode_json, read_file, read_json
 from vistool.formats.masks.rle import validate_rle
+from vistool.formats.replacing import settle
 from vistool.structures import RLE, Size, Track, TrackSegmentation
 
 RESULTS, META, OVERLAY = "results.json", "meta.json", "overlay.mp4"  # in a run folder
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 
 def write_results(path: Path, results: Iterable[TrackSegmentation]) -> int:
-    """Write a YouTube-VIS results file one entry at a time; returns how many there were."""
+    """Write a YouTube-VIS results file, one entry at a time. Returns: the number of entries."""
     count = 0
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(b"[")
@@ -34,19 +35,21 @@ def write_results(path: Path, results: Iterable[TrackSegmentation]) -> int:
 
 
 def read_results(path: Path) -> list[TrackSegmentation]:
-    """Read a YouTube-VIS results file; every mask in it is safe to decode.
+    """Read a YouTube-VIS results file; every mask is checked and safe to decode.
 
-    Raises: DataError naming the file, the entry and what is wrong with it.
+    Raises: DataError with the file, the entry and the reason.
     """
     return list(iterate_results(path))
 
 
 def iterate_results(path: Path, *, video_id: int | None = None) -> Iterator[TrackSegmentation]:
-    """`read_results`, one entry at a time: in memory are the file's bytes and that entry.
+    """Read a results file one entry at a time; memory holds the file's bytes and one entry.
 
-    Args: video_id: the others' entries are passed over, their masks unseen; None: there are none.
+    Args: video_id: skip entries of other videos, without a check of their masks; None: read all.
+    Raises: DataError, as `read_results`.
     """
-    for index, raw in enumerate(_decode(path, list[msgspec.Raw])):
+    settle(path.parent)
+    for index, raw in enumerate(_entries(path)):
         where = f"{path}: result {index}"
         if video_id is not None and _decode_entry(raw, _OfVideo, where).video_id != video_id:
             continue
@@ -57,13 +60,27 @@ def iterate_results(path: Path, *, video_id: int | None = None) -> Iterator[Trac
         yield result
 
 
+def _entries(path: Path) -> list[msgspec.Raw]:
+    """The entries of a results file. Raises: DataError that knows an annotation file."""
+    try:
+        return read_json(path, list[msgspec.Raw])
+    except DataError:
+        if not read_file(path).lstrip().startswith(b"{"):
+            raise
+    raise DataError(
+        f"{path}: an object, not a list of results",
+        hint="an annotation file? Results are what `vistool predict` and `vistool eval` write",
+    )
+
+
 class _OfVideo(msgspec.Struct):
     video_id: int
 
 
 def video_ids(path: Path) -> list[int]:
-    """The videos that a results file has entries of, in increasing order. Raises: DataError."""
-    entries = enumerate(_decode(path, list[msgspec.Raw]))
+    """The ids of the videos with entries in a results file, increasing. Raises: DataError."""
+    settle(path.parent)
+    entries = enumerate(_entries(path))
     return sorted(
         {_decode_entry(raw, _OfVideo, f"{path}: result {n}").video_id for n, raw in entries}
     )
@@ -72,13 +89,13 @@ def video_ids(path: Path) -> list[int]:
 def _decode_entry(raw: msgspec.Raw, kind: type[T], where: str) -> T:
     try:
         return msgspec.json.decode(raw, type=kind)
-    except msgspec.MsgspecError as error:
-        hint = "`vistool data check --results FILE` lists all that is wrong with it"
+    except NOT_TAKEN as error:
+        hint = "`vistool data check --results FILE` lists all its problems"
         raise DataError(f"{where}: {error}", hint=hint) from None
 
 
 def _check_masks(masks: list[RLE | None], where: str) -> None:
-    """Raises: DataError if a mask is malformed, or of another size than the first."""
+    """Raises: DataError if a mask is malformed, or its size differs from the first mask's."""
     size = None
     for frame, mask in enumerate(masks):
         if mask is None:
@@ -91,26 +108,32 @@ def _check_masks(masks: list[RLE | None], where: str) -> None:
 
 
 class Category(msgspec.Struct, frozen=True, kw_only=True):
-    """A class and the id it has in results.json."""
+    """A class and its id in results.json."""
 
     id: int
     name: str
 
 
 class VideoMeta(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts in meta.json: how a video was predicted, and what its results mean."""
+    """The contents of meta.json without its tracks: the video, the model and the settings."""
 
-    source: str  # absolute, by `path_as_text`
+    source: str  # absolute path, from `path_as_text`
     video_id: int
     width: int
     height: int
-    length: int  # decoded frames in the chosen range
-    complete: bool = True  # False: interrupted, these are the frames that were done
-    first_frame: int  # index in the source of the first of them
-    times: list[float]  # seconds from the first frame of the source, one a frame
-    frame_stride: int  # the model saw every n-th frame
+    length: int  # decoded frames in the selected range
+    # False: interrupted, or an incomplete source; the results cover the frames before that
+    complete: bool = True
+    first_frame: int  # index of the first of these frames in the source
+    times: list[float]  # seconds from the first frame of the source, one per frame
+    frame_stride: int  # the model processed every n-th frame
     rotation: int  # degrees
     fps: float  # nominal
+    stream: int | None = None  # the number of the one that was read, if there are several
+    # For pictures with more than 8 bits: the values that became black and white.
+    value_range: tuple[float, float] | None = None
+    # For frames stored as pictures: the file of each, or file#page with pages from 1.
+    files: list[str] | None = None
     categories: list[Category]
     model: dict[str, Any]
     settings: dict[str, Any]
@@ -118,7 +141,7 @@ class VideoMeta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _TrackLine(msgspec.Struct, frozen=True, kw_only=True):
-    """A track in meta.json, for the reader who has no results.json at hand."""
+    """A track in meta.json, for readers without results.json."""
 
     track_id: int
     category_id: int
@@ -128,13 +151,13 @@ class _TrackLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _MetaFile(VideoMeta, frozen=True, kw_only=True):
-    """All of meta.json."""
+    """The complete contents of meta.json."""
 
     tracks: list[_TrackLine]  # in the order of results.json
 
 
 def write_meta(path: Path, meta: VideoMeta, tracks: Iterable[Track]) -> None:
-    """Write meta.json. Args: tracks: in the order of results.json, each on one frame or more."""
+    """Write meta.json. Args: tracks: in the order of results.json, each with at least one frame."""
     lines = [
         _TrackLine(
             track_id=track.id,
@@ -147,19 +170,22 @@ def write_meta(path: Path, meta: VideoMeta, tracks: Iterable[Track]) -> None:
     ]
     with atomic_path(path) as temporary:
         whole = _MetaFile(**msgspec.structs.asdict(meta), tracks=lines)
-        temporary.write_bytes(msgspec.json.encode(whole) + b"\n")
+        temporary.write_bytes(encode_json(whole) + b"\n")
 
 
 def read_meta(path: Path) -> VideoMeta:
-    """Read meta.json. Raises: DataError if it is damaged or contradicts itself."""
+    """Read meta.json. Raises: DataError if it is damaged or inconsistent."""
     return read_meta_and_ids(path)[0]
 
 
 def read_meta_and_ids(path: Path) -> tuple[VideoMeta, list[int]]:
-    """Read meta.json, and the ids of the tracks in the order of results.json. Raises: DataError."""
-    whole = _decode(path, _MetaFile)
+    """Read meta.json and its track ids, in the order of results.json. Raises: DataError."""
+    settle(path.parent)
+    whole = read_json(path, _MetaFile)
     if len(whole.times) != whole.length:
         raise DataError(f"{path}: {len(whole.times)} time stamps for {whole.length} frames")
+    if whole.files is not None and len(whole.files) != whole.length:
+        raise DataError(f"{path}: {len(whole.files)} files for {whole.length} frames")
     if any(later <= time for time, later in itertools.pairwise(whole.times)):
         raise DataError(f"{path}: its time stamps do not increase")
     if min(whole.width, whole.height, whole.frame_stride) < 1 or (
@@ -179,12 +205,3 @@ def read_meta_and_ids(path: Path) -> tuple[VideoMeta, list[int]]:
     facts = msgspec.structs.asdict(whole)
     ids = [track.track_id for track in facts.pop("tracks")]
     return VideoMeta(**facts), ids
-
-
-def _decode(path: Path, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (msgspec.MsgspecError, OSError) as error:
-        raise DataError(f"{path}: {error}") from None

@@ -1,4 +1,4 @@
-"""Masks of a video on disk until the video is done."""
+"""Store the masks of a video on disk while the video is predicted."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from types import TracebackType
 from typing import Any
 
 from vistool.errors import UsageError, VistoolError
+from vistool.formats.replacing import owner, remove_leftovers
 from vistool.structures import RLE
 
 
 class SegmentationSpool:
-    """Masks by frame and track in a throw-away database, so memory does not grow with the video.
+    """A temporary database of masks by frame and track; memory does not grow with the video.
 
-    A context manager: the file is made in `folder` on entry and removed on exit. All its methods
-    raise VistoolError where the disk takes no more.
+    A context manager: the file is created in `folder` on entry and removed on exit. All methods
+    raise VistoolError if the disk is full.
     """
 
     BATCH = 500  # rows kept in memory before they are written
@@ -29,12 +30,13 @@ class SegmentationSpool:
         self._pending: list[tuple[int, int, int, int, str]] = []
 
     def __enter__(self) -> SegmentationSpool:
-        with contextlib.ExitStack() as stack, self._failing_in_words():
-            place = tempfile.TemporaryDirectory(dir=self._folder, prefix=".masks-")
+        with contextlib.ExitStack() as stack, self._explained_errors():
+            remove_leftovers(self._folder)
+            place = tempfile.TemporaryDirectory(dir=self._folder, prefix=f".masks-{owner()}-")
             path = Path(stack.enter_context(place)) / "masks.sqlite3"
             self._db = sqlite3.connect(path, check_same_thread=False)
             stack.callback(self._db.close)
-            # The journal is for an interrupted _flush: without one, rolling back is undefined.
+            # An interrupted _flush is rolled back, which needs a journal.
             self._db.executescript(
                 """
                 PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA cache_size = -4000;
@@ -58,14 +60,14 @@ class SegmentationSpool:
         self._stack.close()
 
     def add(self, frame: int, track: int, rle: RLE) -> None:
-        """Keep the mask of a track on a frame; a second one replaces the first."""
+        """Store the mask of a track on a frame, replacing an earlier one."""
         height, width = rle["size"]
         self._pending.append((track, frame, height, width, rle["counts"]))
         if len(self._pending) >= self.BATCH:
             self._flush()
 
     def segmentations(self, track: int, length: int) -> list[RLE | None]:
-        """The masks of a track on frames 0 to length - 1, None where it has none."""
+        """The masks of a track on frames 0 to length - 1; None where it has no mask."""
         rows = self._rows(
             "SELECT frame, height, width, counts FROM masks "
             "WHERE track = ? AND frame BETWEEN 0 AND ?",
@@ -77,7 +79,7 @@ class SegmentationSpool:
         return result
 
     def frame(self, frame: int) -> list[tuple[int, RLE]]:
-        """The tracks on a frame with their masks, by increasing track."""
+        """The tracks on a frame with their masks, by increasing track number."""
         rows = self._rows(
             "SELECT track, height, width, counts FROM masks WHERE frame = ? ORDER BY track",
             (frame,),
@@ -86,25 +88,25 @@ class SegmentationSpool:
 
     def _rows(self, query: str, values: tuple[int, ...]) -> list[tuple[Any, ...]]:
         if self._closed:
-            raise UsageError("the video was closed, and its masks are deleted")
+            raise UsageError("the video was closed and its masks are deleted")
         self._flush()
-        with self._failing_in_words():
+        with self._explained_errors():
             return self._db.execute(query, values).fetchall()
 
     def _flush(self) -> None:
         if self._pending:
-            with self._failing_in_words(), self._db:
+            with self._explained_errors(), self._db:
                 self._db.executemany(
                     "INSERT OR REPLACE INTO masks VALUES (?, ?, ?, ?, ?)", self._pending
                 )
             self._pending.clear()
 
     @contextlib.contextmanager
-    def _failing_in_words(self) -> Iterator[None]:
+    def _explained_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
             raise VistoolError(
-                f"{self._folder}: masks cannot be kept there until the video is done: {error}",
+                f"{self._folder}: masks cannot be stored there: {error}",
                 hint="if its disk is full, make room, or choose a folder on another disk",
             ) from None

@@ -1,1 +1,1 @@
-"""Videos read and written."""
+"""Read and write videos."""

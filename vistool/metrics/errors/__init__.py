@@ -1,1 +1,1 @@
-"""Why AP is not higher: kinds of errors, their cost as oracles, confusion and calibration."""
+"""Why AP is not higher: kinds of errors, oracles for each kind, confusion and calibration."""

@@ -1,4 +1,4 @@
-"""Does a score mean what it says: of tracks scored 0.8, are eight in ten right?"""
+"""Calibration: do scores equal the share of tracks that are right, such as 80 % at score 0.8?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NUM_BINS = 10
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityBin:
-    """The tracks whose score lies between `low` and `high`; the upper end belongs to the last."""
+    """The tracks with scores in [low, high), or [low, high] for the last bin."""
 
     low: float
     high: float
@@ -22,19 +22,19 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How scores compare with the share of tracks that are right."""
+    """Scores compared with the share of tracks that are right."""
 
     count: int
     bins: tuple[ReliabilityBin, ...]
-    error: float  # expected calibration error (ECE): mean |score - share right|, by count
-    largest_error: float  # of a bin
-    bias: float  # mean score less share right: above 0, the model is too sure of itself
+    error: float  # expected calibration error (ECE): mean |score - share right|, weighted by count
+    largest_error: float  # of all bins
+    bias: float  # mean score minus share right: above 0, the model is overconfident
 
 
 def calibration(scores: np.ndarray, right: np.ndarray) -> Calibration:
     """Compare scores with outcomes in ten bins of equal width.
 
-    Args: scores: [N] in [0, 1], others count with the outermost bins; right: [N] bool.
+    Args: scores: [N] in [0, 1], others count in the outermost bins; right: [N] bool.
     """
     scores, right = np.asarray(scores, float), np.asarray(right, bool)
     place = np.clip((scores * NUM_BINS).astype(int), 0, NUM_BINS - 1)

@@ -1,4 +1,4 @@
-"""Which category is taken for which: counts of labelled against predicted tracks."""
+"""The confusion matrix: counts of labelled tracks by labelled and predicted category."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ MIN_IOU = 0.5
 class ConfusionMatrix:
     """Labelled tracks by row, predicted ones by column, in the order of `category_ids`.
 
-    The last row is the background: predictions on nothing that is labelled. The last column is
-    what was missed. Their corner is 0.
+    The last row is the background: predictions without a labelled track. The last column is for
+    missed tracks. The last entry of both is 0.
     """
 
     category_ids: tuple[int, ...]
     counts: tuple[tuple[int, ...], ...]  # [K + 1][K + 1]
     min_score: float  # predictions below it are left out
-    min_iou: float  # tracks that overlap less are not paired
+    min_iou: float  # tracks that overlap less are not matched
 
 
 def confusions(
     video: VideoOverlaps, category_ids: Collection[int], *, min_score: float
 ) -> np.ndarray:
-    """[K + 1, K + 1] counts of one video, the categories by increasing id.
+    """[K + 1, K + 1] counts of one video, the categories by rising id.
 
-    Whatever their categories, every prediction takes, the best-scored first, the free labelled
-    track that it overlaps most, by `MIN_IOU` or more; of equal overlaps, one of its own category.
-    Predictions that lie on a crowd instead are not counted.
+    By falling score, every prediction is matched with the unmatched labelled track that it overlaps
+    most, whatever their categories. The IoU must be at least `MIN_IOU`; if IoUs are equal, a track
+    of its own category is preferred. Predictions that match only a crowd are not counted.
     """
     place = {category: i for i, category in enumerate(sorted(set(category_ids)))}
     counts = np.zeros((len(place) + 1, len(place) + 1), np.int64)

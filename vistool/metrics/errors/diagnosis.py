@@ -1,4 +1,4 @@
-"""The reasons behind AP, in one pass over the videos: what went wrong, where, and how often."""
+"""The errors that lower AP, by kind, video and track, found in one pass over the videos."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ from vistool.metrics.errors.kinds import (
     JudgedVideo,
     judge,
 )
-from vistool.metrics.errors.oracle import ErrorBreakdown, Mender, break_down
+from vistool.metrics.errors.oracle import ErrorBreakdown, OracleEvaluator, break_down
 from vistool.metrics.overlaps import VideoOverlaps
 
-MIN_SCORE = PredictConfig().conf  # what `predict` reports unless it is asked for more
-MOST_FALSE_POSITIVES = 1000  # that are listed one by one
+MIN_SCORE = PredictConfig().conf  # by default, `predict` reports tracks from this score on
+MOST_FALSE_POSITIVES = 1000  # listed one by one
 
 
 @dataclass(frozen=True, slots=True)
 class VideoErrors:
-    """One video: how much of the set's AP was lost in it, and on what."""
+    """The errors in one video, and the AP of the set that is lost through them."""
 
     video_id: int
     num_truth: int  # crowds left out
-    num_found: int  # labelled tracks found at IoU 0.5
+    num_found: int  # labelled tracks matched at IoU 0.5
     num_false: int  # wrong predictions that score at least `Diagnosis.min_score`
-    ap_lost: float  # so much higher were AP if all errors in this video were mended
+    ap_lost: float  # AP of the set with all errors in this video corrected, minus AP
     ap50_lost: float
     kinds: dict[str, int]  # errors at IoU 0.5, by ErrorKind
 
 
 @dataclass(frozen=True, slots=True)
 class TruthVerdict:
-    """A labelled track, and how well the best prediction followed it.
+    """A labelled track, and the prediction that overlaps it most.
 
-    That is the best of its category, or, where none overlaps it, the best of all.
+    The prediction is of the track's category, or of any category if none of those overlaps it.
     """
 
     video_id: int
     truth: int  # position in VideoOverlaps.truth
     category_id: int
-    num_frames: int  # where it is visible
-    kind: ErrorKind | None  # why it was not found at IoU 0.5; None: it was
+    num_frames: int  # on which it is visible
+    kind: ErrorKind | None  # why it is not matched at IoU 0.5; None: it is matched
     prediction: int | None  # position in VideoOverlaps.predictions; None: nothing overlaps it
     iou: float  # with that prediction
     score: float  # of that prediction; 0 if there is none
@@ -66,29 +66,29 @@ class FalsePositive:
     category_id: int
     score: float
     kind: ErrorKind
-    truth: int | None  # position in VideoOverlaps.truth of what it is meant for, if anything
+    truth: int | None  # position in VideoOverlaps.truth of its target track; None: without target
     iou: float  # with that track
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The reasons behind AP; the worst comes first in every list."""
+    """The errors that lower AP; the worst come first in every list."""
 
-    min_score: float  # from which a prediction counts in the confusion matrix and as false
+    min_score: float  # the lowest score of predictions in the confusion matrix and `num_false`
     breakdown: ErrorBreakdown
     confusion: ConfusionMatrix
     calibration: Calibration  # of all predictions that are right or wrong at IoU 0.5
-    videos: tuple[VideoErrors, ...]  # all of them, by AP lost
-    tracks: tuple[TruthVerdict, ...]  # all labelled ones, by overlap, of equals the longest first
+    videos: tuple[VideoErrors, ...]  # all videos, by AP lost
+    tracks: tuple[TruthVerdict, ...]  # all labelled tracks, by rising IoU, then falling length
     false_positives: tuple[FalsePositive, ...]  # by score, at most MOST_FALSE_POSITIVES
 
 
 class DiagnosisBuilder:
-    """Takes the videos one by one, and keeps little of each.
+    """Computes a diagnosis from videos that are added one by one; their masks are not kept.
 
     Args:
         category_ids: all categories of the set.
-        min_score: from which a prediction counts in the confusion matrix and as false.
+        min_score: the lowest score of predictions in the confusion matrix and `num_false`.
     """
 
     def __init__(self, category_ids: Iterable[int], *, min_score: float = MIN_SCORE) -> None:
@@ -106,15 +106,15 @@ class DiagnosisBuilder:
         self._confusion += confusions(video, self._category_ids, min_score=self._min_score)
 
     def diagnosis(self) -> Diagnosis:
-        """What the videos that were added say together."""
+        """The diagnosis of all videos so far."""
         scores = [v.scores[v.kinds[HALF] != IGNORED] for v in self._videos]
         right = [(v.kinds[HALF] == RIGHT)[v.kinds[HALF] != IGNORED] for v in self._videos]
-        mender = Mender(self._videos, self._category_ids)
-        errors = [self._errors(place, mender) for place in range(len(self._videos))]
+        evaluator = OracleEvaluator(self._videos, self._category_ids)
+        errors = [self._errors(place, evaluator) for place in range(len(self._videos))]
         false = [wrong for video in self._videos for wrong in _false_positives(video)]
         return Diagnosis(
             min_score=self._min_score,
-            breakdown=break_down(mender, self._videos),
+            breakdown=break_down(evaluator, self._videos),
             confusion=ConfusionMatrix(
                 self._category_ids,
                 tuple(tuple(row) for row in self._confusion.tolist()),
@@ -127,9 +127,9 @@ class DiagnosisBuilder:
             false_positives=tuple(sorted(false, key=lambda f: -f.score)[:MOST_FALSE_POSITIVES]),
         )
 
-    def _errors(self, place: int, mender: Mender) -> VideoErrors:
+    def _errors(self, place: int, evaluator: OracleEvaluator) -> VideoErrors:
         video = self._videos[place]
-        ap_lost, ap50_lost = mender.lost_in(place)
+        ap_lost, ap50_lost = evaluator.lost_in(place)
         wrong = video.kinds[HALF] >= 0
         return VideoErrors(
             video_id=video.video_id,
@@ -162,7 +162,7 @@ def _verdicts(judged: JudgedVideo, video: VideoOverlaps) -> Iterable[TruthVerdic
 
 
 def _why_not_found(judged: JudgedVideo, track: int) -> ErrorKind:
-    """The kind of the best-scored prediction that is meant for a track, at IoU 0.5."""
+    """The kind of the highest-scoring prediction whose target is the track, at IoU 0.5."""
     meant = judged.of_kind(MEANT)[HALF] & (judged.targets[HALF] == track)
     if not meant.any():
         return ErrorKind.MISSED

@@ -1,22 +1,26 @@
-"""What is wrong with predictions: every wrong one, and every miss, has one kind of error.
+"""Kinds of errors: every wrong prediction and every missed track has one kind.
 
-After TIDE (Bolya et al., ECCV 2020), for tracks. At every IoU threshold t of AP, the official
-matching says which predictions are right. Each of the others has the first kind that applies:
+The kinds are those of TIDE (Bolya et al., ECCV 2020), extended to tracks. At every IoU threshold t
+of AP, the official matching decides which predictions are right. A prediction *follows* a track on
+a frame if their IoU there is 0.5 or more. It *touches* a track if their IoU over space and time is
+0.1 or more, or if it follows the track on at least half of its own frames. A wrong prediction has
+the first kind that applies:
 
-1. duplicate: overlaps a track of its category by t or more, which a better-scored one has found;
-2. class: overlaps a track of another category by t or more;
-3. background: touches no track. To touch is to overlap by 0.1 over space and time, or to follow
-   the track (on that frame, IoU 0.5 or more) on at least half of the prediction's own frames;
-4. both: touches tracks of other categories alone;
-5. of the track of its category that it overlaps most, among those that it touches:
-   - identity, if it reaches t once identities are mended: where it follows another track, it would
-     follow this one, and where it is not on it, a prediction of the same category would take over
-     that follows the track mostly on other frames;
-   - temporal extent or spatial extent: whichever, mended alone, would bring it closer to the track.
-     Temporal: the frames where only one of the two is there would be right. Spatial: the frames
-     where both are, unless it follows another track there.
+1. duplicate: its IoU with a track of its category is t or more, but a higher-scoring prediction
+   matches that track;
+2. class: its IoU with a track of another category is t or more;
+3. background: it touches no track;
+4. both: it touches only tracks of other categories;
+5. otherwise its target is the track of its category that it overlaps most, among those it touches:
+   - identity: its IoU with the target is t or more after identities are corrected. On frames where
+     it follows another track, its mask is replaced by the target's. On frames where it does not
+     overlap the target, it is replaced by predictions of the same category that follow the target
+     mostly on other frames;
+   - temporal extent or spatial extent: the one whose correction gives the higher IoU. Temporal:
+     frames with only one of the two are corrected. Spatial: frames with both are corrected, except
+     those where it follows another track.
 
-A labelled track that is not found, and that no prediction of kind 2 or 5 is meant for, is missed.
+A labelled track is missed if it is not matched and not the target of a prediction of kind 2 or 5.
 """
 
 from __future__ import annotations
@@ -31,32 +35,32 @@ from vistool.metrics.ap import IOU_THRESHOLDS, match_tracks
 from vistool.metrics.overlaps import VideoOverlaps, ratio
 
 TOUCHES = 0.1  # IoU over space and time
-FOLLOWS = 0.5  # IoU on a frame, and the share of frames that makes a fragment touch its track
-HALF = 0  # place of IoU 0.5 among the thresholds
+FOLLOWS = 0.5  # IoU on a frame; also the share of frames from which a fragment touches its track
+HALF = 0  # index of IoU 0.5 among the thresholds
 
 
 class ErrorKind(StrEnum):
-    """What is wrong with a prediction; MISSED is for labelled tracks that nothing tried to find."""
+    """The kind of error of a prediction or, for MISSED, of a labelled track."""
 
-    CLASS = "class"  # follows a track well, but calls it something else
-    SPATIAL = "spatial extent"  # on the right track, with wrong outlines
+    CLASS = "class"  # right track, wrong category
+    SPATIAL = "spatial extent"  # right track, wrong outlines
     TEMPORAL = "temporal extent"  # begins or ends at the wrong time, or has gaps
     IDENTITY = "identity"  # a track split into several, or several merged into one
-    DUPLICATE = "duplicate"  # a second find of one track
-    BOTH = "class and extent"  # partly on a track, and calls it something else
-    BACKGROUND = "background"  # on nothing that is labelled
+    DUPLICATE = "duplicate"  # a second prediction of one track
+    BOTH = "class and extent"  # partly on a track, wrong category
+    BACKGROUND = "background"  # on no labelled track
     MISSED = "missed"
 
 
 KINDS = tuple(ErrorKind)
-RIGHT, IGNORED = -1, -2  # beside places in KINDS: found its track; neither right nor wrong
-# Meant for a track, so that it can be made right.
+RIGHT, IGNORED = -1, -2  # other values of `JudgedVideo.kinds`; IGNORED: neither right nor wrong
+# Kinds with a target track, with which the prediction matches after correction.
 MEANT = frozenset({ErrorKind.CLASS, ErrorKind.SPATIAL, ErrorKind.TEMPORAL, ErrorKind.IDENTITY})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JudgedVideo:
-    """What every prediction of a video is, at every threshold; P predictions, G labelled tracks."""
+    """Kinds of all P predictions of a video at every threshold, and its G labelled tracks."""
 
     video_id: int
     categories: np.ndarray  # [P]
@@ -64,23 +68,23 @@ class JudgedVideo:
     truth_categories: np.ndarray  # [G]
     crowd: np.ndarray  # [G] bool
     iou: np.ndarray  # [P, G] over space and time
-    kinds: np.ndarray  # [10, P] int8: place in KINDS, or RIGHT, or IGNORED
-    targets: np.ndarray  # [10, P] the labelled track that it is, or is meant to be; -1: none
+    kinds: np.ndarray  # [10, P] int8: index in KINDS, or RIGHT, or IGNORED
+    targets: np.ndarray  # [10, P] the labelled track that it matches or is meant for, or -1
 
     def of_kind(self, kinds: Collection[ErrorKind]) -> np.ndarray:
         """[10, P] bool: predictions with one of these kinds."""
         return np.isin(self.kinds, [KINDS.index(kind) for kind in kinds])
 
     def found(self) -> np.ndarray:
-        """[10, G] bool: labelled tracks that a prediction has found."""
+        """[10, G] bool: labelled tracks that a prediction matches."""
         return self._aimed_at(self.kinds == RIGHT)
 
     def missed(self) -> np.ndarray:
-        """[10, G] bool: labelled tracks that no prediction has found or is meant for."""
+        """[10, G] bool: labelled tracks that no prediction matches or is meant for."""
         return ~self.found() & ~self._aimed_at(self.of_kind(MEANT)) & ~self.crowd
 
     def counts(self) -> dict[ErrorKind, int]:
-        """How many there are of each kind at IoU 0.5."""
+        """The number of errors of each kind at IoU 0.5."""
         counts = {kind: int(self.of_kind({kind})[HALF].sum()) for kind in KINDS}
         return {**counts, ErrorKind.MISSED: int(self.missed()[HALF].sum())}
 
@@ -92,10 +96,11 @@ class JudgedVideo:
 
 
 def judge(video: VideoOverlaps, category_ids: Collection[int]) -> JudgedVideo:
-    """Give every prediction of a video its kind, by the rules above.
+    """Determine the kind of every prediction of a video, by the rules above.
 
-    Args: category_ids: predictions of others are ignored, as AP does, and so are those beyond the
-        best 100 of a category.
+    As for AP, only the 100 highest-scoring predictions of a category count.
+
+    Args: category_ids: predictions of other categories are ignored.
     """
     categories = np.array([p["category_id"] for p in video.predictions], np.int64)
     scores = np.array([p["score"] for p in video.predictions], float)
@@ -116,7 +121,7 @@ def judge(video: VideoOverlaps, category_ids: Collection[int]) -> JudgedVideo:
 def _judge_matches(
     judged: JudgedVideo, video: VideoOverlaps, category_ids: Collection[int]
 ) -> np.ndarray:
-    """Write down what is right. Returns: what is wrong, [10, P] bool."""
+    """Write the right predictions into `judged`. Returns: the wrong ones, [10, P] bool."""
     order, (matches,) = match_tracks(video, judged.crowd[None])
     scored = np.isin(judged.categories[order], list(category_ids))
     wrong = np.zeros(judged.kinds.shape, bool)
@@ -142,15 +147,16 @@ def _judge_errors(judged: JudgedVideo, wrong: np.ndarray, video: VideoOverlaps) 
 
 @dataclass(frozen=True, slots=True)
 class _Errors:
-    """What a prediction is, depending on the threshold at which it is wrong."""
+    """The kind of a prediction, depending on the threshold at which it is wrong."""
 
-    own: tuple[float, int]  # the best overlap with a track of its category, and which; -1: none
-    other: tuple[float, int]  # the same of other categories
-    kind: ErrorKind  # below both overlaps, unless identity explains it
-    target: int  # of that kind
-    identity: float  # overlap with the target once identities are mended
+    own: tuple[float, int]  # the largest IoU with a track of its category, and that track or -1
+    other: tuple[float, int]  # the same for other categories
+    kind: ErrorKind  # at thresholds above `own`, `other` and `identity`
+    target: int  # of that kind, or -1
+    identity: float  # IoU with the target after identities are corrected
 
     def at(self, threshold: float) -> tuple[ErrorKind, int]:
+        """The kind and the target, or -1."""
         threshold = min(threshold, 1 - 1e-10)  # as the matching does
         if self.own[0] >= threshold:
             return ErrorKind.DUPLICATE, self.own[1]
@@ -167,9 +173,9 @@ def _errors_of(p: int, judged: JudgedVideo, real: np.ndarray, extents: _Extents)
     touched = real[(judged.iou[p, real] >= TOUCHES) | extents.is_fragment(p, real)]
     candidates = touched[judged.truth_categories[touched] == judged.categories[p]]
     if len(candidates):
-        # Of equal overlaps the track that it follows first: there it got its identity.
+        # If IoUs are equal, the target is the track that it follows first.
         target = max(candidates, key=lambda g: (judged.iou[p, g], -extents.first_frame(p, g)))
-        temporal, spatial, identity = extents.mended(p, target)
+        temporal, spatial, identity = extents.corrected(p, target)
         kind = ErrorKind.TEMPORAL if temporal >= spatial else ErrorKind.SPATIAL
         return _Errors(own, other, kind, int(target), identity)
     if len(touched):
@@ -178,7 +184,7 @@ def _errors_of(p: int, judged: JudgedVideo, real: np.ndarray, extents: _Extents)
 
 
 def _best(overlaps: np.ndarray, places: np.ndarray) -> tuple[float, int]:
-    """The largest overlap among some tracks, and whose it is; 0 and -1 if there are none."""
+    """The largest overlap with the tracks `places`, and that track; 0 and -1 without tracks."""
     if not len(places):
         return 0.0, -1
     best = places[np.argmax(overlaps[places])]
@@ -186,7 +192,7 @@ def _best(overlaps: np.ndarray, places: np.ndarray) -> tuple[float, int]:
 
 
 class _Extents:
-    """How close a prediction would come to a track if one thing about it were right."""
+    """IoU of predictions and labelled tracks after an error of one kind is corrected."""
 
     def __init__(self, video: VideoOverlaps, categories: np.ndarray, scores: np.ndarray) -> None:
         self._both = video.intersections
@@ -199,16 +205,16 @@ class _Extents:
         self._categories, self._scores = categories, scores
 
     def is_fragment(self, p: int, tracks: np.ndarray) -> np.ndarray:
-        """Does a prediction follow these tracks on half of its frames or more? [len(tracks)]"""
+        """Whether p follows each of `tracks` on half of its frames or more: [len(tracks)] bool."""
         frames = int((self._areas[:, p] > 0).sum())
         return self._follows[:, p, tracks].sum(axis=0) >= max(FOLLOWS * frames, 1)
 
     def first_frame(self, p: int, g: int) -> int:
-        """Where a prediction begins to follow a track; 0 if it never does."""
+        """The first frame on which a prediction follows a track; 0 if it never does."""
         return int(np.argmax(self._follows[:, p, g]))
 
-    def mended(self, p: int, g: int) -> tuple[float, float, float]:
-        """IoU of a prediction and a track, mended in time, in space, and in identity."""
+    def corrected(self, p: int, g: int) -> tuple[float, float, float]:
+        """IoU of p and g with the temporal extent, spatial extent, or identity corrected."""
         both, either = self._both[:, p, g], self._either[:, p, g]
         truth = self._truth_areas[:, g]
         predicted, labelled = self._areas[:, p] > 0, truth > 0
@@ -225,10 +231,10 @@ class _Extents:
         return temporal, spatial, _iou(both, either)
 
     def _continuations(self, p: int, g: int) -> np.ndarray:
-        """Predictions of the same category that follow the track mostly where this one does not.
+        """Predictions of p's category that follow track g mostly on frames where p does not.
 
-        Those that do so the longest come first, of equals the best-scored; none if this one never
-        follows it.
+        They are ordered by the number of frames on which they follow g, then by score. The result
+        is empty if p never follows g.
         """
         follows = self._follows[:, :, g]
         frames, shared = follows.sum(axis=0), (follows & follows[:, [p]]).sum(axis=0)

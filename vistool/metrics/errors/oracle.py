@@ -1,9 +1,10 @@
-"""Why AP is not 1: what it would be if all errors of one kind were mended, or all of one video.
+"""Oracles: AP with all errors of one kind corrected, or all errors in one video.
 
-To mend an error is to make the prediction right, at its own score, if its track is free and no
-better-scored one takes it, and otherwise to take the prediction away. Missed tracks are taken out
-of the truth, as if they had been found as well as the others; a category of which nothing is left
-then scores 1. So mending never lowers AP, and all kinds mended together give 1.
+A wrong prediction is corrected by matching it with its target track, at its own score. If the
+track is already matched, or a higher-scoring prediction is corrected to it, the prediction is
+removed instead. Missed tracks are corrected by removing them from the labels; the AP of a category
+without remaining labels is then 1. So a correction never lowers AP, and AP is 1 with all kinds
+corrected.
 """
 
 from __future__ import annotations
@@ -27,37 +28,37 @@ from vistool.metrics.overlaps import NOT_MEASURED
 
 
 @dataclass(frozen=True, slots=True)
-class MendedKind:
-    """What AP would be if all errors of one kind were mended."""
+class Oracle:
+    """AP with all errors of one kind corrected."""
 
     kind: ErrorKind
     count: int  # at IoU 0.5
     ap: float
     ap50: float
-    ap_gain: float  # over the AP as it is
+    ap_gain: float  # over the AP without corrections
     ap50_gain: float
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorBreakdown:
-    """AP as it is, and with every kind of error mended; -1 where nothing is labelled."""
+    """AP, and the oracles of every kind of error; values are -1 if nothing is labelled."""
 
     ap: float
     ap50: float
     num_truth: int  # crowds left out
     num_right: int  # predictions that are right at IoU 0.5
-    kinds: tuple[MendedKind, ...]  # one for every ErrorKind
+    kinds: tuple[Oracle, ...]  # one for every ErrorKind
 
 
-def break_down(mender: Mender, videos: Sequence[JudgedVideo]) -> ErrorBreakdown:
-    """What AP would be with each kind of error mended."""
-    now = mender.mended(())
+def break_down(evaluator: OracleEvaluator, videos: Sequence[JudgedVideo]) -> ErrorBreakdown:
+    """The oracles of every kind of error, over the videos of the evaluator."""
+    now = evaluator.corrected(())
     counts = [video.counts() for video in videos]
     kinds = []
     for kind in KINDS:
-        then = mender.mended({kind})
+        then = evaluator.corrected({kind})
         gains = (0.0, 0.0) if now[0] == NOT_MEASURED else (then[0] - now[0], then[1] - now[1])
-        kinds.append(MendedKind(kind, sum(c[kind] for c in counts), *then, *gains))
+        kinds.append(Oracle(kind, sum(c[kind] for c in counts), *then, *gains))
     return ErrorBreakdown(
         ap=now[0],
         ap50=now[1],
@@ -67,8 +68,8 @@ def break_down(mender: Mender, videos: Sequence[JudgedVideo]) -> ErrorBreakdown:
     )
 
 
-class Mender:
-    """AP of a set of judged videos, as it is and with errors mended."""
+class OracleEvaluator:
+    """Computes AP of a set of judged videos, without and with corrected errors."""
 
     def __init__(self, videos: Sequence[JudgedVideo], category_ids: Iterable[int]) -> None:
         self._videos = videos
@@ -78,15 +79,18 @@ class Mender:
         self._tables = _tables(self._plain, self._labelled)
         self._ap = {category: table.ap() for category, table in self._tables.items()}
 
-    def mended(self, kinds: Collection[ErrorKind]) -> tuple[float, float]:
-        """AP and AP50 with these kinds mended in all videos; -1 where nothing is labelled."""
+    def corrected(self, kinds: Collection[ErrorKind]) -> tuple[float, float]:
+        """AP and AP50 with these kinds corrected in all videos; -1 if nothing is labelled."""
         if not kinds:
             return _mean(self._ap)
         tables = _tables([_outcome(video, kinds) for video in self._videos], self._labelled)
         return _mean({category: table.ap() for category, table in tables.items()})
 
     def lost_in(self, place: int) -> tuple[float, float]:
-        """How much higher AP and AP50 were with every error of one video mended."""
+        """The gain of AP and AP50 if every error in one video is corrected.
+
+        Args: place: index of the video.
+        """
         if not self._labelled:
             return 0.0, 0.0
         outcome = _outcome(self._videos[place], KINDS)
@@ -105,18 +109,18 @@ class Mender:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Outcome:
-    """What counts in a video after some errors were mended; predictions by falling score."""
+    """The matches of a video after some errors are corrected; predictions by falling score."""
 
     scores: np.ndarray  # [P]
-    categories: np.ndarray  # [10, P]: a mended class may be another at every threshold
+    categories: np.ndarray  # [10, P]: a corrected class may differ between thresholds
     found: np.ndarray  # [10, P] bool
     ignored: np.ndarray  # [10, P] bool
-    num_truth: dict[int, np.ndarray]  # category -> [10], of those that are labelled
+    num_truth: dict[int, np.ndarray]  # labelled category -> [10]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Table:
-    """All that counts in one category, N predictions, the videos one after the other."""
+    """The matches of N predictions of one category, in the order of the videos."""
 
     scores: np.ndarray  # [N]
     videos: np.ndarray  # [N], rising
@@ -125,7 +129,7 @@ class _Table:
     num_truth: np.ndarray  # [10]
 
     def ap(self) -> np.ndarray:
-        """[10], by threshold; 1 where there is nothing left to find."""
+        """AP by threshold, [10]; 1 where no labelled track remains."""
         order = np.argsort(-self.scores, kind="stable")
         precision, _ = precision_and_recall(
             self.found[:, order], self.ignored[:, order], np.maximum(self.num_truth, 1)[:, None]
@@ -133,7 +137,7 @@ class _Table:
         return np.where(self.num_truth > 0, precision.mean(axis=1), 1.0)
 
     def replaced(self, video: int, before: _Table, after: _Table) -> _Table:
-        """The table with another outcome of one video, whose part was `before`."""
+        """The table with the part of one video, `before`, replaced by `after`."""
         start, stop = np.searchsorted(self.videos, [video, video + 1])
 
         def put(whole: np.ndarray, part: np.ndarray) -> np.ndarray:
@@ -149,7 +153,7 @@ class _Table:
 
 
 def _tables(outcomes: Sequence[_Outcome], category_ids: Sequence[int]) -> dict[int, _Table]:
-    """What counts in each of these categories."""
+    """The matches by category."""
     if not category_ids:
         return {}
     scores = np.concatenate([o.scores for o in outcomes])
@@ -184,10 +188,10 @@ def _mean(ap: dict[int, np.ndarray]) -> tuple[float, float]:
 def _outcome(video: JudgedVideo, kinds: Collection[ErrorKind]) -> _Outcome:
     order = np.argsort(-video.scores, kind="stable")
     verdicts, targets = video.kinds[:, order], video.targets[:, order]
-    mended = video.of_kind(kinds)[:, order]
-    meant = mended & video.of_kind(MEANT)[:, order]
+    corrected = video.of_kind(kinds)[:, order]
+    meant = corrected & video.of_kind(MEANT)[:, order]
     taken = video.found() | video.crowd
-    # Of all that are meant for one track, the best-scored one takes it, if it is free.
+    # A track is matched with the highest-scoring prediction that is meant for it.
     places = np.argwhere(meant)
     goals = places[:, 0] * len(video.crowd) + targets[meant]
     _, first = np.unique(goals, return_index=True)
@@ -205,7 +209,7 @@ def _outcome(video: JudgedVideo, kinds: Collection[ErrorKind]) -> _Outcome:
         scores=video.scores[order],
         categories=categories,
         found=found,
-        ignored=(verdicts == IGNORED) | (mended & ~found),
+        ignored=(verdicts == IGNORED) | (corrected & ~found),
         num_truth={
             int(category): counted[:, video.truth_categories == category].sum(axis=1)
             for category in np.unique(video.truth_categories[~video.crowd])

@@ -1,1 +1,1 @@
-"""Weight files: read, written, imported from the published checkpoints."""
+"""Read and write weight files, and import the published checkpoints."""

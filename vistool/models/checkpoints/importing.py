@@ -17,17 +17,17 @@ from torch import Tensor
 from vistool.config import IFCConfig, ModelConfig, PixelConfig, ResNetConfig, VisTRConfig
 from vistool.errors import WeightsError
 from vistool.formats.files import sha256_of
-from vistool.models import build_model
 from vistool.models.checkpoints import names as published
-from vistool.models.checkpoints.files import START, save_state
+from vistool.models.checkpoints.budget import build_within
+from vistool.models.checkpoints.files import START, save_state, weights_fault
 from vistool.models.checkpoints.names import Rules
 from vistool.models.checkpoints.presets import MSRA_PIXELS, PRESETS, preset
-from vistool.models.checkpoints.safe_pickle import PublishedCheckpoint, read_checkpoint
+from vistool.models.checkpoints.safe_pickle import LARGEST, PublishedCheckpoint, read_checkpoint
 from vistool.models.checkpoints.sizes import Shape, ifc_config, vistr_config
 
-Outcome = Literal["taken", "renamed", "left out", "fresh", "missing", "wrong shape"]
+Outcome = Literal["taken", "renamed", "left out", "fresh", "missing", "wrong shape", "unusable"]
 
-# detectron2 subtracts this from its made-up variances, so that the norm's eps cancels.
+# detectron2 subtracts this from its neutral variances, so that it cancels the norm's eps.
 NORM_EPS = 1e-5
 
 LEFT_OUT = (
@@ -61,7 +61,7 @@ class ImportReport:
     keys: tuple[KeyReport, ...]
 
     def count(self) -> Counter[Outcome]:
-        """How many keys had each outcome."""
+        """The number of keys with each outcome."""
         return Counter(key.outcome for key in self.keys)
 
     def of(self, *outcomes: Outcome) -> list[KeyReport]:
@@ -88,8 +88,8 @@ class _Layout:
     # The configuration of a whole model from shapes and settings; None: only initialises training.
     whole: Callable[[Mapping[str, Shape], Mapping[str, Any]], ModelConfig] | None = None
     architectures: tuple[type, ...] = (IFCConfig, VisTRConfig)  # of models that it can initialise
-    new: str = r"class_head\..*"  # keys that training initialises anew
-    optional: str = NOTHING  # and those it does if the file lacks them
+    new: str = r"class_head\..*"  # keys that training initialises at random
+    optional: str = NOTHING  # keys that training initialises at random if the file lacks them
     backbone_only: bool = False
     msra: bool = False  # strides and pixels of detectron2's MSRA weights
     folded_norms: bool = False  # norms are stored as scale and shift
@@ -106,7 +106,7 @@ def import_checkpoint(path: Path, init_of: str | None = None) -> ImportedModel:
         wrong shapes do not raise; they are in the report.
     """
     checkpoint = read_checkpoint(path)
-    tensors = {_without_wrapper(key): value for key, value in checkpoint.tensors.items()}
+    tensors = _without_wrapper(checkpoint.tensors, path)
     layout = _recognise(checkpoint, tensors, path)
     if init_of is not None:
         config = _start_config(layout, init_of, path)
@@ -132,13 +132,13 @@ def import_checkpoint(path: Path, init_of: str | None = None) -> ImportedModel:
 def save_imported(imported: ImportedModel, path: Path) -> None:
     """Write the weight file. Raises: WeightsError if keys are missing or have a wrong shape."""
     report = imported.report
-    bad = report.of("missing", "wrong shape")
+    bad = report.of("missing", "wrong shape", "unusable")
     if bad:
         counts = report.count()
         raise WeightsError(
-            f"{report.source}: {counts['missing']} needed tensors are missing and "
-            f"{counts['wrong shape']} have a wrong shape, the first is {bad[0].ours}; "
-            "nothing was written",
+            f"{report.source}: {counts['missing']} needed tensors are missing, "
+            f"{counts['wrong shape']} have a wrong shape and {counts['unusable']} hold no usable "
+            f"numbers, the first is {bad[0].ours}; nothing was written",
             hint="--verbose lists every key",
         )
     metadata = {
@@ -152,9 +152,20 @@ def save_imported(imported: ImportedModel, path: Path) -> None:
     save_state(imported.state, imported.config, path, metadata)
 
 
-def _without_wrapper(key: str) -> str:
-    """The key without the prefix of torch's data-parallel wrapper."""
-    return key.removeprefix("module.")
+def _without_wrapper(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors by their keys without the prefix of torch's data-parallel wrapper.
+
+    Raises: WeightsError if a key occurs with and without it.
+    """
+    plain = {key.removeprefix("module."): value for key, value in tensors.items()}
+    if len(plain) < len(tensors):
+        twice = next(key for key in tensors if f"module.{key}" in tensors)
+        raise WeightsError(
+            f"{path}: holds both {twice} and module.{twice}, and {len(tensors) - len(plain)} such "
+            "pairs in all",
+            hint="which of them are the weights? Save these alone",
+        )
+    return plain
 
 
 def _recognise(checkpoint: PublishedCheckpoint, keys: Mapping[str, Tensor], path: Path) -> _Layout:
@@ -195,11 +206,8 @@ def _start_config(layout: _Layout, name: str, path: Path) -> ModelConfig:
 
 
 def _expected(config: ModelConfig, path: Path) -> dict[str, Shape]:
-    """The model's keys and shapes."""
-    try:
-        model = build_model(config)
-    except (ValueError, AssertionError, RuntimeError) as error:
-        raise WeightsError(f"{path}: no model has these sizes: {error}") from None
+    """The model's keys and shapes, also those that the file lacks."""
+    model = build_within(config, path.stat().st_size + LARGEST, where=str(path))
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
@@ -216,6 +224,8 @@ def _sort(
             reason = _reason_against(ours, new, expected, state)
         if reason:
             keys.append(KeyReport(key, "", "left out", reason))
+        elif fault := weights_fault(value):
+            keys.append(KeyReport(key, ours, "unusable", fault))
         elif tuple(value.shape) == expected[ours]:
             state[ours] = value.to(torch.float32)
             keys.append(KeyReport(key, ours, "taken" if key == ours else "renamed"))
@@ -238,7 +248,7 @@ def _reason_against(
 ) -> str:
     """Why a renamed tensor is left out; empty if it is kept."""
     if re.fullmatch(new, ours):
-        return "initialised anew by training"
+        return "initialised at random by training"
     if ours not in expected:
         return UNKNOWN
     return f"duplicate of {ours}" if ours in state else ""

@@ -1,4 +1,4 @@
-"""The names of the papers' checkpoints in ours."""
+"""Rules that rename the keys of published checkpoints to vistool's names."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _DECODER_LAYER: Rules = (
 
 
 def _below(old: str, new: str, rules: Rules) -> list[tuple[str, str]]:
-    """Rules for keys below a prefix; `old` may hold one group, which is \\1 of `new`."""
+    """The rules for keys with a prefix; a group in `old` is \\1 in `new`."""
     groups = re.compile(old).groups
     return [
         (old + pattern, new + re.sub(r"\\(\d)", lambda m: f"\\{int(m[1]) + groups}", name))
@@ -107,7 +107,7 @@ IFC_NAMES: Rules = (
     (r"detr\.mask_head\.adapter(\d)\.(.*)", r"laterals.{\1-1}.\2"),
     (r"detr\.mask_head\.convert_to_weight\.(.*)", r"mask_kernel.\1"),
 )
-# Backbones alone, as trained on ImageNet.
+# Backbones without a model, trained on ImageNet.
 TORCHVISION_RESNET_NAMES: Rules = tuple(_below(r"", r"backbone.", _TORCHVISION_RESNET))
 DETECTRON2_RESNET_NAMES: Rules = tuple(
     _below(r"(?:backbone\.)?(?:bottom_up\.)?", r"backbone.", _RESNET)
@@ -133,14 +133,14 @@ VISTR_NAMES: Rules = (
     (r"mask_head\.dcn\.(.*)", r"mask_head.deform.\1"),
     (r"insmask_head\.(.*)", r"instance_head.\1"),
 )
-# VisTR is DETR with more to it; the same parts have the same names, with another prefix or none.
+# VisTR extends DETR; common parts have the same names, with another prefix or none.
 DETR_NAMES: Rules = tuple(
     (pattern.replace(r"vistr\.", r"(?:vistr\.|detr\.)?", 1), name) for pattern, name in VISTR_NAMES
 )
 
 
 def rename_key(key: str, rules: Rules) -> str:
-    """One published name in ours; `{3-2}` in a rule is the number 1."""
+    """The key in vistool's names; `{3-2}` in a rule is the number 1. Raises: WeightsError."""
     for pattern, name in rules:
         match = re.fullmatch(pattern, key)
         if match:

@@ -1,4 +1,4 @@
-"""The papers' models by name: every size, pixel rule and class as their checkpoints have them."""
+"""The configurations of the published models, by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 from vistool.config import IFCConfig, ModelConfig, PixelConfig, ResNetConfig, VisTRConfig
 from vistool.errors import UsageError
 
-# Ids 1 to 40, in this order.
+# In the order of their ids, 1 to 40.
 YOUTUBE_VIS_2019 = (
     *("person", "giant_panda", "lizard", "parrot", "skateboard", "sedan", "ape", "dog", "snake"),
     *("monkey", "hand", "rabbit", "duck", "cat", "cow", "fish", "train", "horse", "turtle", "bear"),
@@ -37,20 +37,20 @@ COCO = {
     **{90: "toothbrush"},
 }
 
-# The ResNet-101 of detectron2's MSRA weights: trained on BGR pictures that were not scaled.
+# The ResNet-101 of detectron2's MSRA weights, trained on BGR pictures with values up to 255.
 MSRA_RESNET_101 = ResNetConfig(depth=101, stride_in_1x1=True)
 MSRA_PIXELS = PixelConfig(mean=(103.53, 116.28, 123.675), std=(1.0, 1.0, 1.0), channel_order="BGR")
 
 _IFC_R50 = IFCConfig(class_names=YOUTUBE_VIS_2019)
 _IFC_R101 = msgspec.structs.replace(_IFC_R50, backbone=MSRA_RESNET_101, pixels=MSRA_PIXELS)
 
-# VisTR's classes are YouTube-VIS's ids as they are; there is no id 0.
+# VisTR's class numbers are the ids of YouTube-VIS, where id 0 does not exist.
 _VISTR_R50 = VisTRConfig(class_names=("(unused)", *YOUTUBE_VIS_2019), category_ids=tuple(range(41)))
 _VISTR_R101 = msgspec.structs.replace(_VISTR_R50, backbone=ResNetConfig(depth=101))
 
 
 def _on_coco(config: IFCConfig) -> IFCConfig:
-    """The model before it sees videos: single pictures, tested at detectron2's usual 800 pixels."""
+    """The model of the first stage, for single pictures of COCO at detectron2's 800 pixels."""
     return msgspec.structs.replace(
         config,
         class_names=tuple(COCO.values()),
@@ -77,5 +77,5 @@ def preset(name: str) -> ModelConfig:
     close = difflib.get_close_matches(name, PRESETS, n=1)
     meant = f"did you mean {close[0]}? " if close else ""
     raise UsageError(
-        f"no published model is called {name!r}", hint=f"{meant}there are: {', '.join(PRESETS)}"
+        f"no published model is named {name!r}", hint=f"{meant}there are: {', '.join(PRESETS)}"
     )

@@ -1,14 +1,17 @@
-"""Read checkpoints of other programs without executing anything that they contain.
+"""Read checkpoints of other programs without executing code in them.
 
-A pickle is a program. Here it may build plain containers and numeric arrays only. Any other name in
-it is refused before it is looked up.
+A pickle is a program. Here, it may only build plain containers and numeric arrays. Any other name
+in it is refused before it is imported.
 """
 
 from __future__ import annotations
 
-import argparse
+import io
+import os
 import pickle
+import pickletools
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,11 +23,16 @@ import torch
 from torch import Tensor
 
 from vistool.errors import WeightsError
+from vistool.models.checkpoints.files import STAND_IN_BYTES, refuse_stand_in
 
 SAFE_TORCH = (2, 6)
 
 ZIP_FILE = b"PK\x03\x04"  # torch.save
 LEGACY_TORCH_FILE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
+
+LARGEST = 100_000_000  # values; files with more must have at least one byte per value
+# Those that torch has, too.
+NUMBER_TYPE = r"[<>=|]?(b1|i[1248]|u[1248]|f[248])"
 
 # Exceptions that readers raise for bytes that are not a pickle.
 DAMAGED = (
@@ -39,6 +47,8 @@ DAMAGED = (
     AssertionError,
     OverflowError,
     MemoryError,
+    RecursionError,
+    zipfile.BadZipFile,
 )
 
 
@@ -59,14 +69,16 @@ def read_checkpoint(path: Path) -> PublishedCheckpoint:
     """
     try:
         with path.open("rb") as file:
-            start = file.read(len(LEGACY_TORCH_FILE))
+            start = file.read(STAND_IN_BYTES)
             file.seek(0)
             if not start:
                 raise WeightsError(f"{path}: the file is empty")
+            refuse_stand_in(path, start)
             if start.startswith((ZIP_FILE, LEGACY_TORCH_FILE)):
                 content = _torch_content(file)
             else:
-                content = _Unpickler(file, encoding="latin1").load()
+                content = _pickled(file.read())
+        checkpoint = _checkpoint(content, path)
     except _RefusedError as refused:
         _refuse(path, str(refused))
     except DAMAGED as error:
@@ -79,7 +91,10 @@ def read_checkpoint(path: Path) -> PublishedCheckpoint:
             f"{path}: neither a torch checkpoint nor a pickle of arrays: {reason[-1]}",
             hint="a damaged download? The published files end in .pth or .pkl",
         ) from None
-    return _checkpoint(content, path)
+    numbers = sum(tensor.numel() for tensor in checkpoint.tensors.values())
+    if numbers > max(path.stat().st_size, LARGEST):  # a view of one value can state any size
+        raise WeightsError(f"{path}: claims {numbers} numbers, more than the file can hold")
+    return checkpoint
 
 
 def _refuse(path: Path, name: str) -> NoReturn:
@@ -92,15 +107,32 @@ def _refuse(path: Path, name: str) -> NoReturn:
 def _torch_content(file: BinaryIO) -> object:
     """Read with torch's restricted reader; VisTR's files contain an argparse.Namespace, too."""
     refuse_unsafe_torch(torch.__version__)
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+        if unpacked > file.seek(0, os.SEEK_END):
+            raise pickle.UnpicklingError("its parts are compressed, which torch never does")
+    file.seek(0)
     names: list[Any] = [(value, name) for name, value in ALLOWED.items()]
     with torch.serialization.safe_globals(names):
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def refuse_unsafe_torch(version: str) -> None:
-    """Raise WeightsError for a torch whose restricted reader could be made to run code.
+def _pickled(data: bytes) -> object:
+    """Load a pickle after a check of all its instructions.
 
-    That is so before 2.6 (CVE-2025-32434).
+    The unpickler itself would allocate memory for any stated index.
+    """
+    for done, (instruction, argument, _) in enumerate(pickletools.genops(data)):
+        if instruction.name.endswith("PUT") and (argument or 0) > done:
+            raise pickle.UnpicklingError(f"place {argument} in a memory of {done} values")
+    return _Unpickler(io.BytesIO(data), encoding="latin1").load()
+
+
+def refuse_unsafe_torch(version: str) -> None:
+    """Raise WeightsError for torch before 2.6, whose restricted reader is unsafe (CVE-2025-32434).
+
+    Args: version: of torch.
     """
     if tuple(int(part) for part in version.split(".")[:2]) < SAFE_TORCH:
         raise WeightsError(
@@ -123,11 +155,15 @@ class _Unpickler(pickle.Unpickler):
         return ALLOWED[full]
 
 
+class _Settings:
+    """Stands in for argparse.Namespace."""
+
+
 class _NumberType:
     """Stands in for numpy.dtype; accepts numeric types only."""
 
     def __init__(self, name: str, align: object = False, copy: object = True) -> None:
-        if not re.fullmatch(r"[<>=|]?[biuf]\d{1,2}", name):
+        if not isinstance(name, str) or not re.fullmatch(NUMBER_TYPE, name):
             raise _RefusedError(f"numpy.dtype({name!r})")
         self.dtype = np.dtype(name)
 
@@ -138,8 +174,12 @@ class _NumberType:
 class _Array:
     """Stands in for numpy.ndarray, whose __setstate__ does not check its arguments."""
 
-    def __init__(self) -> None:
-        self.array = np.empty(0)
+    def __new__(cls, *_: object) -> _Array:  # some pickles call only this
+        array = super().__new__(cls)
+        array.array = np.empty(0)
+        return array
+
+    array: np.ndarray
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, by_column, data = state
@@ -172,9 +212,9 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-# Every name that a pickle may contain, and what it is replaced by.
+# Every name that a pickle may contain, and its replacement.
 ALLOWED: dict[str, Any] = {
-    "argparse.Namespace": argparse.Namespace,
+    "argparse.Namespace": _Settings,
     "collections.OrderedDict": OrderedDict,
     "numpy.core.multiarray._reconstruct": _new_array,
     "numpy._core.multiarray._reconstruct": _new_array,
@@ -199,18 +239,21 @@ def _checkpoint(content: object, path: Path) -> PublishedCheckpoint:
             break
     tensors = {key: _tensor(value) for key, value in weights.items() if _is_weight(key, value)}
     if not tensors:
-        some = ", ".join(str(key) for key in list(weights)[:3]) or "nothing"
+        some = ", ".join(key for key in list(weights)[:3] if isinstance(key, str)) or "nothing"
         raise WeightsError(f"{path}: contains no weights, only: {some}")
-    settings = content.get("args")
+    settings, author = content.get("args"), content.get("__author__")
     return PublishedCheckpoint(
         tensors,
-        vars(settings) if isinstance(settings, argparse.Namespace) else {},
-        str(content.get("__author__", "")),
+        vars(settings) if isinstance(settings, _Settings) else {},
+        author if isinstance(author, str) else "",
     )
 
 
 def _is_weight(key: object, value: object) -> bool:
-    return isinstance(key, str) and isinstance(value, (Tensor, _Array))
+    if isinstance(value, Tensor):  # only dense tensors on the CPU
+        plain = value.layout is torch.strided and value.device.type == "cpu"
+        return isinstance(key, str) and plain and not value.is_quantized
+    return isinstance(key, str) and isinstance(value, _Array)
 
 
 def _tensor(value: Tensor | _Array) -> Tensor:

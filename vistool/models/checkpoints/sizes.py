@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ Shape = tuple[int, ...]
 
 
 def ifc_config(shapes: Mapping[str, Shape], settings: Mapping[str, Any]) -> IFCConfig:
-    """The published model of these shapes, or one that was built with other sizes.
+    """The published model of these shapes, or a model of the same kind with other sizes.
 
     Args: shapes: by published name; settings: of the training, if the file has them.
     """
@@ -41,14 +42,25 @@ def ifc_config(shapes: Mapping[str, Shape], settings: Mapping[str, Any]) -> IFCC
     assert isinstance(base.backbone, ResNetConfig)
     encoder = r"detr\.transformer\.encoder\.(?:enc|bus)_layers\.(\d\d?)\..*"
     decoder = r"detr\.transformer\.clip_decoder\.layers\.(\d\d?)\..*"
-    hidden_dim = _dim(shapes, "detr.input_proj.weight", 0, base.hidden_dim)
+    first = "detr.transformer.encoder.enc_layers.0."
+    hidden_dim = _agreed(
+        shapes,
+        [
+            *(("detr.input_proj.weight", 0), ("detr.input_proj.bias", 0)),
+            *((f"{first}norm1.weight", 0), (f"{first}linear1.weight", 1)),
+            ("detr.query_embed.weight", 1),
+        ],
+        base.hidden_dim,
+    )
+    feedforward = [(f"{first}linear1.weight", 0), (f"{first}linear1.bias", 0)]
     fewest = _fewest_layers(base, backbone, hidden_dim)
-    first_layer = "detr.transformer.encoder.enc_layers.0.linear1.weight"
     config = replace(
         base,
         backbone=replace(backbone, stride_in_1x1=base.backbone.stride_in_1x1),
         hidden_dim=hidden_dim,
-        feedforward_dim=_dim(shapes, first_layer, 0, base.feedforward_dim),
+        feedforward_dim=_agreed(
+            shapes, [*feedforward, (f"{first}linear2.weight", 1)], base.feedforward_dim
+        ),
         encoder_layers=max(_count(shapes, encoder), fewest[0]),
         decoder_layers=max(_count(shapes, decoder), fewest[1]),
         num_memory_tokens=_dim(shapes, "detr.transformer.memory_bus", 0, base.num_memory_tokens),
@@ -60,7 +72,7 @@ def ifc_config(shapes: Mapping[str, Shape], settings: Mapping[str, Any]) -> IFCC
 
 
 def vistr_config(shapes: Mapping[str, Shape], settings: Mapping[str, Any]) -> VisTRConfig:
-    """The published model of these shapes, or one that was built with other sizes.
+    """The published model of these shapes, or a model of the same kind with other sizes.
 
     Args: shapes: by published name; settings: of the training, if the file has them.
     """
@@ -73,22 +85,33 @@ def vistr_config(shapes: Mapping[str, Shape], settings: Mapping[str, Any]) -> Vi
     )
     base = preset("vistr-r101" if backbone.depth == 101 else "vistr-r50")
     assert isinstance(base, VisTRConfig)
-    hidden_dim = _dim(shapes, "vistr.input_proj.weight", 0, base.hidden_dim)
+    first = "vistr.transformer.encoder.layers.0."
+    hidden_dim = _agreed(
+        shapes,
+        [
+            *(("vistr.input_proj.weight", 0), ("vistr.input_proj.bias", 0)),
+            *((f"{first}norm1.weight", 0), (f"{first}linear1.weight", 1)),
+            ("vistr.query_embed.weight", 1),
+        ],
+        base.hidden_dim,
+    )
+    feedforward = [(f"{first}linear1.weight", 0), (f"{first}linear1.bias", 0)]
     attended = _dim(shapes, "mask_head.lay1.weight", 1, hidden_dim + base.num_heads)
     fewest = _fewest_layers(base, backbone, hidden_dim)
     encoder, decoder = (
         rf"vistr\.transformer\.{part}\.layers\.(\d\d?)\..*" for part in ("encoder", "decoder")
     )
-    first_layer = "vistr.transformer.encoder.layers.0.linear1.weight"
     queries = _dim(shapes, "vistr.query_embed.weight", 0, base.num_queries * base.clip_length)
     frames = max(1, queries // base.num_queries)
     config = replace(
         base,
-        # The same shapes serve a dilated last stage.
+        # Dilation of the last stage does not change the shapes.
         backbone=replace(backbone, dilate_last=settings.get("dilation") is True),
         hidden_dim=hidden_dim,
         num_heads=max(1, attended - hidden_dim),
-        feedforward_dim=_dim(shapes, first_layer, 0, base.feedforward_dim),
+        feedforward_dim=_agreed(
+            shapes, [*feedforward, (f"{first}linear2.weight", 1)], base.feedforward_dim
+        ),
         encoder_layers=max(_count(shapes, encoder), fewest[0]),
         decoder_layers=max(_count(shapes, decoder), fewest[1]),
         pre_norm="vistr.transformer.encoder.norm.weight" in shapes,
@@ -103,9 +126,15 @@ def vistr_config(shapes: Mapping[str, Shape], settings: Mapping[str, Any]) -> Vi
 
 
 def _dim(shapes: Mapping[str, Shape], key: str, axis: int, default: int) -> int:
-    """One dimension of one tensor; the default if it is missing, which is reported later."""
+    """A dimension of a tensor; the default if the tensor is missing, which is reported later."""
     shape = shapes.get(key, ())
     return shape[axis] if len(shape) > axis and shape[axis] > 0 else default
+
+
+def _agreed(shapes: Mapping[str, Shape], places: list[tuple[str, int]], default: int) -> int:
+    """The most frequent size among these tensors and axes; others are reported later."""
+    found = [size for key, axis in places if (size := _dim(shapes, key, axis, 0))]
+    return Counter(found).most_common(1)[0][0] if found else default
 
 
 def _count(keys: Mapping[str, Shape], pattern: str) -> int:
@@ -117,9 +146,9 @@ def _count(keys: Mapping[str, Shape], pattern: str) -> int:
 def _fewest_layers(
     base: IFCConfig | VisTRConfig, backbone: ResNetConfig, hidden_dim: int
 ) -> tuple[int, int]:
-    """The fewest encoder and decoder layers.
+    """The smallest numbers of encoder and decoder layers to assume.
 
-    At the published widths these are the published numbers, so that missing layers are noticed.
+    At the published widths they are the published numbers, so that missing layers are noticed.
     """
     widths = (backbone.bottleneck_channels, hidden_dim)
     if widths == (ResNetConfig().bottleneck_channels, base.hidden_dim):
@@ -130,7 +159,7 @@ def _fewest_layers(
 def _resnet_config(
     shapes: Mapping[str, Shape], *, stem: str, first: str, blocks: list[str]
 ) -> ResNetConfig:
-    """The backbone; of the published width it is a ResNet-50 or -101 unless it has more blocks."""
+    """The backbone; of the published width, a ResNet-50 or -101, unless it has more blocks."""
     default = ResNetConfig()
     width = _dim(shapes, first, 0, default.bottleneck_channels)
     config = replace(

@@ -218,6 +218,15 @@ class Measured:
             return None
         return file if file.is_file() else None
 
+    def pictures(self, video_id: int) -> tuple[Path, ...]:
+        """The files of all frames; none if one of them is not in the data set's folder."""
+        try:
+            return tuple(
+                frame_file(self.dataset.frames, name) for name in self._videos[video_id].file_names
+            )
+        except DataError:
+            return ()
+
     @cached_property
     def _videos(self) -> Mapping[int, AnnotatedVideo]:
         return {video.id: video for video in self.dataset.videos}

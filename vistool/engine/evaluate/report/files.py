@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import msgspec
 from vistool.engine.evaluate.report.charts import charts_of
 from vistool.engine.evaluate.report.content import Measured
 from vistool.engine.evaluate.report.page import write_report
-from vistool.formats.files import atomic_path
+from vistool.formats.files import atomic_path, encode_json
+from vistool.formats.tables import write_table
 
 METRICS, DIAGNOSIS = "metrics.json", "diagnosis.json"
 CATEGORIES, REPORT, FIGURES = "categories.csv", "report.html", "figures"
@@ -22,8 +22,8 @@ Row = Mapping[str, Any]
 def write_evaluation(folder: Path, result: Measured, *, report: bool = True) -> None:
     """Write metrics.json and categories.csv; with `report`, also the page, figures and tables."""
     with atomic_path(folder / METRICS) as temporary:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(result.as_json())) + b"\n")
-    _write_csv(folder / CATEGORIES, result.by_category())
+        temporary.write_bytes(encode_json(result.as_json(), indented=True) + b"\n")
+    write_table(folder / CATEGORIES, result.by_category())
     if report:
         write_diagnosis(folder, result)
         write_figures(folder / FIGURES, result)
@@ -35,11 +35,9 @@ def write_diagnosis(folder: Path, result: Measured) -> list[Path]:
     path = folder / DIAGNOSIS
     content = msgspec.to_builtins(result.diagnosis) | {"curves": result.curves}
     with atomic_path(path) as temporary:
-        temporary.write_bytes(msgspec.json.encode(content) + b"\n")
-    return [
-        path,
-        *(_write_csv(folder / f"{name}.csv", rows) for name, rows in _tables(result).items()),
-    ]
+        temporary.write_bytes(encode_json(content) + b"\n")
+    tables = _tables(result).items()
+    return [path, *(write_table(folder / f"{name}.csv", rows) for name, rows in tables)]
 
 
 def write_figures(folder: Path, result: Measured) -> list[Path]:
@@ -92,12 +90,3 @@ def _named(result: Measured, row: Row) -> Row:
         "category": result.scored.categories[row["category_id"]],
         **row,
     }
-
-
-def _write_csv(path: Path, rows: Sequence[Row]) -> Path:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    return path

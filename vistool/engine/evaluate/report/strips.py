@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-import cv2
 import numpy as np
 
 from vistool.engine.evaluate.report.content import Measured
+from vistool.errors import DataError
 from vistool.formats.masks.rle import decode_mask
+from vistool.formats.video.frame_files import read_frame
 from vistool.metrics.errors.diagnosis import FalsePositive, TruthVerdict
 from vistool.rendering.film_strip import StripFrame, chosen_frames, film_strip
 from vistool.rendering.page import Link, Picture
@@ -95,9 +96,11 @@ class StripMaker:
         )
 
     def _image(self, video_id: int, place: int) -> np.ndarray | None:
-        file = self._result.picture(video_id, place)
-        image = None if file is None else cv2.imread(str(file))
-        return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        files = self._result.pictures(video_id)
+        try:
+            return read_frame(files, place) if place < len(files) else None
+        except DataError:
+            return None
 
     def picture_link(self, video_id: int, place: int) -> Link | None:
         """A link from the page to the picture of a frame; None if there is no picture."""
