@@ -24,10 +24,10 @@ from vistool.errors import OutOfMemoryError
 from vistool.signals import ended_by_signals
 
 DEBUG = "--debug"
-# Bytes of address space: below, loading torch or OpenCV ends the process. With one thread on CPUs
-# `predict` ran with 1.2 GB, with two with 1.5 GB.
+# Bytes of address space. With less, the process ends when torch or OpenCV is loaded. On CPUs,
+# `predict` needed 1.2 GB with one thread and 1.5 GB with two.
 LEAST_MEMORY = 1_500_000_000
-# What needs less memory, by command.
+# Hints to reduce memory, by command.
 LESS_MEMORY = {
     "predict": "a smaller --size, --clip-length or --batch needs less",
     "eval": "fewer --workers, or a smaller --size or --batch, need less",
@@ -50,7 +50,7 @@ class Commands(TyperGroup):
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names may not be valid UTF-8
             sys.stdout.reconfigure(errors="backslashreplace")
         command = next((word for word in words if not word.startswith("-")), "")
-        warnings.filterwarnings("ignore", module="PIL")  # of damaged pictures; we say it in a line
+        warnings.filterwarnings("ignore", module="PIL")  # damaged pictures: we print our own line
         with friendly_errors(
             debug=DEBUG in options,
             less_memory=LESS_MEMORY.get(command, "close other programs, or take a smaller input"),
@@ -69,7 +69,7 @@ class Commands(TyperGroup):
 
 
 def _refuse_too_little_memory() -> None:
-    """Raises: OutOfMemoryError where libraries would crash as they are loaded."""
+    """Raises: OutOfMemoryError if libraries would crash while they are loaded."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
@@ -148,9 +148,9 @@ def main() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Let streams that the process was started without lead nowhere.
+    """Open missing standard streams on the null device.
 
-    Else the next file to be opened would get the number of one, and all that is said with it.
+    Otherwise the next opened file would get the number of a stream, and the messages written to it.
     """
     for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
         if getattr(sys, name) is None:

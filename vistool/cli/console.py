@@ -22,7 +22,7 @@ from vistool.errors import (
 from vistool.progress import OnProgress, silent
 from vistool.signals import INTERRUPTED
 
-# Options of other programs, and what to do here.
+# Options of other programs, and hints to the ones of vistool.
 OTHER_NAMES = {
     "--epochs": "a training is counted in steps: --set steps=2000",
     "--lr": "the learning rate: --set learning_rate=1e-4",
@@ -45,7 +45,7 @@ def friendly_errors(*, debug: bool = False, less_memory: str = "") -> Iterator[N
 
     Args:
         debug: show the traceback of expected failures as well.
-        less_memory: a few words on what would need less memory.
+        less_memory: a hint to reduce memory.
     """
     try:
         yield
@@ -81,7 +81,7 @@ def report_interrupt(interrupt: BaseException) -> NoReturn:
 
 
 def say(text: str) -> None:
-    """Print one line on stderr, above the progress bar if there is one; unprintables become ?."""
+    """Print one line on stderr, above the progress bar; control characters become ?."""
     sys.stderr.write("\n".join(map(visible, text.split("\n"))) + "\n")
 
 

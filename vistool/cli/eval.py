@@ -222,8 +222,8 @@ def _compare(
 
 
 ALL_SCORES = (
-    "HOTA, identities, J and F count every predicted track, whatever its score; --conf 0.5 counts "
-    "those that `vistool predict` reports"
+    "HOTA, identities, J and F count predicted tracks of any score; with --conf 0.5, only tracks "
+    "that `vistool predict` reports"
 )
 
 

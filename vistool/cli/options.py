@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-Replace = Annotated[
-    bool, typer.Option("--exist-ok", help="Replace what is there already by that name.")
-]
+Replace = Annotated[bool, typer.Option("--exist-ok", help="Replace existing files of that name.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 Frames = Annotated[

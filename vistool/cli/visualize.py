@@ -124,7 +124,7 @@ def visualize(
 
 
 def _place(named: Path | None, usual: Path, exist_ok: bool, *suffixes: str) -> Path:
-    """Where a figure goes. Raises: UsageError, before anything is read."""
+    """The path of a figure. Raises: UsageError, before anything is read."""
     from vistool.engine.draw.sheets import require_suffix
     from vistool.formats.files import free_path, refuse_existing
 

@@ -107,8 +107,8 @@ def view_results(
 def save_results(view: ResultsView, output: Path, *, exist_ok: bool = False) -> Path:
     """Write one figure of frames and lanes as .png, or a page with a table of the tracks as .html.
 
-    Args: exist_ok: replace a figure that is there already.
-    Raises: UsageError for another suffix, or for a figure that is there already.
+    Args: exist_ok: replace an existing figure.
+    Raises: UsageError for another suffix, or if the figure exists already.
     """
     require_suffix(output, *RESULTS_SUFFIXES)
     refuse_existing(output, exist_ok=exist_ok)

@@ -169,8 +169,8 @@ def require_suffix(output: Path, *suffixes: str) -> None:
 def save_sheet(sheet: Sheet, output: Path, *, exist_ok: bool = False) -> list[Path]:
     """Write one PNG; if `output` has no suffix, write one PNG per row into that folder.
 
-    Args: exist_ok: replace a picture that is there already.
-    Raises: UsageError for another suffix, or for what is there already.
+    Args: exist_ok: replace existing pictures.
+    Raises: UsageError for another suffix, or if a picture exists already.
     """
     require_suffix(output, *SHEET_SUFFIXES)
     if output.suffix:

@@ -153,7 +153,7 @@ def check_submission(path: Path, *, exist_ok: bool) -> None:
 
 
 def write_submission(path: Path, predictions: Predictions) -> None:
-    """Write a zip with results.json at its top; the predictions have been checked already."""
+    """Write a zip with results.json at its top level."""
     results = path.with_name(f".{path.stem}-{RESULTS}")
     try:
         write_results(results, predictions.results)
@@ -183,13 +183,13 @@ def new_folder(
     if stem == Path(RESULTS).stem:  # every run has that name
         stem = predictions.path.resolve().parent.name
     name = name_of(dataset)
-    # A run of a model is named after the data set already.
+    # The folder of a model's run has the name of the data set already.
     stem = stem if stem.startswith(f"{name}-") else f"{name}-{stem}"
     return new_run_folder(parent, stem, exist_ok=exist_ok)
 
 
 def name_of(dataset: DataSet) -> str:
-    """The name for output folders: a folder's name and the stem of an annotation file in it."""
+    """The data set's name in run folders: its folder, and the stem of its annotation file."""
     path = dataset.path.resolve()
     return f"{path.parent.name}-{path.stem}" if path.is_file() else path.name
 
