@@ -31,6 +31,7 @@ from vistool.annotations.mots import LONGEST, read_mots
 from vistool.annotations.predicted_masks import with_predicted_lengths
 from vistool.annotations.problems import Problem
 from vistool.annotations.results_check import check_results
+from vistool.config import VisTRPipeline
 from vistool.data.warping import project, shrunk
 from vistool.engine.distributed import Processes
 from vistool.engine.evaluate import run_model
@@ -338,3 +339,12 @@ def test_processes_agree_and_end_together(rank: int, monkeypatch: pytest.MonkeyP
     else:
         assert isinstance(ended.value, SystemExit)
         assert ended.value.code == DataError.exit_code
+
+
+def test_the_sizes_of_vistrs_training_are_those_of_its_code() -> None:
+    """The numbers of `make_coco_transforms` in its datasets/ytvos.py, for R-50."""
+    pipeline = VisTRPipeline()
+    scales = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768)
+    assert (pipeline.first_short_sides, pipeline.first_long_side) == (scales, 800)
+    assert (pipeline.crop_short_sides, pipeline.crop_sides) == ((400, 500, 600), (384, 600))
+    assert (pipeline.short_side, pipeline.long_side) == (300, 540)
