@@ -1,12 +1,12 @@
-"""How many small faults the tests notice: mutants of vistool/, a seeded sample in equal shares.
+"""Mutation testing: count the small faults in vistool/ that the tests detect, on a seeded sample.
 
     pip install coverage
     nice python -m benchmarks.mutants WORK --count 400 --seed 16
 
-WORK gets a clone of the project, `lines/` (which tests run which line, from one run of the default
-suite) and `log.jsonl`, one line for each mutant. Started again, it goes on from there. A
-survivor that was read by hand and changes no behaviour is marked in the log with a field
-`"equivalent": "why"`; it then counts neither way.
+WORK gets a clone of the project, `lines/` (the tests that run each line, from one run of the
+default suite) and `log.jsonl`, one line per mutant. An interrupted command continues when it is
+started again. Undetected mutants that do not change behaviour are marked by hand in the log, with a
+field `"equivalent": "why"`; they are then left out of the count.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = "vistool"
-IMPORTED = ""  # the coverage context of what runs when a module is imported
-LONGEST = 150.0  # seconds of tests for a mutant, by their durations in the first run
-PATIENCE = 60.0  # seconds that a mutant's tests may take beyond ten times what they took
+IMPORTED = ""  # the coverage context of lines that run when a module is imported
+LONGEST = 150.0  # seconds of tests per mutant, from their durations in the first run
+PATIENCE = 60.0  # seconds that a mutant's tests may take beyond ten times their first duration
 
 SWAPS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
     ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
     ast.In: ast.NotIn, ast.NotIn: ast.In,
 }  # fmt: skip
-# In a program that a test starts: it records its own lines for the test that started it.
+# Runs in programs that a test starts, which record their lines for that test.
 CHILD = """
 import atexit, os
 if "MUTANTS_DATA" in os.environ:
@@ -63,10 +63,10 @@ class Mutant:
     kind: str
     start: int  # bytes of the file that are replaced
     end: int
-    text: str  # what stands there instead
+    text: str  # the replacement
 
 
-# --- making them ----------------------------------------------------------------------------------
+# --- making mutants -------------------------------------------------------------------------------
 
 
 def mutants_of(file: str, source: str) -> list[Mutant]:
@@ -84,7 +84,7 @@ def mutants_of(file: str, source: str) -> list[Mutant]:
 
 
 def _mutable(node: ast.AST) -> Iterator[Any]:
-    """Nodes without those of annotations, decorators and texts."""
+    """All nodes except those of annotations, decorators and texts."""
     skipped = {"annotation", "returns", "decorator_list", "type_params"}
     if isinstance(node, ast.JoinedStr):
         return
@@ -133,7 +133,7 @@ def _changed(node: ast.AST, **fields: Any) -> str:
 
 
 def sample(root: Path, count: int, seed: int) -> list[Mutant]:
-    """Equal shares by folder of the package; each beginning of the list has equal shares, too."""
+    """A sample with equal numbers from every folder of the package, also in its first part."""
     chance = random.Random(seed)
     by_folder: dict[str, list[Mutant]] = defaultdict(list)
     for path in sorted((root / PACKAGE).rglob("*.py")):
@@ -149,7 +149,7 @@ def sample(root: Path, count: int, seed: int) -> list[Mutant]:
 
 
 class _Recorder:
-    """A pytest plugin: tells coverage which test, or which shared fixture, is running."""
+    """A pytest plugin that gives coverage the name of the running test or shared fixture."""
 
     def __init__(self, recording: Any) -> None:
         self.recording = recording
@@ -168,7 +168,7 @@ class _Recorder:
             self.seconds[item.nodeid] = time.perf_counter() - begun
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        if report.failed:  # without a mutant, so it tells nothing of one
+        if report.failed:  # fails without a mutant, so it cannot detect one
             self._failed.add(report.nodeid)
 
     def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
@@ -196,7 +196,7 @@ def _name(fixture: Any) -> str:
 
 
 def record(root: Path, work: Path) -> dict[str, Any]:
-    """Run the default suite once, a file of tests at a time; one that is recorded stays so."""
+    """Run the default suite once, one test file at a time; recorded files are not run again."""
     (work / "lines").mkdir(exist_ok=True)
     (work / "children").mkdir(exist_ok=True)
     (work / "children" / "sitecustomize.py").write_text(CHILD)
@@ -247,7 +247,7 @@ def _record_part(root: Path, work: Path, part: Path, place: Path) -> None:
 
 
 class Tests:
-    """The tests of each line, the quickest first."""
+    """The tests of each line, the fastest first."""
 
     def __init__(self, root: Path, found: dict[str, Any]) -> None:
         self.root, self.seconds = root, found["seconds"]
@@ -258,7 +258,7 @@ class Tests:
                 self._of_fixture[fixture].add(test)
 
     def of(self, mutant: Mutant) -> list[str]:
-        """Those that run its line; of a line that runs at import, those that use its name."""
+        """The tests that run a mutant's line, or use the names of a line that runs at import."""
         here = self._lines.get(mutant.file, {})
         contexts = set(here.get(str(mutant.line), []))
         tree = ast.parse((self.root / mutant.file).read_text())
@@ -276,7 +276,7 @@ class Tests:
         return tests.union(*(self._of_fixture[name] for name in contexts))
 
     def _users(self, names: list[str]) -> set[str]:
-        """Contexts of the lines that name what a statement of a module or class defines."""
+        """The contexts of lines that use a name defined by a statement of a module or class."""
         if not names:
             return set()
         word = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")
@@ -303,7 +303,7 @@ def _defined_at(tree: ast.AST, line: int) -> list[str]:
 
 
 def _compiled(tree: ast.Module, line: int) -> list[str]:
-    """The functions of a module, if numba compiles the one that a line belongs to."""
+    """All functions of a module if numba compiles the one that contains the line; else none."""
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     for node in functions:
         marks = " ".join(map(ast.unparse, node.decorator_list))
@@ -312,11 +312,11 @@ def _compiled(tree: ast.Module, line: int) -> list[str]:
     return []
 
 
-# --- running them ---------------------------------------------------------------------------------
+# --- running mutants ------------------------------------------------------------------------------
 
 
 def try_out(root: Path, mutant: Mutant, tests: Tests, work: Path) -> dict[str, Any]:
-    """Run a mutant's tests, in a copy of this process that has the libraries loaded."""
+    """Run a mutant's tests in a fork of this process, which has the libraries loaded."""
     chosen, expected = [], 0.0
     covering = tests.of(mutant)
     for test in covering:
@@ -329,7 +329,7 @@ def try_out(root: Path, mutant: Mutant, tests: Tests, work: Path) -> dict[str, A
     path = root / mutant.file
     original, stat = path.read_bytes(), path.stat()
     path.write_bytes(original[: mutant.start] + mutant.text.encode() + original[mutant.end :])
-    # a time of its own, by which Python and numba know that what they have compiled is old
+    # a new file time, so that Python and numba do not use their old compiled code
     os.utime(path, (stat.st_mtime, random.randrange(10**8, 10**9)))
     begun = time.monotonic()
     try:
@@ -350,7 +350,7 @@ def try_out(root: Path, mutant: Mutant, tests: Tests, work: Path) -> dict[str, A
 
 
 def _pytest(tests: list[str], report: Path, seconds: float) -> int | None:
-    """Exit status of pytest in a fork, None if it takes too long."""
+    """The exit status of pytest in a fork; None if it takes too long."""
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -384,7 +384,7 @@ def _end_group(leader: int) -> None:
 
 
 def _copy(work: Path) -> Path:
-    """The committed files, in a folder of their own."""
+    """Clone the committed state into a folder."""
     root = work / "copy"
     if not root.exists():
         subprocess.run(["git", "clone", "-q", ".", str(root)], check=True)
@@ -392,7 +392,7 @@ def _copy(work: Path) -> Path:
 
 
 def interval(killed: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
+    """Wilson's 95 % confidence interval of a share."""
     z = 1.96
     middle, spread = killed + z**2 / 2, z * math.sqrt(killed * (count - killed) / count + z**2 / 4)
     return (middle - spread) / (count + z**2), (middle + spread) / (count + z**2)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.made_data import make_pictures
+from tests.made_eval import make_set
 from tests.test_predict_command import make_video, vistool
 from tests.untrained import save_untrained
 from vistool.formats.tables import read_table
@@ -88,3 +92,42 @@ def test_no_class_name_is_a_formula_in_the_table(tmp_path: Path, weights: Path) 
     assert shown
     assert shown <= {f"'{name}" for name in CLASSES}
     assert {row["class"] for row in read_table(run / "tracks.csv")} <= set(CLASSES)
+
+
+@pytest.fixture
+def odd_folder(tmp_path: Path) -> Path:
+    """Of a name that is no UTF-8, with a line break and a command for terminals in it."""
+    folder = tmp_path / os.fsdecode(b"d\xff\n\x1b[2J\xe9")
+    folder.mkdir()
+    return folder
+
+
+def test_everything_works_below_a_folder_of_any_name(tmp_path: Path, odd_folder: Path) -> None:
+    """Pictures are written elsewhere first: OpenCV cannot write there."""
+    truth = make_set(tmp_path / "set", lengths=(2, 2), frames=True)
+    (tmp_path / "pictures").mkdir()
+    make_pictures(tmp_path / "pictures", 3)
+    make_video(tmp_path / "one.mp4", 4)
+    for name in ("set", "pictures", "one.mp4"):
+        shutil.move(tmp_path / name, odd_folder / name)
+    save_untrained(odd_folder / "w.safetensors", ("cat", "dog"), 5)
+    truth = odd_folder / "set" / truth.name
+    video, model, runs = (odd_folder / name for name in ("one.mp4", "w.safetensors", "runs"))
+    commands: list[tuple[str | Path, ...]] = [
+        ("predict", video, "-m", model, "-o", runs, "--conf", "0", "--save", "csv,jsonl,davis"),
+        ("render", video, runs / "one", "-o", odd_folder / "drawn.mp4"),
+        ("visualize", runs / "one", "-o", odd_folder / "sheet.png"),
+        ("visualize", truth, "-o", odd_folder / "labels.png"),
+        ("data", "check", odd_folder / "pictures" / "pictures.json", "--json"),
+        ("data", "split", truth, "--fraction", "0.5", "-o", odd_folder / "parts"),
+        ("data", "convert", truth, "--to", "davis", "-o", odd_folder / "davis"),
+        ("data", "convert", truth, "--to", "mots", "-o", odd_folder / "mots"),
+        ("eval", truth, "-m", model, "-o", odd_folder / "eval", "--json"),
+        ("weights", "show", model),
+    ]
+    for command in commands:
+        done = vistool(*command)
+        assert done.exit_code == 0, (command, done.stderr, done.exception)
+        assert "\x1b" not in done.stderr
+    for file in odd_folder.rglob("*.json"):
+        json.loads(file.read_bytes())

@@ -335,7 +335,7 @@ def test_a_checkpoint_that_is_packed(refused: Refused, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(40_000_000))
-    assert "packed" in refused("read_checkpoint(path)", path)
+    assert "compressed" in refused("read_checkpoint(path)", path)
 
 
 def test_a_checkpoint_whose_tensors_repeat_one_number(refused: Refused, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import zipfile
 from concurrent.futures import Future
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import distributed
 
 from tests.conftest import MakeVideo, draw_shapes
 from tests.made_data import make_pictures
@@ -22,6 +24,7 @@ from tests.made_training import settings
 from tests.processes import PATIENCE, Start
 from tests.test_predict_command import make_video as make_short_video
 from tests.test_predict_command import vistool
+from tests.test_report import report, written
 from tests.untrained import save_untrained
 from vistool.annotations.alignment import MIN_MASKS, REACH, FitSum
 from vistool.annotations.mots import LONGEST, read_mots
@@ -29,6 +32,7 @@ from vistool.annotations.predicted_masks import with_predicted_lengths
 from vistool.annotations.problems import Problem
 from vistool.annotations.results_check import check_results
 from vistool.data.warping import project, shrunk
+from vistool.engine.distributed import Processes
 from vistool.engine.evaluate import run_model
 from vistool.engine.predict.video import predict_opened
 from vistool.engine.train.checkpoint import CHECKPOINT, PREVIOUS
@@ -62,6 +66,7 @@ def test_a_clock_that_stands_still_goes_on_at_the_nominal_rate(make_video: MakeV
     assert all((frame.image == images[frame.index]).all() for frame in frames)
 
 
+NONE = "\N{EN DASH}"  # in a table
 CTRL_C = """
 import os, signal, sys, time
 from pathlib import Path
@@ -291,3 +296,45 @@ def test_overlaps_of_boxes_stay_in_their_range_where_boxes_are_empty() -> None:
     giou.sum().backward()
     assert first.grad is not None
     assert first.grad.isfinite().all()
+
+
+def test_the_page_says_what_each_wrong_prediction_was_meant_for(tmp_path: Path) -> None:
+    page = written(tmp_path / "report.html", report(name="a"))
+    rows = re.findall(r"<tr>(.*?)</tr>", page[page.index('<section id="false"') :], re.DOTALL)
+    cells = [re.findall(r"<td[^>]*>(?:<a[^>]*>)?([^<]*)", row) for row in rows[1:]]
+    assert cells[:3] == [
+        ["a 1", "1", "a", "0.800", "class", "track 1", "1.000"],
+        ["a 2", "0", "a", "0.700", "temporal extent", "track 0", "0.375"],  # 3 of 8 frames
+        ["a 2", "1", "other", "0.600", "background", NONE, NONE],
+    ]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_agree_and_end_together(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen from one of two, whose calls of torch are answered here; slow tests start both."""
+    met: list[DataError | None] = [None, None]
+    left: list[bool] = []
+
+    def gather(everyone: list[Any], _: object) -> None:
+        everyone[:] = met
+
+    def broadcast(values: list[Any]) -> None:
+        values[:] = ["the first one's"] if rank else values
+
+    monkeypatch.setattr(distributed, "all_gather_object", gather)
+    monkeypatch.setattr(distributed, "broadcast_object_list", broadcast)
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda: left.append(True))
+    processes = Processes(torch.device("cpu"), rank, 2)
+    assert processes.agree(lambda: "the first one's") == "the first one's"
+    assert processes.together(lambda: rank) == rank
+    assert processes.mine("abcde") == ("bd" if rank else "ace")
+    assert not left
+    met[1] = DataError("of the second")
+    with pytest.raises((DataError, SystemExit)) as ended:
+        processes.together(lambda: rank)
+    assert left == [True]
+    if rank == 0:
+        assert ended.value is met[1]  # told once, by the first
+    else:
+        assert isinstance(ended.value, SystemExit)
+        assert ended.value.code == DataError.exit_code

@@ -15,7 +15,7 @@ from vistool.annotations.dataset import DataSet
 from vistool.annotations.read import read_dataset
 from vistool.engine.tracked_video import TrackedVideo
 from vistool.errors import DataError, UsageError
-from vistool.formats.files import path_as_text
+from vistool.formats.files import path_as_text, text_as_path
 from vistool.formats.masks.rle import area
 from vistool.formats.results.files import (
     META,
@@ -175,11 +175,11 @@ def _open_source(source: Path | None, results: Path, meta: VideoMeta) -> VideoRe
     """Open the video of some results. Raises: DataError if it is not where it was."""
     if source is not None:
         return _open_as_before(source, meta)
-    stated = Path(meta.source)
-    beside = results.with_name(stated.name)
+    stated = text_as_path(meta.source)
+    beside = results.parent / stated.name
     # A relative place would be another one in every working directory.
     for place in (stated, beside) if stated.is_absolute() else (beside,):
-        if place.exists():
+        if stated.name and place.exists():
             return _open_as_before(place, meta)
     raise DataError(
         f"{meta.source}: the video of {results} is not there",
@@ -190,7 +190,7 @@ def _open_source(source: Path | None, results: Path, meta: VideoMeta) -> VideoRe
 def _open_as_before(source: Path, meta: VideoMeta) -> VideoReader:
     """Read a source the way in which it was predicted; a copy may be of another form."""
     if is_video_file(source):
-        is_same = source.absolute() == Path(meta.source)
+        is_same = source.absolute() == text_as_path(meta.source)
         return open_video(source, stream=meta.stream if is_same else None)
     if meta.files is None:
         return open_video(source)

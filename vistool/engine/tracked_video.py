@@ -27,7 +27,7 @@ from vistool.engine.writers import (
     write_overlay,
 )
 from vistool.errors import DataError, UsageError, VistoolError
-from vistool.formats.files import refuse_existing
+from vistool.formats.files import refuse_existing, text_as_path
 from vistool.formats.masks.rle import bounding_box, decode_mask
 from vistool.formats.results.files import META, RESULTS, Category, VideoMeta
 from vistool.formats.results.spool import SegmentationSpool
@@ -320,7 +320,7 @@ class TrackedVideo:
         """
         place, kinds = Path(folder), list(dict.fromkeys([*also, *(["overlay"] if overlay else [])]))
         check_kinds(kinds)
-        refuse_to_replace([Path(self.meta.source)], [place])
+        refuse_to_replace([text_as_path(self.meta.source)], [place])
         names = [RESULTS, META, *(name for kind in kinds for name in OUTPUTS[kind].names)]
         for name in names:
             refuse_existing(place / name, exist_ok=exist_ok)

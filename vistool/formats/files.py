@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -212,7 +213,8 @@ def encode_json(value: Any, *, indented: bool = False) -> bytes:
         text = msgspec.json.encode(value)
     except UnicodeEncodeError:
         simple = msgspec.to_builtins(value, builtin_types=(msgspec.Raw,))
-        text = json.dumps(simple, default=plain).encode("ascii")
+        indent = 2 if indented else None
+        return json.dumps(simple, default=plain, indent=indent).encode("ascii")
     return msgspec.json.format(text) if indented else text
 
 
@@ -223,6 +225,15 @@ def _refuse_constant(name: str) -> NoReturn:
 def path_as_text(path: Path) -> str:
     """A path as text for JSON; every byte of it that is not UTF-8 becomes \\udcXX."""
     return str(path).encode(errors="backslashreplace").decode()
+
+
+def text_as_path(text: str) -> Path:
+    """The path that `path_as_text` made a text of.
+
+    >>> text_as_path(path_as_text(Path("caf\\udce9.mp4"))) == Path("caf\\udce9.mp4")
+    True
+    """
+    return Path(re.sub(r"\\udc([89a-f][0-9a-f])", lambda m: chr(0xDC00 + int(m[1], 16)), text))
 
 
 def new_run_folder(parent: Path, stem: str, *, exist_ok: bool) -> Path:

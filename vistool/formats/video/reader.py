@@ -328,8 +328,8 @@ class _FramesReader(VideoReader):
         if self.value_range is None:
             self.value_range = low, high = self._source.limits()
             self.warnings.append(
-                f"{self.path}: {image.dtype} values; their range, {low:g} to {high:g}, becomes "
-                "black to white; --range LOW,HIGH chooses another"
+                f"{self.path}: {image.dtype} values; their range, from {low:g} to {high:g}, "
+                "becomes black to white; --range LOW,HIGH chooses another"
             )
         return stretched(image, self.value_range)
 
