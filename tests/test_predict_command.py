@@ -195,10 +195,9 @@ def test_sources_may_have_any_name(tmp_path: Path, weights: Path, to_stdout: boo
         sources = [Path(json.loads(line)["source"]).stem for line in lines]
         assert sources == [texts[0], texts[0], texts[1], texts[1]]
         return
-    folders = ["caf_", names[1]]  # names contain characters only
-    escaped = [name.encode("ascii", errors="backslashreplace").decode() for name in folders]
+    escaped = [name.encode("ascii", errors="backslashreplace").decode() for name in names]
     assert [Path(line).name for line in lines] == escaped
-    metas = [read_meta(tmp_path / "runs" / name / "meta.json") for name in folders]
+    metas = [read_meta(tmp_path / "runs" / name / "meta.json") for name in names]
     assert [Path(meta.source).stem for meta in metas] == texts
 
 

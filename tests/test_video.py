@@ -366,7 +366,7 @@ def test_sources_are_found(patterns: list[str], sources: list[str]) -> None:
         ("missing.mp4", "missing.mp4: no such file or folder"),
         ("", "empty name: no such file or folder"),
         ("papers", "papers: no frames and no videos in this folder"),
-        ("*.mp4", "none of the 0 matches is a video or a folder of frames"),
+        ("*.mp4", "no such file or folder, and nothing matches it"),
         ("papers/*", "none of the 1 matches"),
         ("walk/1.jpg", "walk/1.jpg: a single picture is not a video"),
         ("x" * 300, "File name too long"),
