@@ -131,7 +131,7 @@ def test_two_annotations_of_a_track_on_one_frame_are_an_error(tmp_path: Path) ->
     path = coco_video(make_video(tmp_path, 4))
     changed(path, lambda c: c["annotations"].append({**c["annotations"][0], "id": 99}))
     (problem,) = problems_of(path)
-    assert "annotation 99, index 6, image 10: track_id 0 has an annotation there" in str(problem)
+    assert "annotation 99, index 6, image 10: track_id 0 already has an annotation there" in str(problem)
 
 
 def test_ovis_occlusion_is_kept(tmp_path: Path) -> None:
