@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from tests.made_data import make_pictures
+from tests.made_data import make_pictures, make_video
 from vistool.annotations.label_maps import masks_of
 from vistool.errors import DataError, UsageError
 from vistool.formats.limits import PIXELS
@@ -43,6 +43,7 @@ from vistool.annotations.label_maps import masks_of_file
 from vistool.formats.pictures import displayed_size, read_picture
 from vistool.annotations.predicted_masks import read_predicted_masks, with_predicted_lengths
 from vistool.annotations.results_check import check_results
+from vistool.formats.results.files import read_results
 from vistool.formats.video.reader import open_video
 from vistool.models.checkpoints.safe_pickle import read_checkpoint
 
@@ -242,6 +243,27 @@ def test_a_label_picture_of_noise(refused: Refused, tmp_path: Path) -> None:
     stripes[::2] = 1
     Image.fromarray(stripes).save(path)
     assert "noise" in refused("fails(masks_of_file(path))", path)
+
+
+@pytest.mark.parametrize("key", ["images", "videos"])
+def test_pictures_of_an_annotation_file_that_are_nowhere(
+    refused: Refused, tmp_path: Path, key: str
+) -> None:
+    path = make_pictures(tmp_path, 1) if key == "images" else make_video(tmp_path, 2)
+    content = json.loads(path.read_text())
+    content[key][0] |= {"width": 100_000, "height": 100_000}
+    path.write_text(json.dumps(content))
+    assert "VISTOOL_MAX_PIXELS" in refused("read_dataset(path)", path)
+
+
+def test_a_mask_of_a_few_bytes(refused: Refused, tmp_path: Path) -> None:
+    mask = {"size": [16_000, 16_000], "counts": "P_Q^72"}
+    entry = {"video_id": 1, "category_id": 1, "score": 0.5, "segmentations": [mask]}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([entry]))
+    assert "a mask of 16000x16000 pixels" in refused("read_results(path)", path)
+    said = refused("fails([str(p) for p in check_results(path).problems])", path)
+    assert "a mask of 16000x16000 pixels" in said
 
 
 def test_a_zip_that_swells(refused: Refused, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from vistool.annotations.dataset import AnnotatedTrack, AnnotatedVideo, StatedBoxes
+from vistool.formats.limits import PIXELS
 from vistool.structures import Size
 
 
@@ -33,6 +34,8 @@ def video_of(entry: dict[str, Any], number: int) -> AnnotatedVideo:
     size = Size(number_of(entry, "height"), number_of(entry, "width"))
     if min(size) < 1 or stated < 1:
         raise EntryError("size", f"{size.width}x{size.height} pixels, {stated} frames")
+    if size.height * size.width > PIXELS.value:
+        raise EntryError("size", f"{size.width}x{size.height} are too many pixels", PIXELS.hint)
     ids = entry.get("exhaustive_category_ids") or []
     if not isinstance(ids, list) or not all(type(i) is int for i in ids):
         raise EntryError("exhaustive", f"exhaustive_category_ids {ids!r}, not a list of ids")

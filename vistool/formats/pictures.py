@@ -288,7 +288,8 @@ def _tiff_directories(file: BinaryIO) -> Iterator[dict[int, int]]:
             content = file.read(entry)
             tag, kind = struct.unpack_from(order + "HH", content)
             if kind in TIFF_NUMBERS:
-                (tags[tag],) = struct.unpack_from(order + TIFF_NUMBERS[kind], content, inline)
+                (value,) = struct.unpack_from(order + TIFF_NUMBERS[kind], content, inline)
+                tags[tag] = max(value, tags.get(tag, 0))  # of a tag that is there twice
         yield tags
 
 

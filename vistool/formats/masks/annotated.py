@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
-from vistool.formats.masks.rle import MAX_PIXELS, rle_fault
+from vistool.formats.masks.rle import MAX_PIXELS, most_pixels, rle_fault
 from vistool.structures import RLE, Size
 
 Outlines = tuple[tuple[np.ndarray, ...] | None, ...]  # polygons on each frame, [P, 2] x, y
@@ -32,7 +32,7 @@ def to_rle(segmentation: Any, size: Size) -> RLE | None:
     """
     if segmentation is None or segmentation == []:
         return None
-    if min(size) < 1 or size.height * size.width > MAX_PIXELS:
+    if min(size) < 1 or size.height * size.width > most_pixels():
         raise MaskError(f"a mask of {size.width}x{size.height} pixels")
     if isinstance(segmentation, list):
         return _from_polygons(segmentation, size)

@@ -6,10 +6,16 @@ import numpy as np
 from pycocotools import mask as coco
 
 from vistool.errors import DataError
+from vistool.formats.limits import PIXELS
 from vistool.structures import RLE, Size
 
-MAX_PIXELS = 1 << 28  # 16,384 x 16,384; larger masks are refused
+MAX_PIXELS = 1 << 28  # 16,384 x 16,384; the codes reach no further
 MAX_CHARACTERS = 6  # per run: 30 bits with the sign, enough for MAX_PIXELS
+
+
+def most_pixels() -> int:
+    """How many pixels a mask from outside may have."""
+    return min(MAX_PIXELS, PIXELS.value)
 
 
 def encode_mask(mask: np.ndarray) -> RLE:
@@ -88,7 +94,7 @@ def rle_fault(rle: RLE, size: Size) -> str:
     if tuple(rle["size"]) != tuple(size):
         return f"a mask of size {rle['size']}, expected [{size.height}, {size.width}]"
     pixels = size.height * size.width
-    if min(size) < 1 or pixels > MAX_PIXELS:
+    if min(size) < 1 or pixels > most_pixels():
         return f"a mask of {size.width}x{size.height} pixels"
     if len(rle["counts"]) > MAX_CHARACTERS * (pixels + 1):
         return "malformed mask, more runs than pixels"

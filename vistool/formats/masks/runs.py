@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 import numba
 import numpy as np
 
-from vistool.formats.masks.rle import MAX_CHARACTERS, MAX_PIXELS
+from vistool.formats.masks.rle import MAX_CHARACTERS, most_pixels
 from vistool.structures import RLE
 
 Loop = TypeVar("Loop", bound=Callable[..., object])
@@ -76,7 +76,7 @@ def decode_runs(masks: Sequence[RLE]) -> Runs:
     starts = np.zeros(len(masks) + 1, np.int64)
     areas = np.zeros(len(masks), np.int64)
     sound = np.zeros(len(masks), np.bool_)
-    if height > 0 and width > 0 and height * width <= MAX_PIXELS:
+    if height > 0 and width > 0 and height * width <= most_pixels():
         characters = np.frombuffer(codes, np.uint8)
         _decode(characters, ends, height * width, edges, starts, areas, sound)
         sound &= np.diff(ends) <= MAX_CHARACTERS * (height * width + 1)  # not all empty runs
