@@ -303,12 +303,12 @@ def tracking(videos: Sequence[VideoOverlaps]) -> Measure:
 
 
 def intervals(measure: Measure, count: int) -> Values:
-    """Of every number its value on all videos, and where 95 % of the samples lie."""
+    """Every number on all videos, with the interval of 95 % of the samples."""
     return spread(lambda draw: measure(draw(count)))
 
 
 def on_halves(measures: Mapping[str, Measure], sizes: Mapping[str, int]) -> Values:
-    """Of each half, and the mean of both."""
+    """The numbers of each half, and the mean of both."""
     values = {half: intervals(measures[half], sizes[half]) for half in measures}
 
     def both(draw: Callable[[int], np.ndarray]) -> dict[str, np.ndarray]:

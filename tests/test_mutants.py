@@ -258,7 +258,7 @@ def test_a_skipped_step_leaves_the_averaged_weights_as_they_were(
 
 
 def test_where_masks_would_fit_only_a_little_better_nothing_is_said() -> None:
-    """They are held against the best place within a step of where they are, on either side."""
+    """They are compared with the best place within a step of where they are, on either side."""
     for down, right in ((-1, 0), (0, -1), (1, 1), (0, 0)):
         for strength, is_shift in ((1.05, False), (1.2, True)):
             fit = np.zeros((2 * REACH + 1, 2 * REACH + 1))
