@@ -3,7 +3,7 @@
     python research/measure.py --model FILE --data FOLDER [--json FILE]
     python research/measure.py --table FILE.json...
 
-Every set is measured on the halves of `split.json`. What the model finds is mapped onto the ten
+Every set is measured on the halves of `split.json`. Predictions are mapped onto the ten
 classes that the first weights had, so that models of other classes compare; what is of none of them
 is left out. Of the model's own classes, AP50 on pictures is printed beside these. An interval holds
 95 % of the samples of the pictures or videos.
