@@ -39,6 +39,7 @@ from vistool.engine.predict.video import predict_opened
 from vistool.engine.train.checkpoint import CHECKPOINT, PREVIOUS
 from vistool.engine.train.train import train
 from vistool.errors import DataError
+from vistool.formats.files import atomic_folder
 from vistool.formats.video.reader import open_video
 from vistool.ops.boxes import box_giou, box_iou
 
@@ -72,6 +73,7 @@ CTRL_C = """
 import os, signal, sys, time
 from pathlib import Path
 import numpy as np
+from vistool.formats.files import atomic_folder
 from vistool.formats.video.reader import open_video
 from vistool.ops.boxes import box_giou, box_iou
 from vistool.formats.video.writer import VideoWriter
@@ -348,3 +350,31 @@ def test_the_sizes_of_vistrs_training_are_those_of_its_code() -> None:
     assert (pipeline.first_short_sides, pipeline.first_long_side) == (scales, 800)
     assert (pipeline.crop_short_sides, pipeline.crop_sides) == ((400, 500, 600), (384, 600))
     assert (pipeline.short_side, pipeline.long_side) == (300, 540)
+
+
+def test_a_folder_that_cannot_be_replaced_keeps_all_that_was_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "pictures"
+    (place / "sub").mkdir(parents=True)
+    own = ["mine.txt", "sub/notes.txt", "yours.txt"]
+    for name in ("old.png", *own):
+        (place / name).write_text("before")
+    rename, moves = Path.rename, iter(range(100))
+
+    def fails(self: Path, target: Path) -> Path:
+        if self.suffix == ".txt" and next(moves) == 2:  # the third of them that is taken over
+            raise PermissionError(13, "Permission denied", str(self))
+        return rename(self, target)
+
+    def replace() -> None:
+        with atomic_folder(place) as new:
+            (new / "sub").mkdir()
+            (new / "old.png").write_text("after")
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(PermissionError):
+        replace()
+    kept = {p.relative_to(place).as_posix(): p.read_text() for p in place.rglob("*") if p.is_file()}
+    assert kept == dict.fromkeys(("old.png", *own), "before")
+    assert list(tmp_path.iterdir()) == [place]
