@@ -100,7 +100,7 @@ def test_no_class_name_is_a_formula_in_the_table(tmp_path: Path, weights: Path) 
 
 @pytest.fixture
 def odd_folder(tmp_path: Path) -> Path:
-    """Of a name that is no UTF-8, with a line break and a command for terminals in it."""
+    """A folder whose name is not UTF-8, with a line break and a terminal command in it."""
     folder = tmp_path / os.fsdecode(b"d\xff\n\x1b[2J\xe9")
     folder.mkdir()
     return folder

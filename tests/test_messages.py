@@ -1,4 +1,4 @@
-"""Where people go wrong, and what they are told: the thing, and the way out."""
+"""Messages where people go wrong: each names the thing and the way out."""
 
 from __future__ import annotations
 
