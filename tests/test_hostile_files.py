@@ -7,13 +7,17 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from tests.conftest import encode_video
 from tests.made_data import make_pictures
 from tests.made_eval import make_set
 from tests.test_predict_command import make_video, vistool
 from tests.untrained import save_untrained
+from vistool.engine.writers import write_outputs
 from vistool.formats.tables import read_table
 
 CLASSES = ("=cmd()", "@dog")  # what a spreadsheet would run
@@ -96,7 +100,7 @@ def test_no_class_name_is_a_formula_in_the_table(tmp_path: Path, weights: Path) 
 
 @pytest.fixture
 def odd_folder(tmp_path: Path) -> Path:
-    """A name that is not UTF-8, with a line break and a terminal command in it."""
+    """A folder whose name is not UTF-8, with a line break and a terminal command in it."""
     folder = tmp_path / os.fsdecode(b"d\xff\n\x1b[2J\xe9")
     folder.mkdir()
     return folder
@@ -131,3 +135,27 @@ def test_everything_works_below_a_folder_of_any_name(tmp_path: Path, odd_folder:
         assert "\x1b" not in done.stderr
     for file in odd_folder.rglob("*.json"):
         json.loads(file.read_bytes())
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+def test_a_source_that_is_gone_before_it_is_drawn(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    video = make_video(tmp_path / "one.mp4", 4)
+
+    def later(*arguments: Any) -> None:
+        video.unlink()
+        if how == "replaced":
+            encode_video(video, np.zeros((4, 64, 112, 3), np.uint8))
+        write_outputs(*arguments)
+
+    monkeypatch.setattr("vistool.engine.predict.video.write_outputs", later)
+    options = ("-m", weights, "-o", tmp_path / "runs", "--conf", "0", "--save", "csv,cutouts")
+    done = vistool("predict", video, *options)
+    assert done.exit_code == 1
+    said = "is not there any more" if how == "deleted" else "112x64 pixels now"
+    assert f"cutouts: {video}: {said}" in done.stderr
+    assert f"overlay: {video}: {said}" in done.stderr
+    assert "the results of all 4 frames are in" in done.stderr
+    run = tmp_path / "runs" / "one"
+    assert {path.name for path in run.iterdir()} == {"results.json", "meta.json", "tracks.csv"}

@@ -207,6 +207,8 @@ class _FileReader(VideoReader):
     def _pictures(
         self, first: float, beyond: float
     ) -> Generator[tuple[float, np.ndarray | None], None, None]:
+        if not self.path.exists():
+            raise DataError(f"{self.path}: is not there any more")
         decoder = ffmpeg.Decoder(self.path, self._info.stream)
         self._decoders.append(decoder)
         clock, at_end = FrameClock(self.fps), False
@@ -216,6 +218,13 @@ class _FileReader(VideoReader):
                 if time >= beyond:
                     break
                 clock.add(time, stamp)
+                if image.shape[:2] != self.size:  # ffmpeg gives all frames the size of the first
+                    height, width = image.shape[:2]
+                    raise DataError(
+                        f"{self.path}: {width}x{height} pixels now, {self.size.width}x"
+                        f"{self.size.height} when it was opened",
+                        hint="was it replaced in between?",
+                    )
                 yield time, image if time >= first else None
             else:
                 at_end = True
