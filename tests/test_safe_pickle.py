@@ -107,7 +107,7 @@ def test_settings_of_the_training_are_read_as_plain_values(tmp_path: Path) -> No
     [
         (b"", "the file is empty"),
         (b"a letter, not a checkpoint", "neither a torch checkpoint nor a pickle"),
-        (b"<html>404</html>", "neither a torch checkpoint nor a pickle"),
+        (b"<html>404</html>", "a web page, not weights"),
         (b"PK\x03\x04" + b"\0" * 60, "neither a torch checkpoint nor a pickle"),
         (pickle.dumps([1, 2]), "contains a list, not named weights"),
         (pickle.dumps({"epoch": 3}), "no weights, only: epoch"),

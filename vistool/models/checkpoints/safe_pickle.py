@@ -11,6 +11,7 @@ import os
 import pickle
 import pickletools
 import re
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -123,6 +124,14 @@ def _pickled(data: bytes) -> object:
 
     The unpickler itself would allocate memory for any stated index.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # Python warns of odd escapes in the texts of a damaged file
+        return _checked(data)
+
+
+def _checked(data: bytes) -> object:
     for done, (instruction, argument, _) in enumerate(pickletools.genops(data)):
         if instruction.name.endswith("PUT") and (argument or 0) > done:
             raise pickle.UnpicklingError(f"place {argument} in a memory of {done} values")
