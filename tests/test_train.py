@@ -216,7 +216,7 @@ def test_a_run_is_resumed_with_its_own_settings_and_the_few_that_may_change(tmp_
     run = tmp_path / "run"
     with pytest.raises(KilledError):
         train(settings(tmp_path / "here", steps=3), run, on_step=dies_at(2))
-    with pytest.raises(UsageError, match="own settings"):
+    with pytest.raises(UsageError, match="uses the settings and the folder of the resumed run"):
         command(config=tmp_path / "other.toml", resume=run)
     with pytest.raises(UsageError, match="started with other settings: seed"):
         command(resume=run, overrides=["seed=9"])
