@@ -104,7 +104,7 @@ def test_results_of_pictures_are_told_by_their_own_words(tmp_path: Path) -> None
     path = tmp_path / "results.json"
     path.write_text(json.dumps([{"image_id": 77, "category_id": 3, "score": 0.5}]))
     problems = [str(problem) for problem in check_results(path, dataset).problems]
-    assert any("image_id 77 is none of the 1 images" in problem for problem in problems)
+    assert any("image_id 77 is not one of the data set's 1 images" in p for p in problems)
     assert not any("video_id" in problem for problem in problems)
 
 
