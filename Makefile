@@ -1,7 +1,10 @@
-# make demo   predict on a real clip with the shipped weights
-# make test   the tests
-# make check  format, lint, types, import contract
-# make fix    repair what can be repaired automatically
+# make demo       predict on a real clip with the shipped weights
+# make test       the quick tests
+# make test-slow  the slow tests: kills, worker processes, small trainings, pages in a browser. The
+#                 browser tests need chromium or google-chrome on the PATH, and torch.compile's needs
+#                 g++; they skip without them
+# make check      format, lint, types, import contract
+# make fix        repair what can be repaired automatically
 #
 # Nothing has to be done before: each sets up .venv with the versions of constraints.txt first.
 #
@@ -16,7 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --constraint constraints.txt
 
-.PHONY: demo test check fix
+.PHONY: demo test test-slow check fix
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -26,6 +29,9 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow -rs
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check

@@ -1,9 +1,9 @@
-"""Training clips a second that one process makes, and where its time goes.
+"""Training clips per second from one process, and the functions that take the most time.
 
 python benchmarks/data_speed.py CONFIG.toml --data FOLDER [--clip-lengths 1 2 5] [--seconds 5]
     [--set augment.paste_chance=0]
 
-One thread, as in a training's worker. Compare with the clips a second that the training takes.
+One thread is used, as in a training's worker. Compare with the clips per second of the training.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ import torch
 from msgspec.structs import replace
 
 from vistool.config import TrainConfig, apply_overrides, from_mapping, load_toml
-from vistool.data.batches import BatchSource
-from vistool.engine.train_setup import training_batches
+from vistool.data.batches import TrainingBatches
+from vistool.engine.train.setup import training_batches
 
-SHOWN = 8  # functions with the most time of their own
+SHOWN = 8  # functions in the list
 
 
-def draw(batches: BatchSource, number: int) -> None:
-    """One clip, as a worker hands it over: normalised, with its masks."""
+def draw(batches: TrainingBatches, number: int) -> None:
+    """Make one clip as a worker does: normalised, with its masks."""
     batches.make(number, range(1))
 
 
-def measure(batches: BatchSource, seconds: float) -> tuple[int, float]:
-    """Clips and the processor time they took; the same clips whatever the machine does."""
+def measure(batches: TrainingBatches, seconds: float) -> tuple[int, float]:
+    """The number of clips made and their processor time, about `seconds`."""
     begun, count = time.process_time(), 0
     while time.process_time() - begun < seconds:
         draw(batches, count)
@@ -39,8 +39,8 @@ def measure(batches: BatchSource, seconds: float) -> tuple[int, float]:
     return count, time.process_time() - begun
 
 
-def where_time_goes(batches: BatchSource, count: int) -> list[str]:
-    """Lines of share and name, of the functions with the most time of their own."""
+def where_time_goes(batches: TrainingBatches, count: int) -> list[str]:
+    """One line per function with the most own time: share, calls per clip, name."""
     profile = cProfile.Profile()
     profile.enable()
     for number in range(count):
@@ -75,7 +75,7 @@ def main() -> None:
         count, seconds = measure(batches, options.seconds)
         print(
             f"T={clip_length}: {count / seconds:.1f} clips/s, "
-            f"{1000 * seconds / count:.1f} ms a clip, "
+            f"{1000 * seconds / count:.1f} ms per clip, "
             f"{clip_length * count / seconds:.0f} pictures/s"
         )
         print("\n".join(where_time_goes(batches, min(count, 60))), flush=True)

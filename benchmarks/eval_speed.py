@@ -1,17 +1,17 @@
-"""How fast tracks are scored, against plain loops over pycocotools; at YouTube-VIS 2021's size.
+"""Evaluation speed of vistool and of plain loops over pycocotools, at YouTube-VIS 2021's size.
 
-    python -m benchmarks.eval_speed                 20 made videos, half a minute
-    python -m benchmarks.eval_speed --videos 421    the whole size, minutes: the loops take most
+    python -m benchmarks.eval_speed                 20 synthetic videos, half a minute
+    python -m benchmarks.eval_speed --videos 421    full size, minutes, mostly for the loops
 
-Videos of 30 frames of 1280x720 with 1 to 6 objects and 10 to 100 predicted tracks, near objects
-or anywhere; outlines are wavy as those of real masks. 40 videos differ, more are repetitions. Each
-side reads the same files in a process of its own and computes AP. Three things are measured:
+The videos have 30 frames of 1280x720, 1 to 6 objects, and 10 to 100 predicted tracks, near objects
+or anywhere. Outlines are wavy like those of real masks. At most 40 videos are different; others
+repeat them. Both programs read the same files in separate processes and compute AP. Measured are:
 
-* reading: the JSON files, and on our side the check of every mask in them;
-* AP: from masks in memory to the precision array, pairs of one category, as the official
-  evaluator does;
-* every pair: the overlap of every prediction with every object, as HOTA, the error breakdown and
-  our AP need it.
+* reading: reading the JSON files, and for vistool the check of every mask in them;
+* AP: from masks in memory to the precision array; the loops compare pairs of the same category
+  only, like the official evaluator;
+* every pair: the overlaps of all predictions with all objects, needed for HOTA, the error
+  breakdown and vistool's AP.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,15 @@ import numpy as np
 from pycocotools import mask as coco
 
 from tests.pairwise_ap import PairwiseAP, pair_iou
-from vistool.evaluation.overlaps import TruthTrack, overlaps_of_videos
-from vistool.evaluation.video_ap import evaluate_tracks
-from vistool.formats.detect import read_dataset
-from vistool.formats.results_check import check_results
+from vistool.annotations.dataset import AnnotatedTrack
+from vistool.annotations.read import read_dataset
+from vistool.annotations.results_check import check_results
+from vistool.metrics.ap import average_precision
+from vistool.metrics.overlaps import overlaps_of_videos
 
 HEIGHT, WIDTH, FRAMES, CATEGORIES = 720, 1280, 30, 40
-SHAPES = 6  # an outline is drawn anew so often in a track; between, it moves
-DIFFERENT = 40  # videos; with more, they are repeated under other ids
+SHAPES = 6  # number of outlines in a track; each one moves for some frames
+DIFFERENT = 40  # videos; more videos repeat them under other ids
 TRUTH, RESULTS = "truth.json", "results.json"
 VIDEOS_IN_VAL = 421
 
@@ -48,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=int, default=20)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)  # a process of its own
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)  # a separate process
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
@@ -56,9 +58,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="eval-speed-") as name:
         folder = Path(name)
-        made = make_files(folder, args.videos)
+        counts = make_files(folder, args.videos)
         measured = {side: run_side(side, folder) for side in SIDES}
-    report = {"made": made, "cores": os.cpu_count(), **measured}
+    report = {"made": counts, "cores": os.cpu_count(), **measured}
     difference = np.abs(np.subtract(measured["ours"].pop("ap"), measured["loops"].pop("ap"))).max()
     report["largest_difference"] = float(difference)
     print(json.dumps(report, indent=1) if args.json else table(report, args.videos))
@@ -109,30 +111,27 @@ def table(report: dict[str, Any], videos: int) -> str:
     return "\n".join(lines)
 
 
-# --- the two sides --------------------------------------------------------------------------------
+# --- the two programs -----------------------------------------------------------------------------
 
 
 def ours(folder: Path) -> dict[str, Any]:
     began = time.perf_counter()
-    nothing = [TruthTrack(1, 1, [blank()])], [{**PREDICTION, "segmentations": [blank()]}]
-    evaluate_tracks(*nothing, video_ids=[1], category_ids=[1])  # type: ignore[arg-type]
+    nothing = 1, [AnnotatedTrack(1, 1, [blank()])], [{**PREDICTION, "segmentations": [blank()]}]
+    average_precision(overlaps_of_videos([nothing]), category_ids=[1])
     start = time.perf_counter() - began
     with Timer() as reading:
         dataset = read_dataset(folder / TRUTH)
         results = check_results(folder / RESULTS, dataset).results
-    truth = [
-        TruthTrack(t.video_id, t.category_id, t.segmentations, t.is_crowd) for t in dataset.tracks
-    ]
-    ids = [video.id for video in dataset.videos]
     categories = [category.id for category in dataset.categories]
-    with Timer() as scoring:
-        ap = evaluate_tracks(truth, results, video_ids=ids, category_ids=categories)
-    peak = peak_mb()
-    by_video: dict[int, tuple[list[Any], list[Any]]] = {v: ([], []) for v in ids}
-    for track in truth:
-        by_video[track.video_id][0].append(track)
+    by_video: dict[int, tuple[list[Any], list[Any]]] = {v.id: ([], []) for v in dataset.videos}
+    for track in dataset.tracks:
+        by_video[track.video_id][0].append(replace(track, areas=None))
     for result in results:
         by_video[result["video_id"]][1].append(result)
+    with Timer() as scoring:
+        compared = overlaps_of_videos((v, *tracks) for v, tracks in by_video.items())
+        ap = average_precision(compared, category_ids=categories)
+    peak = peak_mb()
     with Timer() as pairs:
         for _ in overlaps_of_videos((v, *tracks) for v, tracks in by_video.items()):
             pass
@@ -175,7 +174,7 @@ PREDICTION = {"video_id": 1, "category_id": 1, "score": 0.5}
 
 
 class Timer:
-    """Wall clock and processor time of all threads."""
+    """Measures wall-clock time and the processor time of all threads."""
 
     def __enter__(self) -> Timer:
         self._began = time.perf_counter(), time.process_time()
@@ -194,11 +193,11 @@ def blank() -> dict[str, Any]:
     return compressed([HEIGHT * WIDTH])
 
 
-# --- made videos ----------------------------------------------------------------------------------
+# --- synthetic videos -----------------------------------------------------------------------------
 
 
 def make_files(folder: Path, videos: int) -> dict[str, Any]:
-    """Write truth.json and results.json; returns how much is in them."""
+    """Write truth.json and results.json. Returns: the numbers of tracks, and the size in MB."""
     annotations: list[dict[str, Any]] = []
     predictions = 0
     with (folder / RESULTS).open("w") as file:
@@ -230,7 +229,7 @@ def make_files(folder: Path, videos: int) -> dict[str, Any]:
 
 
 def make_video(rng: np.random.Generator) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """1 to 6 objects of one or two categories; three in five predictions are near one."""
+    """Tracks of 1 to 6 objects, and predictions, three fifths of which are near an object."""
     kinds = rng.integers(1, CATEGORIES + 1, 1 + (rng.random() < 0.3))
     objects = [Blob(rng) for _ in range(min(6, 1 + rng.poisson(1.6)))]
     labels = rng.choice(kinds, len(objects))
@@ -243,7 +242,7 @@ def make_video(rng: np.random.Generator) -> tuple[list[dict[str, Any]], list[dic
     for _ in range(rng.integers(10, 101)):
         if rng.random() < 0.6:
             place = rng.integers(len(objects))
-            blob, label = objects[place].like_it(rng), labels[place]
+            blob, label = objects[place].perturbed(rng), labels[place]
         else:
             blob, label = Blob(rng), rng.choice(kinds)
         if rng.random() < 0.3:
@@ -268,8 +267,8 @@ class Blob:
         self.heights = rng.exponential(0.15, len(self.waves)) / self.waves
         self.phases = rng.uniform(0, 2 * np.pi, len(self.waves))
 
-    def like_it(self, rng: np.random.Generator) -> Blob:
-        """A prediction of it."""
+    def perturbed(self, rng: np.random.Generator) -> Blob:
+        """A prediction of this object."""
         other = Blob(rng)
         other.radius = self.radius * np.exp(rng.normal(0, 0.1))
         other.centre = self.centre + rng.normal(0, 0.1 * self.radius, 2)

@@ -1,5 +1,4 @@
-"""Largest differences between vistool and what was recorded from the papers' code: IFC's, and
-VisTR's data.
+"""Largest differences between vistool and recordings of the papers' code (IFC, and VisTR's data).
 
 python -m benchmarks.parity    (from the repository's root; one CPU thread, float32)
 """
@@ -13,28 +12,34 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tests.recorded import formula_weights, published_shapes, recorded, recorded_json
+from tests.recorded import (
+    formula_weights,
+    in_our_names,
+    published_shapes,
+    recorded,
+    recorded_json,
+)
 from tests.test_criterion import TERMS, recorded_output, recorded_targets
-from tests.test_ifc import normalised, padded_batch, small_ifc, small_training_batch
+from tests.test_ifc import normalised, small_ifc, small_training_batch
 from tests.test_ifc_runs import CASES as VIDEOS
 from tests.test_ifc_runs import recorded_frames, segmented
 from tests.test_published_ifc import recorded_clip
-from tests.test_published_vistr import as_recorded, chained, recorded_rows
+from tests.test_published_vistr import as_recorded, chained, recorded_rows, stated_areas
+from tests.test_single_image import image_instances, recorded_pictures
 from tests.test_stitch import CASES as STITCHED
 from tests.test_stitch import Recorded
 from vistool.config import IFCConfig, ResNetConfig
+from vistool.criterion.ifc_criterion import IFCCriterion
 from vistool.criterion.losses import LAYER
 from vistool.criterion.matcher import match_scores
-from vistool.criterion.set_criterion import SetCriterion
 from vistool.models import build_model
-from vistool.models.presets import preset
-from vistool.models.published import IFC_LEFT_OUT, IFC_NAMES, rename, rename_key
-from vistool.models.weights import load_exactly
-from vistool.ops.masks import resize_masks
+from vistool.models.checkpoints.files import load_exactly
+from vistool.models.checkpoints.names import IFC_NAMES, rename_key
+from vistool.models.checkpoints.presets import preset
+from vistool.ops.boxes import resize_masks
 from vistool.ops.pixels import normalise
 from vistool.structures import FrameTracks, Size
 from vistool.tracking.postprocess import masks_at, results_multi_class, results_single_class
-from vistool.tracking.single_image import image_instances
 from vistool.tracking.stitch import TrackStitcher
 
 # Quantity, our name, the recording's name.
@@ -47,7 +52,7 @@ HEADS = (
 class Row(NamedTuple):
     recording: str
     quantity: str
-    pairs: list[tuple[Tensor, Tensor]]  # found, recorded
+    pairs: list[tuple[Tensor, Tensor]]  # vistool's, recorded
 
 
 def training_forward() -> Iterator[Row]:
@@ -77,7 +82,7 @@ def full_models() -> Iterator[Row]:
         classes = tuple(f"class{k}" for k in range(40))
         model = build_model(IFCConfig(class_names=classes, backbone=backbone))
         weights = formula_weights(published_shapes(section), config["seed"], config["stem_scale"])
-        load_exactly(model, rename(weights, IFC_NAMES, IFC_LEFT_OUT), where=name)
+        load_exactly(model, in_our_names(weights, IFC_NAMES), where=name)
         out = model.eval()(normalised(case["in.clip"], config)[None])
         yield Row(name, "class logits", [(out.class_logits, case["out.pred_logits"])])
         yield Row(name, "mask logits", [(out.mask_logits, case["out.pred_masks"])])
@@ -95,7 +100,7 @@ def losses() -> Iterator[Row]:
             scores.append((found, record[f"cost.{place}.video{video}"]))
     yield Row("small_losses", "match scores", scores)
     terms = []
-    for key, value in SetCriterion()(output, targets).items():
+    for key, value in IFCCriterion()(output, targets).items():
         term = LAYER.sub("", key)
         name = TERMS[term] + key.removeprefix(term)
         terms.append((value, torch.tensor(about["losses_unweighted"][name])))
@@ -105,7 +110,7 @@ def losses() -> Iterator[Row]:
 
 @torch.enable_grad()
 def gradients(record: dict[str, Tensor]) -> Iterator[Row]:
-    model, criterion = small_ifc(), SetCriterion()
+    model, criterion = small_ifc(), IFCCriterion()
     pixels, padded = small_training_batch()
     terms = criterion(model(pixels, padded, auxiliary=True), recorded_targets())
     criterion.total(terms).backward()
@@ -119,7 +124,7 @@ def gradients(record: dict[str, Tensor]) -> Iterator[Row]:
 
 
 def mean_logits(frames: list[FrameTracks], expected: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the tracks on their frames; 0 where the recording, too, has none."""
+    """The mask logits of tracks; 0 on frames where both vistool and the recording have none."""
     found = torch.full_like(expected, torch.nan)
     for frame in frames:
         rows = torch.tensor(frame.track_ids, dtype=torch.int64) - 1
@@ -166,7 +171,7 @@ def whole_videos() -> Iterator[Row]:
         frames = [frame.tracks for frame in seen if frame.tracks is not None]
         logits.append(mean_logits(frames, record[f"v{number}.avg_logits"]))
         results = results_multi_class if about["multi_cls"] else results_single_class
-        found = [result.score for result in results(segmenter.class_probs())]
+        found = [score for _, _, score in results(segmenter.class_probs())]
         scores.append((torch.tensor(found), record[f"v{number}.scores"]))
         size = (about["out_h"], about["out_w"])
         masks.append(drawn_pixels(frames, size, record[f"v{number}.track_masks"]))
@@ -176,22 +181,16 @@ def whole_videos() -> Iterator[Row]:
 
 
 def single_images() -> Iterator[Row]:
-    case, config = recorded("ifc/small_coco_image"), recorded_json("ifc/small_meta")["config"]
-    pictures = [case[f"im{i}.in"] for i in (0, 1)]
-    pixels, padded = padded_batch([normalised(p[None], config) for p in pictures])
-    output = small_ifc()(pixels, padded)
+    case = recorded("ifc/small_coco_image")
+    pictures, output, canvas = recorded_pictures()
     found = [
         image_instances(
-            output,
-            i,
-            canvas=Size(*pixels.shape[-2:]),
-            size=Size(*picture.shape[-2:]),
-            original=Size(*case[f"im{i}.masks"].shape[-2:]),
+            output, i, canvas, Size(*picture.shape[-2:]), Size(*case[f"im{i}.masks"].shape[-2:])
         )
         for i, picture in enumerate(pictures)
     ]
-    for quantity, value in (("scores", "scores"), ("boxes", "boxes_xyxy"), ("masks", "masks")):
-        pairs = [(getattr(f, value), case[f"im{i}.{quantity}"]) for i, f in enumerate(found)]
+    for quantity in ("scores", "boxes", "masks"):
+        pairs = [(of_one[quantity], case[f"im{i}.{quantity}"]) for i, of_one in enumerate(found)]
         yield Row("small_coco_image", quantity, pairs)
 
 
@@ -223,8 +222,8 @@ def vistr_clips() -> Iterator[Row]:
     for chain in ("plain", "geom"):
         parts: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for index in (sample["index"] for sample in samples):
-            rows = chained(recorded_rows(index), chain)
-            found = as_recorded(rows)
+            rows, areas = chained(recorded_rows(index), stated_areas(index), chain)
+            found = as_recorded(rows, areas)
             found["img"] = normalise(torch.from_numpy(rows.frames.copy()), pixels).flatten(0, 1)
             for name, value in found.items():
                 parts[name].append((value, expected[f"{chain}.{index}.{name}"]))
@@ -247,8 +246,11 @@ def main() -> None:
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """Bytes and pixels: how many differ. Numbers: the largest difference, and relative to the
-    largest value of its own tensor."""
+    """The cells of a row.
+
+    For bytes and pixels: how many differ. For numbers: the largest absolute difference, and the
+    largest one relative to its tensor's largest value.
+    """
     pairs = [(a.double(), b.double()) for a, b in row.pairs if b.numel()]
     if not row.pairs[0][1].is_floating_point():
         unlike = sum(int((a != b).sum()) for a, b in pairs)
@@ -256,7 +258,7 @@ def cells(row: Row) -> tuple[str, ...]:
         return (row.recording, row.quantity, "", f"{unlike} of {count} differ", "")
     sizes = [b.abs().max().item() for _, b in pairs]
     apart = [(a - b).abs().max().item() for a, b in pairs]
-    relative = max(d / s for d, s in zip(apart, sizes, strict=True))
+    relative = max((d / s for d, s in zip(apart, sizes, strict=True) if s), default=0.0)
     numbers = (f"{max(sizes):.3g}", f"{max(apart):.1e}", f"{relative:.1e}")
     return (row.recording, row.quantity, *numbers)
 

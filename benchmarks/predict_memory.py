@@ -3,10 +3,9 @@
 python benchmarks/predict_memory.py [--model FILE | --random PRESET] [--frames 200 2000]
     [-- MORE PREDICT OPTIONS]
 
---random takes a published architecture with random weights, such as vistr-r50, so that nothing has
-to be downloaded; its masks mean nothing. Without either, a small random model is used, whose
-queries mostly find something: many tracks, most of them short, and many masks, which is the hard
-case.
+--random uses a published architecture, such as vistr-r50, with random weights, so that nothing must
+be downloaded; its masks are meaningless. Without --model and --random, a small random model is used
+whose queries mostly predict an instance. It has many masks and many short tracks, the hard case.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vistool.formats.video_writer import VideoWriter
+from vistool.formats.video.writer import VideoWriter
 from vistool.structures import Size
 
 SIZE = Size(360, 640)
@@ -29,7 +28,7 @@ ALLOWED = 60  # MB between the two
 
 
 def make_video(path: Path, length: int) -> None:
-    """Noise in which squares move; H.264, 25 frames a second."""
+    """Write squares that move over noise; H.264, 25 frames per second."""
     noise = np.random.default_rng(0).integers(0, 120, (*SIZE, 3), dtype=np.uint8)
     with VideoWriter(path, SIZE, fps=25.0) as writer:
         for frame in range(length):
@@ -41,13 +40,13 @@ def make_video(path: Path, length: int) -> None:
 
 
 def make_model(path: Path, name: str | None) -> None:
-    """Random weights of a preset, or of a small IFC whose masks jump from clip to clip."""
+    """Write random weights of a preset, or of a small IFC whose masks jump from clip to clip."""
     import torch
 
     from vistool.config import IFCConfig, ResNetConfig
     from vistool.models import build_model
-    from vistool.models.presets import preset
-    from vistool.models.weights import save_model
+    from vistool.models.checkpoints.files import save_model
+    from vistool.models.checkpoints.presets import preset
 
     torch.manual_seed(0)
     if name is not None:
@@ -70,7 +69,7 @@ def make_model(path: Path, name: str | None) -> None:
 
 
 def peak_memory(command: list[str]) -> float:
-    """MB resident at the most, of a command that succeeds."""
+    """The peak resident memory of a command, in MB; exits if the command fails."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
@@ -101,7 +100,7 @@ def main() -> None:
             seconds = time.perf_counter() - start
             size = (folder / str(length) / "results.json").stat().st_size / 2**20
             print(
-                f"{length} frames: {peaks[-1]:.0f} MB at most, {seconds:.0f} s, "
+                f"{length} frames: {peaks[-1]:.0f} MB peak memory, {seconds:.0f} s, "
                 f"results.json {size:.1f} MB",
                 flush=True,
             )

@@ -1,12 +1,11 @@
-"""Clips a second that a training takes, in float32 and half, and its share of waiting for data.
+"""Training speed in clips per second, in float32 and bfloat16, and the share of waiting for data.
 
     python benchmarks/train_speed.py                                  # ifc-lite's settings, small
     python benchmarks/train_speed.py --model ifc-r50 --clip-length 5 --size 360x640 --batch 1
     python benchmarks/train_speed.py --config configs/ifc-lite.toml --data FOLDER
 
-The first two train on pictures that are made for it, JPEGs of 640x480 with squares on them. It is
-the training itself that runs, and its own log that is read; the first steps, which start the
-workers and the threads, do not count.
+The first two train on synthetic pictures, JPEGs of 640x480 with squares. The figures come from the
+log of a normal training. The first steps, which start the workers and threads, are left out.
 """
 
 from __future__ import annotations
@@ -23,20 +22,22 @@ import numpy as np
 import torch
 
 from vistool.config import SourceConfig, TrainConfig, apply_overrides, from_mapping, load_toml
-from vistool.engine.run_log import LOG
-from vistool.engine.train import train
-from vistool.formats.rle import encode_mask
-from vistool.models.presets import PRESETS, preset
+from vistool.engine.train.log import LOG
+from vistool.engine.train.train import train
+from vistool.formats.masks.rle import encode_mask
+from vistool.models.checkpoints.presets import PRESETS, preset
 
 LITE = Path(__file__).resolve().parent.parent / "configs" / "ifc-lite.toml"
 PICTURES, HEIGHT, WIDTH = 24, 480, 640
-WARM_UP = 2  # steps that do not count
+WARM_UP = 2  # steps that are not measured
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="ifc-lite", choices=["ifc-lite", *PRESETS])
-    parser.add_argument("--config", type=Path, help="a training's settings instead, with --data")
+    parser.add_argument(
+        "--config", type=Path, help="settings of a training, instead of --model; needs --data"
+    )
     parser.add_argument("--data", type=Path, help="folder of the sets that --config names")
     parser.add_argument("--clip-length", type=int, default=1)
     parser.add_argument("--size", default="192x256", help="height x width")
@@ -65,7 +66,7 @@ def main() -> None:
 
 
 def settings(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The values of a TrainConfig."""
+    """The settings of a TrainConfig, as plain values."""
     steps = WARM_UP + args.steps
     common = {"steps": steps, "save_every": steps, "workers": args.workers, "device": args.device}
     if args.config is not None:
@@ -130,7 +131,7 @@ def make_pictures(folder: Path) -> Path:
 
 
 def measure(config: TrainConfig, run: Path) -> tuple[float, float, float]:
-    """Clips a second, seconds a step, and the share of them that the model waited for data."""
+    """Clips per second, seconds per step, and the share of time spent waiting for data."""
     train(config, run)
     lines = [json.loads(line) for line in (run / LOG).read_text().splitlines()][WARM_UP:]
     seconds = sum(line["seconds"] for line in lines)

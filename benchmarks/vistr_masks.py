@@ -1,9 +1,9 @@
-"""What it saves in a training step of VisTR to draw the paired queries alone.
+"""Time saved in a training step of VisTR by computing masks for matched queries only.
 
     python benchmarks/vistr_masks.py --config configs/vistr-lite.toml --data FOLDER
 
-The same batches, forward and backward, with the masks of all queries and with those that the loss
-reads, in turns.
+Forward and backward passes of the same batches are timed in turn with the masks of all queries, and
+with only those masks that the loss needs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from statistics import mean
 from vistool.config import TrainConfig, apply_overrides, from_mapping, load_toml
 from vistool.criterion.vistr_criterion import VisTRCriterion
 from vistool.data.batches import Batch
-from vistool.engine.train_setup import fresh_model, training_batches, training_criterion
+from vistool.engine.train.setup import fresh_model, training_batches, training_criterion
 from vistool.models.vistr import VisTR
 
 
@@ -37,19 +37,22 @@ def main() -> None:
     batches = [source.make(step, range(config.batch)) for step in range(args.batches)]
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for batch in [batches[0], *batches]:  # the first warms up
-        for paired, measured in seconds.items():
-            measured.append(step(model, criterion, batch, paired=paired))
+        for matched, measured in seconds.items():
+            measured.append(step(model, criterion, batch, matched=matched))
     everything, some = (mean(measured[1:]) for measured in seconds.values())
     instances = sum(len(target.labels) for batch in batches for target in batch.targets)
     queries = model.config.num_queries * config.batch * args.batches
     print(f"{instances} instances, {queries} queries")
-    print(f"all drawn {everything:.2f} s a step, paired {some:.2f} s: {everything / some:.2f} x")
+    print(
+        f"all masks: {everything:.2f} s per step, matched queries only: {some:.2f} s, "
+        f"{everything / some:.2f} times faster"
+    )
 
 
-def step(model: VisTR, criterion: VisTRCriterion, batch: Batch, *, paired: bool) -> float:
-    """Seconds of one forward and backward pass."""
+def step(model: VisTR, criterion: VisTRCriterion, batch: Batch, *, matched: bool) -> float:
+    """The seconds of one forward and backward pass."""
     begun = time.perf_counter()
-    choose = partial(criterion.chosen, targets=batch.targets) if paired else None
+    choose = partial(criterion.chosen, targets=batch.targets) if matched else None
     output = model(batch.pixels, batch.padded, auxiliary=True, choose=choose)
     criterion.total(criterion(output, batch.targets)).backward()
     model.zero_grad()

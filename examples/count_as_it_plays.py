@@ -1,4 +1,4 @@
-"""How many of each class are in sight, told while the video is still being read.
+"""Count the visible objects of each class, while the video is still being read.
 
 python examples/count_as_it_plays.py street.mp4 [MODEL]
 """
@@ -8,10 +8,10 @@ from collections import Counter
 
 import vistool
 
-model = vistool.load_model(sys.argv[2] if len(sys.argv) > 2 else "ifc-lite")
+model = sys.argv[2] if len(sys.argv) > 2 else "ifc-lite"
 shown = None
-for frame in vistool.iterate_video(model, sys.argv[1], vistool.PredictConfig(conf=0.4)):
-    counts = Counter(instance.class_name for instance in frame.instances)
+for frame in vistool.track(sys.argv[1], model=model, conf=0.4):
+    counts = Counter(frame.class_names.tolist())
     if counts != shown:
         shown = counts
         print(f"{frame.time:6.2f} s: {dict(sorted(counts.items())) or 'nothing'}")

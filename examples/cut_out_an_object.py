@@ -1,4 +1,4 @@
-"""The most certain object on a black background: masks from results.json, pictures from the video.
+"""Save the highest-scoring object of a video as pictures, with everything else black.
 
 python examples/cut_out_an_object.py street.mp4 [MODEL]
 """
@@ -6,27 +6,23 @@ python examples/cut_out_an_object.py street.mp4 [MODEL]
 import sys
 from pathlib import Path
 
+import cv2
+
 import vistool
-from vistool.formats.video import open_video
-from vistool.formats.video_writer import VideoWriter
 
 source = Path(sys.argv[1])
-folder = source.with_name(f"{source.stem}-cut-out")
 model = sys.argv[2] if len(sys.argv) > 2 else "ifc-lite"
-config = vistool.PredictConfig(conf=0.0, overlay=False)
-done = vistool.predict_video(model, source, folder, config)
+folder = source.with_name(f"{source.stem}-cut-out")
+folder.mkdir(exist_ok=True)
 
-results = vistool.read_results(folder / "results.json")
-if not results:
-    raise SystemExit("nothing was found")
-masks = results[0]["segmentations"]  # the best result comes first; one entry a frame, or None
-
-with (
-    open_video(source) as video,
-    VideoWriter(folder / "object.mp4", video.size, fps=video.fps) as writer,
-):
-    for frame, rle in zip(video.frames(), masks, strict=True):
+with vistool.predict(source, model=model, conf=0.0) as video:
+    if not video.tracks:
+        raise SystemExit("no tracks")
+    track = video.tracks[0]  # the highest-scoring one
+    for position in track.frames:
+        frame = video.frames[position]
+        (mask,) = frame.masks[frame.track_ids == track.id]
         image = frame.image
-        image[~vistool.decode_mask(rle) if rle else slice(None)] = 0
-        writer.write(image, frame.time)
-print(f"{sum(rle is not None for rle in masks)} of {done.frames} frames: {folder / 'object.mp4'}")
+        image[~mask] = 0
+        cv2.imwrite(str(folder / f"{frame.index:05}.png"), image[..., ::-1])
+    print(f"{track.class_name} on {len(track.frames)} of {len(video.frames)} frames: {folder}")

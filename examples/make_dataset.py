@@ -1,4 +1,4 @@
-"""A small set in the YouTube-VIS format: patterned balls, crates and tents that move and turn.
+"""Make a small synthetic data set in YouTube-VIS format: moving balls, crates and tents.
 
 python examples/make_dataset.py shapes      # shapes/train.json, shapes/valid.json, their frames
 """
@@ -10,9 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vistool.formats.rle import encode_mask
+from vistool.formats.masks.rle import encode_mask
 
-# The directions of a shape's corners, in half turns.
+# Directions from a shape's centre to its corners, in half turns.
 SHAPES = {"ball": np.arange(0, 2, 0.05), "crate": np.arange(4) / 2, "tent": np.arange(3) / 1.5}
 
 
@@ -29,8 +29,8 @@ def draw_video(rng, frames, size):
     masks = np.zeros((len(labels), *pictures.shape[:3]), bool)
     for n, label in enumerate(labels):
         look = clouds(rng, size, rng.permutation([0.1, rng.random(), 0.9]))
-        way = rng.uniform(0.25, 0.75, (2, 2)) + np.array([n, 0])  # x, y, at first and at last
-        way *= np.array([size[1] / len(labels), size[0]])  # each on its own side of the picture
+        way = rng.uniform(0.25, 0.75, (2, 2)) + np.array([n, 0])  # x, y at the start and the end
+        way *= np.array([size[1] / len(labels), size[0]])  # every object on its side of the picture
         radius = rng.uniform(0.28, 0.36) * min(size)
         first, turn = rng.uniform(-0.5, 0.5, 2)
         for t, time in enumerate(np.linspace(0, 1, frames)):
@@ -39,13 +39,13 @@ def draw_video(rng, frames, size):
             corners = way[0] + shift + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
             cover = cv2.fillPoly(np.zeros(size, np.uint8), [np.rint(corners).astype(int)], 1) > 0
             pictures[t][cover] = np.roll(look, shift[::-1], (0, 1))[cover]
-            masks[:n, t] &= ~cover  # it hides the objects before it
+            masks[:n, t] &= ~cover  # it hides objects that were drawn earlier
             masks[n, t] = cover
     return pictures, labels, masks
 
 
 def make_set(folder, name, videos, frames=12, size=(240, 320), seed=0):
-    """Write folder/NAME.json and folder/NAME/VIDEO/FRAME.jpg; returns the path of the former."""
+    """Write folder/NAME.json and folder/NAME/VIDEO/FRAME.jpg; returns the path of the JSON."""
     rng, entries, annotations = np.random.default_rng(seed), [], []
     for video in range(1, videos + 1):
         names = [f"{video:04}/{t:05}.jpg" for t in range(frames)]

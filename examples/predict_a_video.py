@@ -1,4 +1,4 @@
-"""Segment and track a video, and list what was found.
+"""Segment and track a video, and list its tracks.
 
 python examples/predict_a_video.py street.mp4 [MODEL]
 """
@@ -9,17 +9,13 @@ from pathlib import Path
 import vistool
 
 source = Path(sys.argv[1])
-model = vistool.load_model(sys.argv[2] if len(sys.argv) > 2 else "ifc-lite")
-config = vistool.PredictConfig(conf=0.3, clip_stride=3)
+model = sys.argv[2] if len(sys.argv) > 2 else "ifc-lite"
 
-done = vistool.predict_video(model, source, source.with_name(f"{source.stem}-tracks"), config)
-
-meta = vistool.read_meta(done.folder / "meta.json")
-names = {category.id: category.name for category in meta.categories}
-for track in meta.tracks:
-    first, last = meta.times[track.first_frame], meta.times[track.last_frame]
-    print(
-        f"{names[track.category_id]} {track.track_id}: "
-        f"score {track.score:.2f}, {first:.1f} s to {last:.1f} s"
-    )
-print(f"{done.frames} frames, {done.tracks} tracks; look at {done.overlay}")
+with vistool.predict(source, model=model, conf=0.3, clip_stride=3) as video:
+    for track in video.tracks:
+        first, last = video.times[track.frames[0]], video.times[track.frames[-1]]
+        print(
+            f"{track.class_name} {track.id}: score {track.score:.2f}, {first:.1f} s to {last:.1f} s"
+        )
+    folder = video.save(source.with_name(f"{source.stem}-tracks"), exist_ok=True)
+    print(f"{len(video.frames)} frames, {len(video.tracks)} tracks; look at {folder}/overlay.mp4")

@@ -1,10 +1,10 @@
-"""The training data in one small file, for a machine that can be sent little.
+"""Pack the training data into one small file, for a machine with a limit on uploads.
 
     python research/data_pack.py PREPARED PACK.tar.xz [--short-side 192] [--quality 40]
 
-PREPARED is what `training_data` wrote. Pictures are shrunk and stored as WebP, masks shrunk with
-them; of videos every second frame is left out, and of sets that hold much of one kind every second
-picture. With the defaults the pack is under 22 MB.
+PREPARED is the output folder of `training_data`. Pictures are scaled down and stored as WebP, and
+masks are scaled with them. Some large data sets keep only every second or third picture or frame
+(EVERY). With the defaults, the pack is smaller than 22 MB.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from duplicates import TRAIN
 
-from vistool.formats.rle import decode_mask, encode_mask
+from vistool.formats.masks.rle import decode_mask, encode_mask
 from vistool.structures import RLE, Size
 
 EVERY = {"coco-person": 2, "street-person": 3, "davis": 2, "segtrack-bmx": 2}
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def shrink(path: Path, output: Path, short_side: int, quality: int) -> None:
-    """A set's pictures and masks, smaller."""
+    """Write a data set with smaller pictures and masks."""
     content = thinned(json.loads(path.read_text()), EVERY.get(path.parent.name, 1))
     sizes: dict[int, Size] = {}
     for entry in content.get("images", []) + content.get("videos", []):
@@ -74,7 +74,7 @@ def shrink(path: Path, output: Path, short_side: int, quality: int) -> None:
 
 
 def thinned(content: dict[str, Any], every: int) -> dict[str, Any]:
-    """With one of so many pictures, or frames of each video."""
+    """The data set with one of `every` pictures, or frames of each video."""
     if "images" in content:
         images = content["images"][::every]
         ids = {image["id"] for image in images}

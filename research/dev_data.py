@@ -1,11 +1,10 @@
-"""The development data, and what a model finds in it: for `measure` and `dev_sheets`."""
+"""The development data and a model's predictions on it, for `measure` and `dev_sheets`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,57 +14,56 @@ import msgspec
 import numpy as np
 import torch
 
+import vistool
 from vistool.config import PredictConfig, Scoring, TrainConfig, from_json
-from vistool.data.annotations import LabelledTrack, LabelledVideo, read_annotations
-from vistool.engine.predict import predict_video
-from vistool.engine.segment import clip_settings
-from vistool.engine.validate import tracks_of
+from vistool.data.labelled import LabelledTrack, LabelledVideo, read_annotations
+from vistool.engine.predict.segment import clip_settings
+from vistool.engine.train.validate import tracks_of
 from vistool.errors import WeightsError
-from vistool.formats.results import RESULTS, read_results
-from vistool.models.weights import LoadedModel, WeightsHeader, load_model
+from vistool.models.checkpoints.files import LoadedModel, WeightsHeader, load_model
 from vistool.structures import RLE, Size, TrackSegmentation
 
-MIN_SCORE = 0.05  # tracks of DAVIS sequences below it are not looked at
-OBJECT = 1000  # the category of what is not a single COCO category
+MIN_SCORE = 0.05  # lower-scoring tracks of DAVIS sequences are left out
+OBJECT = 1000  # the category of objects without a single COCO category
 
-Classes = Mapping[str, Sequence[str]]  # of the model: the category names that each stands for
+Classes = Mapping[str, Sequence[str]]  # class of the model -> its category names in the data
 Item = TypeVar("Item")
-Masks = Sequence[RLE | None]  # of a track: one entry a frame
+Masks = Sequence[RLE | None]  # of a track: one entry per frame
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A labelled video with what a model finds in it; a picture is a video of one frame."""
+    """A labelled video with a model's predictions; a picture is a video of one frame."""
 
     name: str
     video: LabelledVideo
-    # The best first; labels in place of category ids; a track as every likely class, or as one.
+    # By decreasing score, with labels instead of category ids. A track may have several classes.
     found: list[TrackSegmentation]
-    ignored: tuple[Masks, ...] = ()  # what lies on these is neither right nor wrong
+    ignored: tuple[Masks, ...] = ()  # predictions on these objects are ignored
 
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """A DAVIS sequence: its one object, whatever it is called, and what a model finds."""
+    """A DAVIS sequence with its one object, of any class, and a model's predictions."""
 
-    case: Case  # nothing counts there unless the object is of a single class
+    case: Case  # has a labelled track only if the object belongs to one class of the model
     masks: Masks
-    merged: bool  # rider and mount, or the like, in one mask
-    label: int | None  # None: of no class of the model
+    merged: bool  # the mask has several objects, such as rider and horse
+    label: int | None  # None: the model does not have its class
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """The options that `load` understands."""
+    """Add the options that `load` reads."""
     parser.add_argument("--size", type=int, help="short side of the model's input")
-    parser.add_argument("--clip-length", type=int, help="frames the model sees at once, T")
-    parser.add_argument("--clip-stride", type=int, help="frames the window moves")
+    parser.add_argument("--clip-length", type=int, help="frames per clip, T")
+    parser.add_argument("--clip-stride", type=int, help="frames between the starts of clips")
     parser.add_argument("--scoring", choices=get_args(Scoring), help="of tracks")
 
 
 def load(args: argparse.Namespace) -> LoadedModel:
-    """The model of --model with the settings asked for; where none is, with its own.
+    """The model of --model, with the settings of `add_settings` that were given.
 
-    Raises: UsageError for a clip length that the weights cannot have.
+    Raises: UsageError for a clip length that does not fit the weights.
     """
     loaded = load_model(args.model)
     config = loaded.model.config
@@ -83,10 +81,10 @@ def load(args: argparse.Namespace) -> LoadedModel:
 
 
 def trained_classes(header: WeightsHeader) -> dict[str, tuple[str, ...]]:
-    """The model's classes with the category names that each stands for in the data."""
+    """The model's classes, each with its category names in the data."""
     settings = header.metadata.get("training")
     if settings is None:
-        raise WeightsError(f"{header.path}: its header does not say how it was trained")
+        raise WeightsError(f"{header.path}: its header does not have the training settings")
     classes: dict[str, tuple[str, ...]] = from_json(settings, TrainConfig, where="header").classes
     assert tuple(classes) == header.config.class_names
     return classes
@@ -101,26 +99,26 @@ def read_pictures(data: Path, source: str, classes: Classes) -> list[LabelledVid
 
 
 def picture_cases(loaded: LoadedModel, pictures: Sequence[LabelledVideo], what: str) -> list[Case]:
-    """Pictures as they are, each a clip of one frame."""
+    """Pictures with predictions, each one as a clip of one frame."""
     tell(f"{len(pictures)} pictures of {what}")
     return [Case(p.files[0].stem, p, predict(loaded, p)) for p in pictures]
 
 
 def spread(items: Sequence[Item], most: int) -> list[Item]:
-    """At most so many of them, evenly spread."""
+    """At most `most` of the items, evenly spread."""
     places = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
     return [items[place] for place in places]
 
 
 def predict(loaded: LoadedModel, video: LabelledVideo) -> list[TrackSegmentation]:
-    """What a model finds in a labelled video, as `vistool eval` scores it; the best first."""
+    """The predicted tracks of a labelled video, as in `vistool eval`, by decreasing score."""
     tracks = tracks_of(loaded.model, video, 0, torch.device("cpu"))
     return sorted(tracks, key=lambda track: -track["score"])
 
 
 def likeliest(case: Case) -> Case:
-    """With every track as its likeliest class alone, as `vistool predict` shows it."""
-    # The entries of a track have one list of masks in common.
+    """The case with every track as its most likely class only, as in `vistool predict`."""
+    # All entries of a track share one list of masks.
     first = {id(track["segmentations"]): track for track in reversed(case.found)}
     return replace(case, found=[t for t in case.found if first[id(t["segmentations"])] is t])
 
@@ -129,12 +127,12 @@ def likeliest(case: Case) -> Case:
 
 
 def predict_frames(loaded: LoadedModel, folder: Path) -> list[TrackSegmentation]:
-    """Tracks of a folder of frames, the best first, as `vistool eval` finds them."""
-    config = PredictConfig(conf=MIN_SCORE, max_overlap=1.0, overlay=False, device="cpu")
+    """The predicted tracks of a folder of frames, as in `vistool eval`, by decreasing score."""
     label_of = {id_: label for label, id_ in enumerate(loaded.header.config.ids_of_classes())}
-    with tempfile.TemporaryDirectory() as output:
-        predict_video(loaded, folder, output, config)
-        tracks = list(read_results(Path(output) / RESULTS))
+    with vistool.predict(
+        folder, model=loaded, conf=MIN_SCORE, max_overlap=1.0, device="cpu"
+    ) as video:
+        tracks = list(video.entries())
     for track in tracks:
         track["category_id"] = label_of[track["category_id"]]
     return sorted(tracks, key=lambda track: -track["score"])
@@ -166,7 +164,7 @@ def davis_sequences(loaded: LoadedModel, data: Path, classes: Classes) -> list[F
 
 
 def composite_cases(loaded: LoadedModel, data: Path, classes: Classes) -> list[Case]:
-    """The made videos of `composites/dev`."""
+    """The synthetic videos of `composites/dev`."""
     path = data / "composites" / "dev.json"
     content = json.loads(path.read_text())
     cases = []
@@ -183,5 +181,5 @@ def composite_cases(loaded: LoadedModel, data: Path, classes: Classes) -> list[C
 
 
 def tell(text: str) -> None:
-    """Progress."""
+    """Print progress."""
     print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Scores of what a model found in the development data: for `measure` and `dev_sheets`."""
+"""Scores of a model's predictions on the development data, for `measure` and `dev_sheets`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ from dataclasses import replace
 import numpy as np
 from dev_data import Case
 
-from vistool.evaluation.error_kinds import HALF, KINDS, RIGHT, ErrorKind, JudgedVideo, judge
-from vistool.evaluation.overlaps import TruthTrack, VideoOverlaps, overlaps_of_videos
-from vistool.evaluation.partial_labels import scorable
+from vistool.annotations.dataset import AnnotatedTrack
+from vistool.metrics.errors.kinds import HALF, KINDS, RIGHT, ErrorKind, JudgedVideo, judge
+from vistool.metrics.overlaps import (
+    VideoOverlaps,
+    overlaps_of_videos,
+)
+from vistool.metrics.partial_labels import scorable
 from vistool.structures import TrackSegmentation
 
 CONFIDENCES = tuple(round(0.1 * n, 1) for n in range(1, 10))
 
 
 def compared(cases: Sequence[Case]) -> list[VideoOverlaps]:
-    """Every case with those of its predictions that can be called right or wrong."""
+    """The overlaps of every case, with only those predictions that can be judged."""
     videos = []
     for number, case in enumerate(cases):
-        truth = [TruthTrack(number, t.label, t.segmentations) for t in case.video.tracks]
+        truth = [AnnotatedTrack(number, t.label, t.segmentations) for t in case.video.tracks]
         truth += [
-            TruthTrack(number, region.label, region.segmentations, is_crowd=True)
+            AnnotatedTrack(number, region.label, region.segmentations, is_crowd=True)
             for region in case.video.regions
         ]
         complete = [label for label, known in enumerate(case.video.exhaustive) if known]
@@ -36,7 +40,7 @@ def compared(cases: Sequence[Case]) -> list[VideoOverlaps]:
 
 
 def confidence_sweep(videos: Sequence[VideoOverlaps], num_classes: int) -> list[dict[str, float]]:
-    """Precision, recall and F1 of the tracks, at IoU 0.5, that score at least so much."""
+    """Precision, recall and F1 at IoU 0.5, for the tracks above each score in CONFIDENCES."""
     judged = [judge(video, range(num_classes)) for video in videos]
     labelled = sum(len(video.truth) for video in videos)
     rows = []
@@ -63,9 +67,10 @@ def _count(chosen: np.ndarray, video: JudgedVideo, conf: float) -> int:
 
 
 def errors(videos: Sequence[VideoOverlaps], num_classes: int, conf: float) -> dict[str, int]:
-    """What the predictions of a sufficient score are at IoU 0.5: right, or of which kind of error.
+    """The numbers of correct predictions and of each kind of error, at IoU 0.5.
 
-    "missed" are labelled tracks that no such prediction finds or is meant for.
+    Only predictions that score at least `conf` count. "missed" are labelled tracks to which no such
+    prediction belongs.
     """
     judged = [judge(_at_least(video, conf), range(num_classes)) for video in videos]
     kinds = np.concatenate([np.zeros(0, int), *(video.kinds[HALF] for video in judged)])

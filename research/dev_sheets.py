@@ -1,11 +1,11 @@
-"""Contact sheets of what a weight file finds in the development data, to be looked at.
+"""Draw contact sheets of a model's predictions on the development data.
 
     python research/dev_sheets.py --model FILE --data FOLDER --output FOLDER [--conf 0.5]
 
-One sheet a source of pictures, some evenly spread ones each; one of the DAVIS sequences and one of
-the composites, a few frames of each. A caption says how many of the labelled instances were found
-at IoU 0.5, and how many predictions are wrong. The pictures are the data's: the sheets must not be
-published, so a folder inside the repository is refused.
+There is one sheet per source of pictures, with some evenly spread ones, one sheet of the DAVIS
+sequences and one of the composites, with a few frames of each video. A caption gives the number of
+labelled instances that were predicted correctly at IoU 0.5, and of wrong predictions. Sheets show
+pictures of the data and must not be published, so a folder inside the repository is refused.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ from split import PICTURES
 
 from vistool.config import PredictConfig
 from vistool.data.shots import read_image
-from vistool.formats.rle import decode_mask
+from vistool.formats.masks.rle import decode_mask
 from vistool.rendering.contact_sheet import SheetRow, contact_sheet
-from vistool.rendering.overlay import DrawnInstance, draw_tracks
+from vistool.rendering.overlay import draw_tracks
+from vistool.structures import Track
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FRAMES = 6  # of a video
@@ -78,12 +79,12 @@ def parsed() -> argparse.Namespace:
     add_settings(parser)
     args = parser.parse_args()
     if args.output.resolve().is_relative_to(REPOSITORY):
-        parser.error(f"{args.output} lies inside the repository, where these pictures must not go")
+        parser.error(f"{args.output} is inside the repository, where these pictures must not be")
     return args
 
 
 def row_of(case: Case, names: Sequence[str], conf: float) -> SheetRow:
-    """Some frames of a video, or a picture, with what scores enough drawn on them."""
+    """Some frames of a video, or a picture, with the predictions that score at least `conf`."""
     length = len(case.video.files)
     frames = spread(range(length), FRAMES)
     counts = errors(compared([case]), len(names), conf)
@@ -97,14 +98,14 @@ def row_of(case: Case, names: Sequence[str], conf: float) -> SheetRow:
 
 
 def drawn(case: Case, frame: int, names: Sequence[str], conf: float) -> np.ndarray:
-    """[H, W, 3] uint8 RGB."""
-    instances = []
-    for place, track in enumerate(case.found):
-        mask = track["segmentations"][frame]
-        if track["score"] >= conf and mask is not None:
-            label = names[track["category_id"]]
-            instances.append(DrawnInstance(place + 1, label, track["score"], decode_mask(mask)))
-    return draw_tracks(read_image(case.video, frame), instances)
+    """A frame with its predictions, [H, W, 3] uint8 RGB."""
+    tracks, masks = [], []
+    for number, found in enumerate(case.found, start=1):
+        mask, category = found["segmentations"][frame], found["category_id"]
+        if found["score"] >= conf and mask is not None:
+            tracks.append(Track(number, category, names[category], found["score"]))
+            masks.append(decode_mask(mask))
+    return draw_tracks(read_image(case.video, frame), tracks, masks)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Training pictures that repeat a picture of the development data, by a difference hash.
+"""Find training pictures that repeat a picture of the development data, by a difference hash.
 
     python research/duplicates.py --data FOLDER [--write research/left_out.json] [--near 80]
 
-Every picture is shrunk to 17x16 grey values; the hash says where a value is larger than its left
-neighbour, 256 bits. Two pictures, one of them mirrored or not, show the same scene if their hashes
-differ in at most LIMIT bits and their grey values correlate: plain skies are alike in the first
-alone. --near lists the pairs up to another distance whatever their correlation, to look at. The
-file written names the training pictures that `training_data` leaves out, with what they repeat.
+Every picture is scaled to 17x16 grey values. The 256 bits of its hash are set where a value is
+larger than its left neighbour. Two pictures, or one and the mirrored other, show the same scene if
+their hashes differ in at most LIMIT bits and their grey values correlate. The correlation is needed
+because plain skies have similar hashes. --near also lists all pairs up to another distance, for
+checking. The written file lists the training pictures that `training_data` leaves out, with the
+pictures that they repeat.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-BITS = 16  # a side
-LIMIT = 60  # bits of 256; unrelated pictures differ in about 128
-CORRELATION = 0.85  # copies have 0.99; two views of one cat on its stairs, 0.93
+BITS = 16  # per side
+LIMIT = 60  # of 256 bits; unrelated pictures differ in about 128
+CORRELATION = 0.85  # copies have 0.99, two photos of one cat in one place have 0.93
 LEFT_OUT = Path(__file__).with_name("left_out.json")
 TRAIN = "train.json"
 DEVELOPMENT = ("dev.json", "val-dev.json")
@@ -34,7 +35,7 @@ class Picture(NamedTuple):
 
 
 class Pair(NamedTuple):
-    bits: int  # in which the hashes differ
+    bits: int  # number of different bits of the hashes
     train: str
     development: str
     correlation: float
@@ -54,10 +55,10 @@ def main() -> None:
     train = list(pictures(args.data, (TRAIN,)))
     development = list(pictures(args.data, DEVELOPMENT))
     pairs = alike(train, development, max(LIMIT, args.near))
-    print(f"{len(train)} training pictures, {len(development)} of the development data")
+    print(f"{len(train)} training pictures, {len(development)} development pictures")
     for pair in pairs:
         if pair.same or pair.bits <= args.near:
-            note = "" if pair.same else "  (another)"
+            note = "" if pair.same else "  (different scene)"
             measured = f"{pair.bits:4} bits, correlation {pair.correlation:.3f}"
             print(f"{measured}  {pair.train}  {pair.development}{note}")
     if args.write:
@@ -66,7 +67,7 @@ def main() -> None:
 
 
 def pictures(data: Path, names: tuple[str, ...]) -> Iterator[Picture]:
-    """The pictures and frames of all annotation files of these names, hashed."""
+    """The pictures and frames of all annotation files of these names, scaled down."""
     for labels in sorted(p for name in names for p in data.glob(f"*/{name}")):
         folder = labels.parent
         content = json.loads(labels.read_text())
@@ -80,7 +81,7 @@ def pictures(data: Path, names: tuple[str, ...]) -> Iterator[Picture]:
 
 
 def difference_hash(small: np.ndarray) -> np.ndarray:
-    """[16, 17] -> [32] uint8, 256 bits."""
+    """The hash of grey values [16, 17]: [32] uint8, 256 bits."""
     return np.packbits(small[:, 1:] > small[:, :-1])
 
 

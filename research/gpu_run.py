@@ -1,13 +1,13 @@
-"""One call on a borrowed GPU, within --minutes: tests, speed of all models, a training.
+"""Run tests, benchmarks of all models and a training on a GPU within a time limit.
 
     python research/gpu_run.py --pack PACK.tar.xz --start START.safetensors --output $OUT
     python research/gpu_run.py ... --device cpu --minutes 3 --tiny      # to try it without a GPU
 
-What comes back in --output: `tests.txt` (`pytest -m gpu`), `bench.jsonl` (a line a model and
-precision), `training/` (weights in half precision, log and settings), each file under 16 MiB. Each
-part is done though one before it failed; the last takes the time that is left, with batches as
-large as memory allows and the rate going to zero within that time. PACK is what `data_pack` wrote,
-START what `start_classes` wrote, or weights of a training with the same classes.
+--output gets `tests.txt` (`pytest -m gpu`), `bench.jsonl` (one line per model and precision) and
+`training/` (weights in half precision, log and settings); each file is smaller than 16 MiB. A
+failing part does not stop the next one. The training takes the remaining time, with the largest
+batch that fits the memory, and the rate decreases to zero within that time. PACK was written by
+`data_pack`, START by `start_classes` or by a training with the same classes.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ import msgspec
 
 from vistool.config import PredictConfig, TrainConfig, apply_overrides, from_mapping, load_toml
 from vistool.engine.bench import bench
-from vistool.engine.run_log import LOG
-from vistool.engine.train import WEIGHTS, train
-from vistool.engine.train_setup import SETTINGS
+from vistool.engine.train.log import LOG
+from vistool.engine.train.setup import SETTINGS
+from vistool.engine.train.train import WEIGHTS, train
 from vistool.errors import VistoolError
 from vistool.models import build_model
-from vistool.models.presets import PRESETS, preset
-from vistool.models.weights import LoadedModel, WeightsHeader, available_weights
+from vistool.models.checkpoints.files import LoadedModel, WeightsHeader, available_weights
+from vistool.models.checkpoints.presets import PRESETS, preset
 from vistool.structures import Size
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "ifc-lite-more.toml"
-SPARE = 45  # seconds kept for saving and for what comes back
-TRIAL = 8  # steps that tell how long one takes; the first few start the workers
+SPARE = 45  # seconds reserved for saving and copying results
+TRIAL = 8  # steps for measuring the time per step; the first few start the workers
 LARGEST_BATCH = 512
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--pack", type=Path, required=True)
     parser.add_argument("--start", type=Path, required=True, help="weights to train from")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=8.5, help="for all of it")
+    parser.add_argument("--minutes", type=float, default=8.5, help="for all parts")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small pictures, batches and models")
     args = parser.parse_args()
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def left(args: argparse.Namespace) -> float:
-    """Seconds."""
+    """The remaining time in seconds."""
     return float(args.end - time.monotonic())
 
 
@@ -89,7 +89,7 @@ def run_tests(args: argparse.Namespace) -> None:
 
 
 def run_benches(args: argparse.Namespace) -> None:
-    """Every model in both precisions, in a quarter of the time that is left."""
+    """Measure every model in both precisions, within a quarter of the remaining time."""
     names = [path.stem for path in available_weights()] + ([] if args.tiny else list(PRESETS))
     precisions = ("fp32",) if args.tiny else ("fp32", "bf16")
     end = time.monotonic() + left(args) / 4
@@ -131,9 +131,9 @@ def run_training(args: argparse.Namespace) -> None:
 
 
 def largest_batch(args: argparse.Namespace, folder: Path) -> tuple[int, float]:
-    """The most clips, by doubling, that a step has memory for, and how long such a step takes.
+    """The largest batch that fits the memory, found by doubling, and the seconds of a step.
 
-    A batch that makes no more clips per second than half of it is not worth having.
+    Doubling stops when the clips per second increase by less than 5 %.
     """
     best: tuple[int, float] | None = None
     batch = 2 if args.tiny else 8
@@ -159,7 +159,7 @@ def largest_batch(args: argparse.Namespace, folder: Path) -> tuple[int, float]:
 
 
 def settings(args: argparse.Namespace, folder: Path, *, batch: int, steps: int) -> TrainConfig:
-    """The released weights' recipe for a GPU; the rate grows with the root of the batch."""
+    """The training settings of the released weights; rates grow with the root of the batch."""
     overrides = [
         f"init={args.start}",
         f"data={folder / 'data'}",

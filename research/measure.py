@@ -39,13 +39,14 @@ from dev_data import (
 from dev_scores import compared, confidence_sweep
 from split import PICTURES, SPLIT
 
-from vistool.data.annotations import read_annotations
-from vistool.evaluation.bootstrap import Measure, ap_measure, hota_measure
-from vistool.evaluation.davis import region_similarity
-from vistool.evaluation.hota import evaluate_hota
-from vistool.evaluation.overlaps import VideoOverlaps
-from vistool.evaluation.video_ap import APBuilder
-from vistool.structures import TrackSegmentation
+from vistool.data.labelled import read_annotations
+from vistool.metrics.ap import APBuilder
+from vistool.metrics.bootstrap import Measure, ap_measure, hota_measure
+from vistool.metrics.davis import region_similarity
+from vistool.metrics.hota import hota_of_video
+from vistool.metrics.overlaps import VideoOverlaps, shared_pixels
+from vistool.metrics.tracking_measures import TrackingResult
+from vistool.structures import RLE, TrackSegmentation
 
 TEN: dict[str, tuple[str, ...]] = {
     "person": ("person",),
@@ -199,7 +200,7 @@ def ap50(videos: Sequence[VideoOverlaps], num_classes: int) -> Measure:
     builder = APBuilder(range(num_classes))
     for video in videos:
         builder.add(video)
-    outcomes = [outcome for _, outcome in builder.outcomes()]
+    outcomes = builder.outcomes()
     whole = ap_measure(outcomes, range(num_classes))
     return lambda drawn: {name: whole(drawn)[name] for name in ("AP50", "AP")}
 
@@ -229,7 +230,7 @@ def pet_confusion(cases: Sequence[Case]) -> tuple[int, int]:
             hits = [
                 found["category_id"]
                 for found in case.found
-                if region_similarity(found["segmentations"], track.segmentations)[0] >= FOUND
+                if frame_overlaps(found["segmentations"], track.segmentations)[0] >= FOUND
             ]
             if track.label in pets and hits:
                 seen += 1
@@ -253,11 +254,16 @@ def by_half(followed: Sequence[Followed], halves: Mapping[str, Any], own: Classe
     return {**on_halves(measures, sizes), "videos": rows}
 
 
+def frame_overlaps(track: Sequence[RLE | None], truth: Sequence[RLE | None]) -> np.ndarray:
+    """J of a track on every frame: [F]."""
+    return region_similarity(*shared_pixels([track], [truth]))[:, 0, 0]
+
+
 def j_of(sequence: Followed) -> Values:
     tracks = sequence.case.found
     if not tracks:
         return {"J": [0.0, 0.0], "class": None}
-    overlaps = [region_similarity(t["segmentations"], sequence.masks).mean() for t in tracks]
+    overlaps = [frame_overlaps(t["segmentations"], sequence.masks).mean() for t in tracks]
     best = int(np.argmax(overlaps))
     names = list(TEN)
     return {
@@ -288,7 +294,8 @@ def composites_by_half(cases: Sequence[Case], halves: Mapping[str, Any]) -> Valu
 def tracking(videos: Sequence[VideoOverlaps]) -> Measure:
     """AP50, and HOTA's parts of all tracks, each as every likely class."""
     ap = ap50(videos, len(TEN))
-    hota = hota_measure(evaluate_hota(videos), [video.video_id for video in videos])
+    counts = TrackingResult(tuple((video.video_id, hota_of_video(video)) for video in videos))
+    hota = hota_measure(counts, [video.video_id for video in videos])
     return lambda drawn: {**ap(drawn), **hota(drawn)}
 
 
@@ -296,12 +303,12 @@ def tracking(videos: Sequence[VideoOverlaps]) -> Measure:
 
 
 def intervals(measure: Measure, count: int) -> Values:
-    """Of every number its value on all videos, and where 95 % of the samples lie."""
+    """Every number on all videos, with the interval of 95 % of the samples."""
     return spread(lambda draw: measure(draw(count)))
 
 
 def on_halves(measures: Mapping[str, Measure], sizes: Mapping[str, int]) -> Values:
-    """Of each half, and the mean of both."""
+    """The numbers of each half, and the mean of both."""
     values = {half: intervals(measures[half], sizes[half]) for half in measures}
 
     def both(draw: Callable[[int], np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,19 +1,19 @@
-"""Can each model learn eight clips by heart, from random weights, to mask AP 0.95?
+"""Check that each model can overfit eight clips, from random weights, to mask AP 0.95.
 
     python research/overfit.py                        # both models
     python research/overfit.py --models ifc --steps 2000
 
-A training that is set up right must. Clips of two frames, six of the eight with two patterned
-shapes of three classes, are made for it by examples/make_dataset.py; nothing is done to them but
-that they are mirrored at times. The training is `vistool train`'s own, of small models with all
-parts of the papers', and AP is that of its validation: over IoU 0.5 to 0.95 of tracks, on the same
-eight clips. It stops as soon as that reaches the goal.
+A correct training must be able to. examples/make_dataset.py makes clips of two frames; six of the
+eight have two patterned shapes of three classes. The only augmentation is mirroring. The small
+models have all parts of the papers' models and are trained by `vistool train`. AP is that of its
+validation on the same eight clips, over track IoU from 0.5 to 0.95. Training stops when it reaches
+the goal.
 
-Wall seconds are the machine's, with all else that runs on it; seconds of CPU are the training's.
+Wall-clock seconds include the effect of other programs on the machine; CPU seconds do not.
 
-With OMP_NUM_THREADS=1 and --every 50, on one CPU core: IFC, AP 0.957 after 200 steps, 63 s; VisTR,
-AP 0.950 after 450 steps, 107 s (with the published initialisation of its mask head AP 0.137 after
-700 steps, see MAPS_GAIN in models/vistr).
+With OMP_NUM_THREADS=1 and --every 50, on one CPU core, IFC has AP 0.957 after 200 steps and 63 s,
+VisTR has AP 0.950 after 450 steps and 107 s (with the published initialisation of its mask head, AP
+0.137 after 700 steps; see MAPS_GAIN in models/vistr).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 from vistool.config import TrainConfig, from_mapping
-from vistool.engine.train import train
+from vistool.engine.train.train import train
 
 MAKER = Path(__file__).resolve().parent.parent / "examples" / "make_dataset.py"
 CLIPS, FRAMES, SEED = 8, 2, 5
@@ -56,8 +56,8 @@ MODELS: dict[str, dict[str, Any]] = {
         "num_queries": 5,
         "test_short_side": 128,
     },
-    # Its masks take what tells instances apart from maps of attention, which sum to 1: the fewer
-    # cells, the stronger. Every query costs a mask head.
+    # Its masks distinguish instances by attention maps, which sum to 1 and are thus stronger with
+    # fewer cells. The mask head runs once per query.
     "vistr": {
         **SMALL,
         "architecture": "vistr",
@@ -67,7 +67,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "test_short_side": 96,
     },
 }
-# What of a training suits one model.
+# Training settings that differ between the models.
 TRAINING: dict[str, dict[str, Any]] = {
     "ifc": {"learning_rate": 1e-3},
     "vistr": {
@@ -79,14 +79,14 @@ TRAINING: dict[str, dict[str, Any]] = {
 
 
 class ReachedError(Exception):
-    """The goal, so that no more is trained."""
+    """Stops the training when the goal is reached."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--steps", type=int, default=1500, help="at most")
-    parser.add_argument("--every", type=int, default=25, help="steps between two looks at AP")
+    parser.add_argument("--every", type=int, default=25, help="steps between two validations")
     args = parser.parse_args()
     print(f"{CLIPS} clips of {FRAMES} frames; {torch.get_num_threads()} threads")
     for name in args.models:
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def overfit(name: str, folder: Path, steps: int, every: int) -> bool:
-    """Train a model until its AP is the goal; False if it is not within so many steps."""
+    """Train a model until its AP reaches the goal. Returns: False if it does not in `steps`."""
     make_set = runpy.run_path(str(MAKER))["make_set"]
     make_set(folder, "clips", videos=CLIPS, frames=FRAMES, size=canvas(name), seed=SEED)
     config = settings(name, folder, steps, every)
@@ -104,7 +104,7 @@ def overfit(name: str, folder: Path, steps: int, every: int) -> bool:
 
     last: dict[str, Any] = {}
 
-    def told(step: int, scores: Mapping[str, float]) -> None:
+    def report(step: int, scores: Mapping[str, float]) -> None:
         terms = ", ".join(f"{term} {last[term]:.3f}" for term in ("loss", "class", "dice"))
         print(
             f"{name:6} step {step:5}: {terms}; AP {scores['val_AP']:.3f}, "
@@ -120,7 +120,7 @@ def overfit(name: str, folder: Path, steps: int, every: int) -> bool:
             config,
             folder / "run",
             on_step=lambda step, steps, line: last.update(line),
-            on_scores=told,
+            on_scores=report,
         )
     except ReachedError:
         return True
@@ -128,7 +128,7 @@ def overfit(name: str, folder: Path, steps: int, every: int) -> bool:
 
 
 def canvas(name: str) -> tuple[int, int]:
-    """Height and width of a model's pictures."""
+    """The height and width of a model's pictures."""
     height: int = MODELS[name]["test_short_side"]
     return height, height + 32
 

@@ -1,19 +1,19 @@
-"""Is an object that nobody labelled unlearned? Trainings told the truth, told a lie, and controls.
+"""Measure whether a model forgets a class that is visible but not labelled in further training.
 
     OMP_NUM_THREADS=1 python research/partial_labels.py
 
-All start from the same weights, which know balls, crates and tents, and go on with videos made anew
-by examples/make_dataset.py; small ones and a frozen backbone, for the sake of time:
+All trainings start from the same weights, trained on balls, crates and tents. They continue with
+new videos of examples/make_dataset.py, which are small, and with a frozen backbone, to save time:
 
-* `crates unlabelled, said so`: crates are to be seen, and are not labelled, which the set admits
+* `crates unlabelled, said so`: crates are visible, but not labelled, and the data set states it
   (`exhaustive: false`, and the ids of the others as `exhaustive_category_ids`);
-* `no crate to be seen`: the videos without crates alone, truly labelled. What is lost here is lost
-  because other things were practised;
-* `in every other`: unlabelled in every other video, and the rest labelled completely;
-* `crates unlabelled, not said`: the set claims that everything is labelled;
-* `all labelled`: nothing is hidden, the best that one may hope for.
+* `no crate to be seen`: only the videos without crates, completely labelled. A loss here comes from
+  training on other classes only;
+* `in every other`: crates are unlabelled in every other video;
+* `crates unlabelled, not said`: the data set wrongly states that all objects are labelled;
+* `all labelled`: the upper bound.
 
-What it printed, in three minutes of one CPU core:
+The output, after three minutes on one CPU core:
 
     training                         AP  shown  as other  others: AP  shown
     before                        0.714   0.80      0.05       0.823   0.89
@@ -24,9 +24,9 @@ What it printed, in three minutes of one CPU core:
     crates unlabelled, not said   0.205   0.00      0.15       0.801   0.85
     all labelled                  0.772   0.85      0.30       0.849   0.94
 
-AP and recall of crates are measured on videos that no training saw, where everything is labelled;
-recall at the score from which on `vistool predict` shows a track, and at that score also by how
-many crates something else is shown. The last two columns are of the other classes.
+AP and recall of crates are measured on other, completely labelled videos. "shown" is the recall of
+tracks that score high enough for `vistool predict`; "as other" is the share of crates on which such
+a track of another class is shown. The last two columns are for the other classes.
 """
 
 from __future__ import annotations
@@ -41,29 +41,31 @@ from typing import Any
 
 import numpy as np
 
+from vistool.annotations.dataset import AnnotatedTrack
 from vistool.config import PredictConfig, TrainConfig, from_mapping
-from vistool.data.annotations import read_annotations
+from vistool.data.labelled import read_annotations
 from vistool.engine.device import choose_device
-from vistool.engine.fine_tune import fine_tuning
-from vistool.engine.train import train
-from vistool.engine.validate import tracks_of
-from vistool.evaluation.overlaps import TruthTrack
-from vistool.evaluation.video_ap import evaluate_tracks
-from vistool.models.weights import load_model
+from vistool.engine.train.fine_tune import fine_tuning
+from vistool.engine.train.train import train
+from vistool.engine.train.validate import tracks_of
+from vistool.metrics.ap import VideoAP, average_precision
+from vistool.metrics.overlaps import overlaps_of_videos
+from vistool.models.checkpoints.files import load_model
 from vistool.structures import TrackSegmentation
 
 MAKER = Path(__file__).resolve().parent.parent / "examples" / "make_dataset.py"
 HIDDEN = "crate"
 SHOWN = PredictConfig().conf  # score of tracks that `predict` shows
-PICTURE, SHORT_SIDE, CANVAS = (120, 160), 128, (96, 128)  # (height, width): made, seen, trained on
-FROZEN = 16  # blocks: the whole backbone
+# The size of the videos, the short side of the model's input, and the size of training clips.
+PICTURE, SHORT_SIDE, CANVAS = (120, 160), 128, (96, 128)
+FROZEN = 16  # all blocks of the backbone
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--init", default="ifc-lite")
-    parser.add_argument("--steps", type=int, default=300, help="of the training all start from")
-    parser.add_argument("--further", type=int, default=120, help="steps of each of the others")
+    parser.add_argument("--steps", type=int, default=300, help="of the first training")
+    parser.add_argument("--further", type=int, default=120, help="steps of each further training")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         compare(Path(folder), args.init, args.steps, args.further)
@@ -89,7 +91,10 @@ def compare(folder: Path, init: str, steps: int, further: int) -> None:
 
 
 def without_labels(path: Path, name: str, *, honest: bool = True, every: int = 1) -> Path:
-    """The set without the hidden class' labels in every so many videos."""
+    """The data set without the labels of the hidden class in one of `every` videos.
+
+    Args: honest: state in the data set that these labels are missing.
+    """
     content, hidden = read_set(path)
     videos = content["videos"][::every]
     concerned = {video["id"] for video in videos}
@@ -106,7 +111,7 @@ def without_labels(path: Path, name: str, *, honest: bool = True, every: int = 1
 
 
 def without_objects(path: Path) -> Path:
-    """The videos of the set in which nothing is of the hidden class."""
+    """The videos of the data set without objects of the hidden class."""
     content, hidden = read_set(path)
     seen = {a["video_id"] for a in content["annotations"] if a["category_id"] == hidden}
     content["videos"] = [v for v in content["videos"] if v["id"] not in seen]
@@ -115,13 +120,13 @@ def without_objects(path: Path) -> Path:
 
 
 def read_set(path: Path) -> tuple[dict[str, Any], int]:
-    """What a set's file holds, and the id of the hidden class."""
+    """The contents of an annotation file, and the id of the hidden class."""
     content = json.loads(path.read_text())
     return content, next(c["id"] for c in content["categories"] if c["name"] == HIDDEN)
 
 
 def write_beside(path: Path, name: str, content: dict[str, Any]) -> Path:
-    """Another set of the same pictures."""
+    """Write another data set with the same pictures."""
     for video in content["videos"]:
         video["file_names"] = [f"{path.stem}/{file}" for file in video["file_names"]]
     result = path.with_name(f"{name}.json")
@@ -138,20 +143,29 @@ def tuned(run: Path, dataset: Path, init: str, steps: int) -> Path:
 
 
 def report(name: str, weights: Path, valid: Path) -> None:
-    """Print a line of what a model makes of the hidden class, and of the others."""
+    """Print a line with a model's scores for the hidden class and for the others."""
     device = choose_device("auto")
     model = load_model(str(weights)).model.to(device)
     classes = {name: (name,) for name in model.config.class_names}
     videos = read_annotations(valid, classes)
-    truth, tracks = [], []
-    for index, video in enumerate(videos):
-        truth += [TruthTrack(index, t.label, t.segmentations) for t in video.tracks]
-        tracks += tracks_of(model, video, index, device)
+    truth = [
+        [AnnotatedTrack(index, t.label, t.segmentations) for t in video.tracks]
+        for index, video in enumerate(videos)
+    ]
+    tracks = [
+        track
+        for index, video in enumerate(videos)
+        for track in tracks_of(model, video, index, device)
+    ]
     hidden = list(classes).index(HIDDEN)
     others = [label for label in range(len(classes)) if label != hidden]
-    score = partial(
-        evaluate_tracks, truth, video_ids=range(len(videos)), category_ids=range(len(classes))
-    )
+
+    def score(tracks: list[TrackSegmentation]) -> VideoAP:
+        compared = overlaps_of_videos(
+            (index, labelled, [t for t in tracks if t["video_id"] == index])
+            for index, labelled in enumerate(truth)
+        )
+        return average_precision(compared, category_ids=range(len(classes)))
 
     def found(tracks: list[TrackSegmentation]) -> Any:
         return score(tracks).recall[0, :, 0, -1]  # [K], at overlap 0.5

@@ -1,12 +1,13 @@
-"""From the weights of one or more trainings to the file that is released.
+"""Average the weights of trainings and write the weight file for release.
 
     python research/release_weights.py OUTPUT WEIGHTS... --data FOLDER [--prior 0.25]
 
-Weights of trainings that went on from one another are averaged, tensor by tensor: it evens out what
-either learnt last. With --prior the class scores are relieved of the training set's frequencies:
-they have nothing to do with the videos to come (Menon et al., "Long-tail learning via logit
-adjustment"). The bias of a class falls by `prior` times the logarithm of the number of pictures and
-videos that show it, relative to the mean class. Configuration and card are those of the first file.
+Weights of successive trainings are averaged, tensor by tensor, which reduces the influence of the
+last steps of each. With --prior, class scores are corrected for the class frequencies in the
+training data, which differ from those in other videos (Menon et al., "Long-tail learning via logit
+adjustment"). The bias of a class is reduced by `prior` times the logarithm of its number of
+pictures and videos, relative to the mean over the classes. Configuration and card are those of the
+first file.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import msgspec
 import torch
 
 from vistool.config import TrainConfig, from_json
-from vistool.data.annotations import read_annotations
-from vistool.models.weights import load_model, save_model
+from vistool.data.labelled import read_annotations
+from vistool.models.checkpoints.files import load_model, save_model
 
 CLASS_BIAS = "class_head."  # the last of these that ends in .bias
 
@@ -30,11 +31,11 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("weights", nargs="+", help="weight files of one model, averaged")
     parser.add_argument("--data", type=Path, required=True, help="folder of the annotated sets")
-    parser.add_argument("--prior", type=float, default=0.0, help="0: class biases stay")
-    parser.add_argument("--short-side", type=int, default=288, help="to predict at, pixels")
-    parser.add_argument("--clip-length", type=int, default=8, help="to predict with")
-    parser.add_argument("--clip-stride", type=int, default=4, help="to predict with")
-    parser.add_argument("--score", default="", help="a word on how good it is, for the card")
+    parser.add_argument("--prior", type=float, default=0.0, help="0: no correction")
+    parser.add_argument("--short-side", type=int, default=288, help="for prediction, pixels")
+    parser.add_argument("--clip-length", type=int, default=8, help="for prediction")
+    parser.add_argument("--clip-stride", type=int, default=4, help="for prediction")
+    parser.add_argument("--score", default="", help="scores as text, for the card")
     args = parser.parse_args()
 
     first = load_model(args.weights[0])
@@ -75,7 +76,7 @@ def main() -> None:
 
 
 def pictures_by_class(training: TrainConfig, data: Path) -> list[int]:
-    """How many pictures and videos show each class."""
+    """The number of pictures and videos that show each class."""
     counts = [0] * len(training.classes)
     for source in training.sources:
         for video in read_annotations(data / source.annotations, training.classes):
@@ -85,7 +86,7 @@ def pictures_by_class(training: TrainConfig, data: Path) -> list[int]:
 
 
 def centred_logs(counts: list[int]) -> torch.Tensor:
-    """Of every class, their mean taken off; and 0 for "no object"."""
+    """The logarithm of every class's count minus their mean: [K + 1], 0 for "no object"."""
     logs = [math.log(max(1, count)) for count in counts]
     mean = sum(logs) / len(logs)
     return torch.tensor([*(log - mean for log in logs), 0.0])

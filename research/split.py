@@ -1,11 +1,11 @@
-"""The halves of the development data: what is chosen on one is reported on the other.
+"""Split the development data into two halves: choices made on one are reported on the other.
 
     python research/split.py --data FOLDER
 
-Pictures, set by set, are put in the order of the SHA-256 of their file's name; the first half is to
-choose by, the rest to report. Videos, set by set, alternate in the order of their names between the
-halves A and B: what is chosen on A is reported on B, and the other way round. The file written,
-`split.json`, is committed: it decides, and a picture that joins a set later changes nothing.
+The pictures of each data set are sorted by the SHA-256 of their file name; the first half is for
+choosing, the second half for reporting. The videos of each data set, sorted by name, alternate
+between the halves A and B. Choices made on A are reported on B, and vice versa. The written file
+`split.json` is committed and stays valid if pictures are added later.
 """
 
 from __future__ import annotations

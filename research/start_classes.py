@@ -1,4 +1,4 @@
-"""A start for a training with another list of classes: their rows of the class layer.
+"""Write initial weights for a training with another list of classes.
 
     python research/start_classes.py OUTPUT --weights ifc-lite --config configs/ifc-lite-more.toml
 
@@ -22,7 +22,7 @@ from dev_data import trained_classes
 
 from vistool.config import TrainConfig, from_mapping, load_toml, to_json
 from vistool.models import build_model
-from vistool.models.weights import load_model, save_model
+from vistool.models.checkpoints.files import load_model, save_model
 
 CLASS_LAYER = "class_head."  # the last of these
 
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def write_start(output: Path, weights: str, classes: Mapping[str, Sequence[str]]) -> None:
-    """A whole model of these classes, from one of others."""
+    """Write a model for these classes, made from a model for other classes."""
     loaded = load_model(weights)
     old = trained_classes(loaded.header)
     sources = [_classes_with(old, names) for names in classes.values()]

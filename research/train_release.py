@@ -1,12 +1,12 @@
-"""The released weights from the annotated sets, in one command: all stages, one after the other.
+"""Train the released weights from the annotated data sets: all stages in one command.
 
     python research/train_release.py ifc-lite --data FOLDER
     python research/train_release.py vistr-lite --data FOLDER
 
-Every stage is a training with a run folder in --runs; started again, this goes on where it was
-stopped. The result is RUNS/NAME.safetensors. ifc-lite is trained on ten classes first, then on more
-data with fourteen; vistr-lite starts from the former. How long the stages take, and what they
-gave, is in weights/README.md.
+Every stage is a training with a run folder in --runs. An interrupted command continues when it is
+started again. The result is RUNS/NAME.safetensors. ifc-lite is trained first on ten classes, then
+on more data with fourteen; vistr-lite starts from the weights of ten classes. The stages' times and
+scores are in weights/README.md.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from start_classes import write_start
 from training_data import prepare
 
 from vistool.config import TrainConfig, apply_overrides, from_mapping, load_toml
-from vistool.engine.train import WEIGHTS
-from vistool.engine.train import train as run_training
-from vistool.models.weights import read_header
+from vistool.engine.train.train import WEIGHTS
+from vistool.engine.train.train import train as run_training
+from vistool.models.checkpoints.files import read_header
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parent / "configs"
@@ -36,14 +36,14 @@ CONFIGS = HERE.parent / "configs"
 class Stage(NamedTuple):
     name: str
     config: str
-    start: str | None  # the stage whose weights it starts from; None: as the configuration says
+    start: str | None  # the stage with the initial weights; None: those of the configuration
     settings: tuple[str, ...] = ()
     keep: tuple[int, ...] = ()  # steps after which a copy of the averaged weights is kept
-    stop: int | None = None  # the step after which it ends, before its schedule does
+    stop: int | None = None  # the step after which it ends, before the end of its schedule
 
 
 class StoppedError(Exception):
-    """A stage has come to the step at which it ends."""
+    """A stage has reached its last step."""
 
 
 LARGER = (
@@ -149,7 +149,7 @@ TEN_CLASSES = (
         ),
     ),
 )
-# What the weights of some stages count in the mean of them all.
+# Stages whose weights are averaged, and their share in the mean.
 MEAN = {"groups-clips": 4, "longer-clips": 9, "largest-clips": 9}
 # From the mean. Two classes are learnt apart, and merged again after these stages.
 APART = (
@@ -178,7 +178,7 @@ VISTR = (
     Stage("vistr-pictures", "vistr-lite.toml", "vistr-start"),
     Stage("vistr-clips", "vistr-lite-clips.toml", "vistr-pictures"),
 )
-SHORT_SIDES = {"ifc-lite": 320, "vistr-lite": 224}  # of what the released models see, pixels
+SHORT_SIDES = {"ifc-lite": 320, "vistr-lite": 224}  # of the released models' input, pixels
 
 
 def main() -> None:
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("model", choices=["ifc-lite", "vistr-lite"])
     parser.add_argument("--data", type=Path, required=True, help="folder of the annotated sets")
     parser.add_argument("--runs", type=Path, default=Path("runs/release"))
-    parser.add_argument("--ifc", type=Path, help="weights of ten classes, where they are at hand")
+    parser.add_argument("--ifc", type=Path, help="weights of ten classes, if available")
     args = parser.parse_args()
 
     released = args.runs / f"{args.model}.safetensors"
@@ -221,7 +221,7 @@ def classes_of(config: str, overrides: Sequence[str]) -> dict[str, list[str]]:
 
 
 def mean_on_ten_classes(runs: Path, data: Path) -> Path:
-    """The first nine stages of ifc-lite, averaged."""
+    """The mean weights of the first nine stages of ifc-lite, trained if they do not exist."""
     mean = runs / "ten-classes.safetensors"
     if not mean.exists():
         for stage in TEN_CLASSES:
@@ -234,13 +234,13 @@ def mean_on_ten_classes(runs: Path, data: Path) -> Path:
 
 
 def release(output: Path, weights: Sequence[Path], data: Path, model: str) -> None:
-    """The mean of some weights, with the settings that it is to predict with."""
+    """Write the mean of weights, with the settings for prediction."""
     seen = ["--short-side", str(SHORT_SIDES[model])]
     run([HERE / "release_weights.py", output, *weights, "--data", data, *seen])
 
 
 def train(stage: Stage, runs: Path, data: Path) -> None:
-    """Run a stage, or what is missing of it."""
+    """Run a stage, or the rest of it."""
     folder = runs / stage.name
     if is_done(folder / WEIGHTS, stage.stop):
         return
@@ -278,7 +278,7 @@ def kept_as(step: int) -> str:
 
 
 def files_of(stage: Stage, runs: Path) -> list[Path]:
-    """The weights that a stage leaves, at its end and on the way."""
+    """The weight files of a stage, at its end and after the steps in `keep`."""
     folder = runs / stage.name
     return [folder / WEIGHTS, *(folder / kept_as(step) for step in stage.keep)]
 
@@ -288,7 +288,7 @@ def weights_of(runs: Path, stage: str) -> Path:
 
 
 def run(arguments: Sequence[str | Path]) -> None:
-    """Run Python; what fails there ends this, too."""
+    """Run a Python script, and exit if it fails."""
     done = subprocess.run([sys.executable, *map(str, arguments)], check=False)
     if done.returncode:
         sys.exit(done.returncode)

@@ -1,10 +1,10 @@
-"""The annotated sets as the released weights are trained on them.
+"""Prepare the annotated data sets for the training of the released weights.
 
     python research/training_data.py --data FOLDER OUTPUT
 
-Every set's `train.json` with its pictures is copied into OUTPUT, without the pictures that repeat
-one of the development data (`left_out.json`, see `duplicates`). Animals that a set calls "object"
-and names, as tigers, become categories of their names.
+Every data set's `train.json` is copied into OUTPUT with its pictures, except those that repeat a
+picture of the development data (`left_out.json`, see `duplicates`). Animals of the category
+"object" that have a name in the data set, such as tigers, get a category of that name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def prepare(data: Path, output: Path) -> None:
-    """Write the training sets; what is there already is not copied again."""
+    """Write the training sets; existing files are not copied again."""
     left_out = set(json.loads(LEFT_OUT.read_text()))
     for labels in sorted(data.glob(f"*/{TRAIN}")):
         folder = labels.parent
@@ -45,7 +45,7 @@ def prepare(data: Path, output: Path) -> None:
 
 
 def without(content: dict[str, Any], name: str, left_out: set[str]) -> dict[str, Any]:
-    """A COCO set without the pictures of these names, `set/file`."""
+    """A COCO data set without the pictures in `left_out`, which are named `set/file`."""
     images = [i for i in content["images"] if f"{name}/{i['file_name']}" not in left_out]
     ids = {image["id"] for image in images}
     annotations = [a for a in content["annotations"] if a["image_id"] in ids]
@@ -53,7 +53,7 @@ def without(content: dict[str, Any], name: str, left_out: set[str]) -> dict[str,
 
 
 def with_named(content: dict[str, Any]) -> dict[str, Any]:
-    """A set whose annotations with a `name` of their own have a category of it."""
+    """A data set in which annotations with a `name` have a category of that name."""
     names = sorted({a["name"] for a in content["annotations"] if a.get("name")})
     ids = {name: FIRST_NEW_ID + place for place, name in enumerate(names)}
     return {

@@ -1,13 +1,13 @@
-"""A start for training a light VisTR: the backbone and the transformer of a light IFC.
+"""Write initial weights for a light VisTR from the backbone and transformer of a light IFC.
 
     python research/vistr_start.py OUTPUT --ifc ifc-lite --data FOLDER
 
-VisTR learns slowly from nothing (the paper starts from DETR, trained on COCO), so that ours starts
-from an IFC of the same backbone. The two transformers code a cell's row and column alike, in 64
-channels each; VisTR codes the frame in 64 more, which gives 192 channels for IFC's 128. Of IFC's
-queries it gets those that are most often sure of an instance, on pictures of --data; there, the
-class and box heads are taught to say what IFC says, since VisTR pairs queries and instances by
-them. What draws masks is left out of the file, and starts fresh.
+VisTR learns slowly from random weights (the paper starts from DETR, trained on COCO), so vistr-lite
+starts from an IFC with the same backbone. Both transformers encode a cell's row and column in 64
+channels each; VisTR encodes the frame in 64 more, so it has 192 channels instead of 128. It gets
+those queries of IFC that most often predict an instance with a high score on pictures of --data. On
+these pictures, its class and box heads are trained to predict the same as IFC, because VisTR
+matches queries and instances by them. The file does not have the mask layers, which stay random.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from torch.optim import AdamW
 
 from vistool.config import IFCConfig, TrainConfig, VisTRConfig, from_mapping, load_toml
 from vistool.models import build_model
+from vistool.models.checkpoints.files import START, load_model, save_state
 from vistool.models.ifc import IFC
 from vistool.models.vistr import VisTR
-from vistool.models.weights import START, load_model, save_state
 from vistool.ops.boxes import boxes_of_masks
 from vistool.ops.pixels import input_size, normalise, resize
 from vistool.structures import Size
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "vistr-lite.toml"
-TIME = 64  # channels, which come first
-QUIET = 0.1  # of the fresh weights of channels that IFC has not
+TIME = 64  # channels for the frame, which come first
+QUIET = 0.1  # factor of the random weights of channels that IFC does not have
 PICTURES = ("coco/train/*.jpg", "cats/train/*.jpg", "coco-person/train/*.jpg")
-SURE = 0.5  # probability of a class from which on a query's mask teaches a box
-LESSONS = 1500  # steps of the heads alone, on all pictures at once
+CONFIDENT = 0.5  # least class probability of queries that are used to train the box head
+HEAD_STEPS = 1500  # training steps of the heads, each on all pictures
 
 
 def main() -> None:
@@ -43,30 +43,30 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--ifc", default="ifc-lite", help="name or file of the IFC's weights")
     parser.add_argument("--data", type=Path, required=True, help="folder of the annotated sets")
-    parser.add_argument("--pictures", type=int, default=200, help="of each set, to learn from")
+    parser.add_argument("--pictures", type=int, default=200, help="of each set, to train on")
     args = parser.parse_args()
     ifc = load_model(args.ifc).model
     assert isinstance(ifc, IFC)
     torch.manual_seed(0)
     files = [f for pattern in PICTURES for f in sorted(args.data.glob(pattern))[: args.pictures]]
-    seen = [what_ifc_sees(ifc, read(path, ifc.config)) for path in files]
+    predicted = [ifc_predictions(ifc, read(path, ifc.config)) for path in files]
     vistr = light_vistr(ifc.config)
-    sure = torch.stack([1 - logits.softmax(-1)[:, -1] for logits, _ in seen]).sum(0)
-    chosen = sorted(sure.topk(vistr.config.num_queries).indices.tolist())
+    object_sum = torch.stack([1 - logits.softmax(-1)[:, -1] for logits, _ in predicted]).sum(0)
+    chosen = sorted(object_sum.topk(vistr.config.num_queries).indices.tolist())
     print(f"{len(files)} pictures, queries {chosen}")
 
     vistr.load_state_dict({**vistr.state_dict(), **transferred(ifc, vistr, chosen)})
     decoded = torch.cat([decoded_queries(vistr, read(path, ifc.config)) for path in files])
-    logits = torch.cat([logits[chosen] for logits, _ in seen])
-    boxes = torch.cat([boxes[chosen] for _, boxes in seen])
-    teach_heads(vistr, decoded, logits, boxes)
+    logits = torch.cat([logits[chosen] for logits, _ in predicted])
+    boxes = torch.cat([boxes[chosen] for _, boxes in predicted])
+    train_heads(vistr, decoded, logits, boxes)
     fresh = ("laterals.", "mask_head.", "instance_head.")
     kept = {k: value for k, value in vistr.state_dict().items() if not k.startswith(fresh)}
     save_state(kept, vistr.config, args.output, {START: "vistr-lite"})
 
 
 def read(path: Path, config: IFCConfig) -> Tensor:
-    """[1, 1, 3, H, W], as the model wants it."""
+    """A picture as model input, [1, 1, 3, H, W]."""
     bgr = cv2.imread(str(path))
     assert bgr is not None, path
     image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
@@ -77,15 +77,15 @@ def read(path: Path, config: IFCConfig) -> Tensor:
 
 
 @torch.no_grad()
-def what_ifc_sees(ifc: IFC, picture: Tensor) -> tuple[Tensor, Tensor]:
-    """Class logits [Q, K + 1] and the boxes of the masks [Q, 4]."""
+def ifc_predictions(ifc: IFC, picture: Tensor) -> tuple[Tensor, Tensor]:
+    """IFC's class logits [Q, K + 1] and the boxes of its masks [Q, 4]."""
     output = ifc(picture)
     return output.class_logits[0], boxes_of_masks(output.mask_logits[0] > 0)[:, 0]
 
 
 @torch.no_grad()
 def decoded_queries(vistr: VisTR, picture: Tensor) -> Tensor:
-    """What class and box heads read: [Q, C]."""
+    """The input of VisTR's class and box heads: [Q, C]."""
     kept: list[Tensor] = []
     hook = vistr.decoder.register_forward_hook(lambda _m, _given, found: kept.append(found[-1][0]))
     vistr(picture)
@@ -93,14 +93,17 @@ def decoded_queries(vistr: VisTR, picture: Tensor) -> Tensor:
     return kept[0]
 
 
-def teach_heads(vistr: VisTR, decoded: Tensor, logits: Tensor, boxes: Tensor) -> None:
-    """Fit class and box heads, and nothing else. [N, C], [N, K + 1], [N, 4]."""
+def train_heads(vistr: VisTR, decoded: Tensor, logits: Tensor, boxes: Tensor) -> None:
+    """Train only the class and box heads.
+
+    Args: decoded: [N, C], their input; logits: [N, K + 1] and boxes: [N, 4], their targets.
+    """
     optimizer = AdamW([*vistr.class_head.parameters(), *vistr.box_head.parameters()], lr=1e-3)
     wanted = logits.softmax(-1)
-    sure = wanted[:, :-1].amax(-1) > SURE
-    for step in range(LESSONS):
+    confident = wanted[:, :-1].amax(-1) > CONFIDENT
+    for step in range(HEAD_STEPS):
         class_loss = F.cross_entropy(vistr.class_head(decoded), wanted)
-        box_loss = F.l1_loss(vistr.box_head(decoded[sure]).sigmoid(), boxes[sure])
+        box_loss = F.l1_loss(vistr.box_head(decoded[confident]).sigmoid(), boxes[confident])
         optimizer.zero_grad()
         (class_loss + 5 * box_loss).backward()
         optimizer.step()
@@ -109,7 +112,7 @@ def teach_heads(vistr: VisTR, decoded: Tensor, logits: Tensor, boxes: Tensor) ->
 
 
 def light_vistr(ifc: IFCConfig) -> VisTR:
-    """A fresh VisTR as CONFIG describes it, which has to fit what it is started from."""
+    """A random VisTR with the settings of CONFIG, which must fit the IFC."""
     config = from_mapping(load_toml(CONFIG), TrainConfig, where=str(CONFIG)).model_config()
     assert isinstance(config, VisTRConfig)
     assert config.hidden_dim == TIME + ifc.hidden_dim
@@ -121,7 +124,7 @@ def light_vistr(ifc: IFCConfig) -> VisTR:
 
 
 def transferred(ifc: IFC, vistr: VisTR, chosen: list[int]) -> dict[str, Tensor]:
-    """Tensors of VisTR that are made of IFC's."""
+    """The tensors of VisTR that are made from IFC's."""
     theirs, ours = ifc.state_dict(), vistr.state_dict()
     wide = Widened(ifc.dim, vistr.dim, ifc.config.num_heads)
     made = {key: value for key, value in theirs.items() if key.startswith("backbone.")}
@@ -133,7 +136,7 @@ def transferred(ifc: IFC, vistr: VisTR, chosen: list[int]) -> dict[str, Tensor]:
             made[name] = wide.layer(name, value, ours[name])
     queries = theirs["queries.weight"][chosen]
     made["queries.weight"] = wide.columns(queries, ours["queries.weight"])
-    # Where a query looks, as the last layer that looks at the picture has it.
+    # Queries and keys of the attention maps are those of the last cross-attention layer.
     last = f"decoder.layers.{ifc.config.decoder_layers - 1}.cross_attention.attend.in_proj_"
     for kind in ("weight", "bias"):
         query, key, _ = made[last + kind].chunk(3)
@@ -143,23 +146,23 @@ def transferred(ifc: IFC, vistr: VisTR, chosen: list[int]) -> dict[str, Tensor]:
 
 
 class Widened:
-    """IFC's channels among VisTR's: those of time come first, and are quiet at the start."""
+    """Copies IFC's channels into VisTR's; the channels of time come first and start small."""
 
     def __init__(self, narrow: int, width: int, heads: int) -> None:
         self.share = narrow / width
         self.same = slice(width - narrow, width)
-        # A head's own channels are the first of those it has now.
+        # IFC's channels of a head are the first channels of VisTR's head.
         self.heads = torch.arange(width).view(heads, -1)[:, : narrow // heads].flatten()
 
     def layer(self, name: str, value: Tensor, fresh: Tensor) -> Tensor:
-        """A tensor of an encoder's or a decoder's layer."""
+        """A tensor of an encoder or decoder layer."""
         *_, module, kind = name.split(".")
         if module == "norm":
-            # Quiet channels make what is divided by, the deviation, smaller.
+            # Small channels reduce the deviation that the norm divides by.
             factor = self.share**0.5 if kind == "weight" else 1.0
             return self.rows(value * factor, fresh * (factor if kind == "weight" else 0.0), 1.0)
         if kind in ("in_proj_weight", "in_proj_bias"):
-            # Products of queries and keys are divided by the root of a head's width.
+            # The products of queries and keys are divided by the root of a head's width.
             query, key, mixed = (
                 self.among_heads(part, old)
                 for part, old in zip(value.chunk(3), fresh.chunk(3), strict=True)

@@ -1,4 +1,4 @@
-"""A headless Chromium that opens a page and tells what happened; skips where there is none."""
+"""A headless Chromium that opens a page and reports its events; tests skip without Chromium."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--remote-debugging-pipe", "--hide-scrollbars"),
 )
-# The protocol is spoken on descriptors 3 and 4.
+# Chromium reads commands from descriptor 3 and writes answers to descriptor 4.
 LAUNCH = """
 import os, sys
 for place, descriptor in ((103, sys.argv[1]), (104, sys.argv[2])):
@@ -29,11 +29,11 @@ for place, descriptor in ((103, sys.argv[1]), (104, sys.argv[2])):
 os.dup2(103, 3), os.dup2(104, 4)
 os.execv(sys.argv[3], sys.argv[3:])
 """
-SECONDS = 60.0  # for a page to load, on a busy machine
+SECONDS = 60.0  # limit for an answer, on a busy machine
 
 
 class Browser:
-    """One tab, driven by the browser's own protocol over a pair of pipes."""
+    """One tab, controlled by the DevTools protocol over a pair of pipes."""
 
     def __init__(self, profile: Path) -> None:
         to_browser, self._commands = os.pipe()
@@ -71,7 +71,7 @@ class Browser:
         os.close(self._answers)
 
     def open(self, path: Path) -> None:
-        """Show a file and wait until all of it is loaded."""
+        """Open a file and wait until it is loaded."""
         self.events.clear()
         self.call("Page.navigate", url=path.as_uri())
         while not any(e["method"] == "Page.loadEventFired" for e in self.events):
@@ -84,7 +84,7 @@ class Browser:
         return answer["result"].get("value")
 
     def screenshot(self, path: Path, *, width: int = 1200, height: int = 1600) -> None:
-        """Save what is seen of the page from its top."""
+        """Save the top of the page as a PNG file of `width` x `height` pixels."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             **{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
@@ -93,18 +93,18 @@ class Browser:
         path.write_bytes(base64.b64decode(answer["data"]))
 
     def dark(self, on: bool) -> None:
-        """Prefer dark colours, or light ones."""
+        """Set the preferred colour scheme to dark or light."""
         feature = {"name": "prefers-color-scheme", "value": "dark" if on else "light"}
         self.call("Emulation.setEmulatedMedia", features=[feature])
 
     def requests(self) -> list[str]:
-        """The addresses that the page asked for since it was opened, `data:` left out."""
+        """The addresses that the page has requested since it was opened, without `data:`."""
         sent = [e for e in self.events if e["method"] == "Network.requestWillBeSent"]
         urls = [e["params"]["request"]["url"] for e in sent]
         return [url for url in urls if not url.startswith("data:")]
 
     def complaints(self) -> list[str]:
-        """What the page wrote to the console, exceptions and refused requests included."""
+        """The console output of the page, with exceptions and refused requests."""
         kinds = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
         return [json.dumps(e["params"]) for e in self.events if e["method"] in kinds]
 
@@ -122,7 +122,7 @@ class Browser:
                 return result
 
     def _read(self) -> dict[str, Any]:
-        """The next message; an event is kept as well."""
+        """The next message; events are also added to `events`."""
         while b"\0" not in self._pending:
             ready, _, _ = select.select([self._answers], [], [], SECONDS)
             assert ready, "the browser does not answer"
@@ -138,7 +138,7 @@ class Browser:
 
 @contextlib.contextmanager
 def headless_browser(profile: Path) -> Iterator[Browser]:
-    """A browser with a new profile in an empty folder."""
+    """A browser with a new profile in the folder `profile`, which is empty."""
     browser = Browser(profile)
     try:
         yield browser

@@ -1,10 +1,11 @@
-"""Made videos: two shapes that move over a still background, with their masks."""
+"""Fixtures: programs, ffmpeg, and synthetic videos of two moving shapes with their masks."""
 
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,19 +15,45 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
+from tests.processes import Start, ignore, programs
+from vistool.signals import STOP_SIGNALS
+
 # A slow machine is not a failure.
 hypothesis.settings.register_profile("vistool", deadline=None)
 hypothesis.settings.load_profile("vistool")
-# Where the asserts of a helper fail, they shall say why, as those of tests do.
+# Failing asserts of this helper show their values, like those of tests.
 pytest.register_assert_rewrite("tests.made_squares")
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_in_a_terminal() -> Iterator[None]:
+    """Let programs that a test starts obey signals, even if pytest was started to ignore them.
+
+    Programs inherit ignored signals (under `nohup`, or in the background of a script), but not a
+    handler that does nothing. The signals are restored after the test.
+    """
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    for number, handler in before.items():
+        if handler == signal.SIG_IGN:
+            signal.signal(number, ignore)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """start(*arguments, env=...) runs Python in the background; it does not outlive the test."""
+    with programs() as start_program:
+        yield start_program
 
 
 @dataclass(frozen=True)
 class ShapesVideo:
-    """A square that moves right and a disc that moves down and leaves; both may overlap."""
+    """A square that moves right, and a disc that moves down and leaves; they may overlap."""
 
     path: Path
-    images: np.ndarray  # [T, H, W, 3] uint8 RGB, exactly what a decoder must give
+    images: np.ndarray  # [T, H, W, 3] uint8 RGB, exactly as a decoder must return them
     masks: np.ndarray  # [T, 2, H, W] bool: square, disc
     times: tuple[float, ...]  # seconds
     fps: float
@@ -63,7 +90,7 @@ MakeVideo = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def ffmpeg() -> Callable[..., subprocess.CompletedProcess[bytes]]:
-    """ffmpeg(*arguments, data=b"") runs the bundled program, for what vistool does not write."""
+    """ffmpeg(*arguments, data=b"") runs the bundled ffmpeg, for files that vistool cannot write."""
     return run_ffmpeg
 
 
@@ -71,8 +98,8 @@ def ffmpeg() -> Callable[..., subprocess.CompletedProcess[bytes]]:
 def make_video(tmp_path: Path) -> MakeVideo:
     """make_video(name, images, times=..., fps=..., sound=..., options=...) -> path.
 
-    Lossless RGB H.264 unless `options` says otherwise, so a decoder gives `images` exactly.
-    `times` in seconds makes the rate variable; `sound` is a tone of as many seconds.
+    By default lossless RGB H.264, so that a decoder returns `images` exactly. With `times`, in
+    seconds, the rate is variable; `sound` is the length of a tone in seconds.
     """
 
     def make(
@@ -100,7 +127,7 @@ def encode_video(
     sound: float = 0.0,
     options: Sequence[str] = ("-c:v", "libx264rgb", "-qp", "0"),
 ) -> None:
-    """Write a video by ffmpeg alone, so that a test of our reader does not trust our writer."""
+    """Write a video with ffmpeg only, so that tests of the reader do not depend on the writer."""
     height, width = images.shape[1:3]
     command = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps}"]
     command += ["-i", "pipe:0"]
@@ -117,7 +144,7 @@ def encode_video(
 
 @pytest.fixture(scope="session")
 def shapes_video(tmp_path_factory: pytest.TempPathFactory) -> ShapesVideo:
-    """24 frames of 96x128 at 12 fps with two seconds of sound, in an mp4 without loss."""
+    """24 frames of 96x128 at 12 fps with two seconds of sound, in a lossless mp4."""
     images, masks = draw_shapes(24, 96, 128)
     path = tmp_path_factory.mktemp("videos") / "shapes.mp4"
     encode_video(path, images, fps=12, sound=2.0)
@@ -126,7 +153,7 @@ def shapes_video(tmp_path_factory: pytest.TempPathFactory) -> ShapesVideo:
 
 @pytest.fixture
 def frames_folder(tmp_path: Path) -> Callable[[np.ndarray], Path]:
-    """frames_folder(images) writes frame0.png, frame1.png... and gives their folder."""
+    """frames_folder(images) writes frame0.png, frame1.png and so on, and returns their folder."""
 
     def write(images: np.ndarray) -> Path:
         folder = tmp_path / "frames"

@@ -1,4 +1,4 @@
-"""Annotated pictures and videos drawn for the tests: coloured squares on noise."""
+"""Synthetic annotated pictures and videos: coloured squares on noise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vistool.formats.rle import encode_mask
+from vistool.formats.masks.rle import encode_mask
 
 COLOURS = {"red square": (220, 30, 30), "blue square": (30, 30, 220)}
 CATEGORIES = [{"id": 3 + i, "name": name} for i, name in enumerate(COLOURS)]
@@ -17,7 +17,7 @@ HEIGHT, WIDTH = 64, 96
 
 
 def make_pictures(folder: Path, count: int, **picture_fields: Any) -> Path:
-    """COCO pictures with one square of each colour; returns the JSON file."""
+    """Write COCO pictures with one square of each colour. Returns: the annotation file."""
     rng = np.random.default_rng(7)
     images: list[Any] = []
     annotations: list[Any] = []
@@ -43,7 +43,10 @@ def make_pictures(folder: Path, count: int, **picture_fields: Any) -> Path:
 
 
 def make_video(folder: Path, length: int) -> Path:
-    """A YouTube-VIS set of one video: a red square moves, a blue one is there on even frames."""
+    """Write a YouTube-VIS set of one video. Returns: the annotation file.
+
+    A red square moves; a blue one is visible on even frames.
+    """
     names, red, blue = [], [], []
     for t in range(length):
         picture = np.full((HEIGHT, WIDTH, 3), 110, np.uint8)
@@ -64,7 +67,7 @@ def make_video(folder: Path, length: int) -> Path:
 
 
 def square(top: int, left: int, side: int) -> np.ndarray:
-    """[HEIGHT, WIDTH] bool."""
+    """The mask of a square, [HEIGHT, WIDTH] bool."""
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[top : top + side, left : left + side] = True
     return mask

@@ -1,4 +1,4 @@
-"""An annotated set of several made videos, and predictions on it, for the tests of `eval`."""
+"""A data set of several synthetic videos, and predictions on it, for the tests of `eval`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vistool.formats.rle import encode_mask
+from vistool.formats.masks.rle import encode_mask
 from vistool.structures import RLE
 
 HEIGHT, WIDTH = 48, 64
@@ -24,16 +24,16 @@ def block(top: int, left: int, side: int = 16, size: tuple[int, int] = (HEIGHT, 
 
 
 def moving(top: int, length: int, step: int = 2) -> list[RLE | None]:
-    """A block that goes right."""
+    """The masks of a block that moves to the right."""
     return [block(top, 4 + step * t) for t in range(length)]
 
 
 def make_set(
     folder: Path, lengths: Sequence[int] = (4, 3, 5), *, frames: bool = False, **fields: Any
 ) -> Path:
-    """A YouTube-VIS file with a cat and a dog in each video, whose ids are 10, 20...
+    """Write a YouTube-VIS file with a cat and a dog in each video; video ids are 10, 20 and so on.
 
-    Args: frames: draw the pictures as well; fields: more fields of every video.
+    Args: frames: also draw the pictures; fields: more fields of every video.
     """
     folder.mkdir(parents=True, exist_ok=True)
     videos: list[Any] = []
@@ -65,7 +65,7 @@ def make_set(
 
 
 def truth_as_results(path: Path, score: float = 0.9) -> list[dict[str, Any]]:
-    """What is labelled, as predictions."""
+    """The labelled tracks as predictions."""
     content = json.loads(path.read_text())
     keys = ("video_id", "category_id", "segmentations")
     return [{**{key: a[key] for key in keys}, "score": score} for a in content["annotations"]]

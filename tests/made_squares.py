@@ -1,7 +1,8 @@
-"""Videos of coloured squares, and a model that sees them: for tests of the whole of predict."""
+"""Synthetic videos of coloured squares, and a model that segments them, for tests of predict."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vistool.config import IFCConfig, PixelConfig, PredictConfig
-from vistool.formats.results import VideoMeta, read_meta, read_results
-from vistool.formats.rle import decode_mask
-from vistool.models.weights import LoadedModel, WeightsHeader
+from vistool.engine.predict.job import PredictJob
+from vistool.engine.predict.video import predict_opened
+from vistool.engine.tracked_video import TrackedVideo
+from vistool.formats.masks.rle import decode_mask, encode_mask
+from vistool.formats.results.files import VideoMeta, read_meta, read_results
+from vistool.formats.video.reader import open_video
+from vistool.formats.video.writer import VideoWriter
+from vistool.models.checkpoints.files import LoadedModel, WeightsHeader
+from vistool.progress import OnProgress, silent
 from vistool.structures import ClipOutput, FrameFeatures, Size, TrackSegmentation
 
 SIZE = Size(96, 160)
 COLOURS = {"red": (220, 0, 0), "green": (0, 220, 0), "blue": (0, 0, 220)}
 QUIET = PredictConfig(overlay=False)
 
-# Of every object: name, the frames it is on, row, column on frame 0, columns a frame. A side is 40.
+# For every object: name, frames, row, column on frame 0, columns per frame. Sides are 40 pixels.
 Scene = list[tuple[str, range, int, int, int]]
 LENGTH = 14
 SCENE: Scene = [
@@ -34,9 +41,9 @@ SCENE: Scene = [
 
 
 class SquareFinder(nn.Module):
-    """A model with a known answer: a query for every colour, "no object" where it is not seen.
+    """A model with known predictions: one query per colour, "no object" if it is not visible.
 
-    The order of its queries changes from clip to clip, as nothing ties a query to an object.
+    The order of its queries changes from clip to clip, since queries are not tied to objects.
     """
 
     config = IFCConfig(
@@ -90,7 +97,7 @@ def loaded(model: nn.Module | None = None) -> LoadedModel:
 
 
 def truth(scene: Scene, name: str, frame: int) -> np.ndarray | None:
-    """The mask of an object, None where it is absent."""
+    """The mask of an object on a frame; None if it is absent."""
     for other, frames, row, column, speed in scene:
         if other == name and frame in frames:
             left = column + speed * frame
@@ -111,16 +118,59 @@ def pictures(scene: Scene, length: int) -> Iterator[np.ndarray]:
 
 
 def save_frames(folder: Path, scene: Scene = SCENE, length: int = LENGTH) -> Path:
-    """A folder of frames, which vistool shows at 10 a second."""
+    """Write a folder of frames, which vistool reads as 10 frames per second."""
     folder.mkdir(parents=True)
     for i, image in enumerate(pictures(scene, length)):
         cv2.imwrite(str(folder / f"{i:03}.png"), image[..., ::-1])
     return folder
 
 
+def save_clip(path: Path, scene: Scene = SCENE, length: int = LENGTH) -> Path:
+    """The same frames as an mp4."""
+    with VideoWriter(path, SIZE, fps=10) as writer:
+        for i, image in enumerate(pictures(scene, length)):
+            writer.write(image, i / 10)
+    return path
+
+
+def save_labels(folder: Path) -> None:
+    """valid.json: what is to be seen in the clip; results.json: predictions of just that."""
+    about = {"id": 1, "width": SIZE.width, "height": SIZE.height, "length": LENGTH}
+    tracks = [
+        {
+            **{"video_id": 1, "category_id": category},
+            "segmentations": [
+                None if (mask := truth(SCENE, name, frame)) is None else encode_mask(mask)
+                for frame in range(LENGTH)
+            ],
+        }
+        for name, category in zip(COLOURS, SquareFinder.config.category_ids, strict=True)
+    ]
+    categories = [{"id": id_, "name": n} for id_, n in zip((7, 5, 3), COLOURS, strict=True)]
+    labels = [{"id": n, **track} for n, track in enumerate(tracks, start=1)]
+    content = {"videos": [about], "annotations": labels, "categories": categories}
+    (folder / "valid.json").write_text(json.dumps(content))
+    (folder / "results.json").write_text(json.dumps([{**t, "score": 0.9} for t in tracks]))
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return save_frames(tmp_path / "squares")
+
+
+def predict_into(
+    model: LoadedModel,
+    source: Path,
+    folder: Path,
+    config: PredictConfig | None = None,
+    on_progress: OnProgress = silent,
+) -> TrackedVideo:
+    """Predict one source, like the command."""
+    with open_video(source) as reader:
+        video, _ = predict_opened(
+            PredictJob(model, config or PredictConfig()), reader, folder, on_progress
+        )
+    return video
 
 
 def outcome(folder: Path) -> tuple[list[TrackSegmentation], VideoMeta]:
@@ -134,7 +184,7 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 def assert_tracks_follow_the_squares(
     results: list[TrackSegmentation], seen: range, names: tuple[str, ...] = ("red", "green", "blue")
 ) -> None:
-    """One track an object, on exactly the frames it is on; `seen`: frames the model saw."""
+    """One track per object, on exactly its frames; `seen`: the frames that the model processed."""
     name_of = dict(zip((7, 5, 3), COLOURS, strict=True))
     assert [name_of[r["category_id"]] for r in results] == list(names)
     for result, name in zip(results, names, strict=True):
@@ -142,5 +192,5 @@ def assert_tracks_follow_the_squares(
             expected = truth(SCENE, name, frame) if frame in seen else None
             assert (mask is None) == (expected is None), (name, frame)
             if mask is not None and expected is not None:
-                # A mask's outline is only known to a cell of 8 pixels; a square has 40.
+                # The model's masks have cells of 8 pixels; a square has 40 pixels per side.
                 assert overlap(decode_mask(mask), expected) > 0.8

@@ -1,14 +1,20 @@
-"""Tracks of rectangles for the tests of evaluation: labelled ones, and imperfect predictions."""
+"""Synthetic tracks of rectangles, and imperfect predictions of them, for tests of evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vistool.evaluation.overlaps import TruthTrack, VideoOverlaps, overlaps_of_video
-from vistool.formats.rle import encode_masks
+from vistool.annotations.dataset import AnnotatedTrack
+from vistool.formats.masks.rle import encode_masks
+from vistool.metrics.ap import VideoAP, average_precision
+from vistool.metrics.davis import DavisResult, davis_of_video
+from vistool.metrics.hota import HotaCounts, hota_of_video
+from vistool.metrics.identity import IdentityCounts, identity_of_video
+from vistool.metrics.overlaps import VideoOverlaps, overlaps_of_video, overlaps_of_videos
+from vistool.metrics.tracking_measures import TrackingResult
 from vistool.structures import RLE, TrackSegmentation
 
 HEIGHT, WIDTH = 24, 32
@@ -16,12 +22,12 @@ HEIGHT, WIDTH = 24, 32
 
 @dataclass(frozen=True, eq=False)
 class MadeTrack:
-    """One track as pixels; a frame without any is one where it is absent."""
+    """One track as pixel masks; it is absent on frames with an empty mask."""
 
     masks: np.ndarray  # [F, H, W] bool
     category_id: int = 1
-    score: float = 1.0  # of a prediction
-    is_crowd: bool = False  # of a labelled one
+    score: float = 1.0  # for predictions
+    is_crowd: bool = False  # for labelled tracks
 
     def codes(self) -> list[RLE | None]:
         codes = encode_masks(self.masks)
@@ -34,7 +40,7 @@ class MadeVideo:
     predictions: Sequence[MadeTrack]
 
     def overlaps(self, video_id: int = 1) -> VideoOverlaps:
-        truth = [TruthTrack(video_id, t.category_id, t.codes(), t.is_crowd) for t in self.truth]
+        truth = [AnnotatedTrack(video_id, t.category_id, t.codes(), t.is_crowd) for t in self.truth]
         return overlaps_of_video(video_id, truth, self.results(video_id))
 
     def results(self, video_id: int = 1) -> list[TrackSegmentation]:
@@ -49,15 +55,46 @@ class MadeVideo:
         ]
 
 
+def hota_of(videos: Iterable[VideoOverlaps]) -> TrackingResult[HotaCounts]:
+    return TrackingResult(tuple((video.video_id, hota_of_video(video)) for video in videos))
+
+
+def identity_of(videos: Iterable[VideoOverlaps]) -> TrackingResult[IdentityCounts]:
+    return TrackingResult(tuple((video.video_id, identity_of_video(video)) for video in videos))
+
+
+def davis_of(videos: Iterable[VideoOverlaps]) -> DavisResult:
+    return DavisResult(tuple(followed for video in videos for followed in davis_of_video(video)))
+
+
+def ap_of(
+    truth: Iterable[AnnotatedTrack],
+    predictions: Iterable[TrackSegmentation],
+    *,
+    video_ids: Iterable[int],
+    category_ids: Iterable[int],
+) -> VideoAP:
+    """AP of the tracks of these videos; tracks of other videos are left out."""
+    videos: dict[int, tuple[list[AnnotatedTrack], list[TrackSegmentation]]]
+    videos = {video_id: ([], []) for video_id in video_ids}
+    for track in truth:
+        if track.video_id in videos:
+            videos[track.video_id][0].append(track)
+    for prediction in predictions:
+        videos[prediction["video_id"]][1].append(prediction)
+    compared = overlaps_of_videos((video_id, *tracks) for video_id, tracks in videos.items())
+    return average_precision(compared, category_ids=category_ids)
+
+
 def rectangle(top: int, left: int, height: int, width: int) -> np.ndarray:
-    """[HEIGHT, WIDTH] bool; what lies outside the picture is cut off."""
+    """The mask of a rectangle, cut off at the picture's edges: [HEIGHT, WIDTH] bool."""
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)] = True
     return mask
 
 
 def random_video(rng: np.random.Generator, categories: int = 3) -> MadeVideo:
-    """Up to five objects; predictions lose them, drift, swap identities or are of nothing."""
+    """Up to five objects; predictions miss frames, drift, swap identities or are false."""
     length = int(rng.integers(1, 13))
     truth = [_random_track(rng, length, categories) for _ in range(rng.integers(0, 6))]
     predictions = [_imperfect(rng, track, truth) for track in truth for _ in range(rng.integers(3))]
@@ -77,7 +114,7 @@ def _random_track(rng: np.random.Generator, length: int, categories: int) -> Mad
 def _imperfect(rng: np.random.Generator, track: MadeTrack, truth: Sequence[MadeTrack]) -> MadeTrack:
     length = len(track.masks)
     masks = np.stack([np.roll(mask, rng.integers(-2, 3, 2), (0, 1)) for mask in track.masks])
-    if rng.random() < 0.4:  # goes on with another object
+    if rng.random() < 0.4:  # continues on another object
         other = truth[int(rng.integers(len(truth)))]
         since = rng.integers(length)
         masks[since:] = other.masks[since:]

@@ -1,4 +1,4 @@
-"""Small trainings on made pictures, and what is read of them: for the tests of `train`."""
+"""Small trainings on synthetic pictures, and readers of their files, for the tests of `train`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vistool.config import (
     SourceConfig,
     TrainConfig,
 )
-from vistool.engine.checkpoint import CHECKPOINT
-from vistool.engine.run_log import LOG
+from vistool.engine.train.checkpoint import CHECKPOINT
+from vistool.engine.train.log import LOG
 
 TINY = {
     "backbone": {"kind": "resnet", "stem_channels": 8, "bottleneck_channels": 4},
@@ -80,7 +80,7 @@ def dies_at(last: int) -> Callable[[int, int, Mapping[str, Any]], None]:
 
 
 def gradients(run: Path) -> list[torch.Tensor]:
-    """Of the first step, clipped, from what Adam remembers of them."""
+    """The clipped gradients of the first step, from Adam's first moments."""
     saved = torch.load(run / CHECKPOINT, weights_only=True)
     return [moments["exp_avg"] for moments in saved["optimizer"]["state"].values()]
 
@@ -89,8 +89,8 @@ def assert_close_gradients(run: Path, expected: Path) -> None:
     wanted = gradients(expected)
     largest = max(gradient.abs().max().item() for gradient in wanted)
     for actual, gradient in zip(gradients(run), wanted, strict=True):
-        # Sums in another order, relative to the tensor's largest; some gradients, as of the biases
-        # of attention's keys, are nothing but rounding.
+        # Sums in another order differ, relative to the tensor's largest value. Some gradients, such
+        # as those of the key biases in attention, are only rounding errors.
         atol = 2e-5 * gradient.abs().max().item() + 1e-7 * largest
         torch.testing.assert_close(actual, gradient, rtol=0, atol=atol)
 

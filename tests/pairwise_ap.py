@@ -1,7 +1,7 @@
 """Track AP in plain loops over pycocotools, one pair of tracks and one frame at a time.
 
-Written from the rules alone, without the package's own evaluation: what tests compare it with and
-what the benchmark measures against. It takes the time that such loops take.
+It is written from the rules alone, without the package's own evaluation, and it is slow. Tests and
+the benchmark compare the package with it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOST = [1, 10, 100]
 
 
 def pair_iou(ours: Sequence[Any], theirs: Sequence[Any]) -> float:
-    """Overlap of two tracks; a frame without a mask is an empty one."""
+    """IoU of two tracks in [0, 1]; a frame without a mask counts as an empty mask."""
     both = either = 0.0
     for d, g in zip(ours, theirs, strict=True):
         if d and g:
@@ -32,13 +32,13 @@ def pair_iou(ours: Sequence[Any], theirs: Sequence[Any]) -> float:
 
 
 def mean_stated_area(areas: Sequence[float | None]) -> float:
-    """Over the frames where there is any."""
+    """The mean over the frames with an area, in pixels."""
     visible = [area for area in areas if area]
     return float(np.mean(visible)) if visible else 0.0
 
 
 class PairwiseAP:
-    """Precision [10, 101, K, 4, 3] and recall [10, K, 4, 3], -1 without truth."""
+    """Precision [10, 101, K, 4, 3] and recall [10, K, 4, 3], -1 without labelled tracks."""
 
     def __init__(
         self,
@@ -88,14 +88,18 @@ class PairwiseAP:
     def _match(
         self, video: int, category: int, area: tuple[float, float]
     ) -> tuple[list[tuple[float, list[bool], list[bool]]], int]:
-        """For every prediction its score, what it finds and what is ignored at each threshold."""
+        """Match the predictions of one video.
+
+        Returns: the score of every prediction, and whether it matches and is ignored at each
+            threshold; and the number of labelled tracks.
+        """
         place = (video, category)
         truth, predictions = self.truth.get(place, []), self.predictions.get(place, [])
         optional = [
             bool(g.get("iscrowd")) or not area[0] <= mean_stated_area(g["areas"]) <= area[1]
             for g in truth
         ]
-        # Those to be found first, else in the order of the file.
+        # Ignored tracks last, otherwise in the order of the file.
         truth_order = sorted(range(len(truth)), key=lambda g: optional[g])
         found = [[False] * len(THRESHOLDS) for _ in predictions]
         ignored = [[False] * len(THRESHOLDS) for _ in predictions]

@@ -3,45 +3,50 @@
 from __future__ import annotations
 
 import json
+import lzma
 import zlib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
+from vistool.models.checkpoints.names import Rules, rename_key
+
+LOSS_WEIGHTS = "criterion.empty_weight"
 FIXTURES = Path(__file__).parent / "fixtures"
-SHARED = Path(__file__).parents[2] / "shared" / "reference"
 
 
 def recorded(name: str) -> dict[str, Tensor]:
-    """Tensors of a recording; skips the test where a large one is not at hand."""
-    return load_file(_file(f"{name}.safetensors"))
+    """Tensors of a recording, which a test may change: every call reads them again."""
+    return load(_unpacked(f"{name}.safetensors.xz"))
+
+
+def in_our_names(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
+    """Published weights under our names, without IFC's weights of the loss."""
+    return {rename_key(key, rules): state[key] for key in state.keys() - {LOSS_WEIGHTS}}
 
 
 def recorded_json(name: str) -> Any:
-    return json.loads(_file(f"{name}.json").read_text())
+    """A recording in JSON, packed or not."""
+    path = FIXTURES / f"{name}.json"
+    return json.loads(path.read_bytes() if path.is_file() else _unpacked(f"{name}.json.xz"))
 
 
-def _file(name: str) -> Path:
-    for folder in (FIXTURES / name, SHARED / Path(name).parent / "a" / Path(name).name):
-        if folder.is_file():
-            return folder
-    pytest.skip(f"the recording {name} is not in tests/fixtures and ../shared is absent")
+@cache
+def _unpacked(name: str) -> bytes:
+    return lzma.decompress((FIXTURES / name).read_bytes())
 
 
 def published_shapes(section: str, model: str = "ifc") -> dict[str, tuple[int, ...]]:
     """Keys and shapes of one section of the published models' key list."""
-    path = SHARED / model / "official_keys.txt"
-    if not path.is_file():
-        pytest.skip("the list of published keys is not at hand: ../shared is absent")
     shapes: dict[str, tuple[int, ...]] = {}
     inside = False
-    for line in path.read_text().splitlines():
+    for line in _unpacked(f"{model}/official_keys.txt.xz").decode().splitlines():
         if line.startswith("#"):
             inside = line.startswith(f"# section {section} ")
         elif inside and line:
@@ -57,7 +62,7 @@ def formula_weights(
     return {
         key: torch.from_numpy(_formula_weight(key, shape, seed, stem_scale).astype(np.float32))
         for key, shape in shapes.items()
-        if key != "criterion.empty_weight"
+        if key != LOSS_WEIGHTS
     }
 
 

@@ -1,4 +1,4 @@
-"""`vistool bench`: what it counts, against sums by hand, and what it prints."""
+"""`vistool bench`: operations compared with sums by hand, and the printed report."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from vistool.config import EfficientNetLiteConfig, PredictConfig
 from vistool.engine.bench import bench, operations
 from vistool.errors import UsageError
 from vistool.models.backbone import build_backbone
+from vistool.models.checkpoints.files import save_model
 from vistool.models.vistr import MaskHead
-from vistool.models.weights import save_model
 from vistool.nn.transformer import Attention
 from vistool.structures import Size
 
@@ -44,19 +44,19 @@ def test_operations_of_attention_are_its_projections_and_both_products() -> None
     assert counted == projections + 2 * queries * keys * dim
 
 
-def test_attention_to_itself_is_counted_though_torch_has_it_in_one_piece() -> None:
+def test_self_attention_is_counted_although_torch_fuses_it() -> None:
     tokens, dim = 6, 12
     layer = Attention(dim, 4, 0.0).eval()
     counted = operations(lambda: layer(torch.zeros(1, tokens, dim)))
     assert counted == 4 * tokens * dim * dim + 2 * tokens * tokens * dim
 
 
-def test_the_light_backbone_has_the_operations_it_is_known_for() -> None:
-    """407 M of EfficientNet-Lite0 at 224x224, without the classifier's 1x1 layer and matrix."""
+def test_the_light_backbone_has_the_published_operations() -> None:
+    """EfficientNet-Lite0 has 407 M at 224x224, here without the classifier's two layers."""
     backbone = build_backbone(EfficientNetLiteConfig()).eval()
     classifier = 320 * 1280 * 7 * 7 + 1280 * 1000
     counted = operations(lambda: backbone(torch.zeros(1, 3, 224, 224)))
-    # Whether the published figure counts normalisations as well is not said: 3 % for that.
+    # The published number may or may not include normalisations: 3 % tolerance for that.
     assert counted + classifier == pytest.approx(407e6, rel=0.03)
 
 
@@ -81,19 +81,19 @@ def test_a_frame_costs_its_features_and_its_share_of_the_clips(model: Path) -> N
     assert clips == pytest.approx(alone.decode_operations / 3, rel=1e-3)
 
 
-def test_the_answer_in_words_and_as_json(model: Path) -> None:
+def test_the_report_as_text_and_as_json(model: Path) -> None:
     options = ["bench", "-m", str(model), "--video", "160x96", "--seconds", "0.05", "-q"]
     words = runner.invoke(app, options)
     assert words.exit_code == 0, words.output
-    assert "160x96, seen as 107x64" in words.stdout
+    assert "160x96, input 107x64" in words.stdout
     facts = json.loads(runner.invoke(app, [*options, "--json"]).stdout)
     assert facts["parameters"] > 10_000
     assert f"{facts['parameters'] / 1e6:.2f} M parameters" in words.stdout
     assert facts["frame"] == {"width": 160, "height": 96}
 
 
-def test_vistr_is_measured_with_all_that_it_draws(tmp_path: Path) -> None:
-    """Though where masks have a say in scores it draws what is likely alone: nothing, in noise."""
+def test_vistr_is_measured_with_all_its_masks(tmp_path: Path) -> None:
+    """With mask-aware scoring, `predict` would compute only likely masks: none, on noise."""
     model = tiny_vistr(scoring="mask-aware")
     with torch.no_grad():
         model.class_head.bias[-1] += 50.0
@@ -112,7 +112,7 @@ def test_vistr_is_measured_with_all_that_it_draws(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--video", "big"], "--video big: not of the form WIDTHxHEIGHT"),
         (["--seconds", "0"], "0 seconds of 1280x720"),
@@ -124,7 +124,7 @@ def test_vistr_is_measured_with_all_that_it_draws(tmp_path: Path) -> None:
         (["--clip-length", "2", "--clip-stride", "3"], "clip stride 3"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(model: Path, options: list[str], told: str) -> None:
+def test_what_cannot_be_measured_is_refused(model: Path, options: list[str], message: str) -> None:
     result = runner.invoke(app, ["bench", "-m", str(model), *options])
     assert result.exit_code == UsageError.exit_code
-    assert told in result.stderr
+    assert message in result.stderr

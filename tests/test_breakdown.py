@@ -1,8 +1,8 @@
-"""AP by occlusion, length and speed: who belongs where, and what counts in a group."""
+"""AP by occlusion, length and speed: the groups of tracks, and the predictions that count there."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.made_tracks import random_video
+from vistool.annotations.dataset import AnnotatedTrack
 from vistool.errors import DataError
-from vistool.evaluation.breakdown import (
+from vistool.formats.masks.rle import encode_masks
+from vistool.metrics.ap import Grouping, average_precision
+from vistool.metrics.breakdown import (
     Breakdown,
-    GroupAP,
+    BreakdownBuilder,
     box_overlap,
-    break_down_tracks,
     occlusion_of,
 )
-from vistool.evaluation.overlaps import TruthTrack, VideoOverlaps, overlaps_of_video
-from vistool.evaluation.video_ap import NOT_MEASURED, Grouping, average_precision
-from vistool.formats.rle import encode_masks
+from vistool.metrics.overlaps import NOT_MEASURED, VideoOverlaps, overlaps_of_video
 from vistool.structures import RLE, TrackSegmentation
 
 NO, SLIGHT, SEVERE = "no_occlusion", "slight_occlusion", "severe_occlusion"
@@ -29,7 +29,7 @@ NO, SLIGHT, SEVERE = "no_occlusion", "slight_occlusion", "severe_occlusion"
 def track(
     frames: int, step: int = 0, top: int = 0, length: int = 24, side: int = 10
 ) -> list[RLE | None]:
-    """A square on the first frames of `length`, going `step` pixels to the right on each."""
+    """A square that is visible on the first frames of `length` and moves right by `step` pixels."""
     masks = np.zeros((frames, 40, 40 + step * frames), bool)
     wide = np.zeros((frames, 40, 400), bool)
     for frame, mask in enumerate(masks):
@@ -39,7 +39,7 @@ def track(
 
 
 def video(
-    truth: Sequence[TruthTrack], found: Sequence[list[RLE | None]], number: int = 1
+    truth: Sequence[AnnotatedTrack], found: Sequence[list[RLE | None]], number: int = 1
 ) -> VideoOverlaps:
     predictions: list[TrackSegmentation] = [
         {"video_id": number, "category_id": 1, "score": 1 - place / 10, "segmentations": masks}
@@ -48,20 +48,23 @@ def video(
     return overlaps_of_video(number, truth, predictions)
 
 
-def labelled(masks: list[RLE | None], *levels: str | None, crowd: bool = False) -> TruthTrack:
-    return TruthTrack(1, 1, masks, crowd, occlusion=levels)
+def labelled(masks: list[RLE | None], *levels: str | None, crowd: bool = False) -> AnnotatedTrack:
+    return AnnotatedTrack(1, 1, masks, crowd, occlusion=levels)
 
 
-def ap50(groups: Sequence[GroupAP]) -> dict[str, float]:
-    return {group.name: group.numbers["AP50"] for group in groups}
+def ap50(groups: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    return {name: row["AP50"] for name, row in groups.items()}
 
 
-def counts(groups: Sequence[GroupAP]) -> dict[str, int]:
-    return {group.name: group.num_truth for group in groups}
+def counts(groups: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    return {name: row["truth"] for name, row in groups.items()}
 
 
-def breakdown(*videos: VideoOverlaps) -> Breakdown:
-    return break_down_tracks(videos, category_ids=[1])
+def breakdown(*videos: VideoOverlaps, category_ids: Sequence[int] = (1,)) -> Breakdown:
+    builder = BreakdownBuilder(category_ids)
+    for video in videos:
+        builder.add(video)
+    return builder.result()
 
 
 # --- occlusion ------------------------------------------------------------------------------------
@@ -75,30 +78,30 @@ def test_the_occlusion_of_a_track_is_the_mean_of_its_labelled_frames() -> None:
     assert np.isnan(occlusion_of([]))
 
 
-def test_every_occlusion_is_scored_alone() -> None:
+def test_ap_is_computed_for_each_occlusion_group() -> None:
     light, heavy, group = track(5), track(5, top=15), track(5, top=28)
     truth = [
         labelled(light, *[NO] * 5),
         labelled(heavy, *[SEVERE] * 5),
         labelled(group, *[SEVERE] * 5, crowd=True),
     ]
-    found = breakdown(video(truth, [light, group])).occlusion
+    found = breakdown(video(truth, [light, group]))["occlusion"]
     assert ap50(found) == {"light": 1, "medium": NOT_MEASURED, "heavy": 0}
     assert counts(found) == {"light": 1, "medium": 0, "heavy": 1}
 
 
-def test_a_prediction_of_nothing_counts_against_every_occlusion() -> None:
+def test_an_unmatched_prediction_counts_in_every_occlusion_group() -> None:
     truth = [labelled(track(5), *[NO] * 5), labelled(track(5, top=15), *[SEVERE] * 5)]
-    found = breakdown(video(truth, [track(5, top=28), track(5), track(5, top=15)])).occlusion
+    found = breakdown(video(truth, [track(5, top=28), track(5), track(5, top=15)]))["occlusion"]
     assert ap50(found) == {"light": 0.5, "medium": NOT_MEASURED, "heavy": 0.5}
 
 
-def test_without_labels_of_occlusion_there_is_no_such_table() -> None:
-    assert breakdown(video([labelled(track(5))], [track(5)])).occlusion == ()
+def test_without_occlusion_labels_the_table_is_left_out() -> None:
+    assert list(breakdown(video([labelled(track(5))], [track(5)]))) == ["length", "speed"]
 
 
-def test_a_level_that_ovis_does_not_have_is_refused_with_its_video() -> None:
-    with pytest.raises(DataError, match="video 4: an occlusion of 'half'") as caught:
+def test_an_unknown_occlusion_level_is_refused_with_its_video() -> None:
+    with pytest.raises(DataError, match="video 4: unknown occlusion 'half'") as caught:
         breakdown(video([labelled(track(5), "half")], [], number=4))
     assert "slight_occlusion" in caught.value.hint
 
@@ -106,18 +109,18 @@ def test_a_level_that_ovis_does_not_have_is_refused_with_its_video() -> None:
 # --- length ---------------------------------------------------------------------------------------
 
 
-def test_a_track_is_as_long_as_it_is_visible() -> None:
+def test_the_length_of_a_track_is_its_number_of_visible_frames() -> None:
     truth = [labelled(track(n, top=10 * i)) for i, n in enumerate([10, 11, 21])]
     truth.append(labelled(track(0, top=30)))  # never visible: in no group
-    length = breakdown(video(truth, [track(10), track(21, top=20)])).length
+    length = breakdown(video(truth, [track(10), track(21, top=20)]))["length"]
     assert counts(length) == {"short": 1, "medium": 1, "long": 1}
     assert ap50(length) == {"short": 1, "medium": 0, "long": 1}
 
 
-def test_a_false_prediction_counts_only_among_those_of_its_length() -> None:
+def test_an_unmatched_prediction_counts_only_in_the_group_of_its_length() -> None:
     truth = [labelled(track(5)), labelled(track(24, top=15))]
     nothing = track(24, top=28)
-    length = breakdown(video(truth, [nothing, track(5), track(24, top=15)])).length
+    length = breakdown(video(truth, [nothing, track(5), track(24, top=15)]))["length"]
     assert ap50(length) == {"short": 1, "medium": NOT_MEASURED, "long": 0.5}
 
 
@@ -125,7 +128,7 @@ def test_a_false_prediction_counts_only_among_those_of_its_length() -> None:
 
 
 @pytest.mark.parametrize("step", [0, 1, 3, 9, 10, 15])
-def test_boxes_of_neighbouring_frames_overlap_as_the_step_says(step: int) -> None:
+def test_the_overlap_of_neighbouring_boxes_follows_from_the_step(step: int) -> None:
     expected = max(0, 10 - step) / (10 + min(step, 10))
     assert box_overlap([track(6, step)]) == pytest.approx([expected])
 
@@ -140,15 +143,15 @@ def test_frames_without_a_neighbour_have_no_speed() -> None:
     assert np.isnan(box_overlap([[None, None]])).all()
 
 
-def test_every_speed_is_scored_alone() -> None:
+def test_ap_is_computed_for_each_speed_group() -> None:
     slow, medium, fast = track(8), track(8, 1, top=12), track(8, 6, top=24)
     truth = [labelled(masks) for masks in (slow, medium, fast)]
-    speed = breakdown(video(truth, [slow, fast])).speed
+    speed = breakdown(video(truth, [slow, fast]))["speed"]
     assert counts(speed) == {"slow": 1, "medium": 1, "fast": 1}
     assert ap50(speed) == {"slow": 1, "medium": 0, "fast": 1}
 
 
-# --- what must always hold ------------------------------------------------------------------------
+# --- properties -----------------------------------------------------------------------------------
 
 
 @settings(max_examples=30, deadline=None)
@@ -173,9 +176,9 @@ def test_a_group_of_all_tracks_has_the_ap_of_all(seed: int) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_the_truth_scores_one_in_every_group_that_has_tracks(seed: int) -> None:
+def test_ap_of_the_labels_is_one_in_every_group_with_tracks(seed: int) -> None:
     made = random_video(np.random.default_rng(seed))
-    truth = [TruthTrack(1, t.category_id, t.codes()) for t in made.truth]
+    truth = [AnnotatedTrack(1, t.category_id, t.codes()) for t in made.truth]
     predictions: list[TrackSegmentation] = [
         {
             "video_id": 1,
@@ -187,7 +190,7 @@ def test_the_truth_scores_one_in_every_group_that_has_tracks(seed: int) -> None:
     ]
     visible = [any(t.segmentations) for t in truth]
     truth = [t for t, seen in zip(truth, visible, strict=True) if seen]
-    found = break_down_tracks([overlaps_of_video(1, truth, predictions)], category_ids=[1, 2, 3])
-    for group in (*found.length, *found.speed):
-        assert group.numbers["AP"] == (1 if group.num_truth else NOT_MEASURED)
-    assert sum(group.num_truth for group in found.length) == len(truth)
+    found = breakdown(overlaps_of_video(1, truth, predictions), category_ids=[1, 2, 3])
+    for row in (*found["length"].values(), *found["speed"].values()):
+        assert row["AP"] == (1 if row["truth"] else NOT_MEASURED)
+    assert sum(row["truth"] for row in found["length"].values()) == len(truth)

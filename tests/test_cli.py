@@ -1,19 +1,24 @@
-"""The command line: what it loads, how it fails, what it says while it works."""
+"""The command line: imports, failures, and progress."""
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from tests.made_data import make_pictures
 from vistool.cli import console
 from vistool.cli.app import Commands, app
+from vistool.cli.weights import print_weights
 from vistool.config import EfficientNetLiteConfig, IFCConfig, to_json
 from vistool.errors import (
     DataError,
@@ -22,15 +27,16 @@ from vistool.errors import (
     UsageError,
     VistoolError,
     WeightsError,
+    is_out_of_memory,
 )
-from vistool.models import weights as weight_files
+from vistool.models.checkpoints.files import available_weights
 
 runner = CliRunner()
 MODEL = IFCConfig(class_names=("cat", "dog"), backbone=EfficientNetLiteConfig())
 
 
 def program(action: Callable[[], None]) -> typer.Typer:
-    """A program with our command class and one command, `act`, which does `action`."""
+    """A program of our command class with one command, `act`, which calls `action`."""
     made = typer.Typer(cls=Commands, rich_markup_mode=None, pretty_exceptions_enable=False)
     made.command()(lambda: action())
     made.callback()(lambda: None)
@@ -48,7 +54,7 @@ def raising(error: BaseException) -> typer.Typer:
 # What is loaded
 
 
-def test_the_command_line_loads_nothing_heavy() -> None:
+def test_the_command_line_imports_no_heavy_packages() -> None:
     heavy = {"torch", "numpy", "cv2", "scipy", "rich", "pycocotools", "safetensors"}
     script = (
         "import sys, vistool.cli.app as a\n"
@@ -103,7 +109,7 @@ def test_an_error_without_a_hint_is_one_line() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "act"], ["act", "--debug"]])
-def test_debug_shows_the_traceback_wherever_it_stands(arguments: list[str]) -> None:
+def test_debug_shows_the_traceback_at_any_position(arguments: list[str]) -> None:
     made = raising(DataError("no such thing"))
     result = runner.invoke(made, arguments)
     assert result.exit_code == 3
@@ -125,19 +131,35 @@ def test_ctrl_c_ends_with_130_and_one_line() -> None:
 
 
 def test_full_memory_ends_with_5_and_a_way_out() -> None:
-    result = runner.invoke(raising(MemoryError()), ["act"])
-    assert result.exit_code == 5
-    assert "hint: a smaller --size" in result.stderr
+    for error in (
+        MemoryError(),
+        np.exceptions.AxisError("std::bad_alloc"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried..."),
+        cv2.error("OpenCV: (-4:Insufficient memory) Failed to allocate 12 bytes"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("can't start new thread"),
+    ):
+        error.add_note("what was done is in runs")
+        result = runner.invoke(raising(error), ["act"])
+        assert result.exit_code == 5
+        lines = result.stderr.splitlines()
+        assert lines[:2] == ["error: this computer's memory is full", "what was done is in runs"]
+        assert lines[2].startswith("hint: ")
 
 
-def test_what_the_system_refuses_names_the_file() -> None:
+def test_other_errors_are_no_matter_of_memory() -> None:
+    for error in (RuntimeError("shape"), OSError(errno.ENOENT, "x"), ValueError("allocate")):
+        assert not is_out_of_memory(error)
+
+
+def test_a_system_error_names_the_file() -> None:
     error = OSError(28, "No space left on device", "/disk/overlay.mp4")
     result = runner.invoke(raising(error), ["act"])
     assert result.exit_code == 1
     assert result.stderr == "error: /disk/overlay.mp4: No space left on device\n"
 
 
-def test_a_failure_tells_what_there_is_nevertheless() -> None:
+def test_a_failure_prints_its_notes() -> None:
     for error in (VistoolError("it failed", hint="do that"), OSError(28, "it failed")):
         error.add_note("3 frames are in here")
         lines = runner.invoke(raising(error), ["act"]).stderr.splitlines()
@@ -169,10 +191,10 @@ def test_wrong_options_end_with_2_and_point_to_the_help(
     error, hint = result.stderr.splitlines()
     assert error.startswith("error: ")
     assert message in error
-    assert hint == f"hint: {help_of} --help shows what there is"
+    assert hint == f"hint: {help_of} --help lists commands and options"
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     script = (
         "import typer; from vistool.cli.app import Commands\n"
         "app = typer.Typer(cls=Commands)\n"
@@ -220,32 +242,35 @@ def write_weights(path: Path, **metadata: str) -> Path:
     return path
 
 
-def test_weights_list_shows_what_is_at_hand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_weights_list_shows_the_shipped_weights() -> None:
+    listed = json.loads(runner.invoke(app, ["weights", "list", "--json"]).stdout)
+    assert [row["name"] for row in listed] == [path.stem for path in available_weights()]
+
+
+def test_weights_are_a_row_each_and_unreadable_ones_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(weight_files, "FOLDERS", (tmp_path,))
-    write_weights(tmp_path / "small.safetensors", license="CC0", score="AP 0.25")
-    (tmp_path / "torn.safetensors").write_bytes(b"torn")
-    result = runner.invoke(app, ["weights", "list"])
-    assert result.exit_code == 0
-    head, line = result.stdout.splitlines()
+    small = write_weights(tmp_path / "small.safetensors", license="CC0", score="AP 0.25")
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(b"torn")
+    print_weights([small, torn], as_json=False)
+    written = capsys.readouterr()
+    head, line = written.out.splitlines()
     assert head.split() == ["name", "MB", "architecture", "classes", "license", "score"]
     assert line.split() == [
         "small", "0.0", "ifc,", "efficientnet-lite", "2", "CC0", "AP", "0.25",
     ]  # fmt: skip
-    assert result.stderr.startswith(f"warning: {tmp_path}/torn.safetensors: not a readable")
-    listed = json.loads(runner.invoke(app, ["weights", "list", "--json"]).stdout)
+    assert written.err.startswith(f"warning: {torn}: not a readable")
+    print_weights([small, torn], as_json=True)
+    listed = json.loads(capsys.readouterr().out)
     assert [(row["name"], row["classes"]) for row in listed] == [("small", 2)]
 
 
-def test_weights_list_says_where_there_are_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(weight_files, "FOLDERS", (tmp_path,))
-    result = runner.invoke(app, ["weights", "list"])
-    assert result.exit_code == 0
-    assert not result.stdout
-    assert "no weights" in result.stderr
+def test_weights_list_says_where_there_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    print_weights([], as_json=False)
+    written = capsys.readouterr()
+    assert not written.out
+    assert "no weights" in written.err
 
 
 def test_weights_show_prints_all_of_the_header_and_the_checksum(tmp_path: Path) -> None:
@@ -262,7 +287,7 @@ def test_weights_show_prints_all_of_the_header_and_the_checksum(tmp_path: Path) 
     assert facts["metadata"] == {"license": "CC0", "training_data": "my cats"}
 
 
-def test_a_header_cannot_command_the_terminal(tmp_path: Path) -> None:
+def test_a_header_cannot_control_the_terminal(tmp_path: Path) -> None:
     path = write_weights(tmp_path / "w.safetensors", license="\x1b[2Jfree")
     assert "\x1b" not in runner.invoke(app, ["weights", "show", str(path)]).stdout
 
@@ -270,11 +295,8 @@ def test_a_header_cannot_command_the_terminal(tmp_path: Path) -> None:
 # Progress
 
 
-def test_progress_is_lines_off_a_terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
-    with console.progress() as show:
+def test_progress_is_plain_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress(pause=0.0) as show:
         show("segmenting", 1, 40)
         show("segmenting", 20, 40)
         show("drawing", 1, None)
@@ -287,18 +309,17 @@ def test_progress_is_lines_off_a_terminal(
     assert third == "drawing: 1 frames"
 
 
-def test_progress_says_nothing_when_quiet_or_when_all_is_done_at_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_progress_is_silent_when_quiet_or_done_at_once(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with console.progress() as show:
+    with console.progress(pause=600.0) as show:
         show("drawing", 1, 2)
-    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
-    with console.progress(quiet=True) as show:
+    with console.progress(quiet=True, pause=0.0) as show:
         show("drawing", 1, 2)
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_bar_is_shown_on_a_terminal_and_leaves_nothing_behind(
+def test_a_bar_is_shown_on_a_terminal_and_removed_at_the_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
@@ -334,13 +355,43 @@ def test_a_long_answer_is_not_broken_by_the_bar(
     assert [written.count(f"{text}\n") for text in texts] == [2, 2]
 
 
-def test_speed_counts_from_where_a_resumed_job_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speed_counts_from_where_a_resumed_job_begins() -> None:
     now = 0.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    pace = console._Pace()
+    pace = console._Pace(lambda: now)
     assert pace.speed(5000) == 0
     now = 10.0
     assert pace.speed(5020) == 2
     assert pace.speed(1) == 0  # the next stage
     now = 11.0
     assert pace.speed(4) == 3
+
+
+def in_shell(how: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The program as a shell starts it: `how` has "$@" where its words go."""
+    words = ["bash", "-c", how, "-", sys.executable, "-m", "vistool", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def test_too_little_address_space_is_told_before_anything_is_loaded() -> None:
+    done = in_shell('ulimit -v 1000000; exec "$@"', "weights", "list")
+    assert done.returncode == 5
+    assert done.stderr.splitlines() == [
+        "error: this process may have 1024 MB of address space; vistool needs 1500 at least",
+        "hint: raise the limit, as by `ulimit -v unlimited`",
+    ]
+    assert in_shell('ulimit -v 1000000; exec "$@"', "predict", "--help").returncode == 0
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_program_without_standard_streams_does_its_work(tmp_path: Path, closed: str) -> None:
+    """Else a file would get the number of one, and what is said would go into it."""
+    path = make_pictures(tmp_path, 2)
+    done = in_shell(f'exec "$@" {closed}', "data", "split", path, "--fraction", "0.5")
+    assert done.returncode == 0, done.stderr
+    for name in ("pictures-train.json", "pictures-val.json"):
+        assert len(json.loads((tmp_path / name).read_text())["images"]) == 1
+
+
+def test_names_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    console.say("error: a\x1b[2Jb\rc\nhint: d\udcff")
+    assert capsys.readouterr().err == "error: a?[2Jb?c\nhint: d?\n"

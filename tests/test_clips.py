@@ -1,4 +1,4 @@
-"""Training clips: what is drawn, what the masks say, and that they agree."""
+"""Training clips: the frames and masks agree; camera, motion, noise and compression."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from tests.made_data import make_pictures, make_video
 from vistool.config import AugmentConfig
-from vistool.data.annotations import read_annotations
 from vistool.data.augment import compress, make_noise
 from vistool.data.clips import ClipMaker, TrainingClip
+from vistool.data.labelled import read_annotations
 from vistool.data.motion import (
     Camera,
     Curve,
@@ -30,7 +30,7 @@ from vistool.data.sampling import ClipSampler
 from vistool.data.shots import Patch
 from vistool.data.warping import (
     LONGEST_BLUR,
-    Window,
+    CanvasBox,
     exposure,
     project,
     seen,
@@ -38,15 +38,15 @@ from vistool.data.warping import (
     shrunk,
 )
 from vistool.errors import UsageError
-from vistool.formats.rle import encode_mask
+from vistool.formats.masks.rle import encode_mask
 from vistool.structures import Size
 
 CANVAS = Size(72, 96)
 CLASSES = {"thing": ("thing",)}
-# Far from each other, from the grey background, and from what a picture is not.
+# These colours differ clearly from each other and from the grey background.
 PAINTS = [c for c in itertools.product((0, 85, 170, 255), repeat=3) if len(set(c)) > 1]
 RED, BLUE = (255, 0, 0), (0, 0, 255)
-# Everything moves, and what is drawn keeps its colour.
+# No effect changes the colours.
 PLAIN: dict[str, Any] = {"colour": 0.0, "blur_chance": 0.0, "motion_blur_chance": 0.0}
 PLAIN |= {"noise_chance": 0.0, "compression_chance": 0.0}
 LIVELY = AugmentConfig(
@@ -65,7 +65,7 @@ lengths = st.integers(1, 5)
 
 @pytest.fixture(scope="module")
 def painted(tmp_path_factory: pytest.TempPathFactory) -> ClipSampler:
-    """Pictures of three flat shapes, every one in a colour of its own."""
+    """Pictures with three flat shapes, each in a different colour."""
     folder = tmp_path_factory.mktemp("painted")
     rng = np.random.default_rng(3)
     images: list[Any] = []
@@ -93,7 +93,7 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> ClipSampler:
 
 @pytest.fixture(scope="module")
 def with_crowd(tmp_path_factory: pytest.TempPathFactory) -> ClipSampler:
-    """One picture: a red crowd, and a blue shape that is pasted over it, too."""
+    """One picture with a red crowd and a blue shape, which is also pasted over the crowd."""
     folder = tmp_path_factory.mktemp("crowd")
     picture = np.full((80, 120, 3), 127, np.uint8)
     crowd, shape = np.zeros((2, 80, 120), bool)
@@ -118,7 +118,7 @@ def draw(
 
 
 def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """[H, W] bool, so many pixels larger; smaller if negative, at the frame's edges too."""
+    """[H, W] bool, grown by `pixels`; if negative, shrunk, also at the edges of the frame."""
     change = cv2.dilate if pixels > 0 else cv2.erode
     square, outside = np.ones((3, 3), np.uint8), cv2.BORDER_CONSTANT
     result = change(
@@ -133,29 +133,31 @@ def painted_in(frame: np.ndarray, paint: tuple[int, ...]) -> np.ndarray:
 
 @settings(max_examples=20)
 @given(seeds, lengths)
-def test_a_region_is_where_its_picture_shows_it_and_nothing_is_pasted(
+def test_a_region_is_at_its_pixels_without_pasted_instances(
     with_crowd: ClipSampler, seed: int, num_frames: int
 ) -> None:
     clip = draw(with_crowd, seed, num_frames)
-    assert clip.region_labels.tolist() == [0]
-    for frame, region in zip(clip.frames, clip.regions[0], strict=True):
+    assert clip.target.regions is not None
+    assert clip.target.region_labels is not None
+    assert clip.target.region_labels.tolist() == [0]
+    for frame, region in zip(clip.frames, clip.target.regions[0].numpy(), strict=True):
         assert painted_in(frame, RED)[grown(region, -3)].all()
         assert (grown(painted_in(frame, RED), -1) & ~grown(region, 3)).sum() < 16
 
 
 @settings(max_examples=30)
 @given(seeds, lengths)
-def test_every_instance_is_drawn_where_its_mask_is_and_nowhere_else(
+def test_the_pixels_of_every_instance_are_those_of_its_mask(
     painted: ClipSampler, seed: int, num_frames: int
 ) -> None:
     clip = draw(painted, seed, num_frames)
     by_paint: dict[tuple[int, ...], np.ndarray] = {}
-    for masks in clip.masks:
-        # Most of an instance's pixels have one colour over all frames: it stays the same one.
-        colours = clip.frames[masks]
+    for masks in clip.target.masks.numpy():
+        # Most pixels of an instance have the same colour on all frames.
+        colours = np.stack(clip.frames)[masks]
         counts = [(painted_in(colours, paint).sum(), paint) for paint in PAINTS]
         paint = max(counts)[1]
-        by_paint[paint] = by_paint.get(paint, np.zeros_like(masks)) | masks  # itself on itself
+        by_paint[paint] = by_paint.get(paint, np.zeros_like(masks)) | masks  # may be pasted twice
         for frame, mask in zip(clip.frames, masks, strict=True):
             # Edges are blended over two pixels.
             assert painted_in(frame, paint)[grown(mask, -3)].all()
@@ -163,25 +165,25 @@ def test_every_instance_is_drawn_where_its_mask_is_and_nowhere_else(
         masks = by_paint.get(paint, np.zeros((num_frames, *CANVAS), bool))
         for frame, mask in zip(clip.frames, masks, strict=True):
             areas = grown(painted_in(frame, paint), -1) & ~grown(mask, 3)
-            assert areas.sum() < 16  # so few pixels are no instance
+            assert areas.sum() < 16  # instances with fewer pixels are left out
 
 
 @settings(max_examples=40)
 @given(seeds, lengths)
 def test_instances_do_not_overlap(painted: ClipSampler, seed: int, num_frames: int) -> None:
     clip = draw(painted, seed, num_frames)
-    assert clip.masks.shape == (len(clip.labels), num_frames, *CANVAS)
-    assert clip.masks.sum(0).max(initial=0) <= 1
+    assert clip.target.masks.numpy().shape == (len(clip.target.labels.numpy()), num_frames, *CANVAS)
+    assert clip.target.masks.numpy().sum(0).max(initial=0) <= 1
 
 
 @settings(max_examples=20)
 @given(seeds, lengths)
-def test_a_clip_is_a_function_of_its_generator(
+def test_a_clip_depends_only_on_its_generator(
     painted: ClipSampler, seed: int, num_frames: int
 ) -> None:
     one, two = (draw(painted, seed, num_frames, AugmentConfig()) for _ in range(2))
     np.testing.assert_array_equal(one.frames, two.frames)
-    np.testing.assert_array_equal(one.masks, two.masks)
+    np.testing.assert_array_equal(one.target.masks.numpy(), two.target.masks.numpy())
     assert not np.array_equal(
         one.frames, draw(painted, seed + 1, num_frames, AugmentConfig()).frames
     )
@@ -189,7 +191,7 @@ def test_a_clip_is_a_function_of_its_generator(
 
 @settings(max_examples=20)
 @given(seeds)
-def test_a_single_picture_knows_nothing_of_motion(painted: ClipSampler, seed: int) -> None:
+def test_motion_has_no_effect_on_a_single_picture(painted: ClipSampler, seed: int) -> None:
     moving = AugmentConfig(
         perspective=0.2, object_motion=0.9, leave_chance=1.0, motion_blur_chance=1.0, motion=0.9
     )
@@ -198,7 +200,7 @@ def test_a_single_picture_knows_nothing_of_motion(painted: ClipSampler, seed: in
     )
     one, two = (draw(painted, seed, 1, augment) for augment in (moving, still))
     np.testing.assert_array_equal(one.frames, two.frames)
-    np.testing.assert_array_equal(one.masks, two.masks)
+    np.testing.assert_array_equal(one.target.masks.numpy(), two.target.masks.numpy())
 
 
 def test_instances_leave_and_enter(painted: ClipSampler) -> None:
@@ -207,34 +209,36 @@ def test_instances_leave_and_enter(painted: ClipSampler) -> None:
     )
     left = entered = 0
     for seed in range(40):
-        for masks in draw(painted, seed, 5, augment).masks:
+        for masks in draw(painted, seed, 5, augment).target.masks.numpy():
             left += bool(masks[0].any() and not masks[-1].any())
             entered += bool(masks[-1].any() and not masks[0].any())
     assert left > 8
     assert entered > 8
 
 
-def test_what_passes_behind_hides_nothing(painted: ClipSampler) -> None:
+def test_an_instance_behind_others_hides_nothing(painted: ClipSampler) -> None:
     hidden = 0
     for seed in range(30):
         alone = draw(painted, seed, 3, AugmentConfig(**PLAIN, paste_chance=0.0))
         augment = AugmentConfig(**PLAIN, paste_chance=1.0, behind_chance=1.0, leave_chance=0.0)
         both = draw(painted, seed, 3, augment)
-        own = len(alone.masks)
-        np.testing.assert_array_equal(both.masks[:own], alone.masks)
-        covers = np.asarray(alone.masks.any(0))
+        own = len(alone.target.masks.numpy())
+        np.testing.assert_array_equal(both.target.masks.numpy()[:own], alone.target.masks.numpy())
+        covers = np.asarray(alone.target.masks.numpy().any(0))
         inside = np.stack([grown(cover, -2) for cover in covers])
-        np.testing.assert_array_equal(both.frames[inside], alone.frames[inside])
+        np.testing.assert_array_equal(np.stack(both.frames)[inside], np.stack(alone.frames)[inside])
         around = np.stack([grown(cover, 2) for cover in covers])
-        hidden += int((both.masks[own:] & around).any())
-    assert hidden > 5  # or nothing was behind anything
+        hidden += int((both.target.masks.numpy()[own:] & around).any())
+    assert hidden > 5  # some instances were behind others
 
 
 def test_more_pictures_paste_more_instances(painted: ClipSampler) -> None:
     found = [
         sum(
             len(
-                draw(painted, seed, 1, AugmentConfig(paste_chance=1.0, max_paste_shots=shots)).masks
+                draw(
+                    painted, seed, 1, AugmentConfig(paste_chance=1.0, max_paste_shots=shots)
+                ).target.masks.numpy()
             )
             for seed in range(30)
         )
@@ -253,12 +257,12 @@ def test_a_video_plays_forwards_or_backwards(tmp_path: Path) -> None:
     directions = set()
     for seed in range(40):
         clip = ClipMaker(sampler, 4, augment).draw(Size(64, 96), np.random.default_rng(seed))
-        red = clip.masks[clip.labels == 0]
+        red = clip.target.masks.numpy()[clip.target.labels.numpy() == 0]
         if not len(red) or not red[0].any((1, 2)).all():
             continue
         columns = [np.nonzero(mask)[1].mean() for mask in red[0]]
         steps = np.diff(columns)
-        assert (steps >= -1).all() or (steps <= 1).all()  # it moves one way; a mirror may flip it
+        assert (steps >= -1).all() or (steps <= 1).all()  # one direction, maybe mirrored
         directions.add(np.sign(steps.sum()))
         for frame, mask in zip(clip.frames, red[0], strict=True):
             assert painted_in(frame, (220, 30, 30))[grown(mask, -2)].all()
@@ -275,8 +279,9 @@ def test_paths_are_smooth(seed: int, dims: int) -> None:
         places = np.array([curve.at(time) for time in np.linspace(-1, 1, moments)])
         return float(np.abs(np.diff(places, n=2, axis=0)).max())
 
-    # With twice the moments about a quarter; half at a corner, and as much at a jump. The ends,
-    # where paths bend most, are looked at from nearer: hence not quite a quarter.
+    # With twice the moments, the largest change is about a quarter for a smooth path, a half at a
+    # corner, and the same at a jump. Paths bend most at their ends, where more moments come closer
+    # to the maximum: hence slightly more than a quarter.
     assert bend(101) <= 0.35 * bend(51) + 1e-12
 
 
@@ -311,8 +316,8 @@ def test_a_camera_that_stands_still_sees_the_picture_or_its_mirror_image() -> No
         first, last = camera.matrix(-1.0), camera.matrix(1.0)
         np.testing.assert_allclose(first, last)
         upright = Camera(camera.centre, camera.zoom, 0.0, camera.mirror, camera.path, CANVAS)
-        view = seen(shrunk(picture, 1.0), upright.matrix(0.0), Window.whole(CANVAS))
-        mirrored = np.roll(picture[:, ::-1], 1, axis=1)  # column 0 would come from outside
+        view = seen(shrunk(picture, 1.0), upright.matrix(0.0), CanvasBox.whole(CANVAS))
+        mirrored = np.roll(picture[:, ::-1], 1, axis=1)  # column 0 is outside the picture
         for name, wanted in (("same", picture), ("mirrored", mirrored)):
             if np.array_equal(view[:, 1:], wanted[:, 1:]):
                 found.add(name)
@@ -320,7 +325,7 @@ def test_a_camera_that_stands_still_sees_the_picture_or_its_mirror_image() -> No
 
 
 @given(seeds, st.floats(0.0, 1.0))
-def test_an_object_of_a_single_picture_stays_where_it_is(seed: int, motion: float) -> None:
+def test_an_object_of_a_single_picture_does_not_move(seed: int, motion: float) -> None:
     corners = np.array([[10.0, 20.0], [40.0, 50.0]])
     path = draw_object_path(
         corners, CANVAS, 1, np.random.default_rng(seed), motion=motion, leave_chance=1.0
@@ -329,13 +334,13 @@ def test_an_object_of_a_single_picture_stays_where_it_is(seed: int, motion: floa
 
 
 @pytest.mark.parametrize("scale", [0.2, 0.45, 0.69, 1.0, 1.7])
-def test_a_picture_and_its_mask_lie_on_each_other_at_any_scale(scale: float) -> None:
+def test_a_picture_and_its_mask_are_aligned_at_any_scale(scale: float) -> None:
     mask = np.zeros((200, 300), np.uint8)
     cv2.ellipse(mask, (140, 90), (90, 60), 20, 0, 360, 1, -1)
     picture = np.repeat(255 * mask[..., None], 3, axis=2)
-    canvas = Size(int(190 * scale), int(290 * scale))  # nothing of what lies outside is seen
+    canvas = Size(int(190 * scale), int(290 * scale))  # only the picture is visible
     matrix = np.diag([scale, scale, 1.0])
-    drawn = seen(shrunk(picture, scale), matrix, Window.whole(canvas))[..., 0] / 255
+    drawn = seen(shrunk(picture, scale), matrix, CanvasBox.whole(canvas))[..., 0] / 255
     labelled = np.zeros(canvas, bool)
     patch = Patch.of(mask)
     assert patch is not None
@@ -345,7 +350,7 @@ def test_a_picture_and_its_mask_lie_on_each_other_at_any_scale(scale: float) -> 
         rows, columns = np.mgrid[: canvas.height, : canvas.width]
         return np.array([(rows * weights).sum(), (columns * weights).sum()]) / weights.sum()
 
-    drawn[[0, -1]] = drawn[:, [0, -1]] = 0  # mixed with what lies outside
+    drawn[[0, -1]] = drawn[:, [0, -1]] = 0  # blended with the outside
     np.testing.assert_allclose(middle(drawn), middle(labelled), atol=0.2)
     assert abs(drawn.sum() / labelled.sum() - 1) < 0.03
 
@@ -364,18 +369,18 @@ def panning(speed: float) -> Curve:
     return Curve(np.array([speed, 0, 0, 0, 0, 0]), np.zeros((2, 6)), 0.0)
 
 
-def test_motion_blurs_along_the_way_and_not_across() -> None:
+def test_motion_blurs_along_the_motion_and_not_across() -> None:
     picture = np.zeros((60, 60, 3), np.uint8)
     picture[20:40, 20:40] = 255
     canvas = Size(60, 60)
     camera = Camera(np.array([30.0, 30.0]), 1.0, 0.0, 1.0, panning(20.0), canvas)
     corners = np.array([[0.0, 0], [60, 0], [0, 60], [60, 60]])
     moments = exposure(camera.matrix, 0.0, corners, 0.15, canvas)
-    views = [seen(shrunk(picture, 1.0), moment, Window.whole(canvas)) for moment in moments]
+    views = [seen(shrunk(picture, 1.0), moment, CanvasBox.whole(canvas)) for moment in moments]
     blurred = np.mean(views, axis=0)[..., 0]
     along = np.abs(np.diff(blurred[30]))
     across = np.abs(np.diff(blurred[:, 30]))
-    assert along.max() < 140  # spread over the three pixels that the camera moves meanwhile
+    assert along.max() < 140  # the camera moves by three pixels
     assert across.max() == 255
     weights = blurred.sum(0)
     assert abs((np.arange(60) * weights).sum() / weights.sum() - 29.5) < 0.1
@@ -389,20 +394,20 @@ def test_an_exposure_is_centred_and_short(speed: float, shutter: float) -> None:
     places = [project(corners, moment)[0, 0] for moment in moments]
     assert abs(np.mean(places) - project(corners, camera.matrix(0.0))[0, 0]) < 1e-6
     assert max(places) - min(places) <= LONGEST_BLUR * min(CANVAS) + 1e-6
-    assert np.abs(np.diff(places)).max(initial=0) < 1.6  # or copies would be seen beside each other
+    assert np.abs(np.diff(places)).max(initial=0) < 1.6  # otherwise copies would be visible
 
 
 def test_a_part_of_a_canvas_is_drawn_as_in_the_whole() -> None:
     rng = np.random.default_rng(0)
     picture = cv2.GaussianBlur(rng.integers(0, 255, (50, 70, 3), dtype=np.uint8), (0, 0), 2)
     matrix = shifted(5, 3) @ np.diag([1.2, 1.1, 1.0])
-    window = Window(10, 8, 40, 30)
-    whole = seen(shrunk(picture, 1.0), matrix, Window.whole(Size(60, 80)))
-    part = seen(shrunk(picture, 1.0), matrix, window)
-    assert np.abs(part.astype(int) - whole[window.pixels]).max() <= 2
+    box = CanvasBox(10, 8, 40, 30)
+    whole = seen(shrunk(picture, 1.0), matrix, CanvasBox.whole(Size(60, 80)))
+    part = seen(shrunk(picture, 1.0), matrix, box)
+    assert np.abs(part.astype(int) - whole[box.pixels]).max() <= 2
     mask = shrunk((picture[..., 0] > 127).astype(np.uint8), 1.0)
-    both = seen_mask(mask, matrix, Window.whole(Size(60, 80)))[window.pixels]
-    assert (seen_mask(mask, matrix, window) != both).mean() < 0.01
+    both = seen_mask(mask, matrix, CanvasBox.whole(Size(60, 80)))[box.pixels]
+    assert (seen_mask(mask, matrix, box) != both).mean() < 0.01
 
 
 @pytest.fixture(scope="module")
@@ -416,21 +421,21 @@ def film() -> np.ndarray:
     return frames
 
 
-def test_compression_is_seen_and_leaves_the_picture_what_it_is(film: np.ndarray) -> None:
+def test_compression_changes_the_picture_visibly_but_not_much(film: np.ndarray) -> None:
     stored = compress(film, np.random.default_rng(0), 1.0)
     error = np.abs(stored.astype(int) - film).mean((1, 2, 3))
     assert (error > 0.5).all()
     assert (error < 12).all()
 
 
-def test_what_stands_still_keeps_what_its_first_frame_was_stored_as(film: np.ndarray) -> None:
+def test_static_areas_keep_the_compressed_first_frame(film: np.ndarray) -> None:
     still = np.repeat(film[:1], 3, axis=0)
     stored = compress(still, np.random.default_rng(1), 1.0).astype(int)
     change = np.abs(np.diff(stored, axis=0)).mean()
     assert change < 0.3 * np.abs(stored[0] - still[0]).mean()
 
 
-def test_noise_is_as_strong_on_all_frames_and_another_one_on_each(film: np.ndarray) -> None:
+def test_noise_is_equally_strong_and_different_on_all_frames(film: np.ndarray) -> None:
     middle = np.full_like(film, 128)
     noise = make_noise(middle, np.random.default_rng(2), 1.0).astype(int) - 128
     deviations = noise.std((1, 2, 3))
@@ -439,7 +444,7 @@ def test_noise_is_as_strong_on_all_frames_and_another_one_on_each(film: np.ndarr
     assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.05
 
 
-def test_what_never_happens_leaves_clip_and_generator_alone(film: np.ndarray) -> None:
+def test_with_chance_0_clip_and_generator_do_not_change(film: np.ndarray) -> None:
     rng = np.random.default_rng(0)
     before = rng.bit_generator.state
     assert make_noise(film, rng, 0.0) is film
@@ -447,7 +452,7 @@ def test_what_never_happens_leaves_clip_and_generator_alone(film: np.ndarray) ->
     assert rng.bit_generator.state == before
 
 
-def test_objects_that_their_picture_cuts_off_are_not_sent_on_a_way(tmp_path: Path) -> None:
+def test_objects_at_the_edge_of_their_picture_are_not_pasted_into_videos(tmp_path: Path) -> None:
     path = make_pictures(tmp_path, 1)
     content = json.loads(path.read_text())
     cut = np.zeros((64, 96), bool)
@@ -456,23 +461,27 @@ def test_objects_that_their_picture_cuts_off_are_not_sent_on_a_way(tmp_path: Pat
     path.write_text(json.dumps(content))
     classes = {"red": ("red square",), "blue": ("blue square",)}
     sampler = ClipSampler([(read_annotations(path, classes), 1.0)], 2)
-    # The middle of the picture, so that both are on the canvas; the whole one is red, label 0.
+    # The zoom is 1, so that both are on the canvas; the whole one is red, label 0.
     augment = AugmentConfig(
         **PLAIN, paste_chance=1.0, leave_chance=0.0, object_motion=0.0, paste_scale=(1.0, 1.0)
     )
     pasted = [
         int(label)
         for seed in range(30)
-        for label in draw(sampler, seed, 3, augment).labels[
-            len(draw(sampler, seed, 3, AugmentConfig(**PLAIN, paste_chance=0.0)).labels) :
+        for label in draw(sampler, seed, 3, augment).target.labels.numpy()[
+            len(
+                draw(
+                    sampler, seed, 3, AugmentConfig(**PLAIN, paste_chance=0.0)
+                ).target.labels.numpy()
+            ) :
         ]
     ]
     assert len(pasted) > 10
     assert np.mean(np.array(pasted) == 0) > 0.8
 
 
-def test_what_is_pasted_shows_the_classes_that_are_asked_for(tmp_path: Path) -> None:
-    """Every picture has one red and one blue square; whatever is more than that was pasted."""
+def test_pasted_instances_are_of_the_requested_classes(tmp_path: Path) -> None:
+    """Every picture has one red and one blue square; all others are pasted."""
     classes = {"red": ("red square",), "blue": ("blue square",)}
     videos = read_annotations(make_pictures(tmp_path, 3), classes)
     sampler = ClipSampler([(videos, 1.0)], 2)
@@ -480,7 +489,9 @@ def test_what_is_pasted_shows_the_classes_that_are_asked_for(tmp_path: Path) -> 
         **PLAIN, scale=(1.0, 1.0), paste_chance=1.0, paste_classes={"red": 0.0}, behind_chance=0.0
     )
     maker = ClipMaker(sampler, 1, augment, tuple(classes))
-    shown = [maker.draw(CANVAS, np.random.default_rng(seed)).labels for seed in range(20)]
+    shown = [
+        maker.draw(CANVAS, np.random.default_rng(seed)).target.labels.numpy() for seed in range(20)
+    ]
     assert max(np.sum(labels == 0) for labels in shown) == 1
     assert max(np.sum(labels == 1) for labels in shown) > 1
     with pytest.raises(UsageError, match="'green' is not a class"):

@@ -1,4 +1,4 @@
-"""Matching and losses: the recorded numbers of the published IFC, and partial labels."""
+"""IFC's matching and losses: equal to recorded numbers of the published code; partial labels."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor
 from tests.recorded import recorded, recorded_json
 from tests.test_ifc import normalised, small_ifc, small_training_batch
 from vistool.criterion.class_term import NO_OBJECT_WEIGHT, absence_weight, class_terms
+from vistool.criterion.ifc_criterion import IFCCriterion
 from vistool.criterion.losses import LAYER, absence_loss, class_loss
 from vistool.criterion.matcher import hungarian, match_scores
-from vistool.criterion.set_criterion import SetCriterion
-from vistool.models.published import IFC_NAMES, rename_key
-from vistool.ops.masks import resize_masks
+from vistool.models.checkpoints.names import IFC_NAMES, rename_key
+from vistool.ops.boxes import resize_masks
 from vistool.structures import ClipOutput, ClipTarget
 
 TERMS = {
@@ -31,7 +31,7 @@ TERMS = {
 
 
 def recorded_targets() -> list[ClipTarget]:
-    """The truth of the two recorded videos on the batch's canvas, of tracks present somewhere."""
+    """The labelled tracks of the two recorded videos, on the canvas of the batch."""
     losses = recorded("ifc/small_losses")
     targets = []
     for video in (0, 1):
@@ -42,7 +42,7 @@ def recorded_targets() -> list[ClipTarget]:
         kept = present.any(1)
         canvas = torch.zeros(len(masks), 3, 70, 88, dtype=torch.bool)
         canvas[..., : masks.shape[-2], : masks.shape[-1]] = masks
-        # The class of any frame in which the track is there.
+        # The class on the first frame with the track.
         labels = classes.gather(1, present.int().argmax(1, keepdim=True))[:, 0]
         targets.append(ClipTarget(labels[kept], canvas[kept], torch.ones(7, dtype=torch.bool)))
     return targets
@@ -69,7 +69,7 @@ def test_targets_and_pairs_are_the_recorded_ones(video: int) -> None:
             target.labels,
             reduced,
         )
-        # Sums over 1,188 pixels in another order: up to 1.3e-5 apart on values up to 4.
+        # Sums over 1,188 pixels in another order: they differ by up to 1.3e-5, values are up to 4.
         expected = losses[f"cost.{name}.video{video}"]
         torch.testing.assert_close(scores, expected, rtol=1e-5, atol=3e-5)
         query, instance = hungarian(scores)
@@ -80,7 +80,7 @@ def test_targets_and_pairs_are_the_recorded_ones(video: int) -> None:
 @pytest.mark.parity
 def test_losses_are_the_recorded_ones() -> None:
     meta = recorded_json("ifc/small_meta")
-    criterion = SetCriterion()
+    criterion = IFCCriterion()
     terms = criterion(recorded_output(), recorded_targets())
     assert len(terms) == len(meta["losses_unweighted"])
     for name, value in terms.items():
@@ -101,9 +101,9 @@ def test_losses_of_a_clip_without_instances_are_the_recorded_ones() -> None:
         torch.zeros(0, *pixels[:, 0].shape, dtype=torch.bool),
         torch.ones(7, dtype=torch.bool),
     )
-    terms = SetCriterion()(output, [nothing])
+    terms = IFCCriterion()(output, [nothing])
     expected = meta["no_object_video0"]
-    # Through the whole model, so its float32 spread comes in.
+    # The tolerance includes the float32 rounding of the whole model.
     assert terms["class"].item() == pytest.approx(expected["loss_ce"], rel=1e-4)
     assert terms["class_0"].item() == pytest.approx(expected["loss_ce_0"], rel=1e-4)
     assert terms["focal"].item() == terms["dice"].item() == 0
@@ -115,7 +115,7 @@ def test_losses_of_a_clip_without_instances_are_the_recorded_ones() -> None:
 def test_gradients_are_the_recorded_ones() -> None:
     losses = recorded("ifc/small_losses")
     model = small_ifc()
-    criterion = SetCriterion()
+    criterion = IFCCriterion()
     pixels, padded = small_training_batch()
     terms = criterion(model(pixels, padded, auxiliary=True), recorded_targets())
     criterion.total(terms).backward()
@@ -125,13 +125,13 @@ def test_gradients_are_the_recorded_ones() -> None:
     for key in checked:
         gradient = parameters[rename_key(key.removeprefix("grad."), IFC_NAMES)].grad
         assert gradient is not None
-        # Relative to the tensor's largest: float32 sums over thousands of terms.
+        # Relative to the tensor's largest value: float32 sums over thousands of terms.
         scale = losses[key].abs().max().item()
         torch.testing.assert_close(gradient, losses[key], rtol=0, atol=3e-4 * scale)
 
 
 @given(st.integers(1, 6), st.integers(0, 2**31))
-def test_absence_is_no_object_where_everything_is_labelled_and_nothing_where_nothing_is(
+def test_absence_loss_is_no_object_with_all_labels_and_zero_without_labels(
     classes: int, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -143,26 +143,26 @@ def test_absence_is_no_object_where_everything_is_labelled_and_nothing_where_not
 
 
 def _partly_labelled_rows(classes: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Logits [6, K + 1], up to certainty, and which classes are labelled completely [6, K]."""
+    """Logits [6, K + 1], some with probabilities near 1, and the exhaustive classes [6, K]."""
     generator = torch.Generator().manual_seed(seed)
     logits = 8 * torch.randn(6, classes + 1, generator=generator, dtype=torch.float64)
     return logits, torch.rand(6, classes, generator=generator) < 0.5
 
 
 @given(st.integers(1, 6), st.integers(0, 2**31))
-def test_a_row_of_unknown_class_is_trained_as_its_class_term_is_to_be_expected(
+def test_the_gradient_of_an_unmatched_row_is_that_of_the_expected_class_term(
     classes: int, seed: int
 ) -> None:
     logits, exhaustive = _partly_labelled_rows(classes, seed)
-    exhaustive[:, 0] = True  # of a row of which nothing is known, nothing is learnt
+    exhaustive[:, 0] = True  # rows without exhaustive classes have no gradient
     weights = torch.tensor([1.0] * classes + [NO_OBJECT_WEIGHT], dtype=torch.float64)
     ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
     none = torch.zeros(0, dtype=torch.long)
     value, weight = class_terms(ours, none, none, exhaustive)
     (weight * value).sum().backward()
 
-    # The published term of every class, as often as a row is of it: its probability without
-    # the weights that the model was trained with, among the classes that are not ruled out.
+    # The published term of every class, times the probability of the class: the predicted one
+    # divided by the weight it was trained with, normalised over the possible classes.
     log_probs = theirs.log_softmax(1)
     odds = log_probs.detach().exp() / weights
     odds[:, :-1][exhaustive] = 0
@@ -171,7 +171,7 @@ def test_a_row_of_unknown_class_is_trained_as_its_class_term_is_to_be_expected(
     assert ours.grad is not None
     assert theirs.grad is not None
     torch.testing.assert_close(ours.grad[:, :-1][exhaustive], theirs.grad[:, :-1][exhaustive])
-    # What is left is lifted as much in all, but alike.
+    # The sum over the possible classes is the same, but here all have the same gradient.
     left = F.pad(~exhaustive, (0, 1), value=True)
     torch.testing.assert_close((ours.grad * left).sum(1), (theirs.grad * left).sum(1))
     alike = (theirs.grad * left).sum(1, keepdim=True) / left.sum(1, keepdim=True)
@@ -179,11 +179,11 @@ def test_a_row_of_unknown_class_is_trained_as_its_class_term_is_to_be_expected(
 
 
 @given(st.integers(1, 6), st.integers(0, 2**31))
-def test_a_row_that_matches_nothing_counts_as_published_unless_it_may_be_an_instance(
+def test_the_weight_of_an_unmatched_row_is_as_published_unless_it_may_be_an_instance(
     classes: int, seed: int
 ) -> None:
     logits, exhaustive = _partly_labelled_rows(classes, seed)
-    logits = logits.float() * 20  # probabilities that round to 0 and 1 among them
+    logits = logits.float() * 20  # some probabilities are rounded to 0 and 1
     weight = absence_weight(logits, exhaustive)
     assert (weight[~exhaustive.any(1)] == 0).all()
     assert (weight[exhaustive.all(1)] == NO_OBJECT_WEIGHT).all()
@@ -191,14 +191,14 @@ def test_a_row_that_matches_nothing_counts_as_published_unless_it_may_be_an_inst
     assert ((some > NO_OBJECT_WEIGHT * 0.999) & (some < 1.001)).all()
 
 
-def test_a_likely_instance_that_nobody_labelled_counts_like_a_labelled_one() -> None:
-    logits = torch.tensor([[9.0, 0.0, 0.0], [0.0, 0.0, 9.0]])  # a hidden instance; nothing
+def test_a_likely_unlabelled_instance_has_the_weight_of_a_labelled_one() -> None:
+    logits = torch.tensor([[9.0, 0.0, 0.0], [0.0, 0.0, 9.0]])  # an unlabelled instance; no object
     weight = absence_weight(logits, torch.tensor([False, True]).expand(2, 2))
     torch.testing.assert_close(weight, torch.tensor([1.0, NO_OBJECT_WEIGHT]), rtol=2e-3, atol=0)
 
 
 def _partial_clip(mask_rows: slice) -> tuple[ClipOutput, ClipTarget]:
-    """Two queries: the first is on the one labelled object, the second where `mask_rows` says."""
+    """Two queries: the first is on the only labelled object, the second on `mask_rows`."""
     masks = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
     masks[0, 0, :8] = True
     drawn = torch.full((1, 2, 1, 4, 4), -8.0)
@@ -210,14 +210,14 @@ def _partial_clip(mask_rows: slice) -> tuple[ClipOutput, ClipTarget]:
 
 
 def _class_gradient(output: ClipOutput, target: ClipTarget) -> Tensor:
-    SetCriterion()(output, [target])["class"].backward()
+    IFCCriterion()(output, [target])["class"].backward()
     gradient = output.class_logits.grad
     assert gradient is not None
     return gradient[0]
 
 
 @given(st.integers(2, 6), st.integers(0, 2**31), st.floats(0.01, 10))
-def test_a_row_that_matches_nothing_leaves_the_odds_of_what_it_may_be_as_they_are(
+def test_the_loss_of_an_unmatched_row_keeps_the_odds_of_its_possible_classes(
     classes: int, seed: int, rate: float
 ) -> None:
     logits, exhaustive = _partly_labelled_rows(classes, seed)
@@ -230,18 +230,18 @@ def test_a_row_that_matches_nothing_leaves_the_odds_of_what_it_may_be_as_they_ar
     torch.testing.assert_close(
         (after[:, 1] - after[:, -1]), (logits[:, 1] - logits[:, -1]).detach()
     )
-    # And the value is what it is called: the probability that is left.
-    blamed = (logits.softmax(1)[:, :-1] * exhaustive).sum(1)
-    torch.testing.assert_close((-loss).exp(), 1 - blamed)
+    # exp(-loss) is the summed probability of the possible classes.
+    excluded = (logits.softmax(1)[:, :-1] * exhaustive).sum(1)
+    torch.testing.assert_close((-loss).exp(), 1 - excluded)
 
 
-def test_a_query_on_an_object_that_nobody_labelled_is_not_punished() -> None:
+def test_a_query_on_an_unlabelled_object_is_not_penalised() -> None:
     gradient = _class_gradient(*_partial_clip(slice(2, 4)))
     assert gradient[1].abs().max() == 0
     assert gradient[0, 0] < 0
 
 
-def test_a_second_query_on_a_labelled_object_is_punished_even_where_labels_are_partial() -> None:
+def test_a_second_query_on_a_labelled_object_is_penalised_even_with_partial_labels() -> None:
     gradient = _class_gradient(*_partial_clip(slice(0, 2)))
     assert gradient[1, 0] > 0
     assert gradient[1, 2] < 0
@@ -253,17 +253,17 @@ def _with_region(target: ClipTarget, rows: slice, label: int) -> ClipTarget:
     return replace(target, regions=region, region_labels=torch.tensor([label]))
 
 
-def test_in_a_region_a_query_is_blamed_for_all_classes_but_the_regions() -> None:
+def test_in_a_region_a_query_is_penalised_for_all_classes_except_the_regions() -> None:
     output, target = _partial_clip(slice(2, 4))
     target = replace(target, exhaustive=torch.ones(2, dtype=torch.bool))
     region = _with_region(target, slice(8, 16), label=0)
     gradient = _class_gradient(output, region)[1]
-    # Class 0, which it may show, and "no object" keep their odds; class 1 is claimed less.
+    # The odds of class 0 (which is possible) and "no object" do not change; class 1 is reduced.
     assert gradient[0].item() == pytest.approx(gradient[2].item())
     assert gradient[0] < 0 < gradient[1]
 
 
-def test_a_region_elsewhere_or_under_a_duplicate_excuses_nothing() -> None:
+def test_a_region_has_no_effect_on_queries_elsewhere_and_on_duplicates() -> None:
     for drawn, rows in ((slice(2, 4), slice(0, 7)), (slice(0, 2), slice(0, 16))):
         output, target = _partial_clip(drawn)
         target = replace(target, exhaustive=torch.ones(2, dtype=torch.bool))
@@ -272,23 +272,23 @@ def test_a_region_elsewhere_or_under_a_duplicate_excuses_nothing() -> None:
         assert gradient[2] < 0
 
 
-def test_pixels_of_a_region_say_nothing_to_the_masks_of_other_instances() -> None:
-    """A query that spills over into a region costs as much as one that does not."""
+def test_pixels_of_a_region_do_not_count_for_masks_of_other_instances() -> None:
+    """The loss of a mask that extends into a region equals that of a mask that does not."""
     output, target = _partial_clip(slice(2, 4))
     spilt = output.mask_logits.clone()
     spilt[0, 0, 0, 2:] = 8.0
     more = ClipOutput(output.class_logits, spilt)
-    criterion, region = SetCriterion(), _with_region(target, slice(8, 16), label=1)
+    criterion, region = IFCCriterion(), _with_region(target, slice(8, 16), label=1)
     for name in ("focal", "dice"):
         clean, spilling = (criterion(o, [region])[name] for o in (output, more))
         torch.testing.assert_close(clean, spilling)
         assert criterion(more, [target])[name] > 2 * criterion(output, [target])[name]
 
 
-def test_an_instance_is_learnt_inside_a_region_too() -> None:
+def test_pixels_of_an_instance_count_inside_a_region_too() -> None:
     output, target = _partial_clip(slice(2, 4))
     missed = ClipOutput(output.class_logits, torch.full_like(output.mask_logits, -8.0))
-    criterion, region = SetCriterion(), _with_region(target, slice(0, 16), label=0)
+    criterion, region = IFCCriterion(), _with_region(target, slice(0, 16), label=0)
     for name in ("focal", "dice"):
         assert criterion(missed, [region])[name] > 5 * criterion(output, [region])[name]
 
@@ -299,7 +299,7 @@ def test_parts_of_a_step_add_up_to_its_class_error_and_cardinality_error(count: 
     output = ClipOutput(torch.randn(3, 5, 3), torch.randn(3, 5, 2, 8, 8))
     masks = torch.rand(count, 2, 32, 32) > 0.5
     target = ClipTarget(torch.arange(count), masks, torch.ones(2, dtype=torch.bool))
-    criterion, targets = SetCriterion(), [target] * 3
+    criterion, targets = IFCCriterion(), [target] * 3
     whole = criterion(output, targets)
     counts = criterion.counts(targets, num_queries=5)
     first = ClipOutput(output.class_logits[:1], output.mask_logits[:1])

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from tests.made_data import COLOURS, HEIGHT, WIDTH, make_pictures, make_video
 from vistool.config import AugmentConfig, PixelConfig
-from vistool.data.annotations import read_annotations
-from vistool.data.batches import Share, TrainingBatches, collate, loader
+from vistool.data.batches import CanvasClips, Share, TrainingBatches, loader, padded_batch
 from vistool.data.clips import ClipMaker
+from vistool.data.labelled import read_annotations
 from vistool.data.sampling import ClipSampler, draw_frames
 from vistool.errors import DataError
 from vistool.structures import Size
@@ -59,7 +59,7 @@ def test_only_the_listed_categories_of_a_partly_labelled_picture_are_exhaustive(
     assert read_annotations(path, merged)[0].exhaustive == (False,)
 
 
-def test_a_crowd_is_no_instance_but_a_region_to_ignore(tmp_path: Path) -> None:
+def test_a_crowd_is_a_region_to_ignore_instead_of_an_instance(tmp_path: Path) -> None:
     path = edited(make_pictures(tmp_path, 1), iscrowd=1)
     (video,) = read_annotations(path, CLASSES)
     assert [track.label for track in video.tracks] == [1]
@@ -68,13 +68,13 @@ def test_a_crowd_is_no_instance_but_a_region_to_ignore(tmp_path: Path) -> None:
     assert video.exhaustive == (True, True)
 
 
-def test_a_batch_has_the_regions_of_the_clips_that_have_some(tmp_path: Path) -> None:
-    source = edited(make_pictures(tmp_path, 2), iscrowd=1)  # in the first picture
+def test_a_batch_has_the_regions_of_its_clips(tmp_path: Path) -> None:
+    source = edited(make_pictures(tmp_path, 2), iscrowd=1)  # only in the first picture
     sizes = {}
     for video in read_annotations(source, CLASSES):
         sampler = ClipSampler([([video], 1.0)], 2)
         clip = ClipMaker(sampler, 1, STILL).draw(Size(64, 96), np.random.default_rng(0))
-        (target,) = collate([clip], PixelConfig()).targets
+        (target,) = padded_batch([clip], PixelConfig()).targets
         sizes[video.files[0].name] = target.regions, target.region_labels
     regions, labels = sizes["0.png"]
     assert regions is not None
@@ -97,7 +97,7 @@ def test_a_wrong_number_of_masks_is_reported_with_the_numbers(tmp_path: Path) ->
         read_annotations(path, CLASSES)
 
 
-def test_categories_that_no_class_stands_for_are_reported(tmp_path: Path) -> None:
+def test_a_set_without_categories_of_any_class_is_refused(tmp_path: Path) -> None:
     path = make_pictures(tmp_path, 1)
     with pytest.raises(DataError, match="none of its 2 categories") as error:
         read_annotations(path, {"cat": ("cat",)})
@@ -123,24 +123,24 @@ def test_masks_move_with_the_pixels_under_them(tmp_path: Path) -> None:
     seen = 0
     for _ in range(10):
         clip = maker.draw(Size(96, 128), rng)
-        for label, mask in zip(clip.labels, clip.masks, strict=True):
+        for label, mask in zip(clip.target.labels.numpy(), clip.target.masks.numpy(), strict=True):
             if mask.sum() < 600:
                 continue
-            inside = clip.frames[mask].astype(int)
+            inside = np.stack(clip.frames)[mask].astype(int)
             right = (np.abs(inside - colours[label]).max(-1) < 40).mean()
-            # Edges are blended, and small squares are mostly edge.
+            # Edges are blended, and small squares consist mostly of edges.
             assert right > 0.75
             seen += 1
     assert seen > 10
 
 
-def test_pasted_instances_cover_what_lies_below(tmp_path: Path) -> None:
+def test_pasted_instances_cover_those_below(tmp_path: Path) -> None:
     augment = AugmentConfig(paste_chance=1.0)
     maker = clip_maker(make_pictures(tmp_path, 4), 2, augment)
     rng = np.random.default_rng(0)
     clips = [maker.draw(Size(64, 96), rng) for _ in range(20)]
-    assert max(len(clip.labels) for clip in clips) > 2
-    assert all(clip.masks.sum(0).max(initial=0) <= 1 for clip in clips)
+    assert max(len(clip.target.labels.numpy()) for clip in clips) > 2
+    assert all(clip.target.masks.numpy().sum(0).max(initial=0) <= 1 for clip in clips)
 
 
 @given(st.integers(1, 50), st.integers(1, 9), st.integers(0, 20), st.integers(0, 2**31))
@@ -155,12 +155,13 @@ def test_frames_of_a_clip_are_sorted_near_each_other_and_exist(
     assert frames[-1] - frames[0] <= 2 * distance
 
 
-def test_a_batch_depends_on_seed_and_number_alone(tmp_path: Path) -> None:
+def test_a_batch_depends_only_on_seed_and_number(tmp_path: Path) -> None:
     maker = clip_maker(make_pictures(tmp_path, 4), 2, AugmentConfig())
 
     def batches(seed: int) -> TrainingBatches:
         canvases = (Size(32, 48), Size(48, 32))
-        return TrainingBatches(maker, PixelConfig(), canvases=canvases, batch=2, steps=4, seed=seed)
+        source = CanvasClips(maker, canvases, seed)
+        return TrainingBatches(source, PixelConfig(), batch=2, steps=4, seed=seed)
 
     one, two = batches(1).make(3, range(2)), list(loader(batches(1), 2, workers=0))[1]
     torch.testing.assert_close(one[0], two[0])
@@ -181,36 +182,35 @@ def test_processes_and_parts_share_the_clips_of_a_step(
     assert numbers == list(range(parts * batch))
 
 
-def test_a_clip_is_the_same_whoever_makes_it(tmp_path: Path) -> None:
+def test_a_clip_does_not_depend_on_the_process_that_makes_it(tmp_path: Path) -> None:
     maker = clip_maker(make_pictures(tmp_path, 4), 2, AugmentConfig())
 
     def batches(batch: int, share: Share) -> TrainingBatches:
         canvases = (Size(32, 48), Size(48, 32))
-        return TrainingBatches(
-            maker, PixelConfig(), canvases=canvases, batch=batch, steps=3, seed=5, share=share
-        )
+        source = CanvasClips(maker, canvases, 5)
+        return TrainingBatches(source, PixelConfig(), batch=batch, steps=3, seed=5, share=share)
 
     (whole,) = loader(batches(4, Share()), 2, workers=0)
-    # Two processes that take two parts each: a clip in every batch.
+    # Two processes with two parts each, so every batch has one clip.
     shared = [list(loader(batches(2, Share(rank, 2, 2)), 2, workers=0)) for rank in (0, 1)]
     parts = [shared[rank][part] for part in (0, 1) for rank in (0, 1)]
     torch.testing.assert_close(torch.cat([part.pixels for part in parts]), whole.pixels)
     assert [o for part in parts for o in part.origins] == list(whole.origins)
 
 
-def test_what_is_wrong_with_a_batch_comes_out_of_its_worker_as_it_is(tmp_path: Path) -> None:
+def test_an_error_in_a_worker_is_raised_unchanged(tmp_path: Path) -> None:
     maker = clip_maker(make_pictures(tmp_path, 1), 1, STILL)
     (tmp_path / "0.png").unlink()
-    canvases = (Size(32, 48),)
-    batches = TrainingBatches(maker, PixelConfig(), canvases=canvases, batch=1, steps=1, seed=5)
-    with pytest.raises(DataError, match=r"0\.png: missing, or not a readable picture$"):
+    source = CanvasClips(maker, (Size(32, 48),), 5)
+    batches = TrainingBatches(source, PixelConfig(), batch=1, steps=1, seed=5)
+    with pytest.raises(DataError, match=r"0\.png: no such file$"):
         next(loader(batches, 0, workers=1))
 
 
 def test_rare_classes_are_drawn_more_often(tmp_path: Path) -> None:
     path = make_pictures(tmp_path, 30)
     content = json.loads(path.read_text())
-    # Blue is left on the first picture only.
+    # Only the first picture keeps its blue square.
     content["annotations"] = [
         a for a in content["annotations"] if a["category_id"] == 3 or a["image_id"] == 1
     ]

@@ -1,4 +1,4 @@
-"""`vistool data check`: what breaks a training is found, and a good set passes."""
+"""`vistool data check`: problems are found, and valid data sets pass."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.made_data import HEIGHT, WIDTH, make_pictures, make_video, square
+from vistool.annotations.check import check_dataset
+from vistool.annotations.label_maps import write_label_map
 from vistool.cli.app import app
-from vistool.data.annotations import read_annotations
-from vistool.data.check import check_dataset
+from vistool.data.labelled import read_annotations
 from vistool.data.shots import read_image
 from vistool.errors import DataError
-from vistool.formats.label_maps import write_label_map
-from vistool.formats.rle import encode_mask
+from vistool.formats.masks.rle import encode_mask
 
 runner = CliRunner()
 Content = dict[str, Any]
@@ -92,12 +92,12 @@ def test_a_jpeg_that_ends_early_is_found_although_opencv_reads_it(tmp_path: Path
 
 
 def turned(path: Path, orientation: int, height: int, width: int) -> Content:
-    """A disc on noise, stored so that its EXIF orientation makes it upright; its COCO entries."""
+    """Write a disc on noise whose EXIF orientation makes it upright. Returns: COCO entries."""
     rows, columns = np.mgrid[:height, :width]
     disc = (rows - 40) ** 2 + (columns - 60) ** 2 < 20**2
     picture = np.random.default_rng(2).integers(60, 110, (height, width), dtype=np.uint8)
     picture[disc] += 90
-    # Each of these undoes what a viewer does for the orientation.
+    # The inverse of a viewer's transform for each orientation.
     undo: dict[int, Callable[[np.ndarray], np.ndarray]] = {
         2: np.fliplr,
         3: lambda p: np.rot90(p, 2),
@@ -126,9 +126,9 @@ def test_a_turned_picture_is_labelled_as_displayed_for_check_and_training(
 ) -> None:
     path = tmp_path / "set.json"
     path.write_text(json.dumps(turned(path, orientation, 90, 130)))
-    # Where height and width change places, the sizes say that the labels are of the right picture.
-    told = orientation in (1, 5, 6, 7, 8)
-    assert kinds(path) == ([] if told else [("warning", "turned-picture")])
+    # If height and width are exchanged, the sizes show that the labels are of the turned picture.
+    known = orientation in (1, 5, 6, 7, 8)
+    assert kinds(path) == ([] if known else [("warning", "turned-picture")])
     (video,) = read_annotations(path, {"disc": ("disc",)})
     mask = video.tracks[0].mask(0, video.size) == 1
     grey = read_image(video, 0)[..., 0]
@@ -164,7 +164,7 @@ def test_davis_frames_are_as_large_as_displayed(tmp_path: Path) -> None:
     assert [k for k in kinds(tmp_path) if k[0] == "error"] == []
 
 
-def test_pictures_that_are_all_elsewhere_are_one_error(tmp_path: Path) -> None:
+def test_pictures_that_are_all_missing_are_one_error(tmp_path: Path) -> None:
     path = make_pictures(tmp_path / "a", 5)
     moved = path.rename(tmp_path / "pictures.json")
     (problem,) = check_dataset(moved).problems
@@ -204,43 +204,54 @@ ODD: dict[str, tuple[Callable[[Content], object], str]] = {
 
 
 @pytest.mark.parametrize("case", ODD)
-def test_what_is_odd_is_a_warning(tmp_path: Path, case: str) -> None:
+def test_a_probable_mistake_is_a_warning(tmp_path: Path, case: str) -> None:
     path = make_video(tmp_path, 4)
     change, kind = ODD[case]
     edit(path, change)
     assert kinds(path) == [("warning", kind)]
 
 
-def test_boxes_that_fit_their_masks_are_no_problem(tmp_path: Path) -> None:
+def test_boxes_that_fit_their_masks_are_not_a_problem(tmp_path: Path) -> None:
     path = make_video(tmp_path, 4)
     boxes = [[2 + 4 * t, 10, 20, 20] for t in range(4)]
     edit(path, lambda c: c["annotations"][0].update(bboxes=boxes))
     assert kinds(path) == []
 
 
-def textured_video(folder: Path, moved: tuple[int, int]) -> Path:
-    """A noisy disc over other noise on 12 frames, its masks moved down and right by so much."""
-    height, width = 120, 160
-    rng = np.random.default_rng(1)
-    rows, columns = np.mgrid[:height, :width]
-    masks, names = [], []
-    for t in range(12):
-        disc = (rows - 60) ** 2 + (columns - 60 - 3 * t) ** 2 < 25**2
-        picture = rng.integers(60, 110, (height, width, 3), dtype=np.uint8)
-        picture[disc] = rng.integers(140, 200, (int(disc.sum()), 3), dtype=np.uint8)
-        names.append(f"{t}.jpg")
-        cv2.imwrite(str(folder / names[-1]), picture)
-        masks.append(encode_mask(np.roll(disc, moved, (0, 1))))
+def video_of(folder: Path, pictures: list[np.ndarray], masks: list[np.ndarray]) -> Path:
+    """Write a YouTube-VIS set of one video and one track."""
+    height, width = masks[0].shape
+    for t, picture in enumerate(pictures):
+        cv2.imwrite(str(folder / f"{t}.png"), picture)
+    names = [f"{t}.png" for t in range(len(pictures))]
     video = {"id": 5, "file_names": names, "width": width, "height": height}
-    track = {"id": 1, "video_id": 5, "category_id": 1, "segmentations": masks}
+    codes = [encode_mask(mask) for mask in masks]
+    track = {"id": 1, "video_id": 5, "category_id": 1, "segmentations": codes}
     content = {"videos": [video], "annotations": [track], "categories": [{"id": 1, "name": "disc"}]}
     path = folder / "disc.json"
     path.write_text(json.dumps(content))
     return path
 
 
+def textured_video(folder: Path, moved: tuple[int, int]) -> Path:
+    """A disc of noise on other noise, 12 frames; masks are shifted down and right by `moved`."""
+    height, width = 120, 160
+    rng = np.random.default_rng(1)
+    rows, columns = np.mgrid[:height, :width]
+    masks, pictures = [], []
+    for t in range(12):
+        disc = (rows - 60) ** 2 + (columns - 60 - 3 * t) ** 2 < 25**2
+        picture = rng.integers(60, 110, (height, width, 3), dtype=np.uint8)
+        picture[disc] = rng.integers(140, 200, (int(disc.sum()), 3), dtype=np.uint8)
+        pictures.append(picture)
+        masks.append(np.roll(disc, moved, (0, 1)))
+    return video_of(folder, pictures, masks)
+
+
 @pytest.mark.parametrize("moved", [(6, 0), (-4, 9), (0, -11)])
-def test_shifted_masks_are_found_and_by_how_much(tmp_path: Path, moved: tuple[int, int]) -> None:
+def test_shifted_masks_are_found_with_the_size_of_the_shift(
+    tmp_path: Path, moved: tuple[int, int]
+) -> None:
     (problem,) = check_dataset(textured_video(tmp_path, moved)).problems
     assert (problem.severity, problem.kind) == ("warning", "shifted-masks")
     assert problem.place == (("video", 5),)
@@ -253,13 +264,33 @@ def test_shifted_masks_are_found_and_by_how_much(tmp_path: Path, moved: tuple[in
 
 
 @pytest.mark.parametrize("moved", [(0, 0), (1, 0), (0, -1)])
-def test_masks_that_lie_right_or_a_pixel_off_are_no_problem(
+def test_masks_with_a_shift_of_at_most_a_pixel_are_not_a_problem(
     tmp_path: Path, moved: tuple[int, int]
 ) -> None:
     assert check_dataset(textured_video(tmp_path, moved)).problems == ()
 
 
-def test_a_path_that_is_no_data_set_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shown", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_an_object_as_bright_as_its_background_is_not_a_problem(
+    tmp_path: Path, seed: int, shown: bool
+) -> None:
+    """The object is on boxes of any colour; if it is not shown, all edges are those of boxes."""
+    rng = np.random.default_rng(seed)
+    background = np.full((120, 160, 3), 100, np.uint8)
+    for top, left in zip(rng.integers(0, 100, 25), rng.integers(0, 140, 25), strict=True):
+        height, width = rng.integers(8, 40, 2)
+        background[top : top + height, left : left + width] = rng.integers(40, 200, 3)
+    luma = cv2.cvtColor(background, cv2.COLOR_BGR2YCrCb)
+    luma[..., 1:] = (190, 80)
+    coloured = cv2.cvtColor(luma, cv2.COLOR_YCrCb2BGR)
+    rows, columns = np.mgrid[:120, :160]
+    masks = [(rows - 60) ** 2 + (columns - 45 - 5 * t) ** 2 < 20**2 for t in range(12)]
+    pictures = [np.where(mask[..., None] & shown, coloured, background) for mask in masks]
+    assert check_dataset(video_of(tmp_path, pictures, masks)).problems == ()
+
+
+def test_a_path_that_is_not_a_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no annotation file in this folder"):
         check_dataset(tmp_path)
 

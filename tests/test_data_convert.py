@@ -1,10 +1,10 @@
-"""From one kind of data set to another and back: masks exact, losses counted."""
+"""Conversion between kinds of data sets and back: masks stay exact, losses are counted."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,23 +18,24 @@ from typer.testing import CliRunner
 
 from tests.made_data import HEIGHT, WIDTH, make_video, square
 from tests.test_data_reading import coco_video
+from vistool.annotations.check import check_dataset
+from vistool.annotations.convert import convert
+from vistool.annotations.dataset import DataSet
+from vistool.annotations.label_maps import palette
+from vistool.annotations.problems import Problem
+from vistool.annotations.read import read_dataset
+from vistool.annotations.results_check import problems_in_results
 from vistool.cli.app import app
-from vistool.data.check import check_dataset
-from vistool.data.convert import convert
 from vistool.errors import DataError, UsageError
-from vistool.formats.dataset import DataSet
-from vistool.formats.davis import palette
-from vistool.formats.detect import kind_of, read_dataset
-from vistool.formats.problems import Problem
-from vistool.formats.results_check import problems_in_results
-from vistool.formats.rle import decode_mask, encode_mask
+from vistool.formats.masks.rle import decode_mask, encode_mask
+from vistool.structures import RLE
 
 runner = CliRunner()
 SIDES = (6, 9)
 
 
-def tracks_of(dataset: DataSet) -> list[tuple[int, int, tuple[Any, ...]]]:
-    """Video, category and masks of every track, in an order of their own."""
+def tracks_of(dataset: DataSet) -> list[tuple[int, int, Sequence[RLE | None]]]:
+    """Video, category and masks of every track, sorted."""
     found = [
         (t.video_id, 0 if dataset.class_agnostic else t.category_id, t.segmentations)
         for t in dataset.tracks
@@ -44,7 +45,7 @@ def tracks_of(dataset: DataSet) -> list[tuple[int, int, tuple[Any, ...]]]:
 
 @st.composite
 def label_videos(draw: st.DrawFn) -> list[np.ndarray]:
-    """Videos [T, H, W] of object ids up to 3, 0 outside; every id occurs or not, as it comes."""
+    """Videos [T, H, W] of random object ids up to 3; 0 is background."""
     lengths = draw(st.lists(st.integers(1, 4), min_size=1, max_size=2))
     seed = draw(st.integers(0, 10_000))
     rng = np.random.default_rng(seed)
@@ -53,7 +54,10 @@ def label_videos(draw: st.DrawFn) -> list[np.ndarray]:
 
 
 def written(folder: Path, videos: list[np.ndarray]) -> Path:
-    """The videos as a YouTube-VIS set, with pictures; ids 1 and 3 are category 2, id 2 is 7."""
+    """Write the videos as a YouTube-VIS set with pictures.
+
+    Objects 1 and 3 have category 2, object 2 has category 7.
+    """
     entries: list[Any] = []
     annotations: list[Any] = []
     for number, labels in enumerate(videos, start=1):
@@ -85,7 +89,7 @@ def written(folder: Path, videos: list[np.ndarray]) -> Path:
 @pytest.mark.parametrize("middle", ["davis", "mots", "youtube-vis"])
 @settings(max_examples=15)
 @given(videos=label_videos())
-def test_there_and_back_gives_the_same_masks(
+def test_a_round_trip_gives_the_same_masks(
     middle: Literal["davis", "mots", "youtube-vis"], videos: list[np.ndarray]
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -97,8 +101,8 @@ def test_there_and_back_gives_the_same_masks(
         assert back.kind == middle
         original, returned = read_dataset(path), read_dataset(back.path)
         if middle == "davis":
-            original = DataSet(**{**_fields(original), "class_agnostic": True})
-            returned = DataSet(**{**_fields(returned), "class_agnostic": True})
+            original = DataSet(**{**_fields(original), "kind": "davis"})
+            returned = DataSet(**{**_fields(returned), "kind": "davis"})
         assert tracks_of(returned) == tracks_of(original)
         assert [v.length for v in returned.videos] == [v.length for v in original.videos]
         for before, after in zip(original.videos, returned.videos, strict=True):
@@ -111,7 +115,7 @@ def _fields(dataset: DataSet) -> dict[str, Any]:
     return {name: getattr(dataset, name) for name in DataSet.__dataclass_fields__}
 
 
-def test_the_text_and_the_pictures_of_mots_say_the_same(tmp_path: Path) -> None:
+def test_the_text_and_the_pictures_of_mots_have_the_same_tracks(tmp_path: Path) -> None:
     labels = np.random.default_rng(0).integers(0, 4, (3, *SIDES))
     convert(written(tmp_path / "a", [labels]), tmp_path / "b", "mots")
     text = read_dataset(tmp_path / "b")
@@ -172,7 +176,7 @@ def test_in_davis_2016_the_object_is_255(
 ) -> None:
     labels = np.stack([square(5, 5 + t, 10) * 255 for t in range(3)])
     dataset = read_dataset(davis_folder(tmp_path, labels, save, level))
-    assert kind_of(tmp_path) == "davis"
+    assert dataset.kind == "davis"
     assert dataset.class_agnostic
     (track,) = dataset.tracks
     assert track.segmentations == tuple(encode_mask(frame == 255) for frame in labels)
@@ -227,7 +231,7 @@ def mots_challenge(folder: Path, text: str, length: int = 0) -> Path:
 
 
 @pytest.mark.parametrize(("pictures", "length"), [(0, 3), (4, 4)])
-def test_mots_challenge_counts_from_one_and_its_ignored_region_is_a_group(
+def test_mots_challenge_counts_from_one_and_its_ignored_region_is_a_crowd(
     tmp_path: Path, pictures: int, length: int
 ) -> None:
     dataset = read_dataset(mots_challenge(tmp_path, MOT_LINES, pictures))
@@ -280,7 +284,7 @@ def test_where_masks_overlap_the_smaller_one_stays_whole_and_the_pixels_are_coun
         np.testing.assert_array_equal(masks[1], small)
 
 
-def test_groups_become_void_in_davis_and_ignored_in_mots(tmp_path: Path) -> None:
+def test_crowds_become_void_in_davis_and_ignored_in_mots(tmp_path: Path) -> None:
     path = make_video(tmp_path, 1)
     content = json.loads(path.read_text())
     content["annotations"][1]["iscrowd"] = 1
@@ -295,7 +299,7 @@ def test_groups_become_void_in_davis_and_ignored_in_mots(tmp_path: Path) -> None
     ]
 
 
-def test_more_categories_than_mots_has_room_for_are_no_obstacle_if_few_are_used(
+def test_only_used_categories_must_fit_into_mots(
     tmp_path: Path,
 ) -> None:
     path = make_video(tmp_path, 1)
@@ -326,7 +330,7 @@ def test_results_on_a_davis_folder_may_have_any_category(tmp_path: Path) -> None
     assert problems_in_results(results, read_dataset(folder, masks=False)) == []
 
 
-def test_nothing_is_overwritten_and_a_wrong_kind_is_said(tmp_path: Path) -> None:
+def test_nothing_is_overwritten_and_a_wrong_kind_is_reported(tmp_path: Path) -> None:
     path = make_video(tmp_path / "a", 2)
     with pytest.raises(UsageError, match="exists already"):
         convert(path, path, "youtube-vis")
@@ -344,6 +348,6 @@ def test_the_command_converts_and_names_what_it_wrote(tmp_path: Path) -> None:
     done = runner.invoke(app, words)
     assert done.exit_code == 0
     assert done.stdout.strip() == str(tmp_path / "b")
-    assert "warning: 1 frames are not there" in done.stderr
+    assert "warning: 1 frames are missing" in done.stderr
     assert (tmp_path / "b" / "ImageSets" / "2017" / "val.txt").read_text() == "v\n"
     assert [f.name for f in tmp_path.iterdir() if f.name.startswith(".")] == []

@@ -1,4 +1,4 @@
-"""Annotation files of every form: one reading of them, and clear words about what is wrong."""
+"""Annotation files of every format are read alike, and their problems are reported clearly."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from tests.made_data import CATEGORIES, HEIGHT, WIDTH, make_pictures, make_video, square
+from vistool.annotations.check import check_dataset
+from vistool.annotations.problems import Problem, errors_of
+from vistool.annotations.read import read_dataset
 from vistool.config import PixelConfig, SourceConfig, TrainConfig
-from vistool.data.annotations import own_classes, read_annotations
-from vistool.data.check import check_dataset
-from vistool.engine.train_setup import training_batches, with_classes
+from vistool.data.labelled import own_classes, read_annotations
+from vistool.engine.train.setup import training_batches, with_classes
 from vistool.errors import DataError
-from vistool.formats.detect import read_dataset
-from vistool.formats.problems import Problem, errors_of
-from vistool.formats.rle import decode_mask, encode_mask
-from vistool.formats.segmentation import MaskError, to_rle
+from vistool.formats.masks.annotated import MaskError, to_rle
+from vistool.formats.masks.rle import decode_mask, encode_mask
 from vistool.structures import Size
 
 SIZE = Size(HEIGHT, WIDTH)
@@ -38,12 +38,12 @@ def changed(path: Path, change: Callable[[Content], object]) -> Path:
 
 
 def coco_video(path: Path) -> Path:
-    """The same as a file of `make_video`, an entry and annotations a frame."""
+    """Rewrite a file of `make_video` in COCO video form, with entries per frame."""
     content = json.loads(path.read_text())
     (video,) = content["videos"]
     names = video.pop("file_names")
     size = {"width": WIDTH, "height": HEIGHT}
-    # Not in their order: frame_id decides.
+    # Not in frame order: frame_id decides.
     images = [
         {"id": 10 + t, "video_id": 1, "frame_id": t, "file_name": names[t], **size}
         for t in reversed(range(len(names)))
@@ -77,7 +77,7 @@ masks = st.integers(0, 2**12 - 1).map(
 
 
 @given(masks)
-def test_a_list_of_runs_is_the_mask_that_its_compressed_form_is(mask: np.ndarray) -> None:
+def test_a_list_of_runs_is_the_same_mask_as_its_compressed_form(mask: np.ndarray) -> None:
     pixels = mask.flatten(order="F")
     edges = np.flatnonzero(np.diff(np.concatenate([[0], pixels, [0]]))).tolist()
     bounds = [0, *edges] if not pixels[-1] else [0, *edges[:-1]]
@@ -102,24 +102,24 @@ def test_polygons_are_the_masks_that_pycocotools_makes_of_them() -> None:
         ([[1, 2, 3, 4, 5, 1e9]], "a polygon point at 1000000000.0"),
         ([[1, 2, 3, 4, 5, float("nan")]], "a polygon point at nan"),
         ([1, 2, 3], "a polygon of 0 numbers"),
-        ("abc", "a str that is no mask"),
-        ({"size": [HEIGHT, WIDTH], "counts": [5, -5, 6144]}, "no number of pixels"),
+        ("abc", "a str that is not a mask"),
+        ({"size": [HEIGHT, WIDTH], "counts": [5, -5, 6144]}, "not a count of pixels"),
         ({"size": [HEIGHT, WIDTH], "counts": [5]}, "runs of 5 pixels in all, not 6144"),
         ({"size": [WIDTH, HEIGHT], "counts": [6144]}, "counts are a list"),
         ({"size": [HEIGHT, WIDTH], "counts": "0"}, "malformed"),
     ],
 )
-def test_what_is_no_mask_of_the_picture_is_refused(segmentation: Any, message: str) -> None:
+def test_an_invalid_mask_is_refused(segmentation: Any, message: str) -> None:
     with pytest.raises(MaskError, match=message):
         to_rle(segmentation, SIZE)
 
 
-def test_null_and_an_empty_list_of_polygons_are_no_mask() -> None:
+def test_null_and_an_empty_list_of_polygons_mean_not_visible() -> None:
     assert to_rle(None, SIZE) is None
     assert to_rle([], SIZE) is None
 
 
-def test_coco_video_is_read_as_the_tracks_that_its_frames_belong_to(tmp_path: Path) -> None:
+def test_annotations_of_coco_video_are_joined_to_tracks(tmp_path: Path) -> None:
     original = read_dataset(make_video(tmp_path, 4))
     joined = read_dataset(coco_video(make_video(tmp_path, 4)))
     assert joined.videos == original.videos
@@ -131,7 +131,9 @@ def test_two_annotations_of_a_track_on_one_frame_are_an_error(tmp_path: Path) ->
     path = coco_video(make_video(tmp_path, 4))
     changed(path, lambda c: c["annotations"].append({**c["annotations"][0], "id": 99}))
     (problem,) = problems_of(path)
-    assert "annotation 99, index 6, image 10: track_id 0 has an annotation there" in str(problem)
+    assert "annotation 99, index 6, image 10: track_id 0 already has an annotation there" in str(
+        problem
+    )
 
 
 def test_ovis_occlusion_is_kept(tmp_path: Path) -> None:
@@ -173,7 +175,7 @@ WRONG: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_said_with_its_place_and_refused_for_training(
+def test_a_problem_is_reported_with_its_place_and_refused_for_training(
     tmp_path: Path, case: str
 ) -> None:
     change, message = WRONG[case]
@@ -194,7 +196,7 @@ def test_what_is_wrong_is_said_with_its_place_and_refused_for_training(
         ('{"videos": []}', "no 'images' or 'videos', 'annotations' and 'categories'"),
     ],
 )
-def test_a_file_that_is_no_annotation_file_is_refused(
+def test_a_file_that_is_not_an_annotation_file_is_refused(
     tmp_path: Path, text: str, message: str
 ) -> None:
     path = tmp_path / "set.json"
@@ -278,7 +280,7 @@ def test_frames_are_found_though_some_are_missing_or_have_a_namesake(tmp_path: P
     ]
 
 
-def test_masks_of_pictures_lie_on_the_picture_that_they_name_and_not_on_a_video(
+def test_masks_of_pictures_belong_to_their_picture_even_if_they_name_a_video(
     tmp_path: Path,
 ) -> None:
     plain = read_dataset(make_pictures(tmp_path, 3)).tracks
@@ -303,7 +305,7 @@ def test_a_folder_means_the_annotation_file_in_it(tmp_path: Path) -> None:
     assert "pictures.json, videos.json" in error.value.hint
 
 
-def test_a_set_has_classes_of_its_own_and_sets_share_those_of_one_name(tmp_path: Path) -> None:
+def test_categories_of_the_same_name_in_several_sets_are_one_class(tmp_path: Path) -> None:
     pictures, videos = make_pictures(tmp_path, 1), make_video(tmp_path, 2)
     changed(videos, lambda c: c["categories"][0].update(name="cat"))
     classes = own_classes([pictures, videos])
@@ -343,7 +345,7 @@ JSON = st.recursive(
 
 
 def places_in(value: Any) -> list[tuple[Any, Any]]:
-    """All containers and the keys in them, however deep."""
+    """All containers and their keys, at every depth."""
     keys = list(value) if isinstance(value, dict) else []
     keys = list(range(len(value))) if isinstance(value, list) else keys
     return [(value, key) for key in keys] + [p for key in keys for p in places_in(value[key])]
@@ -352,7 +354,7 @@ def places_in(value: Any) -> list[tuple[Any, Any]]:
 @pytest.mark.parametrize("form", ["youtube-vis", "coco", "coco-video"])
 @settings(max_examples=60)
 @given(data=st.data())
-def test_whatever_stands_anywhere_in_a_file_is_read_or_refused_in_words(
+def test_any_value_anywhere_in_a_file_is_read_or_refused_with_a_message(
     tmp_path_factory: pytest.TempPathFactory, form: str, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("any")

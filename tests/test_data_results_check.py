@@ -1,4 +1,4 @@
-"""Results files before they are scored: what is found, where, and that nothing right is."""
+"""The check of results files: errors are reported with their place, valid files pass."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.made_data import HEIGHT, WIDTH, make_video, square
+from vistool.annotations.problems import errors_of, refuse_all
+from vistool.annotations.read import read_dataset
+from vistool.annotations.results_check import check_results, problems_in_results
 from vistool.errors import DataError
-from vistool.formats.detect import read_dataset
-from vistool.formats.problems import errors_of, refuse_all
-from vistool.formats.results_check import check_results, problems_in_results
-from vistool.formats.rle import encode_mask
+from vistool.formats.masks.rle import encode_mask
 
 LENGTH = 4
 
@@ -56,8 +56,8 @@ WRONG: dict[str, tuple[Any, str]] = {
     "uncompressed": (mask(0, RLE_WITH_RUNS), "frame 0: uncompressed counts"),
     "polygon": (mask(0, [[0, 0, 4, 0, 4, 4]]), "frame 0: a list"),
     "bytes as text": (mask(0, {**GOOD, "counts": f"b'{GOOD['counts']}'"}), "malformed mask"),
-    "video": (track(video_id=9), "video_id 9 is none of the 1 videos"),
-    "category": (track(category_id=5), "category_id 5 is none of the 2 categories"),
+    "video": (track(video_id=9), "video_id 9 is not one of the data set's 1 videos"),
+    "category": (track(category_id=5), "category_id 5 is not one of the data set's 2 categories"),
     "no category": ({k: v for k, v in track().items() if k != "category_id"}, "category_id is 'mi"),
     "duplicate": (track(), "repeats result 0"),
     "nan": (track(float("nan")), "score is nan"),
@@ -68,7 +68,7 @@ WRONG: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_found_with_file_index_and_ids(tmp_path: Path, case: str) -> None:
+def test_a_problem_is_reported_with_file_index_and_ids(tmp_path: Path, case: str) -> None:
     entry, message = WRONG[case]
     path = written(tmp_path, [track(), entry])
     checked = check_results(path, read_dataset(make_video(tmp_path, LENGTH), masks=False))
@@ -79,11 +79,11 @@ def test_what_is_wrong_is_found_with_file_index_and_ids(tmp_path: Path, case: st
 
 
 @pytest.mark.parametrize("case", sorted(WRONG.keys() - {"video", "category"}))
-def test_the_same_is_found_without_the_truth(tmp_path: Path, case: str) -> None:
+def test_the_same_problems_are_found_without_a_data_set(tmp_path: Path, case: str) -> None:
     assert errors_of(problems_in_results(written(tmp_path, [track(), WRONG[case][0]])))
 
 
-def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_together(tmp_path: Path) -> None:
     entries = [track(), *(entry for entry, _ in WRONG.values())]
     dataset = read_dataset(make_video(tmp_path, LENGTH), masks=False)
     problems = problems_in_results(written(tmp_path, entries), dataset)
@@ -95,7 +95,7 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
     assert str(error.value).endswith("... and 10 more")
 
 
-def test_right_results_pass_and_come_back_as_they_are(tmp_path: Path) -> None:
+def test_valid_results_pass_and_are_returned_unchanged(tmp_path: Path) -> None:
     entries = [track(), track(0.5, side=12), track(category_id=4)]
     dataset = read_dataset(make_video(tmp_path, LENGTH), masks=False)
     checked = check_results(written(tmp_path, entries), dataset)
@@ -103,7 +103,7 @@ def test_right_results_pass_and_come_back_as_they_are(tmp_path: Path) -> None:
     assert checked.results == entries
 
 
-def test_equal_masks_of_another_score_or_a_score_above_one_are_odd_but_scorable(
+def test_repeated_masks_with_another_score_or_a_score_above_one_are_warnings(
     tmp_path: Path,
 ) -> None:
     checked = check_results(written(tmp_path, [track(), track(1.5)]))
@@ -167,7 +167,7 @@ JSON = st.recursive(
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(sorted(track())), JSON), max_size=3))
-def test_no_json_at_all_makes_the_check_stumble(
+def test_any_json_is_checked_without_a_crash(
     tmp_path_factory: pytest.TempPathFactory, entries: list[Any]
 ) -> None:
     path = written(tmp_path_factory.mktemp("any"), entries)

@@ -1,4 +1,4 @@
-"""Holding out a part of a data set."""
+"""Splitting a data set into a training and a validation part."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from tests.made_data import make_pictures, make_video
 from tests.test_data_reading import coco_video
+from vistool.annotations.check import check_dataset
+from vistool.annotations.read import read_dataset
+from vistool.annotations.split import hold_out, one_sided, split_dataset
 from vistool.cli.app import app
-from vistool.data.check import check_dataset
-from vistool.data.split import hold_out, one_sided, split_dataset
 from vistool.errors import UsageError
-from vistool.formats.detect import read_dataset
 
 runner = CliRunner()
 member_lists = st.lists(st.frozensets(st.integers(1, 6), max_size=3), min_size=2, max_size=40)
@@ -44,7 +44,7 @@ def test_every_category_with_two_videos_is_on_both_sides_where_videos_have_one_c
     assert len(chosen) <= max(round(fraction * len(members)), several, 1)
 
 
-def test_each_category_gives_its_share() -> None:
+def test_the_same_share_of_each_category_is_held_out() -> None:
     members = [frozenset([1])] * 200 + [frozenset([2])] * 50 + [frozenset[int]()] * 30
     chosen = hold_out(members, 0.2, seed=3)
     assert len(chosen) == 56
@@ -66,7 +66,7 @@ def test_the_two_files_are_valid_sets_that_share_nothing(tmp_path: Path) -> None
     assert check_dataset(made.held_out).problems == ()
 
 
-def test_frames_come_along_to_a_folder_that_is_not_above_them(tmp_path: Path) -> None:
+def test_frames_are_linked_into_a_folder_that_is_not_above_them(tmp_path: Path) -> None:
     path = make_pictures(tmp_path / "a", 4)
     made = split_dataset(path, 0.5, 0, tmp_path / "b")
     assert check_dataset(made.held_out).problems == ()
@@ -96,7 +96,7 @@ def test_a_video_of_single_frame_entries_stays_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["coco", "coco-video"])
-def test_annotations_go_with_their_picture_though_they_name_a_video_too(
+def test_annotations_go_with_their_picture_even_if_they_name_a_video(
     tmp_path: Path, form: str
 ) -> None:
     path = make_pictures(tmp_path, 6)

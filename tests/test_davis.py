@@ -1,4 +1,4 @@
-"""DAVIS's J and F: equal to plain loops over pixels and to TrackEval, and what must always hold."""
+"""J and F of DAVIS: equal to plain loops over pixels and to TrackEval; and their properties."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tests.made_tracks import MadeTrack, MadeVideo, random_video, rectangle
+from tests.made_tracks import MadeTrack, MadeVideo, davis_of, random_video, rectangle
 from tests.trackeval_data import trackeval_metric
+from vistool.annotations.dataset import AnnotatedTrack
 from vistool.errors import DataError
-from vistool.evaluation.boundary import boundary_bounds, boundary_measure
-from vistool.evaluation.davis import (
+from vistool.formats.masks.rle import encode_mask
+from vistool.metrics.boundary import boundary_bounds, boundary_measure
+from vistool.metrics.davis import (
     MOST_PROPOSALS,
     Comparison,
+    DavisResult,
     Statistics,
     best_partners,
     davis_of_video,
-    evaluate_davis,
-    region_similarity,
 )
-from vistool.evaluation.tracking_measures import NOT_MEASURED
-from vistool.formats.rle import encode_mask
+from vistool.metrics.overlaps import NOT_MEASURED, overlaps_of_video
+from vistool.structures import TrackSegmentation
 
-EXAMPLES = 40  # of each property; comparing masks takes its time
+EXAMPLES = 40  # per property; comparing masks is slow
 PROBLEMS = 30
 NAMES = ("mean", "recall", "decay")
 
@@ -38,7 +39,7 @@ NAMES = ("mean", "recall", "decay")
 
 
 def plain_boundary(mask: np.ndarray) -> list[tuple[int, int]]:
-    """The rule as the benchmark states it: neighbours outside are off, edges have their own."""
+    """The boundary by the benchmark's rule, with its own cases for the edges of the mask."""
     height, width = mask.shape
     found = []
     for y in range(height):
@@ -98,7 +99,7 @@ def test_f_equals_plain_loops_where_boundaries_may_lie_some_pixels_apart(
 
     y, x = rng.uniform((0, 0), size)
     radius = rng.uniform(8, 20)
-    truth = disc(y, x, radius) | disc(y + 9, x - 14, 7)  # often cut by the picture's edge
+    truth = disc(y, x, radius) | disc(y + 9, x - 14, 7)  # often cut by the edge
     mask = disc(y + rng.normal(0, 2), x + rng.normal(0, 2), radius + rng.normal(0, 2))
     expected = plain_f(mask, truth)
     assert 0 < expected < 1
@@ -111,7 +112,7 @@ def test_f_of_masks_that_are_absent_or_fill_the_picture() -> None:
     full, empty = encode_mask(~nothing), encode_mask(nothing)
     track = [None, None, full, empty, None, full, encode_mask(some)]
     truth = [None, empty, None, full, encode_mask(some), encode_mask(some), encode_mask(some)]
-    # A mask without a boundary, be it empty or full, agrees with another one without.
+    # F of two masks without a boundary (empty or full) is 1.
     assert boundary_measure(track, truth).tolist() == [1, 1, 1, 1, 0, 0, 1]
 
 
@@ -130,10 +131,17 @@ def test_f_never_exceeds_what_the_boxes_allow(seed: int) -> None:
 
 
 def block(left: int, right: int, height: int = 10) -> Any:
-    """Columns `left` to `right` of a picture 30 pixels wide."""
+    """Columns `left` to `right` of a mask 30 pixels wide."""
     mask = np.zeros((height, 30), bool)
     mask[:, left:right] = True
     return encode_mask(mask)
+
+
+def region_similarity(track: Any, truth: Any) -> np.ndarray:
+    """J of every frame of one pair: [F]."""
+    predicted = TrackSegmentation(video_id=1, category_id=1, score=1.0, segmentations=track)
+    video = overlaps_of_video(1, [AnnotatedTrack(1, 1, truth)], [predicted])
+    return Comparison(video).regions([0], [0])[:, 0, 0]
 
 
 def test_j_is_the_overlap_of_each_frame_and_one_where_both_are_empty() -> None:
@@ -156,14 +164,14 @@ def test_masks_of_different_sizes_are_refused() -> None:
     [
         ([0.7], 0.0),
         ([0.9, 0.4], 0.5),
-        # eight frames: places 1 2.75 4.5 6.25 8, so frames 1-3 against 6-8
+        # eight frames: edges at 1 2.75 4.5 6.25 8, so frames 1-3 minus 6-8
         ([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2], 0.8 - 0.3),
-        # 300 frames: places 1 75.75 150.5 225.25 300, so 1-76 against 225-300
+        # 300 frames: edges at 1 75.75 150.5 225.25 300, so 1-76 minus 225-300
         ([1.0] * 76 + [0.5] * 148 + [0.25] * 76, 0.75),
     ],
     ids=["1", "2", "8", "300"],
 )
-def test_decay_is_the_first_quarter_less_the_last(values: list[float], decay: float) -> None:
+def test_decay_is_the_first_quarter_minus_the_last(values: list[float], decay: float) -> None:
     assert Statistics.of(np.array(values)).decay == pytest.approx(decay)
 
 
@@ -182,7 +190,7 @@ def test_the_unsupervised_protocol_equals_trackeval(
 ) -> None:
     metric = trackeval_metric("JAndF")
     metric.optim_type = "J&F"
-    # All it takes from scikit-image is the disk.
+    # TrackEval uses only the disk of scikit-image.
     morphology = ModuleType("skimage.morphology")
     monkeypatch.setattr(morphology, "disk", disk, raising=False)
     monkeypatch.setitem(sys.modules, "skimage", ModuleType("skimage"))
@@ -190,15 +198,16 @@ def test_the_unsupervised_protocol_equals_trackeval(
     rng = np.random.default_rng([seed, 2])
     videos = [visible(random_video(rng)) for _ in range(rng.integers(1, 4))]
     videos = [v for v in videos if v.truth] or [MadeVideo([still(A)], [still(B)])]
-    result = evaluate_davis(video.overlaps(i) for i, video in enumerate(videos))
+    result = davis_of(video.overlaps(i) for i, video in enumerate(videos))
     sequences = {i: metric.eval_sequence(as_trackeval(v)) for i, v in enumerate(videos)}
-    for i, measured in result.by_video().items():
-        agree(measured, sequences[i])
+    for i in {followed.video_id for followed in result.objects}:
+        objects = tuple(o for o in result.objects if o.video_id == i)
+        agree(DavisResult(objects).summary(), sequences[i])
     agree(result.summary(), metric.combine_sequences(sequences))
 
 
 def visible(video: MadeVideo) -> MadeVideo:
-    """Less the objects that are on no frame: TrackEval cannot take them."""
+    """The video without objects that are never visible: TrackEval does not accept them."""
     return MadeVideo([t for t in video.truth if t.masks.any()], video.predictions)
 
 
@@ -261,7 +270,7 @@ def test_an_object_is_compared_with_the_track_that_follows_it_best_whatever_its_
     video = MadeVideo([still(A), still(B)], [still(B, 0.3), still(ELSEWHERE, 0.9), still(A, 0.2)])
     overlaps = video.overlaps()
     assert best_partners(Comparison(overlaps)) == {0: 2, 1: 0}
-    assert evaluate_davis([overlaps]).summary()["J&F_mean"] == 1
+    assert davis_of([overlaps]).summary()["J&F_mean"] == 1
 
 
 def test_objects_without_a_prediction_and_groups() -> None:
@@ -270,27 +279,27 @@ def test_objects_without_a_prediction_and_groups() -> None:
     truth = [MadeTrack(absent_later), MadeTrack(still(B).masks, is_crowd=True)]
     (followed,) = davis_of_video(MadeVideo(truth, []).overlaps())
     assert (followed.truth, followed.prediction) == (0, None)
-    # As in the benchmark: where nothing is labelled, nothing is right.
+    # As in the benchmark, J and F are 1 where both are empty.
     assert followed.region.tolist() == followed.boundary.tolist() == [0, 0, 1, 1]
 
 
 def test_without_objects_nothing_is_measured() -> None:
-    result = evaluate_davis([MadeVideo([], [still(A)]).overlaps(), MadeVideo([], []).overlaps()])
+    result = davis_of([MadeVideo([], [still(A)]).overlaps(), MadeVideo([], []).overlaps()])
     assert set(result.summary().values()) == {NOT_MEASURED}
-    assert result.by_video() == {}
+    assert result.objects == ()
 
 
-def test_only_the_best_scored_proposals_take_part() -> None:
+def test_only_the_highest_scoring_proposals_take_part() -> None:
     others = [still(ELSEWHERE, 0.9)] * (MOST_PROPOSALS - 1)
     last = MadeVideo([still(A)], [*others, still(A, 0.1)]).overlaps()
     one_more = MadeVideo([still(A)], [*others, still(B, 0.9), still(A, 0.1)]).overlaps()
-    assert evaluate_davis([last]).summary()["J_mean"] == 1
-    assert evaluate_davis([one_more]).summary()["J_mean"] == 0
+    assert davis_of([last]).summary()["J_mean"] == 1
+    assert davis_of([one_more]).summary()["J_mean"] == 0
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_void_pixels_count_neither_as_object_nor_as_background(seed: int) -> None:
-    # The official code computes J from pixels outside void, and F from masks without it.
+    # The official code computes J from the pixels outside void, and F from masks without void.
     rng = np.random.default_rng([seed, 5])
     length = 3
     objects = [MadeTrack(np.stack([A | B] * length)), MadeTrack(np.stack([ELSEWHERE] * length))]
@@ -309,15 +318,15 @@ def test_void_pixels_count_neither_as_object_nor_as_background(seed: int) -> Non
             assert quality.boundary[t] == pytest.approx(plain_f(ours, theirs), abs=1e-12)
 
 
-# --- what must always hold ------------------------------------------------------------------------
+# --- properties -----------------------------------------------------------------------------------
 
 
 @settings(max_examples=EXAMPLES)
 @given(st.integers(0, 10**6))
-def test_the_truth_scores_one(seed: int) -> None:
+def test_j_and_f_of_the_labels_are_one(seed: int) -> None:
     truth = visible(random_video(np.random.default_rng(seed))).truth
     video = MadeVideo(truth, truth).overlaps()
-    summary = evaluate_davis([video]).summary()
+    summary = davis_of([video]).summary()
     for name in ("J&F_mean", "J_mean", "F_mean", "J_recall", "F_recall"):
         assert summary[name] == (1 if truth else NOT_MEASURED)
     assert summary["J_decay"] == (0 if truth else NOT_MEASURED)
@@ -328,10 +337,7 @@ def test_the_truth_scores_one(seed: int) -> None:
 def test_the_order_of_predictions_does_not_matter(seed: int, data: st.DataObject) -> None:
     video = random_video(np.random.default_rng(seed))
     shuffled = MadeVideo(video.truth, data.draw(st.permutations(video.predictions)))
-    assert (
-        evaluate_davis([shuffled.overlaps()]).summary()
-        == evaluate_davis([video.overlaps()]).summary()
-    )
+    assert davis_of([shuffled.overlaps()]).summary() == davis_of([video.overlaps()]).summary()
 
 
 @settings(max_examples=EXAMPLES)
@@ -341,7 +347,7 @@ def test_one_more_proposal_never_lowers_j_and_f_together(seed: int) -> None:
     if not video.truth or not video.predictions:
         return
     fewer = MadeVideo(video.truth, video.predictions[1:])
-    less = evaluate_davis([fewer.overlaps()]).summary()["J&F_mean"]
-    # An object may do worse with a wrong track than with none, where it is absent itself.
+    less = davis_of([fewer.overlaps()]).summary()["J&F_mean"]
+    # On frames without the object, a wrong track scores lower than an empty one.
     if len(fewer.predictions) >= len(video.truth):
-        assert evaluate_davis([video.overlaps()]).summary()["J&F_mean"] >= less - 1e-12
+        assert davis_of([video.overlaps()]).summary()["J&F_mean"] >= less - 1e-12

@@ -1,7 +1,8 @@
-"""The pages people read name what is there: commands, folders, files, Python names."""
+"""The documentation names commands, folders, files and Python names that exist."""
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -55,13 +56,13 @@ def test_every_folder_has_a_line_in_the_architecture(name: str) -> None:
     assert re.search(rf"^  {name}/ ", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
 
 
-def test_the_architecture_names_no_folder_that_is_not_there() -> None:
+def test_every_folder_in_the_architecture_exists() -> None:
     drawn = re.findall(r"^  (\w+)/ ", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
     assert sorted(drawn) == folders()
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_linked_files_are_there(page: str) -> None:
+def test_linked_files_exist(page: str) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text())
     assert [link for link in links if not (ROOT / link).exists()] == []
 
@@ -70,3 +71,21 @@ def test_linked_files_are_there(page: str) -> None:
 def test_python_names_on_the_pages_are_public(page: str) -> None:
     names = set(re.findall(r"\bvistool\.([a-z]\w*)", (ROOT / page).read_text()))
     assert names <= set(vistool.__all__)
+
+
+PUBLIC = [name for name in vistool.__all__ if name != "__version__"]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_has_an_example(name: str) -> None:
+    """Doctest runs these examples."""
+    assert ">>> " in (getattr(vistool, name).__doc__ or "")
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_parameter_of_a_public_function_has_a_type(name: str) -> None:
+    signature = inspect.signature(getattr(vistool, name))
+    assert all(p.annotation is not p.empty for p in signature.parameters.values())
+    assert signature.return_annotation is not signature.empty or inspect.isclass(
+        getattr(vistool, name)
+    )

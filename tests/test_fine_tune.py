@@ -1,15 +1,20 @@
-"""Fine-tuning: a data set and weights are all that a training needs."""
+"""Fine-tuning: a training that needs only a data set and weights."""
 
 from __future__ import annotations
 
+import doctest
 import json
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import vistool
 from tests.made_data import CATEGORIES, make_pictures, make_video
+from tests.made_training import lines, losses
+from vistool.annotations.read import read_dataset
 from vistool.cli.train import train as command
 from vistool.config import (
     IFCConfig,
@@ -19,14 +24,13 @@ from vistool.config import (
     VisTRConfig,
     from_mapping,
 )
-from vistool.engine.fine_tune import DEFAULT_INIT, fine_tuning
-from vistool.engine.train import BEST, WEIGHTS
-from vistool.engine.train_setup import started_with
+from vistool.engine.train.fine_tune import DEFAULT_INIT, fine_tuning
+from vistool.engine.train.setup import started_with
+from vistool.engine.train.train import BEST, WEIGHTS
 from vistool.errors import DataError, UsageError, WeightsError
-from vistool.formats.detect import read_dataset
 from vistool.models import build_model
-from vistool.models.start import load_start
-from vistool.models.weights import load_model, read_header, save_model
+from vistool.models.checkpoints.files import load_model, read_header, save_model
+from vistool.models.checkpoints.start import load_start
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "make_dataset.py"
 SMALL = {
@@ -71,6 +75,64 @@ def test_one_command_turns_weights_into_a_model_for_another_set(model, tmp_path:
     load_model(str(run / WEIGHTS))
 
 
+def test_a_training_from_python_equals_that_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = saved(small_ifc("cat"), tmp_path / "start.safetensors")
+    make_pictures(tmp_path / "own", 3).rename(tmp_path / "own" / "train.json")
+    monkeypatch.chdir(tmp_path)
+    changes: dict[str, Any] = {
+        "steps": 5,
+        "workers": 0,
+        "batch": 1,
+        "augment.colour": 0.2,
+        "device": "cpu",
+    }
+    told = []
+    made = vistool.train(
+        "own/train.json",
+        init=weights,
+        validation="own/train.json",
+        on_step=lambda step, steps, line: told.append((step, steps)),
+        **changes,
+    )
+    assert made == Path("runs/train/train", WEIGHTS)
+    assert told == [(step, 5) for step in range(1, 6)]
+    assert sum("val_AP" in line for line in lines(made.parent)) == 5
+    command(
+        Path("own/train.json"),
+        init=str(weights),
+        validation=Path("own/train.json"),
+        output=Path("again"),
+        overrides=[f"{name}={value}" for name, value in changes.items()],
+        quiet=True,
+    )
+    assert losses(Path("again")) == losses(made.parent)
+    assert started_with(Path("again")) == started_with(made.parent)
+    with pytest.raises(UsageError, match="is not empty"):
+        vistool.train("own/train.json", output=made.parent)
+    with pytest.raises(UsageError, match="frozen_blocks = 9"):
+        vistool.train("own/train.json", init=weights, frozen_blocks=9)
+    assert not Path("runs/train/train-2").exists()
+    with pytest.raises(UsageError, match="unknown setting 'colour'"):
+        vistool.train("own/train.json", init=str(weights), colour=1)
+
+
+def test_the_example_of_training_from_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example with a small model and two steps."""
+    saved(small_ifc("cat"), tmp_path / "small.safetensors")
+    for name in ("train", "valid"):
+        make_pictures(tmp_path / "own", 2).rename(tmp_path / "own" / f"{name}.json")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {"vistool": vistool}
+    for example in doctest.DocTestParser().get_examples(vistool.train.__doc__ or ""):
+        exec(example.source.replace("ifc-lite", "small.safetensors").replace("2000", "2"), found)
+    assert found["weights"] == Path("runs/train/train", WEIGHTS)
+    assert started_with(Path("runs/train/train")).steps == 2
+
+
 def test_the_folder_of_the_set_may_be_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +156,7 @@ def test_the_folder_of_the_set_may_be_anywhere(
     assert str(tmp_path) not in json.dumps(training)
 
 
-def test_the_set_may_be_the_folder_one_is_in(
+def test_the_set_may_be_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = saved(small_ifc("cat"), tmp_path / "start.safetensors")
@@ -127,7 +189,7 @@ def test_frames_may_lie_anywhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", [small_ifc, small_vistr])
-def test_classes_of_both_keep_what_was_learnt_of_them(model, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_common_classes_keep_their_weights(model, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     old, new = model("cat", "dog", "cow"), model("horse", "cow")
     file = saved(old, tmp_path / "start.safetensors")
     given = load_model(str(file)).model.state_dict()
@@ -145,7 +207,7 @@ def test_classes_of_both_keep_what_was_learnt_of_them(model, tmp_path: Path) -> 
     assert all(torch.equal(after[key], given[key]) for key in after if key not in kept)
 
 
-def test_a_model_of_another_kind_is_no_start(tmp_path: Path) -> None:
+def test_a_model_of_another_kind_is_refused_as_init(tmp_path: Path) -> None:
     config = VisTRConfig(**{**SMALL, "pixels": small_ifc("cat").pixels}, class_names=("dog",))  # type: ignore[arg-type]
     file = saved(small_ifc("cat"), tmp_path / "start.safetensors")
     with pytest.raises(WeightsError, match=r"lacks .* tensors"):
@@ -161,7 +223,7 @@ def test_a_set_without_categories_or_pictures_is_refused(tmp_path: Path) -> None
 
 
 def test_a_held_out_set_beside_a_configuration_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--validation goes with a data set"):
+    with pytest.raises(UsageError, match="validation goes with a data set"):
         command(tmp_path / "a.toml", validation=tmp_path / "b.json")
 
 
@@ -179,7 +241,7 @@ def test_clips_show_three_quarters_of_a_picture_as_the_model_sees_it(tmp_path: P
     assert values["canvases"] == [[192, 288]]
 
 
-def test_the_example_makes_a_set_that_is_in_order(tmp_path: Path) -> None:
+def test_the_example_makes_a_valid_data_set(tmp_path: Path) -> None:
     make_set = runpy.run_path(str(EXAMPLE))["make_set"]
     path = make_set(tmp_path, "tiny", videos=3, frames=3, size=(60, 80), seed=5)
     dataset = read_dataset(path)

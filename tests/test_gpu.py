@@ -1,4 +1,4 @@
-"""What must hold on a GPU: its numbers are the recorded ones, and the CPU's.
+"""On a GPU, numbers equal the recorded ones and those of the CPU.
 
 `VISTOOL_TEST_DEVICE=cpu pytest -m gpu` runs the same tests without one, to see that they run.
 """
@@ -23,16 +23,15 @@ from tests.test_criterion import recorded_output, recorded_targets
 from tests.test_ifc import normalised, small_ifc
 from tests.test_vistr import small_vistr, tiny_vistr
 from tests.test_vistr_criterion import clips_to_train_on
-from vistool.config import PredictConfig
-from vistool.criterion.set_criterion import SetCriterion
+from vistool.criterion.ifc_criterion import IFCCriterion
 from vistool.criterion.vistr_criterion import VisTRCriterion
 from vistool.engine.device import autocast
-from vistool.engine.predict import predict_video
-from vistool.engine.train import train
-from vistool.formats.results import RESULTS, read_results
-from vistool.formats.rle import decode_mask
+from vistool.engine.predict.video import predict
+from vistool.engine.train.train import train
+from vistool.formats.masks.rle import decode_mask
+from vistool.formats.results.files import RESULTS, read_results
+from vistool.models.checkpoints.files import load_model
 from vistool.models.vistr import by_instance
-from vistool.models.weights import load_model
 from vistool.structures import ClipOutput, TrackSegmentation
 
 DEVICE = torch.device(os.environ.get("VISTOOL_TEST_DEVICE", "cuda"))
@@ -118,7 +117,7 @@ def test_ifc_losses_and_their_gradients_are_the_cpus() -> None:
         output: ClipOutput = on(device, recorded_output())
         mask_logits = output.mask_logits.detach().requires_grad_()
         output = replace(output, mask_logits=mask_logits)
-        criterion = SetCriterion()
+        criterion = IFCCriterion()
         terms = criterion(output, [on(device, target) for target in recorded_targets()])
         criterion.total(terms).backward()
         assert mask_logits.grad is not None
@@ -169,8 +168,11 @@ def test_predict_finds_what_it_finds_on_the_cpu(tmp_path: Path) -> None:
         dict(model.model.named_parameters())["class_head.layers.1.bias"][-1] -= 8
     found = []
     for place, device in enumerate((CPU, DEVICE)):
-        config = PredictConfig(conf=0.0, overlay=False, device=str(device), precision="fp32")
-        predict_video(model, tmp_path / "v", tmp_path / str(place), config)
+        found_by = predict(
+            tmp_path / "v", model=model, conf=0.0, device=str(device), precision="fp32"
+        )
+        with found_by as video:
+            video.save(tmp_path / str(place), overlay=False)
         found.append(list(read_results(tmp_path / str(place) / RESULTS)))
     expected, there = found
     assert expected

@@ -1,4 +1,4 @@
-"""HOTA: equal to TrackEval on random problems, and what must hold for any tracks."""
+"""HOTA: equal to TrackEval on random problems, and properties that hold for any tracks."""
 
 from __future__ import annotations
 
@@ -11,14 +11,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.made_tracks import HEIGHT, WIDTH, MadeTrack, MadeVideo, random_video, rectangle
+from tests.made_tracks import (
+    HEIGHT,
+    WIDTH,
+    MadeTrack,
+    MadeVideo,
+    hota_of,
+    identity_of,
+    random_video,
+    rectangle,
+)
 from tests.trackeval_data import trackeval_metric, trackeval_on_files, trackeval_problem
-from vistool.evaluation.hota import ALPHAS, evaluate_hota, hota_of_video, hota_summary
-from vistool.evaluation.identity import evaluate_identity
-from vistool.evaluation.tracking_measures import NOT_MEASURED
+from vistool.metrics.hota import ALPHAS, hota_of_video, hota_summary
+from vistool.metrics.overlaps import NOT_MEASURED
 
 PROBLEMS = 60
-EXAMPLES = 40  # of each property; comparing masks takes its time
+EXAMPLES = 40  # per property; comparing masks is slow
 CATEGORIES = (1, 2, 3)
 FIELDS = ("HOTA", "DetA", "AssA", "LocA", "DetRe", "DetPr", "AssRe", "AssPr")
 
@@ -29,7 +37,7 @@ def test_hota_equals_trackeval(seed: int) -> None:
     metric = trackeval_metric("HOTA")
     rng = np.random.default_rng(seed)
     videos = [random_video(rng) for _ in range(rng.integers(1, 5))]
-    result = evaluate_hota(video.overlaps(i) for i, video in enumerate(videos))
+    result = hota_of(video.overlaps(i) for i, video in enumerate(videos))
     expected = {}
     for category in CATEGORIES:
         sequences = {
@@ -51,9 +59,11 @@ def test_hota_equals_trackeval(seed: int) -> None:
     if with_truth:
         averaged = metric.combine_classes_class_averaged(with_truth)
         equal(result.class_averaged(), {name: averaged[name].mean() for name in FIELDS})
-    if found:
+    total = result.total()
+    assert (total is None) == (not found)
+    if total:
         averaged = metric.combine_classes_det_averaged(expected)
-        equal(result.detection_averaged(), {name: averaged[name].mean() for name in FIELDS})
+        equal(total.summary(), {name: averaged[name].mean() for name in FIELDS})
 
 
 @pytest.mark.parity
@@ -66,11 +76,14 @@ def test_hota_and_idf1_equal_what_trackeval_prints_for_youtube_vis_files(
     videos = list(itertools.islice((v for v in made if v.truth), 6))
     combined = trackeval_on_files(tmp_path, videos, categories=2)
     overlaps = [video.overlaps(i) for i, video in enumerate(videos)]
-    hota, identity = evaluate_hota(overlaps), evaluate_identity(overlaps)
+    hota, identity = hota_of(overlaps), identity_of(overlaps)
+    totals = hota.total(), identity.total()
+    assert totals[0]
+    assert totals[1]
     assert all(counts.num_labelled for counts in hota.by_category().values())
     for rows, averages in (
         (combined["cls_comb_cls_av"], (hota.class_averaged(), identity.class_averaged())),
-        (combined["cls_comb_det_av"], (hota.detection_averaged(), identity.detection_averaged())),
+        (combined["cls_comb_det_av"], (totals[0].summary(), totals[1].summary())),
     ):
         equal(averages[0], {name: rows["HOTA"][name].mean() for name in FIELDS})
         for name in ("IDF1", "IDP", "IDR"):
@@ -83,7 +96,7 @@ def equal(ours: dict[str, float] | dict[str, np.ndarray], theirs: dict[str, np.n
 
 
 def test_the_numbers_of_a_small_case_follow_from_the_definition() -> None:
-    # Four frames: found with IoU 1/2 by one track, then twice with IoU 1 by another, then lost.
+    # Frame 1: IoU 1/2 with one track; frames 2 and 3: IoU 1 with another; frame 4: missed.
     whole, half = rectangle(0, 0, 10, 10), rectangle(0, 0, 10, 5)
     nothing = np.zeros_like(whole)
     video = MadeVideo(
@@ -96,7 +109,7 @@ def test_the_numbers_of_a_small_case_follow_from_the_definition() -> None:
     curves = hota_of_video(video.overlaps())[1].curves()
     low, high = ALPHAS <= 0.5 + 1e-9, ALPHAS > 0.5 + 1e-9
     np.testing.assert_allclose(curves["DetA"][low], 3 / 4)
-    np.testing.assert_allclose(curves["DetA"][high], 2 / 5)  # one missed, one lost, one wrong
+    np.testing.assert_allclose(curves["DetA"][high], 2 / 5)  # two missed, one wrong
     np.testing.assert_allclose(curves["AssA"][low], (1 / 4 + 2 * 2 / 4) / 3)
     np.testing.assert_allclose(curves["AssA"][high], 2 / 4)
     np.testing.assert_allclose(curves["LocA"][low], 2.5 / 3)
@@ -104,22 +117,24 @@ def test_the_numbers_of_a_small_case_follow_from_the_definition() -> None:
     np.testing.assert_allclose(curves["HOTA"], np.sqrt(curves["DetA"] * curves["AssA"]))
 
 
-def test_a_prediction_of_another_category_finds_nothing() -> None:
+def test_a_prediction_of_another_category_does_not_match() -> None:
     masks = np.stack([rectangle(2, 2, 8, 8)] * 3)
     video = MadeVideo([MadeTrack(masks, 1)], [MadeTrack(masks, 2)])
-    result = evaluate_hota([video.overlaps()])
+    result = hota_of([video.overlaps()])
     assert hota_summary(result) == {"HOTA": 0, "DetA": 0, "AssA": 0, "LocA": 1}
-    assert result.detection_averaged()["DetA"] == 0
+    total = result.total()
+    assert total
+    assert total.summary()["DetA"] == 0
     assert {k: c.num_labelled for k, c in result.by_category().items()} == {1: 3, 2: 0}
 
 
 def test_without_labels_hota_is_not_measured() -> None:
     masks = np.stack([rectangle(2, 2, 8, 8)])
     for predictions in ([], [MadeTrack(masks)]):
-        result = evaluate_hota([MadeVideo([], predictions).overlaps()])
+        result = hota_of([MadeVideo([], predictions).overlaps()])
         assert set(hota_summary(result).values()) == {NOT_MEASURED}
-    assert evaluate_hota([]).detection_averaged() == {}
-    assert evaluate_hota([]).total() is None
+    assert hota_of([]).class_averaged() == {}
+    assert hota_of([]).total() is None
 
 
 def test_every_prediction_counts_whatever_its_score() -> None:
@@ -127,10 +142,10 @@ def test_every_prediction_counts_whatever_its_score() -> None:
     video = MadeVideo(
         [MadeTrack(masks)], [MadeTrack(masks, score=0.9), MadeTrack(masks, score=0.2)]
     )
-    assert hota_summary(evaluate_hota([video.overlaps()]))["DetA"] == pytest.approx(0.5)
+    assert hota_summary(hota_of([video.overlaps()]))["DetA"] == pytest.approx(0.5)
 
 
-def test_what_is_predicted_in_a_group_counts_neither_as_right_nor_as_wrong() -> None:
+def test_a_prediction_in_a_group_is_neither_right_nor_wrong() -> None:
     alone, group = rectangle(0, 0, 8, 8), rectangle(0, 16, 16, 16)
     truth = [
         MadeTrack(np.stack([alone] * 2)),
@@ -147,29 +162,29 @@ def test_what_is_predicted_in_a_group_counts_neither_as_right_nor_as_wrong() -> 
         counts = hota_of_video(MadeVideo(truth, predictions).overlaps())
         return {category: int(c.wrong[0]) for category, c in counts.items()}
 
-    assert hota_summary(evaluate_hota([MadeVideo(truth, [right, inside]).overlaps()])) == {
+    assert hota_summary(hota_of([MadeVideo(truth, [right, inside]).overlaps()])) == {
         "HOTA": 1, "DetA": 1, "AssA": 1, "LocA": 1,
     }  # fmt: skip
     assert wrong(right, inside) == {1: 0}
-    assert wrong(right, half) == {1: 2}  # a half is not more than a half
-    assert wrong(right, other) == {1: 0, 2: 2}  # a group hides its own category alone
+    assert wrong(right, half) == {1: 2}  # the share must be larger than one half
+    assert wrong(right, other) == {1: 0, 2: 2}  # a group affects only its own category
 
 
-def test_what_matches_an_object_counts_even_in_a_group() -> None:
+def test_a_prediction_that_matches_an_object_counts_even_in_a_group() -> None:
     mask = rectangle(4, 4, 8, 8)
     group = MadeTrack(np.stack([rectangle(0, 0, 16, 16)]), is_crowd=True)
     video = MadeVideo([MadeTrack(np.stack([mask])), group], [MadeTrack(np.stack([mask]))])
-    assert hota_summary(evaluate_hota([video.overlaps()]))["HOTA"] == 1
+    assert hota_summary(hota_of([video.overlaps()]))["HOTA"] == 1
 
 
-# --- what must always hold ------------------------------------------------------------------------
+# --- properties -----------------------------------------------------------------------------------
 
 LANES = 4  # objects that cannot touch: each stays in its own columns
 
 
 @st.composite
 def lane_videos(draw: st.DrawFn) -> MadeVideo:
-    """Each object in a lane of its own; predictions of any shape, each within one lane."""
+    """Objects that are each in their own lane, and predictions that each are within one lane."""
     length = draw(st.integers(1, 6))
     lanes = draw(st.integers(1, LANES))
     truth = [MadeTrack(draw(lane_masks(lane, length)), 1) for lane in range(lanes)]
@@ -190,12 +205,12 @@ def lane_masks(draw: st.DrawFn, lane: int, length: int) -> np.ndarray:
 
 
 def summary(truth: Sequence[MadeTrack], predictions: Sequence[MadeTrack]) -> dict[str, float]:
-    return hota_summary(evaluate_hota([MadeVideo(truth, predictions).overlaps()]))
+    return hota_summary(hota_of([MadeVideo(truth, predictions).overlaps()]))
 
 
 @settings(max_examples=EXAMPLES)
 @given(lane_videos())
-def test_the_truth_scores_one(video: MadeVideo) -> None:
+def test_hota_of_the_labels_is_one(video: MadeVideo) -> None:
     measured = summary(video.truth, video.truth)
     expected = 1.0 if video.truth else NOT_MEASURED
     assert measured == pytest.approx(dict.fromkeys(("HOTA", "DetA", "AssA", "LocA"), expected))
@@ -226,7 +241,7 @@ def test_the_order_of_predictions_does_not_matter_when_all_scores_are_equal(
 def test_a_duplicate_never_raises_hota_where_every_object_has_one_track(
     video: MadeVideo, data: st.DataObject
 ) -> None:
-    """Where several tracks compete for an object it may: the copy's overlap changes the pairing."""
+    """With several tracks on one object it may: the copy's overlap changes the matching."""
     lanes = {int(p.masks.any((0, 1)).argmax()): p for p in video.predictions if p.masks.any()}
     if not video.truth or not lanes:
         return

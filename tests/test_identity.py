@@ -1,4 +1,4 @@
-"""IDF1 and the CLEAR MOT counts: equal to TrackEval on random problems, and small cases by hand."""
+"""IDF1 and CLEAR MOT: equal to TrackEval on random problems; small cases are checked by hand."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.made_tracks import MadeTrack, MadeVideo, random_video, rectangle
+from tests.made_tracks import MadeTrack, MadeVideo, identity_of, random_video, rectangle
 from tests.trackeval_data import trackeval_metric, trackeval_problem
-from vistool.evaluation.identity import IdentityCounts, evaluate_identity, identity_of_video
+from vistool.metrics.identity import IdentityCounts, identity_of_video
 
 PROBLEMS = 60
-EXAMPLES = 40  # of each property; comparing masks takes its time
+EXAMPLES = 40  # per property; comparing masks is slow
 CATEGORIES = (1, 2, 3)
 
 
@@ -22,7 +22,7 @@ def test_identity_and_clear_equal_trackeval(seed: int) -> None:
     identity, clear = trackeval_metric("Identity"), trackeval_metric("CLEAR")
     rng = np.random.default_rng([seed, 1])
     videos = [random_video(rng) for _ in range(rng.integers(1, 5))]
-    result = evaluate_identity(video.overlaps(i) for i, video in enumerate(videos))
+    result = identity_of(video.overlaps(i) for i, video in enumerate(videos))
     theirs = {}
     for category in CATEGORIES:
         problems = {i: trackeval_problem(video, category) for i, video in enumerate(videos)}
@@ -84,7 +84,7 @@ def track(*present: int, length: int = 6) -> MadeTrack:
     return MadeTrack(masks)
 
 
-def test_a_switch_is_counted_when_another_track_takes_over_and_again_when_it_gives_back() -> None:
+def test_a_change_to_another_track_and_back_counts_as_two_switches() -> None:
     counts = counts_of([track(*range(6))], [track(0, 1, 4, 5), track(2, 3)])
     assert (counts.switches, counts.fragmentations) == (2, 0)
     assert (counts.identified, counts.matches) == (4, 6)
@@ -93,7 +93,7 @@ def test_a_switch_is_counted_when_another_track_takes_over_and_again_when_it_giv
     )
 
 
-def test_a_gap_is_a_fragmentation_and_no_switch() -> None:
+def test_a_gap_is_a_fragmentation_and_not_a_switch() -> None:
     elsewhere = MadeTrack(np.stack([rectangle(16, 20, 6, 6)] * 6))
     counts = counts_of([track(*range(6))], [track(0, 1, 4, 5), elsewhere])
     assert (counts.switches, counts.fragmentations) == (0, 1)
@@ -102,9 +102,9 @@ def test_a_gap_is_a_fragmentation_and_no_switch() -> None:
 
 @settings(max_examples=EXAMPLES)
 @given(st.integers(0, 10**6))
-def test_the_truth_scores_one_without_a_switch(seed: int) -> None:
+def test_the_labels_score_one_without_a_switch(seed: int) -> None:
     truth = random_video(np.random.default_rng(seed), categories=1).truth
-    # Objects of one place cannot be told apart, so each gets rows of its own.
+    # Every object gets its own rows, because overlapping ones could be exchanged.
     rows = [MadeTrack(t.masks & rectangle(4 * i, 0, 4, 32)) for i, t in enumerate(truth)]
     rows = [t for t in rows if t.masks.any()]
     if not rows:

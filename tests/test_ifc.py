@@ -1,4 +1,4 @@
-"""The IFC model against the published one's recorded numbers, and what must hold for any input."""
+"""The IFC model: recorded outputs of the published code, and properties for any input."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.recorded import formula_weights, published_shapes, recorded, recorded_json
+from tests.recorded import formula_weights, in_our_names, published_shapes, recorded, recorded_json
 from vistool.config import IFCConfig, PixelConfig, ResNetConfig
 from vistool.errors import UsageError
 from vistool.models import build_model
+from vistool.models.checkpoints.files import load_exactly
+from vistool.models.checkpoints.names import IFC_NAMES
 from vistool.models.ifc import IFC
-from vistool.models.published import IFC_LEFT_OUT, IFC_NAMES, rename
-from vistool.models.weights import load_exactly
 
-# Sums are taken in another order than by the published code, whose own float32 lies from its
-# float64 up to 9e-5 (small), 6.2e-4 (R50) and 1.4e-3 (R101); ten times that would be fair.
+# The published code sums in another order. Its float32 differs from its float64 by up to 9e-5
+# (small), 6.2e-4 (R50) and 1.4e-3 (R101); a tolerance of ten times that would be justified.
 SMALL = 2e-4
 FULL = {"full_r50_T5": 4e-3, "full_r101_T3": 8e-3}
 
@@ -48,7 +48,7 @@ def small_ifc() -> IFC:
             clip_length=c["T"],
         )
     )
-    state = rename(recorded("ifc/small_weights"), IFC_NAMES, IFC_LEFT_OUT)
+    state = in_our_names(recorded("ifc/small_weights"), IFC_NAMES)
     load_exactly(model, state, where="small_weights")
     return model.eval()
 
@@ -119,10 +119,10 @@ def test_full_ifc_gives_the_recorded_outputs(
     model = build_model(
         IFCConfig(class_names=tuple(f"class{k}" for k in range(40)), backbone=backbone)
     )
-    # The published count holds the backbone's frozen parameters, and no norm's buffers.
+    # The published count includes frozen parameters of the backbone, but no buffers of norms.
     assert sum(p.numel() for p in model.parameters()) == meta["params"]
     weights = formula_weights(published_shapes(section), config["seed"], config["stem_scale"])
-    load_exactly(model, rename(weights, IFC_NAMES, IFC_LEFT_OUT), where=name)
+    load_exactly(model, in_our_names(weights, IFC_NAMES), where=name)
     with torch.no_grad():
         out = model.eval()(normalised(case["in.clip"], config)[None])
     assert_recorded(out.class_logits, case["out.pred_logits"], FULL[name])

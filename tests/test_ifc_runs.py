@@ -1,4 +1,4 @@
-"""IFC on whole videos, against the published code's: streamed, as one clip, in half precision."""
+"""IFC on whole videos, compared with the published code: streamed, as one clip, in bfloat16."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from tests.recorded import recorded, recorded_json
 from tests.test_ifc import small_ifc
 from vistool.config import PredictConfig
-from vistool.engine.segment import SegmentedFrame, Segmenter
+from vistool.engine.predict.segment import SegmentedFrame, Segmenter
 from vistool.structures import Size, VideoFrame
 from vistool.tracking.postprocess import masks_at, results_multi_class, results_single_class
 
-# What the published code made of whole videos.
+# Recorded results of the published code on whole videos.
 CASES = recorded_json("ifc/small_meta")["e2e"]
 CPU = torch.device("cpu")
 
@@ -38,7 +38,7 @@ def segmented(frames: list[VideoFrame], **settings: Any) -> tuple[Segmenter, lis
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("number", range(len(CASES)))
 def test_a_streamed_video_gives_the_recorded_masks_and_scores(number: int, batch: int) -> None:
-    """Near-online with strides 1 to 3, and offline where the clip is longer than the video."""
+    """Near-online with strides 1 to 3, and offline if the clip is longer than the video."""
     about, record = CASES[number], recorded("ifc/small_e2e")
     segmenter, frames = segmented(
         list(recorded_frames(number)),
@@ -46,7 +46,7 @@ def test_a_streamed_video_gives_the_recorded_masks_and_scores(number: int, batch
         clip_stride=about["stride"],
         batch=batch,
     )
-    # The record's own float32 is 1e-4 off its float64 for one clip; ours sums in another order.
+    # The published float32 differs from its float64 by 1e-4 for one clip; we sum in another order.
     tolerance: dict[str, Any] = {"rtol": 0, "atol": 5e-4}
     class_probs = segmenter.class_probs()
     torch.testing.assert_close(class_probs, record[f"v{number}.avg_cls"][:, :-1], **tolerance)
@@ -70,10 +70,10 @@ def test_a_streamed_video_gives_the_recorded_masks_and_scores(number: int, batch
         if about["multi_cls"]
         else results_single_class(class_probs)
     )
-    assert [r.label for r in results] == record[f"v{number}.labels"].tolist()
-    assert [r.track_id - 1 for r in results] == record[f"v{number}.result_track"].tolist()
-    scores = torch.tensor([r.score for r in results])
-    torch.testing.assert_close(scores, record[f"v{number}.scores"], **tolerance)
+    track_ids, labels, scores = (list(values) for values in zip(*results, strict=True))
+    assert labels == record[f"v{number}.labels"].tolist()
+    assert [track_id - 1 for track_id in track_ids] == record[f"v{number}.result_track"].tolist()
+    torch.testing.assert_close(torch.tensor(scores), record[f"v{number}.scores"], **tolerance)
 
 
 @pytest.mark.parity
@@ -88,7 +88,7 @@ def test_the_whole_video_as_one_clip_is_the_recorded_offline_mode() -> None:
     )
 
 
-def test_in_bfloat16_the_recorded_model_finds_nearly_the_same_masks() -> None:
+def test_in_bfloat16_the_recorded_model_predicts_nearly_the_same_masks() -> None:
     frames = list(recorded_frames(0))
     masks = {}
     for precision in ("fp32", "bf16"):

@@ -1,4 +1,4 @@
-"""Published checkpoints: recognised, renamed and accounted for to the last key."""
+"""Published checkpoints: recognised, renamed, and every key reported."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ from typer.testing import CliRunner, Result
 
 from tests.recorded import published_shapes, recorded, recorded_json
 from tests.test_ifc import normalised
+from tests.test_vistr import small_weights as small_vistr_weights
 from vistool.cli.app import app
 from vistool.config import IFCConfig, ResNetConfig, VisTRConfig
 from vistool.errors import WeightsError
+from vistool.formats.files import sha256_of
 from vistool.models import build_model
-from vistool.models.importing import ImportedModel, import_checkpoint, save_imported
-from vistool.models.presets import preset
-from vistool.models.start import load_start
-from vistool.models.weights import load_model, read_header, sha256_of
+from vistool.models.checkpoints.files import load_model, read_header
+from vistool.models.checkpoints.importing import ImportedModel, import_checkpoint, save_imported
+from vistool.models.checkpoints.presets import preset
+from vistool.models.checkpoints.start import load_start
 from vistool.nn.frozen_norm import FrozenBatchNorm2d
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -40,24 +42,24 @@ R50_VISTR, R101_VISTR = (
 
 
 def constant(key: str) -> float:
-    """A number that tells keys apart."""
+    """A number that differs between keys."""
     return zlib.crc32(key.encode()) / 2**32
 
 
 def tensors_of(shapes: Shapes) -> dict[str, Tensor]:
-    """Tensors of full shape that take four bytes each in a file: one number, repeated."""
+    """Tensors of full shape, one repeated number each, which take four bytes in a file."""
     return {key: torch.tensor(constant(key)).expand(shape) for key, shape in shapes.items()}
 
 
 def ifc_file(path: Path, section: str = "base_ytvis.yaml", without: str = r"$^") -> Path:
-    """A checkpoint as detectron2 writes it."""
+    """A checkpoint in detectron2's format."""
     shapes = {k: s for k, s in published_shapes(section).items() if not re.search(without, k)}
     torch.save({"model": tensors_of(shapes), "iteration": 5999, "optimizer": {"state": {}}}, path)
     return path
 
 
 def vistr_file(path: Path, section: str = R50_VISTR, change: Shapes | None = None) -> Path:
-    """A checkpoint as VisTR's training writes it: legacy format, with its command line."""
+    """A checkpoint of VisTR's training: legacy format, with its command line."""
     settings = argparse.Namespace(lr=1e-4, backbone="resnet50", num_frames=36, masks=True)
     shapes = {**published_shapes(section, "vistr"), **(change or {})}
     content = {"model": OrderedDict(tensors_of(shapes)), "epoch": 17, "args": settings}
@@ -66,7 +68,7 @@ def vistr_file(path: Path, section: str = R50_VISTR, change: Shapes | None = Non
 
 
 def detr_shapes() -> dict[str, tuple[int, ...]]:
-    """DETR for COCO with VisTR's width: what VisTR has, with a smaller end of the mask head."""
+    """DETR for COCO with VisTR's width: VisTR's tensors, with a smaller end of the mask head."""
     shapes = {
         key: shape
         for key, shape in published_shapes(R50_VISTR, "vistr").items()
@@ -86,7 +88,7 @@ def detectron2_resnet_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def caffe2_resnet_shapes() -> dict[str, tuple[int, ...]]:
-    """The same backbone as detectron2 gets it from Caffe2: norms are a scale and a shift."""
+    """The same backbone in Caffe2's format, read by detectron2: norms are a scale and a shift."""
     shapes = {"fc1000_w": (1000, 2048), "fc1000_b": (1000,)}
     branches = {"shortcut": "1", "conv1": "2a", "conv2": "2b", "conv3": "2c"}
     ends = {"weight": "w", "norm.weight": "bn_s", "norm.bias": "bn_b"}
@@ -117,7 +119,7 @@ def arrays_of(shapes: Shapes) -> dict[str, np.ndarray]:
 
 
 def assert_every_tensor_is_the_one_meant(imported: ImportedModel) -> None:
-    """No two tensors were mixed up on the way, and none of the model was forgotten."""
+    """No two tensors were exchanged, and all tensors of the model were filled."""
     named = {k.ours: k.published for k in imported.report.of("taken", "renamed") if k.published}
     assert named
     for ours, published in named.items():
@@ -243,7 +245,7 @@ def test_a_pre_norm_ifc_is_refused(tmp_path: Path) -> None:
         import_checkpoint(tmp_path / "m.pth")
 
 
-def test_a_model_of_other_sizes_is_told_by_what_differs(tmp_path: Path) -> None:
+def test_a_model_of_other_sizes_is_described_by_its_differences(tmp_path: Path) -> None:
     as_pth(recorded("ifc/small_weights"), tmp_path / "m.pth")
     recognised = import_checkpoint(tmp_path / "m.pth").report.recognised
     assert recognised == (
@@ -254,7 +256,7 @@ def test_a_model_of_other_sizes_is_told_by_what_differs(tmp_path: Path) -> None:
 
 
 def test_a_small_vistr_is_measured_by_its_shapes(tmp_path: Path) -> None:
-    torch.save({"model": recorded("vistr/small_weights")}, tmp_path / "small.pth")
+    torch.save({"model": small_vistr_weights()}, tmp_path / "small.pth")
     imported = import_checkpoint(tmp_path / "small.pth")
     assert not imported.report.of("missing", "wrong shape", "left out")
     config = imported.config
@@ -268,18 +270,18 @@ def test_a_small_vistr_is_measured_by_its_shapes(tmp_path: Path) -> None:
     assert config.ids_of_classes() == tuple(range(41))
 
 
-def test_the_settings_in_a_checkpoint_tell_what_shapes_cannot(tmp_path: Path) -> None:
-    state = recorded("vistr/small_weights")
+def test_settings_in_a_checkpoint_complete_the_shapes(tmp_path: Path) -> None:
+    state = small_vistr_weights()
     torch.save({"model": state, "args": argparse.Namespace(dilation=True)}, tmp_path / "m.pth")
     backbone = import_checkpoint(tmp_path / "m.pth").config.backbone
     assert isinstance(backbone, ResNetConfig)
     assert backbone.dilate_last
 
 
-# ---- what the command says and writes
+# ---- output of the command
 
 
-def test_the_file_says_where_it_is_from_and_what_it_is(tmp_path: Path) -> None:
+def test_the_header_names_source_and_license(tmp_path: Path) -> None:
     as_pth(recorded("ifc/small_weights"), tmp_path / "small.pth")
     assert run(tmp_path / "small.pth", "-o", tmp_path / "out.safetensors").exit_code == 0
     metadata = read_header(tmp_path / "out.safetensors").metadata
@@ -288,7 +290,7 @@ def test_the_file_says_where_it_is_from_and_what_it_is(tmp_path: Path) -> None:
     assert metadata["license"] == "unknown, see the source"
 
 
-def test_a_weight_file_is_replaced_only_if_asked_to(tmp_path: Path) -> None:
+def test_a_weight_file_is_replaced_only_on_request(tmp_path: Path) -> None:
     as_pth(recorded("ifc/small_weights"), tmp_path / "small.pth")
     out = tmp_path / "small.safetensors"
     out.write_text("mine")
@@ -298,7 +300,7 @@ def test_a_weight_file_is_replaced_only_if_asked_to(tmp_path: Path) -> None:
     assert load_model(str(out))
 
 
-def test_json_accounts_for_every_key(tmp_path: Path) -> None:
+def test_json_has_every_key(tmp_path: Path) -> None:
     state = {**recorded("ifc/small_weights"), "detr.surprise": torch.zeros(3)}
     as_pth(state, tmp_path / "small.pth")
     result = run(tmp_path / "small.pth", "--json")
@@ -312,14 +314,14 @@ def test_json_accounts_for_every_key(tmp_path: Path) -> None:
     assert report["config"]["architecture"] == "ifc"
 
 
-def test_a_key_of_no_known_meaning_is_pointed_out(tmp_path: Path) -> None:
+def test_an_unknown_key_is_reported(tmp_path: Path) -> None:
     as_pth({**recorded("ifc/small_weights"), "detr.surprise": torch.zeros(3)}, tmp_path / "m.pth")
     result = run(tmp_path / "m.pth")
     assert result.exit_code == 0
-    assert "detr.surprise: no part of the model" in result.stderr
+    assert "detr.surprise: not part of the model" in result.stderr
 
 
-# ---- what is missing or misfits
+# ---- missing and wrong tensors
 
 
 def test_missing_and_misshapen_tensors_are_listed_and_nothing_is_written(tmp_path: Path) -> None:
@@ -338,7 +340,7 @@ def test_missing_and_misshapen_tensors_are_listed_and_nothing_is_written(tmp_pat
     assert [p.name for p in tmp_path.iterdir()] == ["part.pth"]
 
 
-def test_a_lost_last_layer_is_not_taken_for_a_smaller_model(tmp_path: Path) -> None:
+def test_a_missing_last_layer_is_not_mistaken_for_a_smaller_model(tmp_path: Path) -> None:
     file = ifc_file(tmp_path / "m.pth", without=r"clip_decoder\.layers\.2|res4\.5|bus_layers\.2")
     missing = {key.ours for key in import_checkpoint(file).report.of("missing")}
     assert "decoder.layers.2.self_attention.attend.in_proj_weight" in missing
@@ -422,7 +424,7 @@ def test_a_resnet_of_another_depth_lacks_blocks(tmp_path: Path) -> None:
     }
 
 
-def test_detectron2_s_msra_resnet_wants_its_strides_and_pictures(tmp_path: Path) -> None:
+def test_detectron2_s_msra_resnet_sets_strides_and_pixels(tmp_path: Path) -> None:
     file = tmp_path / "R-50.pkl"
     file.write_bytes(pickle.dumps(arrays_of(caffe2_resnet_shapes()), protocol=2))
     imported = import_checkpoint(file, init_of="ifc-r50")
@@ -430,7 +432,7 @@ def test_detectron2_s_msra_resnet_wants_its_strides_and_pictures(tmp_path: Path)
     assert imported.config.pixels == preset("ifc-r101").pixels
     assert not imported.report.of("missing", "wrong shape")
     assert_every_tensor_is_the_one_meant(imported)
-    # The norm is scale and shift, exactly, once its own small addend is in.
+    # With its eps, the norm is exactly the scale and the shift.
     model = build_model(imported.config)
     model.load_state_dict({**model.state_dict(), **imported.state})
     norm = model.get_submodule("backbone.stages.0.0.norm1")
@@ -440,7 +442,7 @@ def test_detectron2_s_msra_resnet_wants_its_strides_and_pictures(tmp_path: Path)
     torch.testing.assert_close(shift, norm.bias, rtol=0, atol=0)
 
 
-def test_detectron2_s_copy_of_torchvision_s_resnet_keeps_torchvision_s_ways(
+def test_detectron2_s_copy_of_torchvision_s_resnet_has_torchvision_s_settings(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "R-50.pkl"
@@ -449,24 +451,26 @@ def test_detectron2_s_copy_of_torchvision_s_resnet_keeps_torchvision_s_ways(
     assert import_checkpoint(file, init_of="ifc-r50").config == preset("ifc-r50")
 
 
-def test_a_backbone_alone_is_no_model(tmp_path: Path) -> None:
+def test_a_backbone_alone_is_not_a_model(tmp_path: Path) -> None:
     torch.save(tensors_of(torchvision_resnet_shapes()), tmp_path / "resnet50.pth")
-    with pytest.raises(WeightsError, match="no whole model") as error:
+    with pytest.raises(WeightsError, match="not a whole model") as error:
         import_checkpoint(tmp_path / "resnet50.pth")
     assert "--init-of: ifc-r50" in error.value.hint
 
 
-def test_ifc_is_no_start_for_vistr(tmp_path: Path) -> None:
+def test_ifc_cannot_initialise_vistr(tmp_path: Path) -> None:
     as_pth(recorded("ifc/small_weights"), tmp_path / "m.pth")
-    with pytest.raises(WeightsError, match="no start for vistr-r50"):
+    with pytest.raises(WeightsError, match="cannot initialise vistr-r50"):
         import_checkpoint(tmp_path / "m.pth", init_of="vistr-r50")
 
 
-def test_a_start_fills_the_model_to_train_and_is_no_model_itself(tmp_path: Path) -> None:
+def test_initial_weights_fill_the_model_to_train_and_are_not_a_model(tmp_path: Path) -> None:
     torch.save(tensors_of(torchvision_resnet_shapes()), tmp_path / "resnet50.pth")
     imported = import_checkpoint(tmp_path / "resnet50.pth", init_of="ifc-r50")
     save_imported(imported, tmp_path / "start.safetensors")
-    with pytest.raises(WeightsError, match="a start for training ifc-r50, not a whole model"):
+    with pytest.raises(
+        WeightsError, match="weights to start training ifc-r50 from, not a whole model"
+    ):
         load_model(str(tmp_path / "start.safetensors"))
     config = IFCConfig(class_names=("cat", "dog"), hidden_dim=32, num_heads=4, num_queries=3)
     model = build_model(config)

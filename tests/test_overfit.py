@@ -1,4 +1,4 @@
-"""A small model learns eight made clips by heart: the benchmark of that, where it is quick."""
+"""A small model overfits eight synthetic clips, as in `research/overfit.py`, where it is fast."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ BENCHMARK = Path(__file__).resolve().parent.parent / "research" / "overfit.py"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "steps"), [("ifc", 600), ("vistr", 1000)])
-def test_a_model_learns_eight_clips_by_heart_from_random_weights(
+def test_a_model_overfits_eight_clips_from_random_weights(
     tmp_path: Path, model: str, steps: int
 ) -> None:
-    """To mask AP 0.95; a minute or two of CPU."""
+    """It reaches mask AP 0.95 in one or two minutes of CPU time."""
     overfit = runpy.run_path(str(BENCHMARK))["overfit"]
     assert overfit(model, tmp_path, steps=steps, every=50)

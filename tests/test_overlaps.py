@@ -1,4 +1,4 @@
-"""Overlaps of tracks: equal to pycocotools' pair by pair, whatever the masks; bad masks refused."""
+"""Overlaps of tracks: equal to pycocotools' for every pair; malformed masks are refused."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from tests.pairwise_ap import pair_iou
+from vistool.annotations.dataset import AnnotatedTrack
 from vistool.errors import DataError
-from vistool.evaluation import overlaps as module
-from vistool.evaluation.overlaps import (
-    TruthTrack,
+from vistool.formats.masks.rle import encode_mask, rle_fault
+from vistool.formats.masks.runs import compiled, decode_runs
+from vistool.metrics import overlaps as module
+from vistool.metrics.overlaps import (
     VideoOverlaps,
     overlaps_of_video,
     overlaps_of_videos,
     shared_pixels,
 )
-from vistool.formats.rle import encode_mask, rle_fault
-from vistool.formats.runs import compiled, decode_runs
 from vistool.structures import RLE, Size, TrackSegmentation
 
 HEIGHT, WIDTH = 11, 7
@@ -30,7 +30,7 @@ HEIGHT, WIDTH = 11, 7
 
 @st.composite
 def masks(draw: st.DrawFn, height: int = HEIGHT, width: int = WIDTH) -> RLE:
-    """Noise, blocks, nothing or everything; column ends inside and outside."""
+    """Noise, blocks, whole columns, empty or full masks."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     kind = draw(st.sampled_from(["noise", "block", "empty", "full", "columns"]))
     mask = np.zeros((height, width), bool)
@@ -85,13 +85,13 @@ def test_a_damaged_code_is_sound_exactly_if_it_is_safe_to_decode(
     assert runs.areas[0] == runs.areas[2] == coco.area(code)
 
 
-def test_a_size_that_no_picture_has_is_not_decoded() -> None:
+def test_a_mask_of_impossible_size_is_not_decoded() -> None:
     for size in ([0, 5], [-3, -4], [1 << 20, 1 << 20]):
         assert not decode_runs([RLE(size=size, counts="0")]).sound.any()
     assert len(decode_runs([]).areas) == 0
 
 
-def test_where_machine_code_cannot_be_kept_loops_are_compiled_all_the_same(
+def test_loops_are_compiled_where_machine_code_cannot_be_cached(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     jit = numba.njit
@@ -111,7 +111,7 @@ def test_where_machine_code_cannot_be_kept_loops_are_compiled_all_the_same(
         return result
 
     assert total(np.arange(5)) == 10
-    assert total.signatures  # type: ignore[attr-defined]  # of the machine code there is now
+    assert total.signatures  # type: ignore[attr-defined]  # it was compiled
 
 
 # --- tracks ---------------------------------------------------------------------------------------
@@ -158,7 +158,9 @@ def compare(
         {"video_id": video, "category_id": 1, "score": 0.5, "segmentations": track}
         for track in predicted
     ]
-    return overlaps_of_video(video, [TruthTrack(video, 1, track) for track in labelled], results)
+    return overlaps_of_video(
+        video, [AnnotatedTrack(video, 1, track) for track in labelled], results
+    )
 
 
 def square(at: int, side: int = 3, size: tuple[int, int] = (20, 20)) -> RLE:
@@ -167,15 +169,15 @@ def square(at: int, side: int = 3, size: tuple[int, int] = (20, 20)) -> RLE:
     return encode_mask(mask)
 
 
-def test_many_videos_come_in_their_order_whatever_thread_is_first() -> None:
-    videos: list[tuple[int, list[TruthTrack], list[TrackSegmentation]]] = []
+def test_videos_keep_their_order_whichever_thread_is_first() -> None:
+    videos: list[tuple[int, list[AnnotatedTrack], list[TrackSegmentation]]] = []
     for video in range(30):
         length = 1 + 200 * (video % 3 == 0)  # some take longer
         masks: list[RLE | None] = [square(video % 10)] * length
         videos.append(
             (
                 video,
-                [TruthTrack(video, 1, masks)],
+                [AnnotatedTrack(video, 1, masks)],
                 [{"video_id": video, "category_id": 1, "score": 0.5, "segmentations": masks}],
             )
         )
@@ -184,13 +186,13 @@ def test_many_videos_come_in_their_order_whatever_thread_is_first() -> None:
     assert all((video.intersections == 9).all() for video in compared)
 
 
-def test_videos_are_taken_as_they_are_needed() -> None:
+def test_videos_are_read_on_demand() -> None:
     taken = []
 
     def endless() -> object:
         for video in range(10_000):
             taken.append(video)
-            yield video, [TruthTrack(video, 1, [square(0)])], []
+            yield video, [AnnotatedTrack(video, 1, [square(0)])], []
 
     compared = overlaps_of_videos(endless())  # type: ignore[arg-type]
     for _ in range(5):
@@ -199,17 +201,17 @@ def test_videos_are_taken_as_they_are_needed() -> None:
     assert len(taken) < 1000
 
 
-def test_what_does_not_fit_together_is_refused_with_video_and_numbers() -> None:
+def test_differing_lengths_or_sizes_are_refused_with_the_video_and_both_values() -> None:
     with pytest.raises(DataError, match="video 7: tracks have 1 and 2 frames"):
         compare([[square(0)]], [[square(0), None]], video=7)
     with pytest.raises(DataError, match="video 7: masks of sizes 20x20 and 20x30"):
         compare([[square(0)]], [[square(0, size=(20, 30))]], video=7)
 
 
-def test_a_malformed_mask_is_refused_with_its_frame_and_harms_nobody() -> None:
+def test_a_malformed_mask_is_refused_with_its_frame() -> None:
     bad = RLE(size=[20, 20], counts="ooooooo")
     with pytest.raises(DataError, match="video 7, frame 1: malformed mask"):
         compare([[square(0), bad]], [[square(0), None]], video=7)
-    truth = [TruthTrack(3, 1, [bad])]
+    truth = [AnnotatedTrack(3, 1, [bad])]
     with pytest.raises(DataError, match="video 3, frame 0"):
         list(overlaps_of_videos([(3, truth, [])]))

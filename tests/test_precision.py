@@ -1,4 +1,4 @@
-"""Half precision: nearly the masks of float32, by both models and on real pictures."""
+"""Half precision: both models predict nearly the masks of float32, also on real pictures."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.recorded import FIXTURES, SHARED, recorded_json
+from tests.recorded import FIXTURES, recorded_json
 from tests.test_ifc import small_ifc
 from tests.test_vistr import small_vistr
 from vistool.engine.device import autocast
-from vistool.models.weights import load_model
+from vistool.models.checkpoints.files import load_model
 from vistool.ops.pixels import input_size, normalise, resize
 from vistool.structures import ClipOutput, FrameClipOutput, Size
 
 CPU = torch.device("cpu")
 WEIGHTS = Path(__file__).parents[1] / "weights"
-DAVIS = SHARED.parent / "data" / "davis" / "val-dev"
+DAVIS = Path(__file__).parents[2] / "shared" / "data" / "davis" / "val-dev"
 VIDEOS = ("blackswan", "breakdance", "bmx-trees")
 
 
@@ -46,12 +46,12 @@ def recorded_pictures() -> Iterator[list[Path]]:
 
 def real_pictures(video: str) -> list[Path]:
     if not (DAVIS / video).is_dir():
-        pytest.skip(f"no real pictures at hand: {DAVIS / video} is absent")
+        pytest.skip(f"no real pictures: {DAVIS / video} is absent")
     return sorted((DAVIS / video).glob("*.jpg"))
 
 
-def found(output: ClipOutput | FrameClipOutput) -> Tensor:
-    """The queries whose masks count, [Q] bool: VisTR's all, as its published code has it."""
+def compared_queries(output: ClipOutput | FrameClipOutput) -> Tensor:
+    """The queries whose masks are compared, [Q] bool; for VisTR all, as in its published code."""
     if isinstance(output, FrameClipOutput):
         return torch.ones(output.class_logits.shape[1], dtype=torch.bool)
     return output.class_logits[0].argmax(-1) < output.class_logits.shape[-1] - 1
@@ -59,14 +59,14 @@ def found(output: ClipOutput | FrameClipOutput) -> Tensor:
 
 @torch.no_grad()
 def mask_iou(model: Any, clip: Tensor, dtype: torch.dtype = torch.bfloat16) -> float:
-    """Pixels that the masks of both precisions have in common, of those that either has.
+    """IoU of the masks of both precisions.
 
-    Instance by instance, over those that float32 finds and all frames; counts are then summed.
+    Pixels are counted over all frames and summed over the instances predicted in float32.
     """
     exact = model(clip)
     with autocast(CPU, dtype):
         half = model(clip)
-    kept = found(exact)
+    kept = compared_queries(exact)
     assert kept.any()
     a, b = exact.mask_logits[0][kept] > 0, half.mask_logits[0][kept] > 0
     assert a.any()
@@ -74,7 +74,7 @@ def mask_iou(model: Any, clip: Tensor, dtype: torch.dtype = torch.bfloat16) -> f
 
 
 @pytest.mark.parametrize("small", [small_ifc, small_vistr])
-def test_bfloat16_finds_the_masks_of_float32_on_the_recorded_pictures(small: Any) -> None:
+def test_bfloat16_gives_the_masks_of_float32_on_the_recorded_pictures(small: Any) -> None:
     model = small()
     for files in recorded_pictures():
         assert mask_iou(model, clip_of(files, model, 96)) >= 0.98
@@ -82,13 +82,13 @@ def test_bfloat16_finds_the_masks_of_float32_on_the_recorded_pictures(small: Any
 
 @pytest.mark.parametrize("video", VIDEOS)
 @pytest.mark.parametrize("small", [small_ifc, small_vistr])
-def test_bfloat16_finds_the_masks_of_float32_on_real_pictures(small: Any, video: str) -> None:
+def test_bfloat16_gives_the_masks_of_float32_on_real_pictures(small: Any, video: str) -> None:
     model = small()
     assert mask_iou(model, clip_of(real_pictures(video), model, 96)) >= 0.98
 
 
 @pytest.mark.parametrize("video", VIDEOS)
-def test_the_shipped_model_finds_the_same_in_bfloat16(video: str) -> None:
+def test_the_shipped_model_predicts_the_same_in_bfloat16(video: str) -> None:
     file = WEIGHTS / "ifc-lite.safetensors"
     if not file.is_file():
         pytest.skip(f"{file} is absent")

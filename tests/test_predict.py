@@ -24,6 +24,7 @@ from tests.made_squares import (
     outcome,
     overlap,
     pictures,
+    predict_into,
     save_frames,
     score_of,
     source,
@@ -31,15 +32,25 @@ from tests.made_squares import (
 )
 from vistool.config import PredictConfig, Scoring
 from vistool.engine.device import choose_device, choose_dtype
-from vistool.engine.predict import iterate_video, predict_video, predict_videos
-from vistool.engine.segment import AHEAD, Segmenter
+from vistool.engine.predict.job import PredictJob
+from vistool.engine.predict.segment import AHEAD, Segmenter
+from vistool.engine.predict.sources import predict_videos
+from vistool.engine.predict.video import iterate
+from vistool.engine.tracked_video import TrackedFrame
 from vistool.errors import UsageError
-from vistool.formats.video import open_video
+from vistool.formats.video.reader import open_video
+from vistool.models.checkpoints.files import LoadedModel
 from vistool.structures import ClipOutput, FrameFeatures, Size, VideoFrame
 from vistool.tracking.postprocess import masks_at
 
 __all__ = ["source"]  # a fixture
 CPU = torch.device("cpu")
+
+
+def streamed(model: LoadedModel, source: Path, config: PredictConfig) -> Iterator[TrackedFrame]:
+    with open_video(source) as reader:
+        job = PredictJob(model, config)
+        yield from iterate(job, reader, job.segmenter())
 
 
 @pytest.mark.parametrize(
@@ -53,14 +64,16 @@ def test_tracks_follow_the_squares_whatever_the_clips(
     config = PredictConfig(
         clip_length=clip_length, clip_stride=clip_stride, batch=batch, overlay=False
     )
-    predicted = predict_video(loaded(model), source, tmp_path / "run", config)
+    predicted = predict_into(loaded(model), source, tmp_path / "run", config)
     results, meta = outcome(tmp_path / "run")
     assert_tracks_follow_the_squares(results, range(LENGTH))
-    assert (predicted.frames, predicted.tracks) == (LENGTH, 3)
+    assert (len(predicted.frames), len(predicted.tracks)) == (LENGTH, 3)
     assert [r["score"] for r in results] == pytest.approx([score_of(n) for n in COLOURS])
     assert meta.length == len(meta.times) == LENGTH
     assert meta.complete
-    assert [(t.first_frame, t.last_frame) for t in meta.tracks] == [(0, 13), (4, 13), (0, 8)]
+    assert [list(t.frames) for t in predicted.tracks] == [
+        *(list(range(14)), list(range(4, 14)), list(range(9))),
+    ]
     assert model.encoded == LENGTH  # every frame through the backbone once
 
 
@@ -86,18 +99,18 @@ def test_masks_sit_on_the_objects_in_pictures_of_any_size_and_shape(size: Size) 
 def test_frames_the_model_does_not_see_have_no_masks(tmp_path: Path, source: Path) -> None:
     model = SquareFinder()
     config = PredictConfig(frame_stride=3, clip_length=2, clip_stride=1, overlay=False)
-    predict_video(loaded(model), source, tmp_path / "run", config)
+    predict_into(loaded(model), source, tmp_path / "run", config)
     results, meta = outcome(tmp_path / "run")
     assert_tracks_follow_the_squares(results, range(0, LENGTH, 3))
     assert model.encoded == len(range(0, LENGTH, 3))
     assert meta.frame_stride == 3
-    seen = [frame.seen for frame in iterate_video(loaded(), source, config)]
+    seen = [frame.seen for frame in streamed(loaded(), source, config)]
     assert seen == [i % 3 == 0 for i in range(LENGTH)]
 
 
 def test_start_and_end_choose_the_frames(tmp_path: Path, source: Path) -> None:
     config = PredictConfig(start=0.3, end=1.0, overlay=False)
-    predict_video(loaded(), source, tmp_path / "run", config)
+    predict_into(loaded(), source, tmp_path / "run", config)
     results, meta = outcome(tmp_path / "run")
     assert (meta.first_frame, meta.length) == (3, 7)
     assert meta.times == pytest.approx([i / 10 for i in range(3, 10)])
@@ -117,10 +130,12 @@ def test_start_and_end_choose_the_frames(tmp_path: Path, source: Path) -> None:
 def test_only_likely_tracks_of_wanted_classes_are_reported(
     tmp_path: Path, source: Path, config: PredictConfig, names: tuple[str, ...]
 ) -> None:
-    predict_video(loaded(), source, tmp_path / "run", config)
+    predict_into(loaded(), source, tmp_path / "run", config)
     assert_tracks_follow_the_squares(outcome(tmp_path / "run")[0], range(LENGTH), names)
     shown = {
-        i.class_name for frame in iterate_video(loaded(), source, config) for i in frame.instances
+        track.class_name
+        for frame in streamed(loaded(), source, config)
+        for track, _ in frame.instances
     }
     assert shown == set(names)
 
@@ -156,36 +171,62 @@ def test_of_two_tracks_on_one_instance_the_surer_is_reported(
 ) -> None:
     model = loaded(DoubleFinder(scoring))
     config = PredictConfig(conf=0.2, max_overlap=max_overlap, overlay=False)
-    predict_video(model, source, tmp_path / "run", config)
+    predict_into(model, source, tmp_path / "run", config)
     results, _ = outcome(tmp_path / "run")
     assert sorted(r["category_id"] for r in results) == sorted([7, 5, 3, *[5] * (times - 1)])
-    for frame in iterate_video(model, source, config):
-        names = [instance.class_name for instance in frame.instances]
+    for frame in streamed(model, source, config):
+        names = [track.class_name for track, _ in frame.instances]
         assert names.count("red") == 1
         assert names.count("green") == (4 <= frame.index < 14) + (times - 1)
 
 
 def test_a_video_without_objects_has_an_empty_result(tmp_path: Path) -> None:
     source = save_frames(tmp_path / "empty", [], 3)
-    predicted = predict_video(loaded(), source, tmp_path / "run")
+    predicted = predict_into(loaded(), source, tmp_path / "run")
     results, meta = outcome(tmp_path / "run")
-    assert (results, meta.tracks, meta.length) == ([], [], 3)
-    assert predicted.overlay is not None
-    assert predicted.overlay.exists()
+    assert (results, predicted.tracks, meta.length) == ([], (), 3)
+    assert (tmp_path / "run" / "overlay.mp4").exists()
 
 
-def test_iterated_frames_carry_the_masks_of_the_results(tmp_path: Path, source: Path) -> None:
-    predict_video(loaded(), source, tmp_path / "run", QUIET)
-    results, meta = outcome(tmp_path / "run")
-    frames = list(iterate_video(loaded(), str(source), QUIET))
+def test_streamed_frames_carry_the_masks_of_the_results(source: Path) -> None:
+    frames = list(streamed(loaded(), source, QUIET))
     assert [frame.index for frame in frames] == list(range(LENGTH))
-    assert [frame.time for frame in frames] == meta.times
-    masks = {
-        track.track_id: r["segmentations"] for track, r in zip(meta.tracks, results, strict=True)
-    }
-    for frame in frames:
-        expected = {i: m[frame.index] for i, m in masks.items() if m[frame.index] is not None}
-        assert {i.track_id: i.segmentation for i in frame.instances} == expected
+    with vistool.predict(source, model=loaded()) as video:
+        assert [frame.time for frame in frames] == video.times
+        for frame, final in zip(frames, video.frames, strict=True):
+            masks = {track.class_name: rle for track, rle in frame.instances}
+            assert masks == {track.class_name: rle for track, rle in final.instances}
+
+
+class FadingFinder(SquareFinder):
+    """After the first clip, the blue square is most likely no object."""
+
+    def decode_clips(self, features: FrameFeatures, num_frames: int) -> ClipOutput:
+        found = super().decode_clips(features, num_frames)
+        if len(self.clips) == 1:
+            return found
+        blue = found.class_logits[..., 2:3] == 2
+        logits = torch.where(blue, torch.tensor([0.0, 0, 0.2, 0]), found.class_logits)
+        return ClipOutput(logits, found.mask_logits)
+
+
+def test_results_number_what_they_report_and_streams_what_they_have_shown(source: Path) -> None:
+    """Blue is shown at first, but not likely enough in the end."""
+    config = PredictConfig(batch=1)
+    with vistool.predict(source, model=loaded(), batch=1) as video:
+        ids = {track.class_name: track.id for track in video.tracks}
+    assert ids == {"red": 1, "blue": 2, "green": 3}
+    with vistool.predict(source, model=loaded(FadingFinder()), batch=1) as video:
+        assert [(track.class_name, track.id) for track in video.tracks] == [
+            ("red", 1),
+            ("green", 2),
+        ]
+    shown: dict[str, int] = {}
+    for frame in streamed(loaded(FadingFinder()), source, config):
+        assert frame.track_ids.tolist() == sorted(frame.track_ids)
+        for track, _ in frame.instances:
+            assert shown.setdefault(track.class_name, track.id) == track.id
+    assert shown == {"red": 1, "blue": 2, "green": 3}
 
 
 def endless(read: list[int]) -> Iterator[VideoFrame]:
@@ -216,18 +257,18 @@ def test_the_overlay_is_what_render_draws_from_the_files(
     tmp_path: Path, source: Path, frame_stride: int
 ) -> None:
     config = PredictConfig(start=0.2, end=1.2, frame_stride=frame_stride, classes=("green", "red"))
-    overlay = predict_video(loaded(), source, tmp_path / "run", config).overlay
-    again = vistool.render_video(source, tmp_path / "run", tmp_path / "again.mp4")
-    assert overlay is not None
-    with open_video(overlay) as one, open_video(again) as other:
+    predict_into(loaded(), source, tmp_path / "run", config)
+    with vistool.load(tmp_path / "run") as video:
+        again = video.render(tmp_path / "again.mp4")
+    with open_video(tmp_path / "run" / "overlay.mp4") as one, open_video(again) as other:
         pairs = list(zip(one.frames(), other.frames(), strict=True))
     assert len(pairs) == 10
     assert all(np.array_equal(a.image, b.image) for a, b in pairs)
 
 
 def test_a_new_result_does_not_stand_beside_an_old_overlay(tmp_path: Path, source: Path) -> None:
-    predict_video(loaded(), source, tmp_path / "run")
-    predict_video(loaded(), source, tmp_path / "run", QUIET)
+    predict_into(loaded(), source, tmp_path / "run")
+    predict_into(loaded(), source, tmp_path / "run", QUIET)
     assert not (tmp_path / "run" / "overlay.mp4").exists()
 
 
@@ -258,7 +299,7 @@ def test_settings_that_make_no_sense_are_refused_before_anything_is_written(
 @pytest.mark.parametrize("overlap", [-0.1, 1.1])
 def test_an_overlap_is_a_share(tmp_path: Path, source: Path, overlap: float) -> None:
     with pytest.raises(UsageError, match="an IoU lies between 0 and 1"):
-        predict_video(loaded(), source, tmp_path / "run", PredictConfig(max_overlap=overlap))
+        predict_into(loaded(), source, tmp_path / "run", PredictConfig(max_overlap=overlap))
 
 
 def test_a_cpu_computes_in_float32_unless_asked_otherwise() -> None:

@@ -8,17 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from tests.processes import PATIENCE, Start, wait_until
 from tests.untrained import save_untrained
 from vistool.cli.app import app
-from vistool.formats.results import read_meta, read_results
-from vistool.formats.video_writer import VideoWriter
+from vistool.formats.results.files import read_meta, read_results
+from vistool.formats.video.writer import VideoWriter
 from vistool.structures import Size
 
 
@@ -40,6 +40,11 @@ def make_video(path: Path, length: int) -> Path:
 
 def vistool(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def spooled(run: Path) -> bool:
+    """Whether masks of some frames have gone to disk."""
+    return any(file.stat().st_size > 50_000 for file in run.glob(".masks-*/*"))
 
 
 def test_predict_writes_three_files_a_source_and_prints_their_folders(
@@ -95,6 +100,9 @@ def test_every_option_reaches_the_run(tmp_path: Path, weights: Path) -> None:
         "frame_stride": 2,
         "start": 0.2,
         "end": 1.1,
+        "stream": None,
+        "fps": None,
+        "range": None,
         "size": 40,
         "device": "cpu",
         "precision": "bfloat16",
@@ -136,7 +144,7 @@ def test_bad_input_is_one_line_and_an_exit_code(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     make_video(tmp_path / "good.mp4", 2)
-    (tmp_path / "text.mp4").write_text("this is no video\n" * 99)
+    (tmp_path / "text.mp4").write_text("this is not a video\n" * 99)
     (tmp_path / "nothing.mp4").touch()
     (tmp_path / "empty").mkdir()
     model = [] if "-m" in options else ["-m", str(weights)]
@@ -157,12 +165,12 @@ def test_a_truncated_video_gives_the_frames_that_can_be_decoded(
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(whole[: len(whole) * 2 // 3])  # the index stands first, so a part plays
     done = vistool("predict", cut, "-m", weights, "-o", tmp_path, "--no-overlay", "--conf", "0")
-    assert done.exit_code in (0, 3), done.stderr
-    if done.exit_code == 0:
-        length = read_meta(tmp_path / "cut" / "meta.json").length
-        assert 0 < length < 60
-        results = read_results(tmp_path / "cut" / "results.json")
-        assert {len(r["segmentations"]) for r in results} == {length}
+    assert done.exit_code == 7, done.stderr
+    meta = read_meta(tmp_path / "cut" / "meta.json")
+    assert not meta.complete
+    assert 0 < meta.length < 60
+    results = read_results(tmp_path / "cut" / "results.json")
+    assert {len(r["segmentations"]) for r in results} == {meta.length}
 
 
 @pytest.mark.parametrize("to_stdout", [True, False])
@@ -194,19 +202,11 @@ def test_sources_may_have_any_name(tmp_path: Path, weights: Path, to_stdout: boo
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_no_result(tmp_path: Path, weights: Path) -> None:
+def test_a_killed_run_leaves_no_result(tmp_path: Path, weights: Path, start: Start) -> None:
     video = make_video(tmp_path / "long.mp4", 3000)
-    options = [str(video), "-m", str(weights), "-o", str(tmp_path), "--conf", "0"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vistool", "predict", *options],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("long/.masks-*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(2)
+    options = (video, "-m", weights, "-o", tmp_path, "--conf", "0")
+    process = start("-m", "vistool", "predict", *options)
+    wait_until(lambda: spooled(tmp_path / "long"), process)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE)
     assert not [p for p in (tmp_path / "long").glob("*.*") if not p.name.startswith(".")]

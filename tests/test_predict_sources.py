@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import vistool
 from tests.made_squares import (
     LENGTH,
     QUIET,
@@ -19,10 +20,10 @@ from tests.made_squares import (
     source,
 )
 from vistool.config import PredictConfig
-from vistool.engine.predict import predict_video, predict_videos
+from vistool.engine.predict.sources import predict_videos
 from vistool.errors import DataError, PartialFailureError, UsageError, VistoolError
-from vistool.formats.results import SegmentationSpool
-from vistool.formats.video_writer import VideoWriter
+from vistool.formats.results.spool import SegmentationSpool
+from vistool.formats.video.writer import VideoWriter
 from vistool.structures import RLE
 
 __all__ = ["source"]  # a fixture
@@ -62,7 +63,7 @@ def test_a_disk_that_refuses_one_source_does_not_stop_the_others(
                 self._db.execute("PRAGMA query_only = ON")
             super().add(frame, track, rle)
 
-    monkeypatch.setattr("vistool.engine.predict.SegmentationSpool", Refusing)
+    monkeypatch.setattr("vistool.engine.predict.video.SegmentationSpool", Refusing)
     other = save_frames(tmp_path / "other", SCENE, 3)
     failures: list[VistoolError] = []
     with pytest.raises(PartialFailureError, match="1 of 2 sources failed"):
@@ -83,7 +84,7 @@ def test_sources_of_one_name_do_not_overwrite_each_other(tmp_path: Path, source:
     other = save_frames(tmp_path / "more" / "squares", SCENE, 5)
     for _ in range(2):
         done = predict_videos(loaded(), [source, other], tmp_path / "runs", QUIET, exist_ok=True)
-        assert len({video.folder for video in done}) == 2
+        assert len(set(done)) == 2
     assert outcome(tmp_path / "runs" / "squares")[1].length == LENGTH
 
 
@@ -99,17 +100,15 @@ def test_sources_of_one_name_have_the_same_folders_again(tmp_path: Path) -> None
             writer.write(image, n / 10)
     for _ in range(2):
         done = predict_videos(loaded(), [*sources, video], tmp_path / "runs", QUIET, exist_ok=True)
-        assert [v.folder.name for v in done] == [
+        assert [folder.name for folder in done] == [
             *("seq.01", "seq.02", "seq.01-2", "seq.01-2-2", "seq.01-3"),
         ]
-        assert [outcome(v.folder)[1].length for v in done] == [1, 2, 3, 4, 5]
+        assert [outcome(folder)[1].length for folder in done] == [1, 2, 3, 4, 5]
     assert len(list((tmp_path / "runs").iterdir())) == 5
 
 
 @pytest.mark.parametrize("name", ["overlay.mp4", "davis", "cutouts/001", "."])
-def test_a_source_that_results_would_replace_is_refused_before_anything_is_done(
-    tmp_path: Path, name: str
-) -> None:
+def test_a_source_that_results_would_replace_is_refused(tmp_path: Path, name: str) -> None:
     run = tmp_path / "overlay"
     source = run / name
     if source.suffix:
@@ -119,15 +118,19 @@ def test_a_source_that_results_would_replace_is_refused_before_anything_is_done(
     else:
         save_frames(source, SCENE, 2)
     before = sorted(tmp_path.rglob("*"))
-    model = SquareFinder()
-    with pytest.raises(UsageError, match="where results would be written"):
-        predict_video(loaded(model), source, run)
+    with (
+        vistool.predict(source, model=loaded()) as video,
+        pytest.raises(UsageError, match="where results would be written"),
+    ):
+        video.save(run, also=("csv",), exist_ok=True)
     link = tmp_path / f"link{source.suffix}"
     link.symlink_to(source)
-    with pytest.raises(UsageError, match="where results would be written"):
-        predict_video(loaded(model), link, run)
+    with (
+        vistool.predict(link, model=loaded()) as video,
+        pytest.raises(UsageError, match="where results would be written"),
+    ):
+        video.save(run, exist_ok=True)
     link.unlink()
-    assert model.encoded == 0
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -137,8 +140,10 @@ def test_a_source_that_another_ones_results_would_replace_is_refused(
     runs = tmp_path / "runs"
     predict_videos(loaded(), [source], runs, PredictConfig())
     overlay = runs / "squares" / "overlay.mp4"
+    model = SquareFinder()
     with pytest.raises(UsageError, match="where results would be written"):
-        predict_videos(loaded(), [source, overlay], runs, QUIET, exist_ok=True)
+        predict_videos(loaded(model), [source, overlay], runs, QUIET, exist_ok=True)
+    assert model.encoded == 0  # before anything is done
     assert overlay.exists()
     predict_videos(loaded(), [source, overlay], runs, QUIET)  # folders of their own
     assert overlay.exists()
@@ -148,5 +153,7 @@ def test_a_source_that_another_ones_results_would_replace_is_refused(
 def test_a_source_may_lie_beside_its_results(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     source = save_frames(folder / "frames", SCENE, 2)
-    assert predict_video(loaded(), source, folder, QUIET).frames == 2
+    with vistool.predict(source, model=loaded()) as video:
+        video.save(folder, overlay=False)
+    assert outcome(folder)[1].length == 2
     assert len(list(source.iterdir())) == 2

@@ -1,4 +1,4 @@
-"""The published models by name: as large as the papers' and with their classes and pixels."""
+"""The published models by name: parameters, classes and pixel normalisation of the papers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import pytest
 from vistool.config import ModelConfig, ResNetConfig, from_json, to_json
 from vistool.errors import UsageError
 from vistool.models import build_model
-from vistool.models.presets import PRESETS, preset
+from vistool.models.checkpoints.presets import PRESETS, preset
 
-# Of the published code (the backbone's frozen norms are buffers and do not count).
+# In the published code (frozen norms of the backbone are buffers and not counted).
 PARAMETERS = {
     "ifc-r50": 39_148_009,
     "ifc-r101": 58_087_913,
@@ -77,7 +77,7 @@ def test_ifc_s_larger_backbone_is_the_msra_variant() -> None:
     assert pixels.mean == tuple(reversed(preset("ifc-r50").pixels.mean))
 
 
-def test_a_name_nearly_right_is_corrected() -> None:
+def test_a_misspelled_name_gets_a_suggestion() -> None:
     with pytest.raises(UsageError, match="'ifc-r52'") as error:
         preset("ifc-r52")
     assert "did you mean ifc-r50" in error.value.hint

@@ -1,4 +1,4 @@
-"""Batches of the papers' clips: their order, their padding, and both models trained on them."""
+"""Batches of the papers' clips: order, padding, and training of both models on them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ from vistool.config import (
     TrainConfig,
     VisTRPipeline,
 )
-from vistool.data.annotations import LabelledVideo
-from vistool.data.batches import loader
-from vistool.data.published_batches import EpochOrder, padded_batch, published_batches
-from vistool.data.published_clips import PublishedClip, draw_region
-from vistool.data.published_ifc import IFCClips
-from vistool.engine.train import train
+from vistool.data.batches import loader, padded_batch
+from vistool.data.clips import TrainingClip
+from vistool.data.labelled import LabelledVideo
+from vistool.data.published.batches import EpochOrder
+from vistool.data.published.clips import draw_region
+from vistool.data.published.ifc import IFCClips
+from vistool.engine.train.setup import training_batches
+from vistool.engine.train.train import train
 from vistool.errors import UsageError
 from vistool.structures import ClipTarget, Size
 
@@ -74,7 +76,7 @@ def config(folder: Path, paper: str, file: str = "videos.json", **changes: objec
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.integers(1, 5), st.integers(1, 9))
 @settings(max_examples=50)
-def test_epochs_have_every_clip_once_and_batches_clips_of_one_group(
+def test_epochs_have_every_clip_once_and_all_clips_of_a_batch_are_of_one_group(
     groups: list[int], size: int, epochs: int
 ) -> None:
     order = EpochOrder(np.array(groups), size, seed=3)
@@ -85,11 +87,11 @@ def test_epochs_have_every_clip_once_and_batches_clips_of_one_group(
     counts = Counter(int(clip) for batch in batches for clip in batch)
     for group, members in sizes.items():
         seen = [counts[clip] for clip, its_group in enumerate(groups) if its_group == group]
-        assert sum(seen) == epochs * members // size * size  # what is left is less than a batch
+        assert sum(seen) == epochs * members // size * size  # fewer clips than a batch remain
         assert max(seen) - min(seen) <= -(-size // members)
 
 
-def test_the_order_is_new_in_every_epoch_and_does_not_depend_on_what_was_asked_before() -> None:
+def test_every_epoch_has_a_new_order_that_does_not_depend_on_earlier_calls() -> None:
     groups = np.zeros(10, np.int64)
     order = EpochOrder(groups, 10, seed=0)
     late, early = order(7), order(2)
@@ -100,7 +102,7 @@ def test_the_order_is_new_in_every_epoch_and_does_not_depend_on_what_was_asked_b
 
 
 @given(st.integers(1, 50), st.integers(1, 50), st.integers(0, 99))
-def test_a_crop_lies_in_its_picture_and_has_sides_of_the_wanted_range(
+def test_a_crop_lies_in_its_picture_and_its_sides_are_in_the_range(
     height: int, width: int, seed: int
 ) -> None:
     top, left, size = draw_region(Size(height, width), (20, 30), np.random.default_rng(seed))
@@ -112,14 +114,14 @@ def test_a_crop_lies_in_its_picture_and_has_sides_of_the_wanted_range(
         assert min(20, whole) <= side <= min(30, whole)
 
 
-def one_frame_clip(size: Size, value: int) -> PublishedClip:
+def one_frame_clip(size: Size, value: int) -> TrainingClip:
     target = ClipTarget(
         labels=torch.tensor([0]),
         masks=torch.ones(1, 1, *size, dtype=torch.bool),
         exhaustive=torch.tensor([True]),
         boxes=torch.tensor([[[0.5, 0.5, 1.0, 1.0]]]),
     )
-    return PublishedClip((np.full((*size, 3), value, np.uint8),), target, "made")
+    return TrainingClip((np.full((*size, 3), value, np.uint8),), target, "made")
 
 
 def test_a_batch_is_padded_below_and_to_the_right_with_zeros_after_normalising() -> None:
@@ -133,22 +135,22 @@ def test_a_batch_is_padded_below_and_to_the_right_with_zeros_after_normalising()
         assert torch.equal(batch.padded[n, 0], ~inside)
         assert torch.equal(batch.pixels[n, 0], (value * inside).expand(3, -1, -1))
         assert torch.equal(batch.targets[n].masks[0, 0], inside)
-    # A box stays a fraction of its own frame.
+    # Boxes stay fractions of their own frames.
     assert batch.targets[0].boxes is clips[0].target.boxes
     assert padded_batch(clips[:1], PixelConfig()).padded is None
 
 
 @pytest.mark.parametrize("paper", ["ifc", "vistr"])
-def test_a_batch_depends_on_seed_and_number_alone(paper: str, tmp_path: Path) -> None:
+def test_a_batch_depends_only_on_seed_and_number(paper: str, tmp_path: Path) -> None:
     make_video(tmp_path, 5)
-    batches = published_batches(config(tmp_path, paper), PixelConfig())
+    batches = training_batches(config(tmp_path, paper), PixelConfig())
     first, second = batches.make(1, range(2)), next(loader(batches, 1, workers=0))
     assert torch.equal(first.pixels, second.pixels)
     for a, b in zip(first.targets, second.targets, strict=True):
         assert torch.equal(a.masks, b.masks)
     assert first.pixels.shape[:3] == (2, 3, 3)
     assert "v" in Path(first.origins[0]).parts
-    # One process's half of the clips is what it would be among the whole.
+    # One of two processes gets the same clips as a single process.
     half = batches.make(1, range(1, 2))
     torch.testing.assert_close(half.targets[0].labels, first.targets[1].labels)
 
@@ -163,7 +165,7 @@ AS_PUBLISHED: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("paper", "changes"),
     [("ifc", {}), ("vistr", {}), ("vistr", AS_PUBLISHED)],
-    ids=["ifc", "vistr", "vistr with its faults"],
+    ids=["ifc", "vistr", "vistr with the published faults"],
 )
 def test_a_model_is_trained_on_a_paper_s_clips_of_different_sizes(
     paper: str, changes: dict[str, Any], tmp_path: Path
@@ -172,7 +174,7 @@ def test_a_model_is_trained_on_a_paper_s_clips_of_different_sizes(
     settings = config(tmp_path, paper, **changes)
     sizes = [
         batch.padded is not None
-        for batch in loader(published_batches(settings, PixelConfig()), 0, 0)
+        for batch in loader(training_batches(settings, PixelConfig()), 0, 0)
     ]
     assert any(sizes)
     train(settings, tmp_path / "run")
@@ -186,25 +188,25 @@ def test_a_picture_s_frames_are_cropped_one_by_one(tmp_path: Path) -> None:
     make_pictures(tmp_path, 2)
     pipeline = IFCPipeline(short_sides=(32,), crop_sides=(20, 60))
     settings = config(tmp_path, "ifc", "pictures.json", pipeline=pipeline)
-    batch = published_batches(settings, PixelConfig()).make(0, range(2))
+    batch = training_batches(settings, PixelConfig()).make(0, range(2))
     assert batch.padded is not None
     sizes = {tuple((~padded).nonzero().amax(0).tolist()) for padded in batch.padded[0]}
     assert len(sizes) > 1
 
 
-def test_wide_videos_come_together_and_so_do_all_others() -> None:
+def test_wide_videos_and_all_others_are_separate_groups() -> None:
     videos = [LabelledVideo((), Size(*size), (), ()) for size in ((3, 4), (4, 3), (4, 4), (2, 9))]
     assert IFCClips(videos, 3, IFC_SMALL).groups.tolist() == [1, 0, 0, 1]
 
 
-def test_weights_of_sources_have_no_place_in_an_epoch(tmp_path: Path) -> None:
+def test_different_weights_of_sources_are_refused(tmp_path: Path) -> None:
     make_video(tmp_path, 3)
     sources = tuple(SourceConfig(annotations="videos.json", weight=w) for w in (1.0, 2.0))
-    with pytest.raises(UsageError, match="an epoch of"):
-        published_batches(config(tmp_path, "ifc", sources=sources), PixelConfig())
+    with pytest.raises(UsageError, match="have different weights, but an epoch of"):
+        training_batches(config(tmp_path, "ifc", sources=sources), PixelConfig())
 
 
-def test_ifc_has_no_use_for_vistr_s_validity(tmp_path: Path) -> None:
+def test_ifc_refuses_vistr_s_validity(tmp_path: Path) -> None:
     make_video(tmp_path, 3)
     with pytest.raises(UsageError, match="validity: IFC predicts no boxes"):
         train(config(tmp_path, "ifc", loss=LossConfig(validity="own")), tmp_path / "run")

@@ -1,4 +1,4 @@
-"""The papers' trainings as configuration files: their models, their numbers."""
+"""Configuration files of the papers' training: models and hyperparameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vistool.config import (
     from_mapping,
     load_toml,
 )
-from vistool.models.presets import preset
+from vistool.models.checkpoints.presets import preset
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 AS_PUBLISHED = {
@@ -29,7 +29,7 @@ AS_PUBLISHED = {
     "warmup_steps": 0,
     "accumulate": 1,
     "ema_decay": 0.0,
-    "frozen_blocks": None,  # the papers' one stage
+    "frozen_blocks": None,  # one stage, as in the papers
     "loss": LossConfig(),  # the papers' weights
 }
 OF_FILE: dict[str, dict[str, Any]] = {
@@ -61,7 +61,7 @@ def read(name: str, overrides: list[str] | None = None) -> TrainConfig:
 
 
 @pytest.mark.parametrize("name", OF_FILE)
-def test_a_file_has_the_numbers_of_the_paper(name: str) -> None:
+def test_a_file_has_the_hyperparameters_of_the_paper(name: str) -> None:
     config = read(name)
     config.check(processes=config.batch)
     for setting, value in {**AS_PUBLISHED, **OF_FILE[name]}.items():
@@ -75,7 +75,7 @@ def test_vistr_s_rates_fall_after_12_of_18_epochs() -> None:
     assert config.pipeline == VisTRPipeline()
 
 
-def test_ifc_s_pictures_are_cropped_on_coco_alone() -> None:
+def test_ifc_s_pictures_are_cropped_only_on_coco() -> None:
     assert read("ifc-r50").pipeline == IFCPipeline()
     on_coco = read("ifc-r50-coco").pipeline
     assert isinstance(on_coco, IFCPipeline)

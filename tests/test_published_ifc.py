@@ -1,4 +1,4 @@
-"""IFC's training clips: the recorded instances of every frame; the draws; the targets."""
+"""IFC's training clips: equal to the recorded frames; random views; targets."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from torch import Tensor
 from tests.made_data import make_video
 from tests.recorded import FIXTURES, recorded, recorded_json
 from vistool.config import IFCPipeline
-from vistool.data.annotations import LabelledTrack, LabelledVideo, Stated
-from vistool.data.published_annotations import read_with_stated
-from vistool.data.published_clips import Region
-from vistool.data.published_ifc import (
+from vistool.data.labelled import LabelledTrack, LabelledVideo, read_annotations
+from vistool.data.published.clips import Region
+from vistool.data.published.ifc import (
     ABSENT,
     FrameTruth,
     IFCClips,
@@ -30,7 +29,7 @@ from vistool.data.published_ifc import (
     frame_truth,
 )
 from vistool.data.shots import read_image
-from vistool.formats.rle import encode_mask
+from vistool.formats.masks.rle import encode_mask
 from vistool.ops.boxes import boxes_of_masks
 from vistool.ops.pixels import input_size
 from vistool.structures import Size
@@ -41,7 +40,9 @@ DATASET = FIXTURES / "ifc" / "dataset"
 def recorded_videos() -> dict[int, LabelledVideo]:
     content = recorded_json("ifc/dataset/instances")
     classes = {c["name"]: (c["name"],) for c in content["categories"]}
-    videos = read_with_stated(DATASET / "instances.json", classes, frames=DATASET / "images")
+    videos = read_annotations(
+        DATASET / "instances.json", classes, frames=DATASET / "images", stated=True
+    )
     return {entry["id"]: video for entry, video in zip(content["videos"], videos, strict=True)}
 
 
@@ -50,7 +51,7 @@ def whole_view(picture: Size, short: int, long: int | None) -> View:
 
 
 def recorded_clip(sample: int) -> tuple[list[FrameTruth], Tensor]:
-    """What we make of the recorded choice of frames, and the pictures [T, 3, H, W]."""
+    """Our instances on the frames of a recorded clip, and its pictures [T, 3, H, W]."""
     meta = recorded_json("ifc/dataset/meta")
     about = meta["samples"][sample]
     video = recorded_videos()[about["video_id"]]
@@ -78,7 +79,7 @@ def assert_recorded(sample: int, expected: dict[str, Tensor]) -> None:
             key: expected[f"s{sample}.frame{t}.{key}"]
             for key in ("ids", "classes", "boxes", "masks")
         }
-        # Rows have no order of their own, but they have ids; the absent ones are all alike.
+        # The order of rows may differ, so they are sorted by id; absent rows are all equal.
         ours, theirs = truth.ids.sort(stable=True), record["ids"].sort(stable=True)
         assert torch.equal(ours.values, theirs.values)
         for value, key in ((truth.labels, "classes"), (truth.boxes, "boxes")):
@@ -87,7 +88,7 @@ def assert_recorded(sample: int, expected: dict[str, Tensor]) -> None:
 
 
 def outline_area(points: np.ndarray) -> float:
-    """Signed; by the shoelace formula."""
+    """The signed area of a polygon, by the shoelace formula."""
     x, y = points.T if len(points) else np.zeros((2, 1))
     return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
 
@@ -111,15 +112,14 @@ def test_an_outline_that_is_cut_in_four_keeps_its_area(
     assert sum(parts) == pytest.approx(outline_area(outline), abs=1e-6)
 
 
-def test_an_outline_and_its_pixels_are_cropped_and_mirrored_alike() -> None:
+def test_an_outline_and_its_pixels_are_cropped_and_mirrored_equally() -> None:
     size = Size(60, 80)
     rows, columns = np.mgrid[: size.height, : size.width]
     disc = (rows + 0.5 - 30) ** 2 + (columns + 0.5 - 40) ** 2 < 20**2
     angles = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     outline = np.stack([40 + 20 * np.cos(angles), 30 + 20 * np.sin(angles)], axis=1)
     as_pixels = LabelledTrack(0, (encode_mask(disc),), 1)
-    stated = Stated(boxes_xywh=(None,), areas=(None,), outlines=((outline,),))
-    as_outline = replace(as_pixels, stated=stated)
+    as_outline = replace(as_pixels, outlines=((outline,),))
     view = View(Region(5, 30, Size(40, 45)), Size(80, 90), mirrored=True)
     one, two = (view.mask(track, 0, size) for track in (as_pixels, as_outline))
     assert one.shape == two.shape == (80, 90)
@@ -128,7 +128,7 @@ def test_an_outline_and_its_pixels_are_cropped_and_mirrored_alike() -> None:
 
 def made_clips(folder: Path, length: int, clip_length: int, config: IFCPipeline) -> IFCClips:
     classes = {"red": ("red square",), "blue": ("blue square",)}
-    videos = read_with_stated(make_video(folder, length), classes)
+    videos = read_annotations(make_video(folder, length), classes, stated=True)
     return IFCClips(videos, clip_length, config)
 
 
@@ -149,7 +149,7 @@ def test_a_clip_has_one_view_and_masks_that_lie_on_their_objects(tmp_path: Path)
     assert 0 < np.mean(lefts) < 1
 
 
-def test_an_instance_on_some_frames_is_one_of_the_clip_and_one_on_none_is_not(
+def test_a_clip_has_the_instances_that_are_on_at_least_one_frame(
     tmp_path: Path,
 ) -> None:
     clips = made_clips(tmp_path, 6, 3, IFCPipeline(short_sides=(64,)))
@@ -162,7 +162,7 @@ def test_an_instance_on_some_frames_is_one_of_the_clip_and_one_on_none_is_not(
             assert clip.target.present[1].tolist() == blue
 
 
-def test_an_instance_too_small_for_the_model_is_no_instance() -> None:
+def test_an_instance_that_is_empty_after_resizing_is_left_out() -> None:
     size = Size(40, 40)
     speck, blob = np.zeros((2, *size), bool)
     speck[0, 0] = True
@@ -174,21 +174,21 @@ def test_an_instance_too_small_for_the_model_is_no_instance() -> None:
     assert clip_target([truth], (True,) * 3).labels.tolist() == [1]
 
 
-def test_a_video_of_one_frame_makes_a_clip_all_the_same(tmp_path: Path) -> None:
+def test_a_video_of_one_frame_gives_a_clip_with_a_view_per_frame(tmp_path: Path) -> None:
     clips = made_clips(tmp_path, 1, 3, IFCPipeline(short_sides=(32, 64)))
     drawn = [clips.draw(0, np.random.default_rng(seed)) for seed in range(8)]
     assert all(len(clip.frames) == 3 for clip in drawn)
     assert any(len({frame.shape for frame in clip.frames}) > 1 for clip in drawn)
 
 
-def test_a_clip_without_instances_is_a_clip() -> None:
+def test_a_clip_may_have_no_instances() -> None:
     truth = frame_truth([], 0, Size(8, 8), whole_view(Size(8, 8), 4, None), num_classes=2)
     target = clip_target([truth, truth], (True, True))
     assert target.masks.shape == (0, 2, 4, 4)
 
 
-def test_a_set_that_states_no_more_than_masks_is_read_for_its_masks(tmp_path: Path) -> None:
-    """COCO video: every frame is an image with annotations, boxes and ids of its own."""
+def test_boxes_and_outlines_may_be_missing_in_a_set(tmp_path: Path) -> None:
+    """In COCO video sets, every frame is an image with its own annotations, boxes and ids."""
     file = make_video(tmp_path, 2)
     content = json.loads(file.read_text())
     (video,) = content["videos"]
@@ -207,6 +207,6 @@ def test_a_set_that_states_no_more_than_masks_is_read_for_its_masks(tmp_path: Pa
     ]
     file.write_text(json.dumps(content))
     classes = {"red": ("red square",), "blue": ("blue square",)}
-    (read,) = read_with_stated(file, classes)
-    assert [track.stated for track in read.tracks] == [None, None]
+    (read,) = read_annotations(file, classes, stated=True)
+    assert all(track.boxes_xywh is track.outlines is None for track in read.tracks)
     assert [mask is not None for mask in read.tracks[1].segmentations] == [True, False]

@@ -1,4 +1,4 @@
-"""Clips as the papers' trainings drew them."""
+"""The frames of the papers' training clips."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.recorded import recorded_json
-from vistool.data.published_sampling import ifc_frames, vistr_frames
+from vistool.data.published.clips import ifc_frames, vistr_frames
 
 
 @pytest.mark.parity
@@ -26,7 +26,7 @@ def test_vistr_s_clips_are_the_recorded_ones() -> None:
 
 
 @pytest.mark.parity
-def test_the_recorded_clips_of_ifc_are_among_those_that_can_be_drawn() -> None:
+def test_the_recorded_clips_of_ifc_can_be_drawn() -> None:
     meta = recorded_json("ifc/dataset/meta")
     videos = {v["id"]: v for v in recorded_json("ifc/dataset/instances")["videos"]}
     for sample in meta["samples"]:
@@ -49,22 +49,22 @@ def test_vistr_s_clip_ends_at_its_frame_and_runs_forward(
 
 
 @given(st.integers(2, 80), st.integers(2, 8), st.integers(1, 20), st.integers(0, 99))
-def test_ifc_s_clip_is_sorted_and_keeps_one_frame_apart(
+def test_ifc_s_clip_is_sorted_and_one_frame_is_not_repeated(
     length: int, clip_length: int, distance: int, seed: int
 ) -> None:
     clip = ifc_frames(length, clip_length, np.random.default_rng(seed), distance)
     assert len(clip) == clip_length
     assert list(clip) == sorted(clip)
     assert 0 <= clip[0] <= clip[-1] < length
-    # Some frame is there once, with all others within the distance of it.
+    # At least one frame occurs once, and all others are within the distance of it.
     assert any(
         clip.count(frame) == 1 and all(abs(frame - other) <= distance for other in clip)
         for frame in clip
     )
 
 
-def test_a_video_of_one_frame_makes_a_clip_of_one_only() -> None:
+def test_a_video_of_one_frame_gives_only_clips_of_one_frame() -> None:
     rng = np.random.default_rng(0)
     assert ifc_frames(1, 1, rng) == (0,)
-    with pytest.raises(ValueError, match="one frame makes no clip of 5"):
+    with pytest.raises(ValueError, match="one frame cannot give a clip of 5"):
         ifc_frames(1, 5, rng)

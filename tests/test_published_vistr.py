@@ -1,4 +1,4 @@
-"""VisTR's training clips: the recorded rows of frames, boxes and masks; the draws; the targets."""
+"""VisTR's training clips: equal to recorded frames, boxes and masks; augmentation; targets."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import torch
 from torch import Tensor
 
 from tests.recorded import FIXTURES, recorded, recorded_json
+from vistool.annotations.read import read_dataset
 from vistool.config import VisTRPipeline
-from vistool.data.annotations import LabelledVideo
-from vistool.data.published_annotations import read_with_stated
-from vistool.data.published_clips import Region
-from vistool.data.published_colour import as_bytes, distorted
-from vistool.data.published_sampling import vistr_frames
-from vistool.data.published_vistr import (
+from vistool.data.labelled import LabelledVideo, read_annotations
+from vistool.data.published.clips import Region, vistr_frames
+from vistool.data.published.vistr import (
     FrameRows,
     VisTRClips,
+    as_bytes,
     clip_target,
     cropped,
+    distorted,
     mirrored,
     read_rows,
     recoloured,
     resized,
 )
-from vistool.models.presets import preset
+from vistool.models.checkpoints.presets import preset
 from vistool.ops.boxes import boxes_of_masks, xyxy_of
 from vistool.ops.pixels import normalise
 from vistool.structures import Size
@@ -37,45 +37,67 @@ NUMBER = r"\D+(\d+)"
 
 
 def recorded_videos() -> list[LabelledVideo]:
-    """Labels as published: the file's own category ids, and a class 0 that never occurs."""
+    """Videos with the published labels: the category ids of the file, and an unused class 0."""
     categories = recorded_json("vistr/dataset/instances")["categories"]
     classes = {"(unused)": (), **{c["name"]: (c["name"],) for c in categories}}
-    return read_with_stated(DATASET / "instances.json", classes, frames=DATASET / "images")
+    return read_annotations(
+        DATASET / "instances.json", classes, frames=DATASET / "images", stated=True
+    )
 
 
 def recorded_rows(index: int) -> FrameRows:
-    clip_length = recorded_json("vistr/dataset/meta")["num_frames"]
     video, last = anchor(index)
-    return read_rows(video, vistr_frames(last, len(video.files), clip_length))
+    return read_rows(video, frames_until(last, video))
+
+
+def frames_until(last: int, video: LabelledVideo) -> tuple[int, ...]:
+    clip_length = recorded_json("vistr/dataset/meta")["num_frames"]
+    return vistr_frames(last, len(video.files), clip_length)
+
+
+def stated_areas(index: int) -> Tensor:
+    """[N, T] areas of a clip's instances as stated in the file, in pixels; 0 if absent."""
+    video, last = anchor(index)
+    of_track = {track.id: track.areas for track in read_dataset(DATASET / "instances.json").tracks}
+    return torch.tensor(
+        [[(of_track[t.id] or ())[f] or 0 for f in frames_until(last, video)] for t in video.tracks]
+    )
 
 
 def anchor(index: int) -> tuple[LabelledVideo, int]:
-    """The video of a clip, and the frame that it ends with."""
+    """The video and the last frame of a clip."""
     frames = [(video, frame) for video in recorded_videos() for frame in range(len(video.files))]
     return frames[index]
 
 
-def chained(rows: FrameRows, chain: str) -> FrameRows:
-    """Through one of the recording's two chains; `geom` has its numbers in a text."""
+def chained(rows: FrameRows, areas: Tensor, chain: str) -> tuple[FrameRows, Tensor]:
+    """Apply one of the two recorded chains; the parameters of `geom` are in a text.
+
+    The published code also updates areas: crops set them to those of the remaining boxes, and
+    resizes scale them. They are never used, so our code has no areas.
+    """
     if chain == "plain":
-        return rows
+        return rows, areas
     text = recorded_json("vistr/dataset/meta")["chains"]["geom"]
     pattern = f"hflip; resize{NUMBER * 2}.; crop{NUMBER * 4}.; resize{NUMBER * 2}"
     found = re.match(pattern, text)
     assert found is not None, text
     short, long, top, left, height, width, last_short, last_long = map(int, found.groups())
     region = Region(top, left, Size(height, width))
-    return resized(cropped(resized(mirrored(rows), short, long), region), last_short, last_long)
+    part = cropped(resized(mirrored(rows), short, long), region)
+    rows = resized(part, last_short, last_long)
+    scale = rows.size.height / part.size.height * (rows.size.width / part.size.width)
+    return rows, (part.boxes[..., 2:] - part.boxes[..., :2]).prod(-1) * scale
 
 
-def as_recorded(rows: FrameRows) -> dict[str, Tensor]:
+def as_recorded(rows: FrameRows, areas: Tensor) -> dict[str, Tensor]:
     """Our rows in the recording's layout: instance-major, label 0 where an instance is absent."""
     present = rows.present
     return {
         "labels": (rows.labels[:, None] * present).flatten(),
         "valid": present.long().flatten(),
         "boxes": rows.boxes_cxcywh().flatten(0, 1),
-        "area": rows.areas.flatten(),
+        "area": areas.flatten(),
         "masks": rows.masks.flatten(0, 1).byte(),
         "size": torch.tensor(rows.size),
     }
@@ -87,8 +109,8 @@ def test_rows_are_the_recorded_ones(chain: str) -> None:
     expected = recorded("vistr/dataset/expected")
     for sample in recorded_json("vistr/dataset/meta")["samples"]:
         index = sample["index"]
-        rows = chained(recorded_rows(index), chain)
-        found = as_recorded(rows)
+        rows, areas = chained(recorded_rows(index), stated_areas(index), chain)
+        found = as_recorded(rows, areas)
         found["orig_size"] = torch.tensor(anchor(index)[0].size)
         found["image_id"] = torch.tensor([index])
         found["iscrowd"] = torch.zeros(
@@ -99,14 +121,14 @@ def test_rows_are_the_recorded_ones(chain: str) -> None:
         for name, value in found.items():
             torch.testing.assert_close(value, expected[f"{chain}.{index}.{name}"], rtol=0, atol=0)
         pixels = normalise(torch.from_numpy(rows.frames.copy()), preset("vistr-r50").pixels)
-        # (x / 255 - mean) / std or (x - 255 mean) / (255 std): the same but for rounding.
+        # (x / 255 - mean) / std and (x - 255 mean) / (255 std) differ only by rounding.
         torch.testing.assert_close(
             pixels.flatten(0, 1), expected[f"{chain}.{index}.img"], rtol=0, atol=1e-6
         )
 
 
 def moved(height: int = 60, width: int = 80) -> FrameRows:
-    """Two instances on three frames: a red one everywhere, a blue one on the first alone."""
+    """Two instances on three frames: a red one on all, a blue one only on the first."""
     frames = np.full((3, height, width, 3), 110, np.uint8)
     masks = torch.zeros(2, 3, height, width, dtype=torch.bool)
     for t in range(3):
@@ -120,7 +142,6 @@ def moved(height: int = 60, width: int = 80) -> FrameRows:
         labels=torch.tensor([0, 1]),
         present=masks.flatten(2).any(2),
         boxes=xyxy_of(boxes_of_masks(masks)) * pixels,
-        areas=masks.flatten(2).sum(2),
         masks=masks,
     )
 
@@ -134,17 +155,17 @@ def test_masks_and_boxes_move_with_the_pixels_under_them() -> None:
         lambda rows: resized(rows, 64, None),
     ):
         rows = step(rows)
-        red, mask = rows.frames[..., 0] > 165, rows.masks[0].numpy()  # amid red and ground
-        # A pixel along every edge of a square of 20 to 30 may go either way.
+        red, mask = rows.frames[..., 0] > 165, rows.masks[0].numpy()  # between red and background
+        # One pixel along every edge of a square of 20 to 30 pixels may differ.
         assert (mask & red).sum() / (mask | red).sum() > 0.85
         found = xyxy_of(boxes_of_masks(rows.masks)) * torch.tensor([*rows.size[::-1]] * 2)
         shown = rows.masks.flatten(2).any(2)
-        # Nearest neighbours may lose a pixel in each of two resizes.
+        # Nearest-neighbour resizing, which is done twice, may lose a pixel each time.
         torch.testing.assert_close(rows.boxes[shown], found[shown], rtol=0, atol=2.0)
 
 
-def test_an_instance_that_the_crop_cuts_off_is_absent_unless_the_annotation_counts() -> None:
-    rows = cropped(moved(), Region(0, 0, Size(35, 50)))  # without the blue one
+def test_an_instance_outside_the_crop_is_absent_with_visible_and_present_with_annotated() -> None:
+    rows = cropped(moved(), Region(0, 0, Size(35, 50)))  # without the blue instance
     visible = clip_target(rows, (True, True), "visible")
     assert visible.labels.tolist() == [0]
     assert visible.present is not None
@@ -154,7 +175,7 @@ def test_an_instance_that_the_crop_cuts_off_is_absent_unless_the_annotation_coun
     assert annotated.present is not None
     assert annotated.boxes is not None
     assert annotated.present.tolist() == [[True] * 3, [True, False, False]]
-    # What is left of its box is a line in the corner.
+    # Its box is reduced to a point in the corner.
     assert annotated.boxes[1, 0].tolist() == [1.0, 1.0, 0.0, 0.0]
 
 
@@ -180,7 +201,7 @@ def test_a_clip_is_drawn_at_the_paper_s_sizes_and_mirrored_half_of_the_time() ->
     assert 0 < np.mean(lefts) < 1
 
 
-def test_values_beyond_white_and_black_are_clipped_or_as_published_wrap_around() -> None:
+def test_values_outside_0_to_255_are_clipped_or_as_published_wrapped() -> None:
     values = np.array([-10.0, -0.5, 7.9, 255.9, 300.0], np.float32)
     assert as_bytes(values, "clip").tolist() == [0, 0, 7, 255, 255]
     assert as_bytes(values, "wrap").tolist() == [246, 0, 7, 255, 44]
@@ -193,14 +214,14 @@ def test_values_beyond_white_and_black_are_clipped_or_as_published_wrap_around()
         assert ((clipped == wrapped) | (clipped == 255)).all()
 
 
-def test_a_grey_picture_stays_grey_and_a_quarter_of_them_as_it_was() -> None:
+def test_grey_pictures_stay_grey_and_a_quarter_does_not_change() -> None:
     grey = np.full((2, 2, 3), 100, np.uint8)
     changed = [distorted(grey, np.random.default_rng(seed)) for seed in range(400)]
     assert all(len(np.unique(image)) == 1 for image in changed)
     levels = np.array([image[0, 0, 0] for image in changed])
     assert levels.min() >= (100 - 32) * 0.5 - 1
     assert levels.max() <= (100 + 32) * 1.5
-    # Neither brighter or darker (1 in 2) nor of another contrast (1 in 2).
+    # With probability 1 / 2 each, brightness and contrast do not change.
     assert 0.18 < np.mean(levels == 100) < 0.32
 
 
@@ -210,20 +231,20 @@ def test_hue_and_saturation_stay_near_those_of_the_picture() -> None:
     turned = []
     for seed in range(300):
         image = distorted(orange, np.random.default_rng(seed)).astype(np.float32)
-        if (np.diff(image[0, 0]) < 0).all() and image.max() < 255:  # channels in their order
+        if (np.diff(image[0, 0]) < 0).all() and image.max() < 255:  # same channel order
             turned.append(cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[0, 0, 0] - hue)
     assert len(turned) > 100
-    assert max(map(abs, turned)) < 20  # 18, and what whole grey levels leave of it
+    assert max(map(abs, turned)) < 20  # 18, plus the error of whole grey levels
     assert min(turned) < -10
     assert max(turned) > 10
 
 
-def test_frames_of_a_clip_get_colours_of_their_own() -> None:
+def test_frames_of_a_clip_get_different_colours() -> None:
     rows = recoloured(moved(), np.random.default_rng(1), "clip")
     backgrounds = {tuple(frame[0, 0]) for frame in rows.frames}
     assert len(backgrounds) > 1
 
 
 @pytest.mark.parity
-def test_the_class_that_never_occurs_is_one_that_every_video_has_labelled() -> None:
+def test_the_unused_class_is_exhaustively_labelled() -> None:
     assert all(recorded_videos()[1].exhaustive)

@@ -1,4 +1,4 @@
-"""Groups of queries that learn side by side, of which one is kept."""
+"""Groups of queries that are trained side by side; only the first is kept."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.made_training import (
 )
 from tests.test_criterion import recorded_output, recorded_targets
 from tests.test_ifc import small_ifc
-from vistool.criterion.set_criterion import SetCriterion
-from vistool.engine.train import train
-from vistool.engine.train_setup import started_with
+from vistool.criterion.ifc_criterion import IFCCriterion
+from vistool.engine.train.setup import started_with
+from vistool.engine.train.train import train
 from vistool.errors import UsageError
 from vistool.structures import ClipOutput
 
 
-def test_a_model_predicts_with_its_first_group_alone() -> None:
+def test_a_model_predicts_only_with_its_first_group() -> None:
     model = small_ifc()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -43,8 +43,8 @@ def test_a_model_predicts_with_its_first_group_alone() -> None:
         model.train()
         trained = model(clips)
     assert len(trained.class_logits) == len(trained.mask_logits) == 6
-    # The first group of every clip, undisturbed by the others; three times as many rows are summed
-    # in another order.
+    # Other groups do not affect the first. The tolerance is for sums in another order, because a
+    # batch has three times as many rows.
     for actual, one in (
         (trained.class_logits, expected.class_logits),
         (trained.mask_logits, expected.mask_logits),
@@ -54,9 +54,9 @@ def test_a_model_predicts_with_its_first_group_alone() -> None:
 
 
 @pytest.mark.parity
-def test_groups_that_predict_the_same_have_the_terms_of_one() -> None:
+def test_the_terms_of_equal_groups_are_those_of_one_group() -> None:
     targets, output = recorded_targets(), recorded_output()
-    expected = SetCriterion()(output, targets)
+    expected = IFCCriterion()(output, targets)
 
     def twice(x: ClipOutput) -> ClipOutput:
         return ClipOutput(
@@ -65,7 +65,7 @@ def test_groups_that_predict_the_same_have_the_terms_of_one() -> None:
             tuple(map(twice, x.auxiliary)),
         )
 
-    for name, value in SetCriterion()(twice(output), targets).items():
+    for name, value in IFCCriterion()(twice(output), targets).items():
         torch.testing.assert_close(value, expected[name], msg=name)
 
 

@@ -1,4 +1,4 @@
-"""Drawing: colours that tell tracks apart, overlays that sit where the masks are, render_video."""
+"""Drawing: colours that tell tracks apart, overlays that sit where the masks are, whole videos."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+import vistool
 from vistool.cli.app import app
-from vistool.engine.render import render_video
+from vistool.config import OverlayStyle
 from vistool.errors import DataError, UsageError
-from vistool.formats import ffmpeg
-from vistool.formats.results import Category, TrackMeta, VideoMeta, write_meta, write_results
-from vistool.formats.rle import encode_mask
-from vistool.formats.video import open_video
-from vistool.formats.video_writer import VideoWriter
-from vistool.rendering.overlay import DrawnInstance, OverlayStyle, draw_tracks
+from vistool.formats.masks.rle import encode_mask
+from vistool.formats.results.files import Category, VideoMeta, write_meta, write_results
+from vistool.formats.video import ffmpeg
+from vistool.formats.video.reader import open_video
+from vistool.formats.video.writer import VideoWriter
+from vistool.rendering.overlay import DEFAULT_STYLE, draw_tracks
 from vistool.rendering.palette import Color, text_color, track_color
-from vistool.structures import Size, TrackSegmentation
+from vistool.structures import Size, Track, TrackSegmentation
 
 PLAIN = OverlayStyle(contours=False, labels=False)
 GREY = 100
@@ -53,6 +54,11 @@ def test_the_first_ten_colours_can_all_be_told_apart() -> None:
     assert min(lab_distance(track_color(a), track_color(b)) for a, b in pairs) > 20
 
 
+def test_the_colours_of_a_few_tracks_are_far_apart() -> None:
+    pairs = combinations(range(1, 6), 2)
+    assert min(lab_distance(track_color(a), track_color(b)) for a, b in pairs) > 60
+
+
 @given(track_id=st.integers(1, 10_000))
 def test_text_is_readable_on_every_colour(track_id: int) -> None:
     def luminance(color: Color) -> float:
@@ -77,21 +83,30 @@ def disc(height: int, width: int, row: float, column: float, radius: float) -> n
     return np.hypot(rows - row, columns - column) <= radius
 
 
-def instance(mask: np.ndarray, track_id: int = 1, label: str = "person") -> DrawnInstance:
-    return DrawnInstance(track_id, label, 0.87, mask)
+Drawn = tuple[Track, np.ndarray]
 
 
-def changed(image: np.ndarray, *instances: DrawnInstance, **style: Any) -> np.ndarray:
+def instance(mask: np.ndarray, track_id: int = 1, label: str = "person") -> Drawn:
+    return Track(track_id, 1, label, 0.87), mask
+
+
+def draw(
+    image: np.ndarray, instances: Sequence[Drawn], style: OverlayStyle = DEFAULT_STYLE
+) -> np.ndarray:
+    tracks, masks = [track for track, _ in instances], [mask for _, mask in instances]
+    return draw_tracks(image, tracks, masks, style)
+
+
+def changed(image: np.ndarray, *instances: Drawn, **style: Any) -> np.ndarray:
     """[H, W] bool: where drawing made a difference."""
-    drawn = draw_tracks(image, instances, OverlayStyle(**style))
-    return (drawn != image).any(axis=2)
+    return (draw(image, instances, OverlayStyle(**style)) != image).any(axis=2)
 
 
 def test_a_mask_is_mixed_with_its_colour_exactly_where_it_is() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)
     mask = disc(60, 80, 30, 40, 15) & ~disc(60, 80, 30, 40, 5) | disc(60, 80, 5, 75, 3)
-    drawn = draw_tracks(image, [instance(mask, 4)], OverlayStyle(**vars_of(PLAIN), alpha=0.3))
+    drawn = draw(image, [instance(mask, 4)], OverlayStyle(**vars_of(PLAIN), alpha=0.3))
     mixed = 0.7 * image[mask] + 0.3 * np.array(track_color(4))
     assert np.abs(drawn[mask] - mixed).max() <= 0.5 + 1e-6  # rounding
     np.testing.assert_array_equal(drawn[~mask], image[~mask])
@@ -103,13 +118,13 @@ def vars_of(style: OverlayStyle) -> dict[str, bool]:
 
 def test_drawing_leaves_the_given_image_alone() -> None:
     image = picture(50, 50)
-    draw_tracks(image, [instance(disc(50, 50, 25, 25, 10))])
+    draw(image, [instance(disc(50, 50, 25, 25, 10))])
     assert (image == GREY).all()
 
 
 def test_contours_follow_every_part_and_every_hole() -> None:
     mask = disc(120, 160, 60, 60, 40) & ~disc(120, 160, 60, 60, 20) | disc(120, 160, 30, 140, 12)
-    drawn = draw_tracks(picture(120, 160), [instance(mask)], OverlayStyle(alpha=0, labels=False))
+    drawn = draw(picture(120, 160), [instance(mask)], OverlayStyle(alpha=0, labels=False))
     line = (drawn != GREY).any(axis=2)
     kernel = np.ones((5, 5), np.uint8)
     edge = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, kernel).astype(bool)
@@ -143,7 +158,7 @@ def test_any_masks_on_any_picture_can_be_drawn(
         mask = np.zeros((height, width), bool)
         mask[top : top + rows, left : left + columns] = True
         instances.append(instance(mask, number, label))
-    drawn = draw_tracks(picture(height, width), instances)
+    drawn = draw(picture(height, width), instances)
     assert drawn.shape == (height, width, 3)
     assert drawn.dtype == np.uint8
 
@@ -204,16 +219,16 @@ def test_scores_and_labels_can_be_left_out() -> None:
 
 def test_where_masks_overlap_the_smaller_one_is_seen_in_its_own_colour() -> None:
     small, large = instance(disc(100, 100, 50, 50, 8), 1), instance(disc(100, 100, 50, 50, 40), 2)
-    alone = draw_tracks(picture(100, 100), [small], PLAIN)
+    alone = draw(picture(100, 100), [small], PLAIN)
     for order in ([small, large], [large, small]):
-        drawn = draw_tracks(picture(100, 100), order, PLAIN)
-        np.testing.assert_array_equal(drawn[small.mask], alone[small.mask])
+        drawn = draw(picture(100, 100), order, PLAIN)
+        np.testing.assert_array_equal(drawn[small[1]], alone[small[1]])
         assert (drawn[50, 75] != GREY).any()
 
 
 def test_a_mask_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\(10, 20\)"):
-        draw_tracks(picture(20, 10), [instance(np.ones((10, 20), bool))])
+        draw(picture(20, 10), [instance(np.ones((10, 20), bool))])
 
 
 # Whole videos
@@ -248,23 +263,22 @@ def write_run(folder: Path, entries: Sequence[TrackSegmentation], **changes: Any
     write_results(folder / "results.json", entries)
     ids = changes.pop("track_ids", [2, 1][: len(entries)])
     tracks = [
-        TrackMeta(
-            track_id=i,
-            category_id=3,
-            score=e["score"],
-            first_frame=0,
-            last_frame=len(e["segmentations"]) - 1,
-        )
+        Track(i, 3, "car", e["score"], range(len(e["segmentations"])))
         for i, e in zip(ids, entries, strict=True)
     ]
     values: dict[str, Any] = {
         "source": "video.mp4", "video_id": 1, "width": SIZE.width, "height": SIZE.height,
         "length": LENGTH, "complete": True, "first_frame": 0, "times": TIMES, "frame_stride": 1,
         "rotation": 0, "fps": 10.0, "categories": [Category(id=3, name="car")], "model": {},
-        "settings": {}, "versions": {}, "tracks": tracks,
+        "settings": {}, "versions": {},
     }  # fmt: skip
-    write_meta(folder / "meta.json", VideoMeta(**{**values, **changes}))
+    write_meta(folder / "meta.json", VideoMeta(**{**values, **changes}), tracks)
     return folder
+
+
+def render_video(source: Path, results: Path, output: Path, **options: Any) -> Path:
+    with vistool.load(results, source=source, **options) as video:
+        return video.render(output, exist_ok=True)
 
 
 def read_frames(path: Path) -> tuple[list[float], list[np.ndarray]]:
@@ -282,15 +296,16 @@ def shows(image: np.ndarray, centre: tuple[int, int], track_id: int) -> bool:
 
 @pytest.fixture
 def render(tmp_path: Path) -> Callable[..., list[np.ndarray]]:
-    """Render a run folder on the made video, opaque and without labels; the drawn frames."""
+    """Render a run folder on the synthetic video, opaque and without labels; the drawn frames."""
 
     def run(results: Path, source: Path | None = None, **options: Any) -> list[np.ndarray]:
-        style = OverlayStyle(alpha=1.0, contours=False, labels=False)
-        output = tmp_path / "drawn.mp4"
-        render_video(
-            source or write_video(tmp_path / "v.mp4"), results, output, style=style, **options
-        )
-        return read_frames(output)[1]
+        opaque: dict[str, Any] = {"alpha": 1.0, "contours": False, "labels": False}
+        conf = options.pop("conf", 0.0)
+        source = source or write_video(tmp_path / "v.mp4")
+        with vistool.load(results, source=source, **options) as video:
+            return read_frames(
+                video.render(tmp_path / "drawn.mp4", conf=conf, exist_ok=True, **opaque)
+            )[1]
 
     return run
 
@@ -459,7 +474,7 @@ def of_several(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def labels(tmp_path: Path) -> Path:
-    """What a data set says of the second one."""
+    """The annotations of the second one in a data set."""
     names = [f"deer/{t}.jpg" for t in range(LENGTH)]
     about = {"width": SIZE.width, "height": SIZE.height, "length": LENGTH}
     content = {
@@ -498,11 +513,11 @@ def test_classes_have_the_names_of_the_data_set(
 ) -> None:
     shown = []
 
-    def note(image: np.ndarray, instances: Sequence[DrawnInstance], _: object) -> np.ndarray:
-        shown.append({instance.label for instance in instances})
+    def note(image: np.ndarray, tracks: Sequence[Track], *_: object) -> np.ndarray:
+        shown.append({track.class_name for track in tracks})
         return image
 
-    monkeypatch.setattr("vistool.engine.render.draw_tracks", note)
+    monkeypatch.setattr("vistool.engine.tracked_video.draw_tracks", note)
     source = write_video(tmp_path / "v.mp4")
     render_video(source, of_several, tmp_path / "o.mp4", video=5)
     assert shown == [{"class 3"}] * LENGTH
@@ -538,5 +553,6 @@ def test_the_source_is_never_replaced(tmp_path: Path) -> None:
 
 
 def test_only_mp4_is_written(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [entry(1)])
     with pytest.raises(UsageError, match=r"\.mp4"):
-        render_video(write_video(tmp_path / "v.mp4"), tmp_path, tmp_path / "o.avi")
+        render_video(write_video(tmp_path / "v.mp4"), run, tmp_path / "o.avi")

@@ -1,4 +1,4 @@
-"""The report: one page that is whole, safe and quiet, and files that say the same."""
+"""The report: a complete, safe page without requests, and files with the same content."""
 
 from __future__ import annotations
 
@@ -6,31 +6,30 @@ import base64
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import unquote
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
 from tests.browser import Browser, headless_browser
-from vistool.engine.report import EvaluationReport, VideoFacts, write_report
-from vistool.engine.report_files import (
-    diagnosis_as_json,
-    diagnosis_as_text,
-    write_diagnosis,
-    write_figures,
-)
-from vistool.evaluation.curves import precision_recall_curves
-from vistool.evaluation.diagnosis import diagnose
-from vistool.evaluation.overlaps import TruthTrack, overlaps_of_video
-from vistool.evaluation.video_ap import evaluate_tracks
-from vistool.formats.results import Category
-from vistool.formats.rle import encode_mask
+from vistool.annotations.dataset import AnnotatedTrack, AnnotatedVideo, DataSet
+from vistool.cli.eval import table
+from vistool.config import EvalConfig
+from vistool.engine.evaluate.evaluate import Evaluation, measure
+from vistool.engine.evaluate.predictions import Predictions
+from vistool.engine.evaluate.report.files import write_diagnosis, write_figures
+from vistool.engine.evaluate.report.page import write_report
+from vistool.formats.masks.rle import encode_mask
+from vistool.formats.results.files import Category
+from vistool.metrics.curves import PrecisionRecallCurves
+from vistool.metrics.errors.diagnosis import Diagnosis
 from vistool.rendering.film_strip import StripFrame, chosen_frames, film_strip
 from vistool.rendering.page import Link, Page, Picture, Section, Table, render_page
-from vistool.structures import RLE, TrackSegmentation
+from vistool.structures import RLE, Size, TrackSegmentation
 
 EVIL = "<script>alert('x')</script>&\"$x_1$"
 HEIGHT, WIDTH, LENGTH = 48, 64, 8
@@ -47,8 +46,8 @@ def moving(top: int, frames: range = range(LENGTH)) -> Masks:
 
 
 TRUTH = {
-    1: [TruthTrack(1, 1, moving(0)), TruthTrack(1, 2, moving(30))],
-    2: [TruthTrack(2, 1, moving(10))],
+    1: [AnnotatedTrack(1, 1, moving(0)), AnnotatedTrack(1, 2, moving(30))],
+    2: [AnnotatedTrack(2, 1, moving(10))],
 }
 
 
@@ -62,35 +61,32 @@ PREDICTIONS = {
 }
 
 
-def report(pictures: Path | None = None, name: str = "a & b") -> EvaluationReport:
-    overlaps = [overlaps_of_video(i, TRUTH[i], PREDICTIONS[i]) for i in TRUTH]
-    ap = evaluate_tracks(
-        [t for tracks in TRUTH.values() for t in tracks],
-        [p for tracks in PREDICTIONS.values() for p in tracks],
-        video_ids=TRUTH,
-        category_ids=[1, 2],
-    )
-    files = tuple(pictures / f"{t}.png" for t in range(LENGTH)) if pictures else ()
-    return EvaluationReport(
-        title=f"Results of {name}",
-        facts={"data": name, "model": name},
-        scores={"ytvis": ap.summary(), "hota": {"HOTA": 0.5, "DetA": 0.4, "AssA": -1}},
-        tables={f"By {name}": {name: {"AP": 0.25, "AP50": -1}}},
+def report(
+    pictures: Path | None = None, name: str = "a & b", failed: Mapping[int, str] | None = None
+) -> Evaluation:
+    names = tuple(f"{t}.png" for t in range(LENGTH)) if pictures else ()
+    size = Size(HEIGHT, WIDTH)
+    dataset = DataSet(
+        path=Path(name),
+        kind="youtube-vis",
+        frames=pictures or Path(),
         categories=(Category(id=1, name=name), Category(id=2, name="other")),
-        videos={i: VideoFacts(f"{name} {i}", files, {"HOTA": i / 10}) for i in TRUTH},
-        curves=precision_recall_curves(ap),
-        diagnosis=diagnose(overlaps, [1, 2]),
+        videos=tuple(AnnotatedVideo(i, f"{name} {i}", size, LENGTH, names) for i in TRUTH),
+        tracks=tuple(track for tracks in TRUTH.values() for track in tracks),
     )
+    found = [prediction for predictions in PREDICTIONS.values() for prediction in predictions]
+    predictions = Predictions(Path("p.json"), "", found, failed=failed or {})
+    return measure(dataset, predictions, EvalConfig())
 
 
-def written(path: Path, content: EvaluationReport) -> str:
-    write_report(path, content, tracks=lambda i: (TRUTH[i], PREDICTIONS[i]))
+def written(path: Path, content: Evaluation) -> str:
+    write_report(path, content)
     return path.read_text(encoding="utf-8")
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Pictures of one colour, in a folder whose name needs quoting."""
+    """Frames of one colour, in a folder whose name needs quoting in links."""
     folder = tmp_path / "data set #1"
     folder.mkdir()
     for t in range(LENGTH):
@@ -103,7 +99,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> str:
     return written(tmp_path_factory.mktemp("out") / "new" / "report.html", report())
 
 
-def test_the_page_holds_every_part_and_asks_for_nothing(html: str) -> None:
+def test_the_page_has_every_part_and_requests_nothing(html: str) -> None:
     sections = re.findall(r'<section id="(\w+)"', html)
     assert sections == [
         *("overview", "why", "tables", "curves", "confusion", "calibration"),
@@ -124,7 +120,7 @@ def test_every_link_leads_to_a_place_on_the_page(html: str) -> None:
     assert {"track-1", "false-1"} <= set(links)
 
 
-def test_names_from_outside_stay_text(tmp_path: Path) -> None:
+def test_names_from_files_stay_text(tmp_path: Path) -> None:
     html = written(tmp_path / "report.html", report(name=EVIL))
     assert "<script>alert" not in html
     assert "&lt;script&gt;alert" in html
@@ -145,13 +141,15 @@ def test_strips_show_the_pictures_and_link_to_them(tmp_path: Path, pictures: Pat
 
 
 def test_strips_are_grey_where_pictures_cannot_be_read(tmp_path: Path) -> None:
-    html = written(tmp_path / "report.html", report(tmp_path / "gone"))
+    for t in range(0, LENGTH, 2):
+        (tmp_path / f"{t}.png").write_bytes(b"no picture")  # and the other files are missing
+    html = written(tmp_path / "report.html", report(tmp_path))
     assert 'id="track-1"' in html
 
 
 def test_a_link_never_leads_off_the_machine() -> None:
     for target in ("https://example.org/", "//example.org/x", "javascript:alert(1)"):
-        with pytest.raises(ValueError, match="leads away"):
+        with pytest.raises(ValueError, match="link to another machine"):
             Link("here", target)
 
 
@@ -163,7 +161,7 @@ def test_a_table_shows_numbers_links_and_gaps() -> None:
     assert '<td><a href="#x">there</a></td>' in html
 
 
-def test_pictures_have_words_for_those_who_do_not_see_them() -> None:
+def test_pictures_have_alternative_texts() -> None:
     picture = Picture(b"123", "image/png", 'a "red" square', anchor="here")
     html = render_page(Page("title", [Section("x", "X", [picture])]))
     assert '<figure id="here">' in html
@@ -179,7 +177,7 @@ def test_a_strip_tints_the_prediction_and_outlines_the_truth() -> None:
     image = cv2.imdecode(np.frombuffer(strip, np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
     assert image.shape == (150, 2 * 200 + 4, 3)
-    assert image[50, 50].max() < 40  # inside the truth, which is only outlined
+    assert image[50, 50].max() < 40  # inside the labelled track, which is only outlined
     assert image[20:23, 30:70].max() > 150
     assert np.ptp(image[107, 155].astype(int)) > 40  # a colour, not a grey
 
@@ -193,11 +191,12 @@ def test_strips_choose_few_frames_from_the_first_to_the_last() -> None:
     assert chosen_frames(present[:5], 6) == []
 
 
-def test_files_for_machines_say_what_the_diagnosis_says(tmp_path: Path) -> None:
+def test_data_files_have_the_content_of_the_diagnosis(tmp_path: Path) -> None:
     content = report()
     files = {path.name: path for path in write_diagnosis(tmp_path, content)}
     stored = json.loads(files["diagnosis.json"].read_text())
-    assert stored == json.loads(json.dumps(diagnosis_as_json(content)))
+    assert msgspec.convert(stored.pop("curves"), PrecisionRecallCurves) == content.curves
+    assert msgspec.convert(stored, Diagnosis) == content.diagnosis
     assert stored["breakdown"]["ap50"] == content.diagnosis.breakdown.ap50
 
     def rows(name: str) -> list[dict[str, str]]:
@@ -208,6 +207,8 @@ def test_files_for_machines_say_what_the_diagnosis_says(tmp_path: Path) -> None:
     assert kinds == {str(m.kind): m.count for m in content.diagnosis.breakdown.kinds}
     assert kinds["class"] == kinds["temporal extent"] == kinds["background"] == 1
     assert [row["name"] for row in rows("videos.csv")] == ["a & b 1", "a & b 2"]
+    columns = ["name", "video_id", "num_truth", "num_found", "num_false", "ap_lost", "ap50_lost"]
+    assert list(rows("videos.csv")[0]) == [*columns, *kinds]
     assert len(rows("tracks.csv")) == 3
     assert len(rows("false_positives.csv")) == 3
     assert len(rows("curves.csv")) == 101 * len(content.curves.curves)
@@ -229,26 +230,18 @@ def test_every_chart_is_a_png_file_as_well(tmp_path: Path) -> None:
 
 
 def test_the_text_names_the_costliest_kind_first() -> None:
-    lines = diagnosis_as_text(report(name="line\nbreak\x1b[31m")).splitlines()
+    text = table(report(name="line\nbreak\x1b[31m"))
+    lines = text[text.index("if corrected") :].splitlines()
     gains = [float(line.split()[-3]) for line in lines[1:9]]
     assert gains == sorted(gains, reverse=True)
     assert any(line.startswith("line?break?[31m 2") for line in lines)
 
 
-def test_a_report_of_nothing_is_a_page_as_well(tmp_path: Path) -> None:
-    empty = EvaluationReport(
-        title="nothing",
-        facts={},
-        scores={},
-        tables={},
-        categories=(),
-        videos={},
-        curves=precision_recall_curves(evaluate_tracks([], [], video_ids=[1], category_ids=[1])),
-        diagnosis=diagnose([], [1]),
-    )
+def test_a_report_without_videos_is_written(tmp_path: Path) -> None:
+    empty = report(failed=dict.fromkeys(TRUTH, "no frames"))
     html = written(tmp_path / "report.html", empty)
     assert "Every labelled track was found." in html
-    assert diagnosis_as_text(empty)
+    assert table(empty)
     assert write_figures(tmp_path, empty)
 
 
@@ -262,7 +255,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.mark.slow
-def test_a_browser_shows_the_page_without_complaint_or_request(
+def test_a_browser_shows_the_page_without_errors_or_requests(
     browser: Browser, tmp_path: Path, pictures: Path
 ) -> None:
     path = tmp_path / "report.html"
@@ -271,22 +264,20 @@ def test_a_browser_shows_the_page_without_complaint_or_request(
     assert browser.complaints() == []
     assert browser.requests() == [path.as_uri()]
     assert browser.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 50)")
-    assert browser.evaluate("document.title") == f"Results of {EVIL}"
+    assert browser.evaluate("document.title") == f"{Path(EVIL).name}: p.json"
     assert browser.evaluate("getComputedStyle(document.body).maxWidth") != "none"
 
 
 @pytest.mark.slow
-def test_a_browser_is_forbidden_what_the_page_did_not_bring(
-    browser: Browser, tmp_path: Path
-) -> None:
-    """The check above can fail: a foreign script and picture are noticed, and refused."""
+def test_the_browser_blocks_external_content(browser: Browser, tmp_path: Path) -> None:
+    """The check above can fail: an external script and picture are detected and blocked."""
     path = tmp_path / "report.html"
     html = written(path, report())
     foreign = "<script>document.title = 'changed'</script><img src='http://127.0.0.1:9/x.png'>"
     path.write_text(html.replace("</main>", f"{foreign}</main>"))
     browser.open(path)
     assert len(browser.complaints()) >= 2
-    assert browser.evaluate("document.title") == "Results of a & b"
+    assert browser.evaluate("document.title") == "a & b: p.json"
 
 
 @pytest.mark.slow

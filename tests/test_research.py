@@ -1,4 +1,4 @@
-"""What the released weights are trained and measured on: repeats, halves, class layers."""
+"""Data of the released weights: repeated pictures, halves, class layers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from tests.made_data import CATEGORIES
-from vistool.formats.rle import decode_mask, encode_mask
-from vistool.models.weights import load_model
+from vistool.formats.masks.rle import decode_mask, encode_mask
+from vistool.models.checkpoints.files import load_model
 
 RESEARCH = Path(__file__).resolve().parent.parent / "research"
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.recorded import FIXTURES, recorded, recorded_json
 from vistool.config import PixelConfig
-from vistool.models.presets import preset
+from vistool.models.checkpoints.presets import preset
 from vistool.ops.pixels import input_size, normalise, resize
 from vistool.structures import Size
 

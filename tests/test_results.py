@@ -1,4 +1,4 @@
-"""Results on disk: streamed, whole, readable by the field's tools, and checked when read."""
+"""Results on disk: streamed, complete, readable by common tools, and checked when read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 import json
 import sqlite3
 import threading
+from array import array
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,25 +21,24 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from vistool.errors import DataError, VistoolError
-from vistool.formats.atomic import atomic_path
-from vistool.formats.results import (
+from vistool.formats.files import atomic_path, new_run_folder
+from vistool.formats.masks.rle import decode_mask, encode_mask
+from vistool.formats.results.files import (
     Category,
-    SegmentationSpool,
-    TrackMeta,
     VideoMeta,
     iterate_results,
-    new_run_folder,
     read_meta,
+    read_meta_and_ids,
     read_results,
     write_meta,
     write_results,
 )
-from vistool.formats.rle import decode_mask, encode_mask
-from vistool.structures import RLE, TrackSegmentation
+from vistool.formats.results.spool import SegmentationSpool
+from vistool.structures import RLE, Track, TrackSegmentation
 
 
 def mask_of(number: int) -> RLE:
-    """A mask that is another for every number."""
+    """A different mask for every number."""
     bits = [bool(number >> bit & 1) for bit in range(30)]
     return encode_mask(np.array(bits).reshape(5, 6))
 
@@ -58,14 +58,13 @@ def entry(segmentations: list[RLE | None], **changes: Any) -> TrackSegmentation:
     ),
     batch=st.integers(1, 10),
 )
-def test_the_spool_gives_back_what_was_added(
+def test_the_spool_returns_the_masks_that_were_added(
     rows: dict[tuple[int, int], int], batch: int, tmp_path: Path
 ) -> None:
     with SegmentationSpool(tmp_path) as spool:
         spool.BATCH = batch
         for (frame, track), number in rows.items():
             spool.add(frame, track, mask_of(number))
-        assert spool.tracks() == sorted({track for _, track in rows})
         for track in range(7):
             assert spool.segmentations(track, 13) == [
                 mask_of(rows[frame, track]) if (frame, track) in rows else None
@@ -96,7 +95,7 @@ def test_the_spool_leaves_no_file_after_an_interruption(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_spool_is_sound_after_an_interruption_amid_writing(tmp_path: Path) -> None:
+def test_the_spool_is_intact_after_an_interruption_while_writing(tmp_path: Path) -> None:
     class Interrupted(sqlite3.Connection):
         commits = 0
 
@@ -110,13 +109,12 @@ def test_the_spool_is_sound_after_an_interruption_amid_writing(tmp_path: Path) -
     connect = functools.partial(sqlite3.connect, factory=Interrupted)
     large = {track: RLE(size=[5, 6], counts=str(track) * 20_000) for track in range(1, 4)}
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        patch.setattr("vistool.formats.results.sqlite3.connect", connect)
+        patch.setattr("vistool.formats.results.spool.sqlite3.connect", connect)
         spool = stack.enter_context(SegmentationSpool(tmp_path))
         spool.BATCH = 300  # more than SQLite keeps in memory
         with pytest.raises(KeyboardInterrupt):
             add_frames(spool, range(200), large)
         assert spool._db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        assert spool.tracks() == list(large)
         assert all(spool.frame(frame) == list(large.items()) for frame in range(200))
 
 
@@ -126,7 +124,7 @@ def add_frames(spool: SegmentationSpool, frames: range, masks: dict[int, RLE]) -
             spool.add(frame, track, mask)
 
 
-def test_a_disk_that_takes_no_more_masks_is_told_in_words(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_one_line(tmp_path: Path) -> None:
     with SegmentationSpool(tmp_path) as spool:
         spool._db.execute("PRAGMA max_page_count = 4")
         for frame in range(spool.BATCH - 1):
@@ -145,7 +143,7 @@ def test_a_later_mask_replaces_an_earlier_one(tmp_path: Path) -> None:
         assert spool.frame(3) == [(1, mask_of(2))]
 
 
-def test_masks_behind_the_asked_length_are_left_out(tmp_path: Path) -> None:
+def test_masks_beyond_the_requested_length_are_left_out(tmp_path: Path) -> None:
     with SegmentationSpool(tmp_path) as spool:
         spool.add(1, 1, mask_of(1))
         spool.add(5, 1, mask_of(2))
@@ -168,7 +166,7 @@ def test_the_spool_may_be_filled_by_another_thread(tmp_path: Path) -> None:
 # ---- results.json ---------------------------------------------------------------------------
 
 
-def test_results_come_back(tmp_path: Path) -> None:
+def test_results_survive_writing_and_reading(tmp_path: Path) -> None:
     results = [entry([mask_of(1), None, mask_of(0)]), entry([None] * 3, score=0.25)]
     path = tmp_path / "results.json"
     assert write_results(path, iter(results)) == 2
@@ -182,7 +180,7 @@ def test_no_results_are_an_empty_list(tmp_path: Path) -> None:
     assert read_results(tmp_path / "results.json") == []
 
 
-def test_the_fields_tools_read_the_file(tmp_path: Path) -> None:
+def test_common_tools_read_the_file(tmp_path: Path) -> None:
     masks = np.random.default_rng(0).random((4, 30, 20)) < 0.3
     path = tmp_path / "results.json"
     write_results(path, [entry([encode_mask(mask) for mask in masks])])
@@ -227,7 +225,7 @@ GOOD = mask_of(77)
         (b"", "truncated"),
         (b'[{"video_id": 1, ', "truncated"),
         (b"\xff\xfe[]", "malformed"),
-        (b"{}", "Expected `array`, got `object`"),
+        (b"{}", "an object, not a list of results"),
         ([{}], "result 0: Object missing required field `video_id`"),
         ([entry([None], score="high")], "result 0: Expected `float`, got `str` - at `$.score`"),
         ([entry([None], category_id=1.5)], "result 0: Expected `int`, got `float`"),
@@ -256,7 +254,7 @@ def test_damaged_results_are_refused_with_place_and_reason(
     assert message in str(caught.value)
 
 
-def test_a_score_beyond_all_numbers_is_refused(tmp_path: Path) -> None:
+def test_an_infinite_score_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     for score in ("1e999", "NaN"):
         path.write_text(
@@ -289,14 +287,17 @@ META = VideoMeta(
     model={"name": "ifc-lite", "sha256": "ab"},
     settings={"conf": 0.3, "end": None},
     versions={"vistool": "0.1.0"},
-    tracks=[TrackMeta(track_id=4, category_id=1, score=0.9, first_frame=0, last_frame=2)],
 )
+LINE = {"track_id": 4, "category_id": 1, "score": 0.9, "first_frame": 0, "last_frame": 2}
+TRACK = Track(4, 1, "person", 0.9, array("I", [0, 2]))
 
 
-def test_meta_comes_back_and_leaves_one_file(tmp_path: Path) -> None:
-    write_meta(tmp_path / "meta.json", META)
+def test_meta_survives_writing_and_reading_and_leaves_one_file(tmp_path: Path) -> None:
+    write_meta(tmp_path / "meta.json", META, [TRACK])
     assert read_meta(tmp_path / "meta.json") == META
+    assert read_meta_and_ids(tmp_path / "meta.json") == (META, [4])
     assert [path.name for path in tmp_path.iterdir()] == ["meta.json"]
+    assert json.loads((tmp_path / "meta.json").read_text())["tracks"] == [LINE]
 
 
 @pytest.mark.parametrize(
@@ -308,16 +309,17 @@ def test_meta_comes_back_and_leaves_one_file(tmp_path: Path) -> None:
         ({"width": 0}, "0x48 pixels"),
         ({"frame_stride": 0}, "frame stride 0"),
         ({"first_frame": -1}, "first frame -1"),
-        ({"tracks": [{**msgspec.to_builtins(META.tracks[0]), "last_frame": 3}]}, "frames 0 to 3"),
+        ({"tracks": [{**LINE, "last_frame": 3}]}, "frames 0 to 3"),
         ({"categories": [{"id": 1}]}, "missing required field `name`"),
         ({"length": None}, "Expected `int`, got `null`"),
     ],
 )
-def test_meta_that_makes_no_sense_is_refused(
+def test_inconsistent_meta_is_refused(
     changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "meta.json"
-    path.write_bytes(msgspec.json.encode(msgspec.to_builtins(META) | changes))
+    whole = msgspec.to_builtins(META) | {"tracks": [LINE]}
+    path.write_bytes(msgspec.json.encode(whole | changes))
     with pytest.raises(DataError) as caught:
         read_meta(path)
     assert str(caught.value).startswith(f"{path}: ")
@@ -332,7 +334,7 @@ def test_missing_meta_is_named(tmp_path: Path) -> None:
 # ---- folders and files ----------------------------------------------------------------------
 
 
-def test_a_run_folder_is_never_used_twice_unless_asked(tmp_path: Path) -> None:
+def test_a_run_folder_is_never_used_twice_unless_requested(tmp_path: Path) -> None:
     parent = tmp_path / "runs" / "predict"
     names = [new_run_folder(parent, "walk", exist_ok=False).name for _ in range(3)]
     assert names == ["walk", "walk-2", "walk-3"]
@@ -347,13 +349,13 @@ def test_a_file_in_the_way_of_a_run_folder_is_stepped_over(tmp_path: Path) -> No
         new_run_folder(tmp_path, "walk", exist_ok=True)
 
 
-def test_callers_at_once_get_different_run_folders(tmp_path: Path) -> None:
+def test_simultaneous_callers_get_different_run_folders(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = pool.map(lambda _: new_run_folder(tmp_path, "walk", exist_ok=False), range(60))
         assert len(set(made)) == 60
 
 
-def test_a_file_appears_at_its_path_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_appears_at_its_path_only_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file.txt"
 
     def interrupted() -> None:

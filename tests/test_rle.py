@@ -1,4 +1,4 @@
-"""Run-length masks: what goes in comes out, and nothing from outside reaches C code unchecked."""
+"""Run-length codes: decoding inverts encoding, and codes from files are checked before decoding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from vistool.errors import DataError
-from vistool.formats.rle import area, decode_mask, encode_mask, encode_masks, validate_rle
+from vistool.formats.masks.rle import area, decode_mask, encode_mask, encode_masks, validate_rle
 from vistool.structures import RLE, Size
 
 sides = st.integers(1, 40)
@@ -38,7 +38,7 @@ def test_a_mask_comes_back(mask: np.ndarray) -> None:
 def test_the_code_is_columns_first_and_plain_text() -> None:
     mask = np.zeros((5, 7), bool)
     mask[1:3, 2:5] = True  # on at 11, 12, 16, 17, 21, 22 of 35, so runs of 11 2 3 2 3 2 12
-    # by the definition, from the fourth on as differences to the last but one: 11 2 3 0 0 0 9
+    # by the definition, from the fourth on minus the run two places before: 11 2 3 0 0 0 9
     assert encode_mask(mask) == {"size": [5, 7], "counts": ";230009"}
 
 
@@ -50,13 +50,13 @@ def test_many_masks_at_once_are_the_same_as_one_by_one(stack: list[int]) -> None
 
 
 @pytest.mark.parametrize("view", ["transposed", "flipped", "strided"])
-def test_any_memory_layout_will_do(view: str) -> None:
+def test_any_memory_layout_is_accepted(view: str) -> None:
     mask = np.random.default_rng(0).random((30, 20)) < 0.5
     seen = {"transposed": mask.T, "flipped": mask[::-1, ::-1], "strided": mask[::2, ::3]}[view]
     np.testing.assert_array_equal(decode_mask(encode_mask(seen)), seen)
 
 
-def test_pycocotools_reads_it_as_its_own() -> None:
+def test_pycocotools_decodes_our_codes() -> None:
     mask = np.random.default_rng(0).random((30, 20)) < 0.5
     other = np.random.default_rng(1).random((30, 20)) < 0.5
     merged = coco.merge([encode_mask(mask), encode_mask(other)])
@@ -67,7 +67,7 @@ def test_pycocotools_reads_it_as_its_own() -> None:
     )
 
 
-# ---- codes from outside ---------------------------------------------------------------------
+# ---- codes from files -----------------------------------------------------------------------
 
 
 @given(
@@ -101,7 +101,7 @@ def test_valid_runs_pass_and_a_pixel_more_or_less_does_not(
 
 
 def compressed(runs: list[int]) -> str:
-    """The COCO string of run lengths, written down from its definition."""
+    """The COCO string of run lengths, implemented from its definition."""
     text = ""
     for i, run in enumerate(runs):
         rest = run - runs[i - 2] if i > 2 else run
@@ -114,7 +114,7 @@ def compressed(runs: list[int]) -> str:
     return text
 
 
-def test_the_written_down_definition_is_pycocotools() -> None:
+def test_this_implementation_agrees_with_pycocotools() -> None:
     mask = np.random.default_rng(0).random((50, 40)) < 0.1
     flat = np.concatenate([[False], mask.T.ravel()])
     edges = np.flatnonzero(np.diff(flat.astype(int))).tolist()

@@ -1,23 +1,21 @@
-"""Ctrl-C, SIGTERM and SIGHUP: every command ends in order, and what is done by then is kept."""
+"""Ctrl-C, SIGTERM and SIGHUP: every command ends cleanly and keeps its finished results."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from tests.processes import PATIENCE, Start, wait_until
 from tests.test_cli import program
-from tests.test_predict_command import make_video, weights
-from vistool.cli import signals
-from vistool.cli.signals import ended_by_signals
-from vistool.formats.results import RESULTS, read_meta, read_results, write_results
+from tests.test_predict_command import make_video, spooled, weights
+from vistool import signals
+from vistool.formats.results.files import RESULTS, read_meta, read_results, write_results
+from vistool.signals import ended_by_signals
 
 __all__ = ["weights"]  # a fixture
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -27,18 +25,8 @@ def ask(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
 
 
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """The process goes on after this test."""
-    before = {number: signal.getsignal(number) for number in ENDING}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("number", ENDING)
-def test_every_command_is_interrupted_and_may_put_things_in_order(number: signal.Signals) -> None:
+def test_every_command_is_interrupted_and_may_clean_up(number: signal.Signals) -> None:
     done = []
 
     def action() -> None:
@@ -65,7 +53,7 @@ def test_a_command_that_is_not_interrupted_leaves_the_signals_as_they_were() -> 
     assert [signal.getsignal(number) for number in ENDING] == before
 
 
-def test_what_an_interrupted_command_has_to_say_is_said() -> None:
+def test_the_message_of_an_interrupted_command_is_printed() -> None:
     def action() -> None:
         error = KeyboardInterrupt()
         error.add_note("3 frames are in here")
@@ -75,8 +63,7 @@ def test_what_an_interrupted_command_has_to_say_is_said() -> None:
     assert result.stderr == "3 frames are in here\ninterrupted\n"
 
 
-@pytest.mark.usefixtures("handlers")
-def test_what_is_ignored_stays_ignored() -> None:
+def test_ignored_signals_stay_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
     with ended_by_signals():
         ask(signal.SIGHUP)
@@ -84,14 +71,16 @@ def test_what_is_ignored_stays_ignored() -> None:
             ask(signal.SIGTERM)
 
 
-def test_whoever_insists_after_a_while_does_not_wait_for_threads(tmp_path: Path) -> None:
-    """And Python does not abort because one of them is amid a long computation."""
+def test_a_later_signal_ends_the_process_without_waiting_for_threads(
+    tmp_path: Path, start: Start
+) -> None:
+    """Python does not abort, although one of them is in a long computation."""
     script = (
         "import os, signal, sys, threading, time, torch\n"
         "from pathlib import Path\n"
         "from tests.test_cli import program\n"
-        "from vistool.cli import signals\n"
-        "from vistool.formats.atomic import atomic_path\n"
+        "from vistool import signals\n"
+        "from vistool.formats.files import atomic_path\n"
         "signals.PATIENCE = 0.2\n"
         "def work():\n"
         "    while True: torch.ones(300, 300) @ torch.ones(300, 300)\n"
@@ -106,37 +95,16 @@ def test_whoever_insists_after_a_while_does_not_wait_for_threads(tmp_path: Path)
         "            time.sleep(60)\n"
         "with signals.ended_by_signals(): program(action)(['act'])\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start("-c", script)
     assert process.stdout is not None
     assert process.stdout.readline() == "going\n"
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "ending\n"
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=20) == ("", "interrupted\n")
+    assert process.communicate(timeout=PATIENCE) == ("", "interrupted\n")
     assert process.returncode == signals.INTERRUPTED
     assert list(tmp_path.iterdir()) == []
-
-
-def vistool(*arguments: str | Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "vistool", *map(str, arguments)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for(folder: Path, pattern: str) -> None:
-    deadline = time.monotonic() + 60
-    while not list(folder.glob(pattern)) and time.monotonic() < deadline:
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -147,15 +115,15 @@ def long_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", ENDING)
 def test_several_signals_leave_the_partial_results_of_predict(
-    tmp_path: Path, weights: Path, long_video: Path, number: signal.Signals
+    tmp_path: Path, weights: Path, long_video: Path, start: Start, number: signal.Signals
 ) -> None:
-    process = vistool("predict", long_video, "-m", weights, "-o", tmp_path, "--conf", "0")
-    wait_for(tmp_path, "long/.masks-*")
-    time.sleep(3)
-    for _ in range(8):  # to all of the group, as a terminal does
+    options = (long_video, "-m", weights, "-o", tmp_path, "--conf", "0")
+    process = start("-m", "vistool", "predict", *options)
+    wait_until(lambda: spooled(tmp_path / "long"), process)
+    for _ in range(8):  # to the whole group, as a terminal does
         os.killpg(process.pid, number)
         time.sleep(0.02)
-    errors = process.communicate(timeout=60)[1].splitlines()
+    errors = process.communicate(timeout=PATIENCE)[1].splitlines()
     assert process.returncode == 130, errors
     meta = read_meta(tmp_path / "long" / "meta.json")
     assert not meta.complete
@@ -172,16 +140,15 @@ def test_several_signals_leave_the_partial_results_of_predict(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", ENDING)
 def test_a_signal_leaves_nothing_of_a_half_drawn_video(
-    tmp_path: Path, long_video: Path, number: signal.Signals
+    tmp_path: Path, long_video: Path, start: Start, number: signal.Signals
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
     write_results(run / RESULTS, [])
-    process = vistool("render", long_video, run, "-o", run / "out.mp4")
-    wait_for(run, ".out-*.part.mp4")
-    time.sleep(0.5)
+    process = start("-m", "vistool", "render", long_video, run, "-o", run / "out.mp4")
+    wait_until(lambda: list(run.glob(".out-*.part.mp4")), process)
     os.killpg(process.pid, number)
-    errors = process.communicate(timeout=60)[1].splitlines()
+    errors = process.communicate(timeout=PATIENCE)[1].splitlines()
     assert process.returncode == 130, errors
     assert errors[-1] == "interrupted"
     assert [path.name for path in run.iterdir()] == ["results.json"]

@@ -1,66 +1,58 @@
-"""Instances of single pictures: equal to what IFC's published code finds, as on COCO."""
+"""Instances of single pictures, as IFC's published code finds them on COCO: the recorded ones."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.recorded import recorded, recorded_json
 from tests.test_ifc import normalised, padded_batch, small_ifc
+from vistool.ops.boxes import boxes_of_masks, resize_masks, xyxy_of
 from vistool.structures import ClipOutput, Size
-from vistool.tracking.single_image import image_instances
+
+
+def recorded_pictures() -> tuple[list[Tensor], ClipOutput, Size]:
+    """Two pictures, the model's output for them as one batch, and the canvas of that."""
+    case, config = recorded("ifc/small_coco_image"), recorded_json("ifc/small_meta")["config"]
+    pictures = [case[f"im{i}.in"] for i in (0, 1)]
+    pixels, padded = padded_batch([normalised(p[None], config) for p in pictures])
+    with torch.no_grad():
+        return pictures, small_ifc()(pixels, padded), Size(*pixels.shape[-2:])
+
+
+def image_instances(
+    output: ClipOutput, image: int, canvas: Size, size: Size, original: Size
+) -> dict[str, Tensor]:
+    """The instances of one picture of a batch, in the order of their queries.
+
+    A mask is cut from its logits on the canvas, and its box drawn around it, before both are
+    brought to the original size; queries whose mask is empty are left out.
+    """
+    scores, classes = output.class_logits[image].softmax(-1).max(-1)
+    masks = resize_masks(output.mask_logits[image, :, 0], canvas)
+    masks = masks[:, : size.height, : size.width] > 0
+    kept = (classes < output.class_logits.shape[-1] - 1) & masks.flatten(1).any(1)
+    corners = torch.tensor([original.width, original.height] * 2)
+    return {
+        "classes": classes[kept],
+        "scores": scores[kept],
+        "boxes": xyxy_of(boxes_of_masks(masks[kept])) * corners,
+        "masks": resize_masks(masks[kept].float(), original) > 0.5,
+    }
 
 
 @pytest.mark.parity
 def test_pictures_of_two_sizes_give_the_recorded_instances() -> None:
-    case = recorded("ifc/small_coco_image")
-    meta = recorded_json("ifc/small_meta")
-    pictures = [case[f"im{i}.in"] for i in (0, 1)]
-    pixels, padded = padded_batch([normalised(p[None], meta["config"]) for p in pictures])
-    with torch.no_grad():
-        output = small_ifc()(pixels, padded)
+    case, meta = recorded("ifc/small_coco_image"), recorded_json("ifc/small_meta")
+    pictures, output, canvas = recorded_pictures()
     for i, picture in enumerate(pictures):
         expected = case[f"im{i}.masks"].bool()
-        found = image_instances(
-            output,
-            i,
-            canvas=Size(*pixels.shape[-2:]),
-            size=Size(*picture.shape[-2:]),
-            original=Size(*expected.shape[-2:]),
-        )
-        assert len(found.labels) == meta["coco_kept"][i]
-        assert torch.equal(found.labels, case[f"im{i}.classes"])
-        assert torch.equal(found.masks, expected)
+        size, original = Size(*picture.shape[-2:]), Size(*expected.shape[-2:])
+        found = image_instances(output, i, canvas, size, original)
+        assert len(found["classes"]) == meta["coco_kept"][i]
+        assert torch.equal(found["classes"], case[f"im{i}.classes"])
+        assert torch.equal(found["masks"], expected)
         # Logits differ by up to 1e-4 from the recorded ones, boxes by rounding alone.
-        torch.testing.assert_close(found.scores, case[f"im{i}.scores"], rtol=0, atol=2e-5)
-        torch.testing.assert_close(found.boxes_xyxy, case[f"im{i}.boxes"], rtol=1e-6, atol=0)
-
-
-def test_queries_for_nothing_and_empty_masks_are_left_out() -> None:
-    class_logits = torch.tensor([[[5.0, 0.0, 0.0], [5.0, 0.0, 0.0], [0.0, 0.0, 5.0]]])
-    mask_logits = torch.ones(1, 3, 1, 4, 4)
-    mask_logits[0, 1] = -1.0
-    size = Size(32, 32)
-    found = image_instances(
-        ClipOutput(class_logits, mask_logits), 0, canvas=size, size=size, original=Size(10, 20)
-    )
-    assert found.labels.tolist() == [0]
-    assert found.masks.all()
-    assert found.boxes_xyxy.tolist() == [[0, 0, 20, 10]]
-
-
-def test_a_picture_of_nothing_has_no_instances() -> None:
-    output = ClipOutput(torch.tensor([[[0.0, 0.0, 5.0]]]), torch.ones(1, 1, 1, 4, 4))
-    size = Size(32, 32)
-    found = image_instances(output, 0, canvas=size, size=size, original=size)
-    assert (len(found.labels), found.boxes_xyxy.shape, found.masks.shape) == (
-        0,
-        (0, 4),
-        (0, 32, 32),
-    )
-
-
-def test_a_clip_is_no_picture() -> None:
-    output = ClipOutput(torch.zeros(1, 1, 3), torch.ones(1, 1, 2, 4, 4))
-    with pytest.raises(ValueError, match="one frame wanted, not a clip of 2"):
-        image_instances(output, 0, canvas=Size(8, 8), size=Size(8, 8), original=Size(8, 8))
+        torch.testing.assert_close(found["scores"], case[f"im{i}.scores"], rtol=0, atol=2e-5)
+        torch.testing.assert_close(found["boxes"], case[f"im{i}.boxes"], rtol=1e-6, atol=0)

@@ -1,4 +1,4 @@
-"""What a model takes over from weights that were trained for clips of another length."""
+"""Initialisation from weights that were trained for clips of another length."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tests.test_vistr import TINY
 from vistool.models import build_model
-from vistool.models.start import load_start
+from vistool.models.checkpoints.files import save_model
+from vistool.models.checkpoints.start import load_start
 from vistool.models.vistr import VisTR, by_instance
-from vistool.models.weights import save_model
 
 
 def vistr(clip_length: int) -> VisTR:
@@ -35,7 +35,7 @@ def queries_of(model: VisTR) -> Tensor:
     return by_instance(model.queries.weight.detach()[None], model.clip_length)[0]
 
 
-def test_queries_are_spread_along_the_frames_of_longer_and_shorter_clips(tmp_path: Path) -> None:
+def test_queries_are_interpolated_for_longer_and_shorter_clips(tmp_path: Path) -> None:
     given = vistr(3)
     before = queries_of(given)
     longer = queries_of(started(tmp_path, given, 5))
@@ -51,8 +51,8 @@ def kernels_over_time(model: VisTR) -> list[Tensor]:
     return [w.detach() for w in weights if w.shape[2] == 3]
 
 
-def test_kernels_start_from_nothing_where_they_never_saw_another_frame(tmp_path: Path) -> None:
-    """They read the second frame before and after: in clips of two there is none."""
+def test_untrained_kernels_for_other_frames_start_from_zero(tmp_path: Path) -> None:
+    """They read the second frame before and after, which clips of two frames do not have."""
     for clip_length in (1, 2, 3):
         given = vistr(clip_length)
         kernels = kernels_over_time(started(tmp_path, given, 5))

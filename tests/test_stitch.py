@@ -1,10 +1,8 @@
-"""Stitching: equal to the published code's record, and right about squares that move."""
+"""Stitching: equal to a recording of the published code, and correct for moving squares."""
 
 from __future__ import annotations
 
-import json
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.recorded import recorded, recorded_json
 from vistool.structures import ClipOutput, ClipPrediction, FrameTracks, Size
 from vistool.tracking.postprocess import (
     clip_prediction,
@@ -26,17 +24,16 @@ from vistool.tracking.postprocess import (
 from vistool.tracking.stitch import TrackStitcher, soft_sequence_iou
 from vistool.tracking.windows import StreamingWindows, clip_windows
 
-FIXTURES = Path(__file__).parent / "fixtures" / "ifc"
-CASES: list[dict[str, Any]] = json.loads((FIXTURES / "stitching.json").read_text())
+CASES: list[dict[str, Any]] = recorded_json("ifc/stitching")
 
 
 @cache
 def recorded_tensors() -> dict[str, Tensor]:
-    return load_file(FIXTURES / "stitching.safetensors")
+    return recorded("ifc/stitching")
 
 
 class Recorded:
-    """One case of the record: a few synthetic clips and what the published code made of them."""
+    """One case of the recording: synthetic clips and the results of the published code."""
 
     def __init__(self, number: int) -> None:
         self.about = CASES[number]
@@ -44,7 +41,7 @@ class Recorded:
         self.clips = [
             ClipPrediction(
                 tuple(frame_ids),
-                self[f"clip{i}.cls_probs"][:, :-1],  # the record keeps "no object"
+                self[f"clip{i}.cls_probs"][:, :-1],  # recorded with "no object"
                 self[f"clip{i}.mask_logits"],
             )
             for i, frame_ids in enumerate(self.about["clips"])
@@ -54,7 +51,7 @@ class Recorded:
         return recorded_tensors()[f"c{self.number}.{name}"]
 
     def stitched(self) -> tuple[TrackStitcher, list[FrameTracks]]:
-        """Stitched as a stream: every frame is taken as soon as it is final."""
+        """Stitch as a stream: every frame is taken as soon as it is final."""
         stitcher = TrackStitcher(self.about["num_classes"])
         windows = StreamingWindows[None](self.about["T"], self.about["stride"])
         frames: list[FrameTracks] = []
@@ -85,8 +82,8 @@ def test_windows_are_the_recorded_ones(number: int) -> None:
 def test_every_instance_goes_to_its_recorded_track(number: int) -> None:
     case = Recorded(number)
     stitcher = TrackStitcher(case.about["num_classes"])
-    for clip, recorded in zip(case.clips, case["track_of_input"], strict=True):
-        expected = [track + 1 for track in recorded.tolist() if track >= 0]
+    for clip, tracks in zip(case.clips, case["track_of_input"], strict=True):
+        expected = [track + 1 for track in tracks.tolist() if track >= 0]
         assert list(stitcher.add(clip)) == expected
     assert len(stitcher) == case.about["tracks"]
 
@@ -99,9 +96,9 @@ def test_overlaps_are_the_recorded_ones(number: int) -> None:
     for i, clip in enumerate(case.clips):
         rows, overlaps = stitcher.overlaps(clip.frame_ids, clip.mask_logits.sigmoid())
         expected = case[f"clip{i}.score_matrix"]
-        every = torch.zeros_like(expected)  # tracks that share no frame have none here, and 0 there
+        every = torch.zeros_like(expected)  # tracks without shared frames: left out here, 0 there
         every[rows] = overlaps
-        # Sums of up to 720 float32 products in another order: 720 * 2**-24 = 4e-5 at the worst.
+        # Sums of up to 720 float32 products in another order: 720 * 2**-24 = 4e-5 at worst.
         torch.testing.assert_close(every, expected, rtol=0, atol=1e-5)
         stitcher.add(clip)
 
@@ -124,8 +121,6 @@ def test_mean_logits_masks_and_classes_are_the_recorded_ones(number: int) -> Non
             masks[rows, frame.frame_id] = (full > 0).to(masks)
     torch.testing.assert_close(logits, case["avg_logits"], rtol=1e-5, atol=1e-5, equal_nan=True)
     assert torch.equal(masks, case["masks"])
-    seen = case["valid"].flatten(2).any(2).sum(0)
-    assert stitcher.clip_counts().tolist() == seen.tolist()
 
 
 @pytest.mark.parity
@@ -135,15 +130,18 @@ def test_result_lists_are_the_recorded_ones(number: int) -> None:
     class_probs = case.stitched()[0].class_probs()
     single, multi = results_single_class(class_probs), results_multi_class(class_probs)
     for name, results in (("single", single), ("multi", multi)):
-        assert [r.label for r in results] == case[f"{name}.labels"].tolist()
-        scores = torch.tensor([r.score for r in results])
+        assert [label for _, label, _ in results] == case[f"{name}.labels"].tolist()
+        scores = torch.tensor([score for _, _, score in results])
         torch.testing.assert_close(scores, case[f"{name}.scores"], rtol=0, atol=1e-6)
-    assert [r.track_id for r in single] == list(range(1, case.about["tracks"] + 1))
-    assert [r.track_id for r in multi] == sorted(r.track_id for r in multi)
+    assert [track_id for track_id, _, _ in single] == list(range(1, case.about["tracks"] + 1))
+    assert [track_id for track_id, _, _ in multi] == sorted(track_id for track_id, _, _ in multi)
 
 
 def squares(frame_ids: range, *tracks: tuple[int, float]) -> ClipPrediction:
-    """A clip that sees squares at (first column, which moves half a cell a frame; probability)."""
+    """A clip with squares, given by the column on frame 0 and the probability of class 0.
+
+    They move right by half a cell per frame.
+    """
     masks = torch.full((len(tracks), len(frame_ids), 8, 60), -6.0)
     for n, (column, _) in enumerate(tracks):
         for t, frame_id in enumerate(frame_ids):
@@ -158,10 +156,9 @@ def test_an_object_keeps_its_track_whatever_order_the_queries_come_in() -> None:
     assert stitcher.add(squares(range(3), (0, 0.9), (10, 0.8))) == (1, 2)
     assert stitcher.add(squares(range(1, 4), (10, 0.6), (0, 0.7), (20, 0.5))) == (2, 1, 3)
     assert stitcher.class_probs()[:, 0].tolist() == pytest.approx([0.8, 0.7, 0.5])
-    assert stitcher.clip_counts().tolist() == [2, 2, 1]
 
 
-def test_an_object_that_returns_before_its_clips_are_over_is_the_same_track() -> None:
+def test_an_object_that_returns_while_clips_overlap_continues_its_track() -> None:
     stitcher = TrackStitcher(2)
     stitcher.add(squares(range(4), (0, 0.9)))
     assert stitcher.add(squares(range(1, 5))) == ()
@@ -169,13 +166,13 @@ def test_an_object_that_returns_before_its_clips_are_over_is_the_same_track() ->
     assert stitcher.add(squares(range(6, 10), (0, 0.9))) == (2,)  # no frame in common
 
 
-def test_two_instances_of_a_clip_never_share_a_track() -> None:
+def test_two_instances_of_a_clip_belong_to_different_tracks() -> None:
     stitcher = TrackStitcher(2)
     stitcher.add(squares(range(3), (0, 0.9)))
     assert stitcher.add(squares(range(1, 4), (1, 0.9), (0, 0.9))) == (2, 1)
 
 
-def test_a_frame_is_the_mean_of_the_clips_that_saw_the_track_there() -> None:
+def test_a_frame_is_the_mean_of_the_clips_with_the_track_on_it() -> None:
     stitcher = TrackStitcher(2)
     first, second = squares(range(2), (0, 0.9)), squares(range(1, 3), (0, 0.9), (20, 0.5))
     stitcher.add(first)
@@ -189,7 +186,7 @@ def test_a_frame_is_the_mean_of_the_clips_that_saw_the_track_there() -> None:
     assert list(stitcher.pop_final(3)) == []
 
 
-def test_a_frame_without_tracks_is_handed_out_as_well() -> None:
+def test_a_frame_without_tracks_is_returned_too() -> None:
     stitcher = TrackStitcher(2)
     stitcher.add(squares(range(2)))
     frames = list(stitcher.pop_final(2))
@@ -210,7 +207,7 @@ def test_a_frame_without_tracks_is_handed_out_as_well() -> None:
 def test_order_of_the_instances_does_not_change_the_tracks(
     clip_length: int, stride: int, seed: int, length: int
 ) -> None:
-    """Random blobs, given in two orders: the same frames, up to the numbering of tracks."""
+    """Random masks in two orders give the same tracks, with other ids."""
     generator = torch.Generator().manual_seed(seed)
     a, b = TrackStitcher(3), TrackStitcher(3)
     same: dict[int, int] = {}
@@ -228,8 +225,8 @@ def test_order_of_the_instances_does_not_change_the_tracks(
         torch.testing.assert_close(a.class_probs()[track - 1], b.class_probs()[other - 1])
 
 
-def test_what_is_kept_does_not_grow_with_the_video() -> None:
-    """Every clip starts new tracks; only their classes may stay."""
+def test_memory_does_not_grow_with_the_video() -> None:
+    """Every clip starts new tracks; only their class probabilities may be kept."""
     stitcher = TrackStitcher(2)
     for start in range(0, 400, 2):
         clip = squares(range(start % 40, start % 40 + 4), (0, 0.9), (20, 0.9))
@@ -253,7 +250,7 @@ def test_soft_iou_of_hard_masks_is_plain_iou() -> None:
     assert soft_sequence_iou(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)).item() == 0
 
 
-def test_queries_that_say_no_object_are_dropped_and_no_others() -> None:
+def test_only_queries_that_predict_no_object_are_dropped() -> None:
     logits = torch.tensor([[[3.0, 0, 0], [0, 0, 3], [0.1, 0, 0], [0, 0.2, 0.1]]])
     masks = torch.randn(1, 4, 2, 3, 3).to(torch.bfloat16)
     clip = clip_prediction(ClipOutput(logits, masks), (7, 8))
@@ -264,8 +261,8 @@ def test_queries_that_say_no_object_are_dropped_and_no_others() -> None:
     torch.testing.assert_close(clip.mask_logits, masks[0, kept].float())
 
 
-def test_mask_aware_scoring_keeps_what_may_be_an_object_and_ranks_it_by_its_mask() -> None:
-    """By hand: query 1 draws nothing, 2 is no object at all, 3 is sure, but not of its mask."""
+def test_mask_aware_scoring_keeps_likely_queries_and_scores_them_by_their_masks() -> None:
+    """Query 1 has an empty mask, 2 is "no object", 3 has a high score and an uncertain mask."""
     logits = torch.log(
         torch.tensor([[[0.3, 0.1, 0.6], [0.9, 0.05, 0.05], [0.05, 0.05, 0.9], [0.8, 0.1, 0.1]]])
     )
@@ -280,7 +277,7 @@ def test_mask_aware_scoring_keeps_what_may_be_an_object_and_ranks_it_by_its_mask
 
 
 def test_a_small_mask_scores_less() -> None:
-    """On two of three frames a hundredth of the picture, and on the other not seen."""
+    """The mask of query 0 is a hundredth of the frame on two frames, and empty on the third."""
     logits = torch.log(torch.tensor([[[0.8, 0.1, 0.1], [0.8, 0.1, 0.1]]]))
     masks = torch.full((1, 2, 3, 10, 10), -20.0)
     masks[0, 0, :2, 4, 4] = 20.0
@@ -290,8 +287,8 @@ def test_a_small_mask_scores_less() -> None:
     torch.testing.assert_close(clip.class_probs, expected)
 
 
-def test_scores_are_those_of_masks_without_what_is_another_instance() -> None:
-    """Query 0 draws three cells of its own, and vaguely two that are the body of query 1."""
+def test_scores_are_computed_after_components_of_other_instances_are_removed() -> None:
+    """Query 0 has three cells of its own, and two uncertain ones of query 1's main component."""
     logits = torch.log(torch.tensor([[[0.1, 0.8, 0.1], [0.7, 0.2, 0.1]]]))
     masks = torch.full((1, 2, 1, 10, 10), -20.0)
     masks[0, 0, 0, 0, :3] = 20.0
@@ -303,12 +300,12 @@ def test_scores_are_those_of_masks_without_what_is_another_instance() -> None:
     assert (clip.mask_logits[0] > 0).sum() == 3
 
 
-def test_clips_without_a_track_speak_against_a_glimpse_of_it() -> None:
+def test_clips_without_a_track_reduce_its_score() -> None:
     stitcher = TrackStitcher(2, prior_clips=2)
     for start in range(4):
         seen = [(0, 0.8)] if start else [(0, 0.8), (20, 0.9)]
         stitcher.add(squares(range(start, start + 2), *seen))
-    # 4 clips in all: a track of all of them keeps its mean, one of a single clip (4 + 2) / 4 / 3.
+    # Of 4 clips, a track in all keeps its mean; a track in one is multiplied by (4 + 2) / 4 / 3.
     assert stitcher.class_probs()[:, 0].tolist() == pytest.approx([0.8, 0.9 * 0.5])
     assert stitcher.class_probs([2])[0].tolist() == pytest.approx([0.45, 0.05])
 
@@ -322,7 +319,7 @@ def test_clips_without_a_track_speak_against_a_glimpse_of_it() -> None:
 def test_masks_are_the_enlarged_logits_above_zero(
     cells: tuple[int, int], size: Size, seed: int
 ) -> None:
-    """Larger or smaller than the cells, and whatever part of the frame they take."""
+    """The frame may be larger or smaller than the logits."""
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(5, *cells, generator=generator) - 2
     logits[0] = -1

@@ -1,4 +1,4 @@
-"""The training loop: it learns, it resumes exactly, and its files say what they are."""
+"""The training loop: it learns, resumes exactly, and describes its files."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from vistool.config import (
     IFCConfig,
     ValidationConfig,
 )
-from vistool.data.annotations import read_annotations
-from vistool.engine.checkpoint import CHECKPOINT, PREVIOUS
+from vistool.data.labelled import read_annotations
 from vistool.engine.distributed import Processes
-from vistool.engine.run_log import LOG, STARTS, code_revision
-from vistool.engine.train import BEST, WEIGHTS, train
-from vistool.engine.train_setup import started_with
-from vistool.engine.validate import validate
+from vistool.engine.train.checkpoint import CHECKPOINT, PREVIOUS
+from vistool.engine.train.log import LOG, STARTS, code_revision
+from vistool.engine.train.setup import started_with
+from vistool.engine.train.train import BEST, WEIGHTS, train
+from vistool.engine.train.validate import validate
 from vistool.errors import (
     UsageError,
     WeightsError,
 )
-from vistool.models.weights import load_model, read_header
+from vistool.models.checkpoints.files import load_model, read_header
 from vistool.structures import ClipOutput, FrameFeatures
 
 
@@ -53,7 +53,7 @@ def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(tmp_path: Path) ->
         torch.testing.assert_close(resumed.model.state_dict()[key], value, rtol=0, atol=0)
 
 
-def test_the_weight_file_tells_what_it_is(tmp_path: Path) -> None:
+def test_the_weight_file_describes_itself(tmp_path: Path) -> None:
     make_pictures(tmp_path, 2)
     weights = train(settings(tmp_path, steps=1), tmp_path / "run")
     header = read_header(weights)
@@ -64,7 +64,7 @@ def test_the_weight_file_tells_what_it_is(tmp_path: Path) -> None:
     assert str(tmp_path) not in "".join(header.metadata.values())
 
 
-def test_a_run_goes_on_with_its_own_settings_only(tmp_path: Path) -> None:
+def test_a_run_is_resumed_only_with_its_own_settings(tmp_path: Path) -> None:
     make_pictures(tmp_path, 2)
     train(settings(tmp_path, steps=1), tmp_path / "run")
     with pytest.raises(UsageError, match="other settings"):
@@ -74,7 +74,7 @@ def test_a_run_goes_on_with_its_own_settings_only(tmp_path: Path) -> None:
 
 
 def flipped(path: Path) -> None:
-    """One bit of some tensor changes; torch reads the file without a complaint."""
+    """Change one bit of a tensor; torch reads the file without an error."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -97,7 +97,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     warnings: list[str] = []
     train(settings(tmp_path), broken, on_warning=warnings.append)
     assert losses(whole) == losses(broken)
-    if damage is Path.unlink:  # as if killed between two renamings: nothing is wrong
+    if damage is Path.unlink:  # as if killed between two renamings, which is not damage
         assert warnings == []
     else:
         assert "not a usable checkpoint" in warnings[0]
@@ -114,7 +114,7 @@ def test_two_damaged_checkpoints_are_reported(tmp_path: Path) -> None:
         train(settings(tmp_path, steps=4), run)
 
 
-def test_a_torn_last_line_of_the_log_is_written_anew(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_of_the_log_is_rewritten(tmp_path: Path) -> None:
     make_pictures(tmp_path, 2)
     run = tmp_path / "run"
     with pytest.raises(KilledError):
@@ -125,13 +125,13 @@ def test_a_torn_last_line_of_the_log_is_written_anew(tmp_path: Path) -> None:
     assert [step for step, _ in losses(run)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_data_set_is_where_it_is(tmp_path: Path) -> None:
+def test_a_data_folder_is_refused_beside_a_data_set(tmp_path: Path) -> None:
     path = make_pictures(tmp_path, 1)
-    with pytest.raises(UsageError, match="--data goes with a configuration"):
+    with pytest.raises(UsageError, match="data goes with a configuration"):
         command(config=path, data=tmp_path, quiet=True)
 
 
-def test_a_run_goes_on_though_the_weights_it_started_from_are_gone(tmp_path: Path) -> None:
+def test_a_run_is_resumed_even_if_its_initial_weights_are_gone(tmp_path: Path) -> None:
     make_pictures(tmp_path, 4)
     start = train(settings(tmp_path, steps=1), tmp_path / "start")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -151,7 +151,7 @@ def test_the_best_of_the_validated_weights_are_kept(tmp_path: Path) -> None:
     config = settings(tmp_path, steps=5, validation=plan)
     train(config, run)
     scores = {line["step"]: line["val_AP50"] for line in lines(run) if "val_AP50" in line}
-    assert sorted(scores) == [2, 4, 5]  # also in the end
+    assert sorted(scores) == [2, 4, 5]  # also after the last step
     header = read_header(run / BEST)
     best = max(scores, key=lambda step: (scores[step], -step))
     assert header.metadata["steps"] == f"{best} of 5"
@@ -165,7 +165,7 @@ def test_the_best_of_the_validated_weights_are_kept(tmp_path: Path) -> None:
         torch.testing.assert_close(resumed[key], value, rtol=0, atol=0)
 
 
-def test_a_model_that_finds_everything_validates_at_one(tmp_path: Path) -> None:
+def test_a_perfect_model_has_a_validation_ap_of_one(tmp_path: Path) -> None:
     videos = read_annotations(make_video(tmp_path, 4), {"red": ["red square"]})
     model = OneSquare()
     scores = validate(model, videos, Processes(torch.device("cpu")))  # type: ignore[arg-type]
@@ -173,7 +173,7 @@ def test_a_model_that_finds_everything_validates_at_one(tmp_path: Path) -> None:
 
 
 class OneSquare:
-    """Sees what is as red as the made square, and is sure of it."""
+    """Predicts the pixels as red as the synthetic square, with a high score."""
 
     config = IFCConfig(class_names=("red",), test_short_side=64, clip_length=2, clip_stride=1)
 
@@ -193,7 +193,7 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
-def test_the_revision_is_that_of_the_code_and_not_of_the_repository_around_it(
+def test_the_revision_is_that_of_the_code_instead_of_the_repository_around_it(
     tmp_path: Path,
 ) -> None:
     package, installed = tmp_path / "package", tmp_path / "venv" / "package"
@@ -239,11 +239,11 @@ def test_training_starts_from_another_run_s_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_tiny_model_learns_to_tell_made_squares_apart(tmp_path: Path) -> None:
+def test_a_tiny_model_learns_to_distinguish_synthetic_squares(tmp_path: Path) -> None:
     make_pictures(tmp_path, 8)
     run = tmp_path / "run"
     rates = {"learning_rate": 1e-3, "backbone_rate": 1e-3, "warmup_steps": 100}
-    # Plain clips: what the augmentations add takes longer to learn than a test may.
+    # Without augmentation, which would take longer to learn than a test may.
     plain = AugmentConfig(motion=0.0, colour=0.0, blur_chance=0.0, paste_chance=0.0)
     train(settings(tmp_path, steps=400, batch=4, augment=plain, **rates), run)
     values = [loss for _, loss in losses(run)]

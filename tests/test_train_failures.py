@@ -1,4 +1,4 @@
-"""Trainings that are stopped, refused, or meet what is broken: what they say, and leave."""
+"""Trainings that are stopped, refused or fail: their messages, and the files they leave."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.amp.grad_scaler import GradScaler
-from torch.optim import AdamW
-from torch.optim.swa_utils import AveragedModel
 
 from tests.made_data import make_pictures
 from tests.made_training import lines, losses, settings
@@ -28,21 +25,20 @@ from vistool.config import (
     ValidationConfig,
     from_mapping,
 )
-from vistool.data.batches import Batch, collate
+from vistool.data.batches import Batch, padded_batch
 from vistool.data.clips import TrainingClip
-from vistool.engine.checkpoint import CHECKPOINT, TrainingState
-from vistool.engine.failures import failures_in_words
-from vistool.engine.interruption import stop_wish
-from vistool.engine.run_log import LOG, STARTS
-from vistool.engine.train import BEST, WEIGHTS, train
+from vistool.engine.train.checkpoint import CHECKPOINT
+from vistool.engine.train.failures import explained_failures
+from vistool.engine.train.log import LOG, STARTS
+from vistool.engine.train.train import BEST, WEIGHTS, train
 from vistool.errors import (
     DataError,
     OutOfMemoryError,
     UsageError,
     VistoolError,
 )
-from vistool.models import build_model
-from vistool.models.weights import load_model, read_header
+from vistool.models.checkpoints.files import load_model, read_header
+from vistool.signals import stop_request
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -55,38 +51,36 @@ def test_a_run_that_is_asked_to_stop_finishes_its_step_and_saves(
     train(config, whole)
 
     def ask(step: int, steps: int, line: Mapping[str, Any]) -> None:
-        if step == 3:  # all processes of the job, as a scheduler or a terminal does
+        if step == 3:  # to all processes of the job, as from a scheduler or a terminal
             for worker in multiprocessing.active_children():
                 assert worker.pid is not None
                 os.kill(worker.pid, number)
             os.kill(os.getpid(), number)
-            if number != signal.SIGINT:  # and `torchrun`, which has got it too, passes it on
+            if number != signal.SIGINT:  # `torchrun`, which receives it too, passes it on
                 os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
         train(settings(tmp_path, save_every=100, workers=1), stopped, on_step=ask)
     assert signal.getsignal(number) == before
-    assert [step for step, _ in losses(stopped)] == [1, 2, 3, 4]  # what was begun by then
+    assert [step for step, _ in losses(stopped)] == [1, 2, 3, 4]  # step 4 had begun
     train(config, stopped)
     assert losses(stopped) == losses(whole)
 
 
-def test_a_second_ctrl_c_ends_the_process_and_what_is_ignored_stays_so() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
-    try:
-        with stop_wish() as wish:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not wish.expressed
+def test_a_second_ctrl_c_ends_the_process_and_ignored_signals_stay_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with stop_request() as request:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not request.made
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.made
+        with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-            assert wish.expressed
-            with pytest.raises(KeyboardInterrupt):
-                os.kill(os.getpid(), signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
-def test_a_data_worker_that_dies_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_data_worker_that_dies_is_reported_in_one_line(tmp_path: Path) -> None:
     make_pictures(tmp_path, 2)
     run = tmp_path / "run"
 
@@ -104,23 +98,23 @@ def test_a_data_worker_that_dies_is_told_in_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_memory_that_is_full_has_its_exit_code_and_a_bug_keeps_its_traceback() -> None:
-    with pytest.raises(OutOfMemoryError) as error, failures_in_words("go on"):
+def test_full_memory_has_its_exit_code_and_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(OutOfMemoryError) as error, explained_failures("go on"):
         torch.empty(2**60)
     assert error.value.exit_code == 5
     assert "recompute" in error.value.hint
-    with pytest.raises(RuntimeError, match="size"), failures_in_words("go on"):
+    with pytest.raises(RuntimeError, match="size"), explained_failures("go on"):
         torch.ones(2) + torch.ones(3)
 
 
-def test_a_disk_that_is_full_leaves_the_last_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_last_checkpoint_to_resume_from(tmp_path: Path) -> None:
     make_pictures(tmp_path, 4)
     whole, full = tmp_path / "whole", tmp_path / "full"
     train(settings(tmp_path), whole)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(step: int, steps: int, line: Mapping[str, Any]) -> None:
-        if step == 3:  # weights still fit, a checkpoint does not
+        if step == 3:  # there is room for weights, but not for a checkpoint
             limit = 2 * (full / WEIGHTS).stat().st_size
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
 
@@ -140,7 +134,7 @@ def test_a_disk_that_is_full_leaves_the_last_checkpoint_to_go_on_from(tmp_path: 
 def test_a_log_or_weights_that_cannot_be_written_are_named(tmp_path: Path) -> None:
     make_pictures(tmp_path, 1)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for limit, name in ((600, LOG), (5000, WEIGHTS)):  # bytes; config.json has more than the first
+    for limit, name in ((600, LOG), (5000, WEIGHTS)):  # bytes
         run = tmp_path / name
 
         def fill(step: int, steps: int, line: Mapping[str, Any], limit: int = limit) -> None:
@@ -155,13 +149,13 @@ def test_a_log_or_weights_that_cannot_be_written_are_named(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("existing", [False, True])
-def test_what_is_refused_leaves_no_run_folder(
+def test_a_refused_training_leaves_no_run_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = tmp_path / "own.toml"
     config.write_text('init = "random"\ndevice = "cpu"\n[[sources]]\nannotations = "none.json"\n')
-    if existing:  # what is there already stays
+    if existing:  # existing files stay
         (tmp_path / "runs" / "train" / "own").mkdir(parents=True)
         (tmp_path / "runs" / "train" / "own" / "note.txt").write_text("mine")
     with pytest.raises(DataError, match=r"none\.json"):
@@ -170,7 +164,7 @@ def test_what_is_refused_leaves_no_run_folder(
     assert left == (["own"] if existing else [])
 
 
-def test_a_picture_that_is_missing_costs_no_step_that_was_done(tmp_path: Path) -> None:
+def test_a_missing_picture_costs_no_finished_step(tmp_path: Path) -> None:
     make_pictures(tmp_path, 2)
     run = tmp_path / "run"
     config = settings(tmp_path, save_every=100)
@@ -188,7 +182,7 @@ def test_a_picture_that_is_missing_costs_no_step_that_was_done(tmp_path: Path) -
     assert [start["step"] for start in starts] == [0, 1]
 
 
-def test_losses_that_are_no_numbers_stop_the_run_after_some_steps(tmp_path: Path) -> None:
+def test_nan_or_infinite_losses_stop_the_run_after_some_steps(tmp_path: Path) -> None:
     make_pictures(tmp_path, 2)
     run = tmp_path / "run"
     config = settings(
@@ -201,19 +195,19 @@ def test_losses_that_are_no_numbers_stop_the_run_after_some_steps(tmp_path: Path
     assert [("skipped" in line) for line in lines(run)][-4:] == [False, True, True, True]
 
 
-def test_a_step_with_a_broken_clip_is_skipped_and_says_which(
+def test_a_step_with_a_broken_clip_is_skipped_and_the_clip_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_pictures(tmp_path, 3)
 
-    def poisoned(clips: list[TrainingClip], pixels: PixelConfig) -> Batch:
-        batch = collate(clips, pixels)
+    def poisoned(clips: Sequence[TrainingClip], pixels: PixelConfig) -> Batch:
+        batch = padded_batch(clips, pixels)
         for number, clip in enumerate(clips):
             if clip.origin.endswith("1.png"):
                 batch.pixels[number] = torch.nan
         return batch
 
-    monkeypatch.setattr("vistool.data.batches.collate", poisoned)
+    monkeypatch.setattr("vistool.data.batches.padded_batch", poisoned)
     run = tmp_path / "run"
     train(settings(tmp_path, steps=12, max_skipped=12), run)
     skipped = [line["skipped"] for line in lines(run) if "skipped" in line]
@@ -231,7 +225,7 @@ def test_a_run_whose_last_step_is_skipped_is_saved_all_the_same(
 ) -> None:
     make_pictures(tmp_path, 2)
     answers = iter([None, None, "dice"])
-    monkeypatch.setattr("vistool.engine.train.broken_terms", lambda values: next(answers))
+    monkeypatch.setattr("vistool.engine.train.train.broken_terms", lambda values: next(answers))
     run = tmp_path / "run"
     weights = train(settings(tmp_path, steps=3, save_every=100), run)
     assert read_header(weights).metadata["steps"] == "3 of 3"
@@ -239,9 +233,7 @@ def test_a_run_whose_last_step_is_skipped_is_saved_all_the_same(
     assert "dice" in lines(run)[-1]["skipped"]
 
 
-def test_tensorboard_is_asked_for_by_name_where_it_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_tensorboard_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_pictures(tmp_path, 1)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UsageError, match="TensorBoard is not installed") as error:
@@ -268,7 +260,7 @@ def test_tensorboard_is_asked_for_by_name_where_it_is_missing(
         ({"schedule": "step"}, "without milestones"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         settings(Path(), **changes).check(processes=2)
 
@@ -285,7 +277,7 @@ def scores(run: Path) -> dict[int, float]:
 VALIDATED = {"validation": ValidationConfig(annotations="pictures.json", every=2), "save_every": 50}
 
 
-def test_a_validation_that_fails_loses_no_step(tmp_path: Path) -> None:
+def test_a_failing_validation_costs_no_step(tmp_path: Path) -> None:
     make_pictures(tmp_path / "train", 2)
     make_pictures(tmp_path / "held", 2)
     plan = ValidationConfig(annotations="../held/pictures.json", every=2)
@@ -305,9 +297,7 @@ def test_a_validation_that_fails_loses_no_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [2, 4])
-def test_a_wish_to_stop_is_granted_between_the_videos_of_a_validation(
-    step: int, tmp_path: Path
-) -> None:
+def test_a_validation_stops_between_two_videos_when_requested(step: int, tmp_path: Path) -> None:
     make_pictures(tmp_path, 4)
     config = settings(tmp_path, steps=4, **VALIDATED)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -328,22 +318,22 @@ def test_a_wish_to_stop_is_granted_between_the_videos_of_a_validation(
     assert (losses(broken), scores(broken)) == (losses(whole), scores(whole))
     assert read_header(broken / BEST).metadata == read_header(whole / BEST).metadata
     before = (broken / LOG).read_bytes()
-    train(config, broken)  # there is nothing left to do
+    train(config, broken)  # all steps are done
     assert (broken / LOG).read_bytes() == before
 
 
-def test_a_set_that_is_held_out_is_looked_at_before_anything_is_trained(tmp_path: Path) -> None:
+def test_a_held_out_set_is_checked_before_training(tmp_path: Path) -> None:
     make_pictures(tmp_path / "train", 2)
     make_pictures(tmp_path / "held", 2)
     plan = ValidationConfig(annotations="../held/pictures.json")
     next((tmp_path / "held").glob("*.png")).unlink()
-    with pytest.raises(DataError, match="1 frames are not there"):
+    with pytest.raises(DataError, match="1 frames are missing"):
         train(settings(tmp_path / "train", validation=plan), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("what", ["source", "validation"])
-def test_where_there_are_no_masks_nothing_can_be_learnt(what: str, tmp_path: Path) -> None:
+def test_annotations_without_masks_are_refused(what: str, tmp_path: Path) -> None:
     make_pictures(tmp_path, 2)
     content = json.loads((tmp_path / "pictures.json").read_text())
     for annotation in content["annotations"]:
@@ -367,19 +357,19 @@ def test_a_source_without_pictures_is_named(tmp_path: Path) -> None:
         train(settings(tmp_path, sources=sources), tmp_path / "run")
 
 
-def test_a_folder_with_something_in_it_is_not_trained_into(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     make_pictures(tmp_path, 2)
     run = tmp_path / "run"
     few = ["steps=1", "workers=0", "batch=1", "device=cpu"]
     command(tmp_path / "pictures.json", output=run, overrides=few, quiet=True)
     before = (run / WEIGHTS).read_bytes()
-    with pytest.raises(UsageError, match="has something in it") as error:
+    with pytest.raises(UsageError, match="is not empty") as error:
         command(tmp_path / "pictures.json", output=run, overrides=few, quiet=True)
     assert f"vistool train --resume {run}" in error.value.hint
     assert (run / WEIGHTS).read_bytes() == before
 
 
-def test_what_a_kill_amid_saving_leaves_is_taken_away(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     make_pictures(tmp_path, 2)
     run = tmp_path / "run"
     train(settings(tmp_path, steps=1), run)
@@ -396,7 +386,7 @@ def test_a_stop_in_a_validation_saves_a_step_that_was_skipped_too(
 ) -> None:
     make_pictures(tmp_path, 2)
     answers = iter([None, "dice"])
-    monkeypatch.setattr("vistool.engine.train.broken_terms", lambda values: next(answers))
+    monkeypatch.setattr("vistool.engine.train.train.broken_terms", lambda values: next(answers))
 
     def interrupt(done: int, total: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -405,15 +395,3 @@ def test_a_stop_in_a_validation_saves_a_step_that_was_skipped_too(
     with pytest.raises(KeyboardInterrupt):
         train(settings(tmp_path, steps=4, **VALIDATED), run, on_validation=interrupt)
     assert torch.load(run / CHECKPOINT, weights_only=True)["step"] == 2
-
-
-def test_a_checkpoint_from_before_validations_were_counted_goes_on(tmp_path: Path) -> None:
-    model = build_model(settings(tmp_path).model_config())
-    state = TrainingState(
-        model, AveragedModel(model), AdamW(model.parameters()), GradScaler("cpu", enabled=False)
-    )
-    saved = state.as_dict()
-    saved["step"] = 7
-    del saved["validated"]
-    state.fill(saved)
-    assert (state.step, state.validated) == (7, 7)

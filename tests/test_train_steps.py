@@ -1,7 +1,9 @@
-"""One step of a training: gradients, precision, rates, and what is frozen or averaged."""
+"""One step of a training: gradients, precision, rates, frozen parts and averaged weights."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +25,22 @@ from tests.made_training import (
     unlabel,
     without_dropout,
 )
-from vistool.engine.checkpoint import CHECKPOINT
-from vistool.engine.schedule import rate_factor
-from vistool.engine.train import train
+from vistool.engine.train.checkpoint import CHECKPOINT
+from vistool.engine.train.schedule import rate_factor
+from vistool.engine.train.train import train
 from vistool.errors import (
     UsageError,
     VistoolError,
 )
 from vistool.models import build_model
-from vistool.models.weights import load_model
+from vistool.models.checkpoints.files import load_model
 
 
 @pytest.mark.parametrize("model", [TINY, TINY_VISTR], ids=["ifc", "vistr"])
 def test_accumulated_batches_have_the_gradients_of_a_large_one(
     tmp_path: Path, model: dict[str, Any]
 ) -> None:
-    # One picture is not labelled at all, so the parts differ in what they are divided by.
+    # One picture has no labels, so the divisors of the parts differ.
     make_pictures(tmp_path, 3)
     unlabel(tmp_path / "pictures.json", image_id=1)
     common = {"steps": 1, "model": without_dropout(model), "clip_length": 2}
@@ -61,14 +63,14 @@ def test_recomputed_activations_give_the_same_gradients(
 
 
 @pytest.mark.parametrize("model", [TINY, TINY_VISTR], ids=["ifc", "vistr"])
-def test_every_trained_parameter_has_a_gradient_even_where_nothing_is_to_be_found(
+def test_every_trained_parameter_has_a_gradient_even_without_labels(
     tmp_path: Path, model: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Several processes rely on it: none looks for parameters that a step left out."""
     make_pictures(tmp_path, 1)
     unlabel(tmp_path / "pictures.json", image_id=1)
-    # A whole set without labels is refused; a single step may well meet nothing but such pictures.
-    monkeypatch.setattr("vistool.engine.train_setup.refuse_unlabelled", lambda videos, source: None)
+    # A data set without any labels is refused, but all pictures of one step may lack them.
+    monkeypatch.setattr("vistool.engine.train.setup.refuse_unlabelled", lambda videos, source: None)
     train(settings(tmp_path, steps=1, model=model, clip_length=2), tmp_path / "run")
     config = settings(tmp_path, model=model, clip_length=2).model_config()
     trained = build_model(config)
@@ -88,13 +90,13 @@ def test_half_precision_trains_and_resumes_exactly(tmp_path: Path, precision: st
     train(config, broken)
     assert losses(whole) == losses(broken)
     assert losses(whole) != losses(full)
-    # Eight bits of precision through a few layers, at the same weights.
+    # bfloat16 has eight bits of precision; the weights are the same.
     assert losses(whole)[0][1] == pytest.approx(losses(full)[0][1], rel=0.03)
     saved = torch.load(whole / CHECKPOINT, weights_only=True)["scaler"]
     assert bool(saved) == (precision == "fp16")
 
 
-def test_gradients_beyond_float16_lower_the_scale_and_are_no_reason_to_stop(
+def test_gradients_beyond_float16_lower_the_scale_without_stopping_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_pictures(tmp_path, 2)
@@ -102,7 +104,7 @@ def test_gradients_beyond_float16_lower_the_scale_and_are_no_reason_to_stop(
     def sensitive(device: str, enabled: bool) -> torch.amp.GradScaler:
         return torch.amp.GradScaler(device, enabled=enabled, init_scale=2.0**30)
 
-    monkeypatch.setattr("vistool.engine.train.GradScaler", sensitive)
+    monkeypatch.setattr("vistool.engine.train.train.GradScaler", sensitive)
     run = tmp_path / "run"
     train(settings(tmp_path, precision="fp16", steps=30, max_skipped=2), run)
     skipped = [line["skipped"] for line in lines(run) if "skipped" in line]
@@ -110,7 +112,7 @@ def test_gradients_beyond_float16_lower_the_scale_and_are_no_reason_to_stop(
     assert 2 < len(skipped) < 30
 
 
-def test_a_model_that_cannot_be_compiled_is_told_in_one_line(
+def test_a_model_that_cannot_be_compiled_is_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_pictures(tmp_path, 1)
@@ -125,6 +127,9 @@ def test_a_model_that_cannot_be_compiled_is_told_in_one_line(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler for torch.compile"
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch's compiler itself uses
 def test_a_compiled_model_has_the_losses_of_one_that_is_not(tmp_path: Path) -> None:
     make_pictures(tmp_path, 4)
@@ -155,7 +160,7 @@ def test_frozen_stages_keep_their_weights(tmp_path: Path) -> None:
         train(settings(tmp_path, frozen_blocks=5), tmp_path / "third")
 
 
-def test_the_first_weights_soon_fade_from_the_average(tmp_path: Path) -> None:
+def test_the_first_weights_soon_lose_their_share_of_the_average(tmp_path: Path) -> None:
     make_pictures(tmp_path, 2)
     run = tmp_path / "run"
     train(settings(tmp_path, steps=3, ema_decay=0.0, save_every=3), run)
@@ -164,7 +169,7 @@ def test_the_first_weights_soon_fade_from_the_average(tmp_path: Path) -> None:
         torch.testing.assert_close(saved["averaged"][f"module.{key}"], value, rtol=0, atol=0)
 
 
-def test_the_rates_of_the_papers() -> None:
+def test_the_rates_are_those_of_the_papers() -> None:
     paper = settings(
         Path(), schedule="step", steps=6000, milestones=(4000,), warmup_factor=1.0, warmup_steps=10
     )

@@ -1,4 +1,4 @@
-"""Videos as they are written: exact times, true colours, sound in step; whole or not at all."""
+"""Writing videos: exact times, correct colours, synchronous sound, and no incomplete files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import signal
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -18,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import MakeVideo, draw_shapes
+from tests.processes import PATIENCE, Start
 from vistool.errors import VistoolError
-from vistool.formats import video_writer
-from vistool.formats.video import open_video
-from vistool.formats.video_writer import VideoWriter
+from vistool.formats.video.reader import open_video
+from vistool.formats.video.writer import VideoWriter
 from vistool.structures import Size
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
@@ -54,7 +53,7 @@ def test_times_are_kept_counted_from_the_first_frame(
     times = [start, *(start + np.cumsum(steps))]
     images, _ = draw_shapes(len(times), 32, 32)
     write(tmp_path / "out.mp4", images, times)
-    # a tick of the file is 11 microseconds
+    # a time unit of the file is 11 microseconds
     assert shown_times(tmp_path / "out.mp4") == pytest.approx(
         [time - start for time in times], abs=2e-5
     )
@@ -76,7 +75,7 @@ def test_a_video_of_uneven_times_with_sound_is_rewritten_frame_by_frame(
     assert abs(read(out).astype(int) - images).mean() < 6  # lossy, chroma at half size
 
 
-def test_the_file_is_what_every_player_plays(tmp_path: Path, ffmpeg: Run) -> None:
+def test_the_file_has_the_properties_that_players_need(tmp_path: Path, ffmpeg: Run) -> None:
     write(tmp_path / "out.mp4", draw_shapes(5, 48, 64)[0])
     data = (tmp_path / "out.mp4").read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")  # can be played while it loads
@@ -108,7 +107,7 @@ def test_odd_sides_grow_by_one_repeated_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("height", [480, 720])  # BT.601 and BT.709
 @pytest.mark.parametrize("colour", [(200, 40, 30), (20, 180, 60), (255, 255, 255)])
-def test_a_flat_colour_comes_back(height: int, colour: tuple[int, ...], tmp_path: Path) -> None:
+def test_a_flat_colour_is_preserved(height: int, colour: tuple[int, ...], tmp_path: Path) -> None:
     write(tmp_path / "out.mp4", np.full((2, height, 64, 3), colour, np.uint8))
     # a level of chroma is two of blue, and compression may cost one more; the wrong matrix costs 12
     np.testing.assert_allclose(
@@ -124,7 +123,7 @@ def test_players_show_a_copy_in_the_shape_of_its_source(
     plain = make_video("plain.mp4", draw_shapes(3, 48, 64)[0], sound=sound)
     source, turned = tmp_path / "source.mkv", tmp_path / "turned.mp4"
     shape = Fraction(64, 48) * aspect
-    # The container says so, and the stream in it that pixels are square.
+    # The container states it, while the stream in it states square pixels.
     ffmpeg("-i", plain, "-c", "copy", "-aspect", f"{shape.numerator}:{shape.denominator}", source)
     ffmpeg("-display_rotation", 90, "-i", source, "-c", "copy", turned)
     for path, size, expected in (
@@ -183,7 +182,7 @@ def flashes(path: Path) -> list[float]:
 
 
 def clicks(path: Path, ffmpeg: Run) -> tuple[list[float], float]:
-    """When it clicks, on the container's clock, and how long the sound lasts."""
+    """The times of the clicks on the container's clock, and the length of the sound."""
     samples = np.frombuffer(
         ffmpeg(
             *("-i", path, "-map", "0:a:0", "-af", "aresample=async=1:first_pts=0"),
@@ -200,7 +199,7 @@ def clicks(path: Path, ffmpeg: Run) -> tuple[list[float], float]:
     ("name", "codec", "delay", "start"),
     [
         ("a.mp4", "aac", 0.0, 1.7),
-        ("a.mkv", "pcm_s16le", 0.0, 0.0),  # mp4 players do not take it: becomes AAC
+        ("a.mkv", "pcm_s16le", 0.0, 0.0),  # not accepted by mp4 players: becomes AAC
         ("a.mkv", "libopus", 0.35, 0.0),
         ("a.mkv", "aac", 0.35, 1.7),
         ("a.mkv", "aac", -0.35, 1.7),
@@ -246,7 +245,7 @@ def test_a_source_without_sound_gives_a_video_without_sound(
         assert not video.has_audio
 
 
-# ---- whole or not at all --------------------------------------------------------------------
+# ---- no incomplete files --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
@@ -285,7 +284,7 @@ def test_a_video_without_frames_is_an_error(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_frame_that_does_not_belong_is_refused(tmp_path: Path) -> None:
+def test_a_frame_of_wrong_size_or_time_is_refused(tmp_path: Path) -> None:
     image = np.zeros((48, 64, 3), np.uint8)
     with VideoWriter(tmp_path / "out.mp4", Size(48, 64), fps=10) as writer:
         writer.write(image, 1.0)
@@ -297,32 +296,40 @@ def test_a_frame_that_does_not_belong_is_refused(tmp_path: Path) -> None:
     assert len(read(tmp_path / "out.mp4")) == 1
 
 
-@pytest.mark.parametrize("frames", [1, 200])  # found out at the end, or on the way
-def test_what_ffmpeg_says_against_writing_is_the_error(
-    frames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("frames", [1, 200])  # noticed at the end, or while frames are written
+def test_the_message_of_ffmpeg_is_part_of_the_error(
+    frames: int, tmp_path: Path, start: Start
 ) -> None:
-    program = tmp_path / "ffmpeg"
-    program.write_text(
+    ffmpeg = tmp_path / "ffmpeg"
+    ffmpeg.write_text(
         "#!/bin/sh\nhead -c 100000 > /dev/null\n"
         "echo '[out#0/mp4 @ 0x55d] Error writing: No space left on device' >&2\n"
         "echo 'Conversion failed!' >&2\nexit 1\n"
     )
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(video_writer, "program", lambda: str(program))
+    ffmpeg.chmod(ffmpeg.stat().st_mode | stat.S_IXUSR)
+    program = (
+        "import sys, numpy as np; from pathlib import Path\n"
+        "from tests.test_video_writer import write\n"
+        "from vistool.errors import VistoolError\n"
+        "try: write(Path(sys.argv[1]), np.zeros((int(sys.argv[2]), 48, 64, 3), np.uint8))\n"
+        "except VistoolError as error: print(error)\n"
+    )
     out = tmp_path / "folder" / "out.mp4"
-    with pytest.raises(VistoolError) as caught:
-        write(out, np.zeros((frames, 48, 64, 3), np.uint8))
-    assert str(caught.value) == (
-        f"{out}: the video could not be written: Error writing: No space left on device"
+    process = start("-c", program, out, str(frames), env={"IMAGEIO_FFMPEG_EXE": str(ffmpeg)})
+    assert process.communicate(timeout=PATIENCE) == (
+        f"{out}: the video could not be written: Error writing: No space left on device\n",
+        "",
     )
     assert list(out.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_program_leaves_no_half_video(how: signal.Signals, tmp_path: Path) -> None:
+def test_an_interrupted_program_leaves_no_incomplete_video(
+    how: signal.Signals, tmp_path: Path, start: Start
+) -> None:
     program = (
         "import sys, itertools, numpy as np; from pathlib import Path\n"
-        "from vistool.formats.video_writer import VideoWriter\n"
+        "from vistool.formats.video.writer import VideoWriter\n"
         "from vistool.structures import Size\n"
         "with VideoWriter(Path(sys.argv[1]), Size(240, 320), fps=10) as writer:\n"
         "    for t in itertools.count():\n"
@@ -330,17 +337,11 @@ def test_an_interrupted_program_leaves_no_half_video(how: signal.Signals, tmp_pa
         "        if t == 50: print('going', flush=True)\n"
     )
     path = tmp_path / "out.mp4"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, str(path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    process = start("-c", program, path)
     assert process.stdout is not None
-    assert process.stdout.readline() == b"going\n"
-    os.killpg(process.pid, how)  # as a terminal does with Ctrl-C: all of the group
-    process.wait(timeout=20)
-    process.stdout.close()
+    assert process.stdout.readline() == "going\n"
+    os.killpg(process.pid, how)  # to the whole group, as a terminal does for Ctrl-C
+    process.communicate(timeout=PATIENCE)
     time.sleep(0.2)  # an ffmpeg left alone ends when its input ends
     assert not path.exists()
     if how == signal.SIGINT:

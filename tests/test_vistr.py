@@ -1,32 +1,27 @@
-"""The VisTR model: the published one's recorded numbers, and what must hold for any input."""
+"""The VisTR model: recorded outputs of the published code, and properties for any input."""
 
 from __future__ import annotations
 
 from functools import cache
+from hashlib import sha256
 
 import msgspec
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.recorded import (
-    SHARED,
-    formula_weights,
-    published_shapes,
-    recorded,
-    recorded_json,
-)
+from tests.recorded import formula_weights, in_our_names, published_shapes, recorded, recorded_json
 from vistool.config import EfficientNetLiteConfig, ResNetConfig, VisTRConfig
 from vistool.errors import UsageError
 from vistool.models import build_model
-from vistool.models.published import VISTR_NAMES, rename
+from vistool.models.checkpoints.files import load_exactly
+from vistool.models.checkpoints.names import VISTR_NAMES
 from vistool.models.vistr import VisTR, by_instance
-from vistool.models.weights import load_exactly
 from vistool.nn.transformer import EncoderLayer
 from vistool.structures import FrameClipOutput
 
-# Sums are taken in another order than by the published code. About ten times what its own float32
-# lies from its float64: of logits, boxes and mask logits.
+# About ten times the difference between float32 and float64 in the published code, which sums in
+# another order: class logits, boxes, mask logits.
 SMALL = (3e-4, 5e-5, 1.3e-4)
 FULL = {"full_r50_T36": (5e-4, 6e-5, 3e-4), "full_r101_T4": (2e-3, 2e-4, 4e-4)}
 
@@ -67,7 +62,7 @@ def small_config() -> VisTRConfig:
 
 @cache
 def small_weights() -> dict[str, Tensor]:
-    """By formula, under their published names; float16 as in the recording."""
+    """Weights computed by a formula, under their published names; float16 as in the recording."""
     shapes = {key: tuple(shape) for key, shape in recorded_json("vistr/small_shapes").items()}
     seed = recorded_json("vistr/small_meta")["config"]["seed"]
     return {key: value.half() for key, value in formula_weights(shapes, seed).items()}
@@ -76,14 +71,14 @@ def small_weights() -> dict[str, Tensor]:
 def small_vistr() -> VisTR:
     """The recorded small model with its weights."""
     model = VisTR.from_config(small_config())
-    load_exactly(model, rename(small_weights(), VISTR_NAMES), where="small_weights")
+    load_exactly(model, in_our_names(small_weights(), VISTR_NAMES), where="small_weights")
     return model.eval()
 
 
 def tiny_vistr(**changes: object) -> VisTR:
     torch.manual_seed(0)
     model = VisTR.from_config(msgspec.structs.replace(TINY, **changes))
-    nn.init.normal_(model.mask_head.offset.weight, std=0.3)  # or nothing would be deformed
+    nn.init.normal_(model.mask_head.offset.weight, std=0.3)  # otherwise the offsets would be 0
     return model.eval()
 
 
@@ -95,15 +90,13 @@ def assert_equal_outputs(actual: FrameClipOutput, expected: FrameClipOutput) -> 
 
 @pytest.mark.parity
 def test_weights_by_formula_are_the_recorded_ones() -> None:
-    if not SHARED.is_dir():
-        pytest.skip("the recorded weights are not at hand: ../shared is absent")
-    file = recorded("vistr/small_weights")
-    assert file.keys() == small_weights().keys()
-    assert all(torch.equal(file[key], value) for key, value in small_weights().items())
+    ours = {key: sha256(value.numpy().tobytes()) for key, value in small_weights().items()}
+    digests = {key: value.hexdigest() for key, value in ours.items()}
+    assert digests == recorded_json("vistr/small_weights_sha256")
 
 
 @pytest.mark.parity
-def test_small_vistr_gives_the_recorded_outputs_and_everything_between() -> None:
+def test_small_vistr_gives_the_recorded_outputs_and_intermediate_values() -> None:
     case = recorded("vistr/small_plain")
     model, seen = small_vistr(), {}
 
@@ -124,7 +117,7 @@ def test_small_vistr_gives_the_recorded_outputs_and_everything_between() -> None
     assert_recorded(seen["encoder_norm"], memory)
     for layer, queries in enumerate(seen["decoder"]):
         assert_recorded(queries, case["inter.hs"][layer])
-    # Hooks keep what the last frame gave.
+    # Hooks keep the outputs of the last frame.
     assert_recorded(seen["attention_maps"], case["inter.bbox_attention_frame_last"], 1e-5)
     assert_recorded(seen["offset"], case["inter.dcn_offset_frame_last"])
     assert_recorded(seen["mask_head"], case["inter.mask_feature_frame_last"])
@@ -165,7 +158,7 @@ def test_full_vistr_gives_the_recorded_outputs(name: str, section: str) -> None:
     shapes = published_shapes(section, "vistr")
     shapes["vistr.query_embed.weight"] = (meta["config"]["num_queries"], 384)
     weights = formula_weights(shapes, meta["config"]["seed"])
-    load_exactly(model, rename(weights, VISTR_NAMES), where=name)
+    load_exactly(model, in_our_names(weights, VISTR_NAMES), where=name)
     with torch.no_grad():
         out = model.eval()(case["in.clip"].float()[None], auxiliary=True)
     layers = {"out": out, **{f"out.aux_{i}": aux for i, aux in enumerate(out.auxiliary)}}
@@ -220,7 +213,7 @@ def test_padding_changes_nothing_that_it_does_not_cover() -> None:
     pixels = torch.randn(1, 3, 3, 96, 128)
     features = model.encode_frames(pixels[0], padded[0])
     changed = model.encode_frames(pixels[0], padded[0])
-    changed.top[..., 2:, :] += 5.0  # what lies under the padding, where the transformer starts
+    changed.top[..., 2:, :] += 5.0  # the content of the padding, at the input of the transformer
     before, after = model.decode_clips(features, 3), model.decode_clips(changed, 3)
     torch.testing.assert_close(after.class_logits, before.class_logits)
     torch.testing.assert_close(after.boxes, before.boxes)
@@ -254,7 +247,7 @@ def test_a_width_that_does_not_divide_is_refused_with_the_rule(width: int) -> No
     assert "384" in error.value.hint
 
 
-def test_every_parameter_of_a_fresh_model_learns_but_the_frozen_ones() -> None:
+def test_every_parameter_of_a_new_model_has_a_gradient_except_the_frozen_ones() -> None:
     model = VisTR.from_config(TINY)
     model.backbone.freeze_first(1)
     out = model(torch.randn(2, 3, 3, 64, 64), auxiliary=True)

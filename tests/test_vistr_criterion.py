@@ -1,4 +1,4 @@
-"""VisTR's matching, losses and gradients: the recorded numbers, both rules of validity, batches."""
+"""VisTR's matching, losses and gradients: recorded numbers, both rules of validity, batches."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.recorded import recorded, recorded_json
 from tests.test_vistr import small_vistr, tiny_vistr
 from vistool.criterion.losses import LAYER
 from vistool.criterion.matcher import Validity, frame_match_costs, hungarian, paired_frames
-from vistool.criterion.vistr_criterion import VisTRCriterion, frame_target
-from vistool.models.published import VISTR_NAMES, rename_key
+from vistool.criterion.vistr_criterion import FrameTarget, VisTRCriterion, frame_target
+from vistool.models.checkpoints.names import VISTR_NAMES, rename_key
 from vistool.models.vistr import by_instance
 from vistool.ops.boxes import box_coverage, box_giou, box_iou, boxes_of_masks, xyxy_of
-from vistool.structures import ClipTarget, FrameClipOutput, FrameHeads, FrameTarget
+from vistool.structures import ClipTarget, FrameClipOutput, FrameHeads
 
 SLOTS = 10
 TERMS = {
@@ -35,19 +35,21 @@ TERMS = {
 SETS = ("main", "extra0", "extra1", "extra2", "extra3", "extra4")
 
 
-def recorded_target(case: dict[str, Tensor], name: str, num_frames: int) -> FrameTarget:
+def recorded_target(case: dict[str, Tensor], name: str, num_frames: int) -> ClipTarget:
     """Rows are instance-major: instance * T + frame."""
     rows = {key: case[f"{name}.target.{key}"] for key in ("labels", "valid", "boxes")}
     n = len(rows["labels"]) // num_frames
     shaped = {key: value.view(n, num_frames, *value.shape[1:]) for key, value in rows.items()}
     masks = case.get(f"{name}.target.masks", torch.zeros(n * num_frames, 1, 1))
-    return FrameTarget(
-        labels=shaped["labels"],
+    target = ClipTarget(
+        labels=shaped["labels"].amax(1),  # 0 where absent
         present=shaped["valid"].bool(),
         boxes=shaped["boxes"],
         masks=masks.view(n, num_frames, *masks.shape[1:]).bool(),
         exhaustive=torch.ones(41, dtype=torch.bool),
     )
+    assert torch.equal(frame_target(target, "published").labels, shaped["labels"])
+    return target
 
 
 def recorded_output() -> FrameClipOutput:
@@ -66,9 +68,9 @@ def recorded_output() -> FrameClipOutput:
 def assert_pairs_recorded(
     logits: Tensor, boxes: Tensor, target: FrameTarget, expected: dict[str, Tensor]
 ) -> list[list[int]]:
-    """Costs, and rows by the published rule; returns the pairs."""
+    """Compare costs and rows by the published rule. Returns: the pairs."""
     costs = frame_match_costs(logits, boxes, target.labels, target.boxes)
-    # Means of up to 144 float32 numbers in another order, on values up to 7.
+    # Means of up to 144 float32 numbers in another order; values are up to 7.
     torch.testing.assert_close(costs, expected["cost"], rtol=1e-5, atol=5e-6)
     query, instance = hungarian(-costs)
     at = paired_frames(query, instance, target.present, "published")
@@ -89,7 +91,8 @@ def test_matcher_cases_are_the_recorded_ones(number: int) -> None:
         for key in ("pred_logits", "pred_boxes")
     )
     expected = {key: tensors[f"{name}.{key}"] for key in ("cost", "idx_src", "idx_tgt")}
-    pairs = assert_pairs_recorded(logits, boxes, target, expected)
+    by_frame = frame_target(target, "published")
+    pairs = assert_pairs_recorded(logits, boxes, by_frame, expected)
     assert pairs == about["assignment"]
 
 
@@ -100,9 +103,10 @@ def test_pairs_and_losses_are_the_recorded_ones(name: str) -> None:
     output, target = recorded_output(), recorded_target(losses, name, 4)
     for layer, heads in (("final", output), ("aux_0", output.auxiliary[0])):
         expected = {key: losses[f"{name}.{key}.{layer}"] for key in ("cost", "idx_src", "idx_tgt")}
-        assert_pairs_recorded(heads.class_logits[0], heads.boxes[0], target, expected)
+        by_frame = frame_target(target, "published")
+        assert_pairs_recorded(heads.class_logits[0], heads.boxes[0], by_frame, expected)
     criterion = VisTRCriterion(validity="published")
-    terms = criterion.terms(output, [target])
+    terms = criterion(output, [target])
     assert len(terms) == 11
     for term, value in terms.items():
         kind = LAYER.sub("", term)
@@ -118,7 +122,7 @@ def test_gradients_are_the_recorded_ones() -> None:
     model.backbone.freeze_first(1)
     criterion = VisTRCriterion(validity="published")
     output = model(recorded("vistr/small_outputs")["in.clip"][None], auxiliary=True)
-    terms = criterion.terms(output, [recorded_target(losses, "main", 4)])
+    terms = criterion(output, [recorded_target(losses, "main", 4)])
     criterion.total(terms).backward()
     parameters = dict(model.named_parameters())
     without = {rename_key(key, VISTR_NAMES) for key in meta["grad_none"]}
@@ -127,9 +131,9 @@ def test_gradients_are_the_recorded_ones() -> None:
     assert len(checked) == 14
     for key in checked:
         gradient = parameters[rename_key(key.removeprefix("grad."), VISTR_NAMES)].grad
-        # Relative to the tensor's largest. On one thread 2.3e-5; on two, where sums are taken in
-        # another order, 1.7e-3: a ReLU's input near 0 falls on its other side. Terms that cancel to
-        # almost nothing (1e-5 of a norm of 220) keep the noise of what cancelled.
+        # Relative to the tensor's largest value, the difference is 2.3e-5 on one thread and 1.7e-3
+        # on two: sums are then in another order, and a ReLU's input near 0 changes its sign. Where
+        # terms cancel to almost 0 (1e-5 of a norm of 220), their rounding errors remain.
         scale = losses[key].abs().max().item()
         noise = 1e-9 * meta["grad_total_norm"]
         torch.testing.assert_close(gradient, losses[key], rtol=0, atol=5e-3 * scale + noise)
@@ -152,7 +156,7 @@ def test_a_pair_is_trained_on_the_frames_of_its_own_instance() -> None:
 
 @given(seed=st.integers(0, 2**31), count=st.integers(0, 5))
 @settings(deadline=None)
-def test_both_rules_agree_where_every_instance_is_always_there(seed: int, count: int) -> None:
+def test_both_rules_agree_if_every_instance_is_on_all_frames(seed: int, count: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     query = torch.randperm(6, generator=generator)[:count]
     instance = torch.randperm(count, generator=generator)
@@ -164,8 +168,10 @@ def test_both_rules_agree_where_every_instance_is_always_there(seed: int, count:
 
 
 def made_clip(exhaustive: bool = True) -> tuple[FrameClipOutput, ClipTarget]:
-    """Queries 0 and 1 draw the left and the right half of both frames; only the left is labelled,
-    and only on the first frame."""
+    """Queries 0 and 1 predict the left and the right half of both frames.
+
+    Only the left half is labelled, and only on the first frame.
+    """
     masks = torch.zeros(1, 2, 16, 16, dtype=torch.bool)
     masks[0, 0, :, :8] = True
     drawn = torch.full((1, 2, 2, 4, 4), -8.0)
@@ -185,30 +191,30 @@ def class_gradient(output: FrameClipOutput, target: ClipTarget) -> Tensor:
 
 def test_a_query_is_no_object_where_its_instance_is_absent() -> None:
     gradient = class_gradient(*made_clip())
-    assert gradient[0, 0, 0] < 0  # there: more of the class
-    assert gradient[0, 1, 2] < 0  # not there: more of "no object"
-    assert (gradient[1, :, 2] < 0).all()  # nor is anything else
+    assert gradient[0, 0, 0] < 0  # present: its class increases
+    assert gradient[0, 1, 2] < 0  # absent: "no object" increases
+    assert (gradient[1, :, 2] < 0).all()  # unmatched: "no object" increases
 
 
-def test_a_query_on_an_object_that_nobody_labelled_is_not_punished() -> None:
+def test_a_query_on_an_unlabelled_object_is_not_penalised() -> None:
     gradient = class_gradient(*made_clip(exhaustive=False))
     assert gradient[1].abs().max() == 0
     assert gradient[0, 0, 0] < 0
-    assert gradient[0, 1, 2] < 0  # where the labelled instance is gone is known all the same
+    assert gradient[0, 1, 2] < 0  # the absence of its instance is known even so
 
 
 def test_a_query_on_a_labelled_object_is_known_to_be_a_duplicate() -> None:
     output, target = made_clip(exhaustive=False)
     boxes = output.boxes.clone()
-    boxes[0, 1] = torch.tensor([0.3, 0.5, 0.5, 1.0])  # nine tenths of it on the labelled half
+    boxes[0, 1] = torch.tensor([0.3, 0.5, 0.5, 1.0])  # nine tenths are on the labelled half
     twice = FrameClipOutput(output.class_logits, boxes, output.mask_logits)
     gradient = class_gradient(twice, target)
-    assert (gradient[1, 0, :2] > 0).all()  # less of any class
-    assert gradient[1, 1].abs().max() == 0  # on this frame nothing is labelled
+    assert (gradient[1, 0, :2] > 0).all()  # all classes decrease
+    assert gradient[1, 1].abs().max() == 0  # nothing is labelled on this frame
 
 
-def test_in_a_region_only_its_class_is_excused_and_pixels_say_nothing() -> None:
-    """On the right half there may be unlabelled instances of class 1, on the second frame only."""
+def test_in_a_region_its_class_is_not_penalised_and_pixels_do_not_count() -> None:
+    """The region, for class 1, is the right half of the second frame."""
     output, target = made_clip()
     region = torch.zeros(1, 2, 16, 16, dtype=torch.bool)
     region[0, 1, :, 8:] = True
@@ -229,7 +235,7 @@ def test_in_a_region_only_its_class_is_excused_and_pixels_say_nothing() -> None:
 
 
 def clips_to_train_on() -> tuple[Tensor, list[ClipTarget]]:
-    """Two clips, with two instances and one; not everything in the second is labelled."""
+    """Two clips, with two instances and one; the second is labelled in part."""
     pixels = torch.randn(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     masks = torch.zeros(3, 3, 64, 64, dtype=torch.bool)
     masks[0, :, :20, :30], masks[1, 1:, 30:, 30:], masks[2, 0, 10:50, :20] = True, True, True
@@ -237,7 +243,7 @@ def clips_to_train_on() -> tuple[Tensor, list[ClipTarget]]:
     return pixels, [first, ClipTarget(torch.tensor([1]), masks[2:], torch.tensor([True, False]))]
 
 
-def test_drawing_none_but_the_paired_queries_changes_neither_losses_nor_gradients() -> None:
+def test_losses_and_gradients_are_the_same_with_masks_of_matched_queries_only() -> None:
     pixels, targets = clips_to_train_on()
     criterion = VisTRCriterion()
     results = []
@@ -251,12 +257,12 @@ def test_drawing_none_but_the_paired_queries_changes_neither_losses_nor_gradient
     (all_drawn, *expected), (drawn, *found) = results
     assert all_drawn.all()
     assert drawn.sum(1).tolist() == [2, 1]
-    # The same convolutions in batches of another size: float32's rounding apart.
+    # The same convolutions in batches of another size: float32 rounding differs.
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_where_nothing_is_labelled_every_parameter_has_a_gradient_all_the_same() -> None:
-    """Or processes that train together would wait for it."""
+def test_without_labels_every_parameter_still_has_a_gradient() -> None:
+    """In distributed training, the processes would otherwise wait for it."""
     pixels, targets = clips_to_train_on()
     nothing = [ClipTarget(t.labels[:0], t.masks[:0], t.exhaustive) for t in targets]
     criterion, model = VisTRCriterion(), tiny_vistr()
@@ -268,7 +274,7 @@ def test_where_nothing_is_labelled_every_parameter_has_a_gradient_all_the_same()
     assert all(p.grad is not None for p in trained)
 
 
-def test_a_perfect_clip_costs_nothing_but_its_classes() -> None:
+def test_a_perfect_clip_has_only_a_class_loss() -> None:
     output, target = made_clip()
     terms = VisTRCriterion()(output, [target])
     assert terms["box"].item() == pytest.approx(0, abs=1e-6)
@@ -277,8 +283,7 @@ def test_a_perfect_clip_costs_nothing_but_its_classes() -> None:
     assert terms["dice"].item() < 0.05
 
 
-def test_a_batch_is_trained_as_its_clips_together() -> None:
-    """Sums over the clips, each divided once by what both have."""
+def test_the_terms_of_a_batch_are_the_weighted_means_of_its_clips() -> None:
     model = tiny_vistr()
     pixels, targets = clips_to_train_on()
     criterion = VisTRCriterion()
@@ -292,7 +297,7 @@ def test_a_batch_is_trained_as_its_clips_together() -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 4])
-def test_targets_of_another_length_are_an_error_and_not_a_loss(frames: int) -> None:
+def test_targets_of_another_length_are_refused(frames: int) -> None:
     output, target = made_clip()
     masks = target.masks[:, :1].repeat(1, frames, 1, 1)
     with pytest.raises(ValueError, match="clips of"):
@@ -301,7 +306,7 @@ def test_targets_of_another_length_are_an_error_and_not_a_loss(frames: int) -> N
 
 @given(data=st.data())
 @settings(deadline=None)
-def test_a_box_holds_its_mask_and_nothing_to_spare(data: st.DataObject) -> None:
+def test_a_box_is_the_smallest_around_its_mask(data: st.DataObject) -> None:
     height, width = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 12))
     seed = data.draw(st.integers(0, 2**31))
     masks = torch.rand(4, height, width, generator=torch.Generator().manual_seed(seed)) > 0.8
@@ -318,7 +323,7 @@ def test_a_box_holds_its_mask_and_nothing_to_spare(data: st.DataObject) -> None:
 
 
 def _naive(a: list[float], b: list[float]) -> dict[str, Any]:
-    """Overlaps counted on a fine grid of points."""
+    """Box overlaps, counted on a fine grid of points."""
     points = (torch.arange(400) + 0.5) / 400 * 2 - 0.5
     y, x = torch.meshgrid(points, points, indexing="ij")
 
@@ -339,7 +344,7 @@ def _naive(a: list[float], b: list[float]) -> dict[str, Any]:
 
 @given(seed=st.integers(0, 2**31))
 @settings(deadline=None, max_examples=20)
-def test_overlaps_are_those_of_the_areas(seed: int) -> None:
+def test_box_overlaps_equal_counts_of_points(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     a, b = torch.rand(2, 4, generator=generator) * 0.5 + 0.25
     naive = _naive(a.tolist(), b.tolist())
@@ -357,7 +362,7 @@ def test_presence_and_boxes_are_read_from_the_masks() -> None:
     assert frames.boxes.tolist() == [[[0.25, 0.5, 0.5, 1.0], [0.0, 0.0, 0.0, 0.0]]]
 
 
-def test_a_frame_without_the_instance_calls_for_no_object_or_as_published_for_class_0() -> None:
+def test_the_label_without_the_instance_is_no_object_or_as_published_class_0() -> None:
     masks = torch.zeros(1, 2, 8, 8, dtype=torch.bool)
     masks[0, 0, 2:5, 2:5] = True
     target = ClipTarget(torch.tensor([1]), masks, torch.ones(3, dtype=torch.bool))

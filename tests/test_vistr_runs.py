@@ -1,4 +1,4 @@
-"""VisTR from pictures to results, against the published script's; long videos; training."""
+"""VisTR from pictures to results, compared with the published script; long videos; training."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.made_data import make_pictures
 from tests.recorded import FIXTURES, recorded, recorded_json
 from tests.test_vistr import small_vistr, tiny_vistr
 from vistool.config import LossConfig, PredictConfig, SourceConfig, TrainConfig
-from vistool.engine.run_log import LOG
-from vistool.engine.segment import Segmenter, clip_settings
-from vistool.engine.train import train
+from vistool.engine.predict.segment import Segmenter, clip_settings
+from vistool.engine.train.log import LOG
+from vistool.engine.train.train import train
 from vistool.errors import UsageError
-from vistool.formats.rle import decode_mask, encode_mask
+from vistool.formats.masks.rle import decode_mask, encode_mask
+from vistool.models.checkpoints.files import load_model
 from vistool.models.vistr import VisTR, by_instance
-from vistool.models.weights import load_model
 from vistool.structures import RLE, FrameClipOutput, FrameHeads, FrameTracks, Size, VideoFrame
 from vistool.tracking.postprocess import (
     clip_prediction,
@@ -39,19 +39,19 @@ CPU = torch.device("cpu")
 def as_published(
     frames: list[FrameTracks], class_probs: Tensor, size: Size
 ) -> list[dict[str, Any]]:
-    """Tracks in the published script's form: an empty mask is one, null is an absent instance.
+    """Tracks in the published script's form: an empty mask is written, an absent instance is null.
 
-    An instance that draws something but is absent from every frame is an entry of nulls.
+    An instance with a mask that is absent from every frame is an entry of nulls.
     """
     nothing = encode_mask(np.zeros(size, bool))
     entries = []
-    for result in results_single_class(class_probs):
+    for track_id, label, score in results_single_class(class_probs):
         masks: list[RLE | None] = []
         for frame in frames:
-            drawn = dict(masks_at(frame, size)).get(result.track_id)
-            empty = nothing if result.track_id in frame.track_ids else None
+            drawn = dict(masks_at(frame, size)).get(track_id)
+            empty = nothing if track_id in frame.track_ids else None
             masks.append(empty if drawn is None else encode_mask(drawn))
-        entries.append({"score": result.score, "category_id": result.label, "segmentations": masks})
+        entries.append({"score": score, "category_id": label, "segmentations": masks})
     return entries
 
 
@@ -100,7 +100,7 @@ def segmented(model: VisTR, frames: list[VideoFrame]) -> tuple[list[FrameTracks]
 @pytest.mark.parity
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_pictures_give_the_recorded_results(place: int) -> None:
-    """Resizing, the model, votes and masks; two of the videos are shorter than the clip."""
+    """Covers resizing, model, votes and masks; two videos are shorter than the clip."""
     video = recorded_json("vistr/inference_e2e/videos")["videos"][place]
     tracks, class_probs = segmented(small_vistr(), pictures(video))
     found = as_published(tracks, class_probs, Size(video["height"], video["width"]))
@@ -118,12 +118,12 @@ def test_pictures_give_the_recorded_results(place: int) -> None:
             assert (mask is None) == (other is None)
             if mask is not None:
                 differing += int((decode_mask(mask) != decode_mask(other)).sum())
-    # Noise for masks: of 300,000 pixels a few lie so near 0 that float32 does not decide them.
+    # The masks are noise: of 300,000 logits, a few are so near 0 that float32 rounding decides.
     assert differing <= 3
 
 
 def drawn_clip(queries: list[int], present: list[bool]) -> FrameClipOutput:
-    """Three frames; instance i, drawn by query queries[i], fills column i of 4; class i of 3."""
+    """Three frames; instance i, of class i of 3, is predicted by queries[i] in column i of 4."""
     logits = torch.full((1, 3, 3, 4), -4.0)
     masks = torch.full((1, 3, 3, 4, 4), -6.0)
     for instance, query in enumerate(queries):
@@ -134,7 +134,7 @@ def drawn_clip(queries: list[int], present: list[bool]) -> FrameClipOutput:
     return FrameClipOutput(logits, torch.zeros(1, 3, 3, 4), masks)
 
 
-def test_an_instance_keeps_its_track_from_clip_to_clip_whatever_query_draws_it() -> None:
+def test_an_instance_keeps_its_track_from_clip_to_clip_whatever_its_query() -> None:
     stitcher = TrackStitcher(3)
     first = clip_prediction(drawn_clip([0, 1], [True, True, False]), (0, 1, 2))
     second = clip_prediction(drawn_clip([2, 0], [True, True, True]), (1, 2, 3))
@@ -147,7 +147,7 @@ def test_an_instance_keeps_its_track_from_clip_to_clip_whatever_query_draws_it()
     assert stitcher.class_probs().argmax(1).tolist() == [0, 1]
 
 
-def test_an_instance_is_absent_where_no_class_is_likely_at_all() -> None:
+def test_an_instance_is_absent_where_all_classes_are_unlikely() -> None:
     clip = clip_prediction(drawn_clip([0, 1], [True, False, True]), (0, 1, 2))
     assert clip.present is not None
     assert clip.present.tolist() == [[True, False, True], [True, True, True]]
@@ -156,15 +156,15 @@ def test_an_instance_is_absent_where_no_class_is_likely_at_all() -> None:
     assert [f.track_ids for f in stitcher.pop_final(3)] == [(1, 2), (2,), (1, 2)]
 
 
-def test_queries_are_worth_drawing_by_their_classes_on_the_frames_of_the_clip() -> None:
-    logits = torch.zeros(1, 3, 3, 4)  # every class, and none, as likely: 0.25 each
-    logits[0, 1, :2, 3] = 4.0  # next to no object, but on the frame that repeats another
+def test_likely_queries_are_chosen_by_their_classes_on_the_frames_of_the_clip() -> None:
+    logits = torch.zeros(1, 3, 3, 4)  # three classes and "no object", 0.25 each
+    logits[0, 1, :2, 3] = 4.0  # almost "no object", except on the padding frame
     logits[0, 2, 0, 3] = 4.0  # on one of two frames
     heads = FrameHeads(logits, torch.zeros(1, 3, 3, 4))
     assert likely(heads, 2).tolist() == [[True, False, True]]
 
 
-def test_a_query_is_drawn_alike_whichever_others_are() -> None:
+def test_the_mask_of_a_query_does_not_depend_on_other_queries() -> None:
     model, chosen = tiny_vistr(), torch.tensor([[False, True, True], [True, False, False]])
     pixels = torch.randn(2, 3, 3, 40, 56, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -174,7 +174,7 @@ def test_a_query_is_drawn_alike_whichever_others_are() -> None:
     assert not some[~chosen].any()
 
 
-def test_a_video_ranked_by_masks_has_the_tracks_of_what_is_likely_and_no_others() -> None:
+def test_a_video_with_mask_aware_scoring_has_the_tracks_of_likely_queries_only() -> None:
     frames = [VideoFrame(i, float(i), np.full((40, 56, 3), 30 * i, np.uint8)) for i in range(5)]
     kept = {}
     for name, shift in (("likely", 0.0), ("unlikely", 50.0)):
@@ -190,7 +190,7 @@ def test_a_video_ranked_by_masks_has_the_tracks_of_what_is_likely_and_no_others(
     assert kept["unlikely"] == 0
 
 
-def test_where_nothing_is_likely_nothing_is_drawn() -> None:
+def test_without_likely_queries_no_mask_is_computed() -> None:
     model = tiny_vistr()
     with torch.no_grad():
         model.class_head.bias[-1] += 50.0
@@ -199,7 +199,7 @@ def test_where_nothing_is_likely_nothing_is_drawn() -> None:
     assert not output.mask_logits.any()
 
 
-def test_a_long_video_goes_through_clips_that_overlap_and_leaves_nothing_behind() -> None:
+def test_a_long_video_is_predicted_in_overlapping_clips_with_constant_memory() -> None:
     generator = np.random.default_rng(0)
     frames = [
         VideoFrame(i, float(i), generator.integers(0, 255, (40, 60, 3), dtype=np.uint8))
@@ -267,7 +267,7 @@ def test_vistr_trains_on_batches_and_its_weights_come_back(tmp_path: Path) -> No
     assert len(lines) == 2
     assert all(terms <= line.keys() for line in lines)
     assert isinstance(load_model(str(weights)).model, VisTR)
-    train(vistr_training(tmp_path), tmp_path / "run")  # done already, and the settings are the same
+    train(vistr_training(tmp_path), tmp_path / "run")  # complete already, with equal settings
 
 
 def test_a_weight_of_a_term_that_the_model_lacks_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -19,11 +20,11 @@ from tests.untrained import save_untrained
 from vistool.cli.app import app
 from vistool.config import SourceConfig, TrainConfig
 from vistool.data.batches import Batch
-from vistool.engine.train_setup import training_batches
-from vistool.engine.visualize_results import view_results
-from vistool.engine.visualize_training import training_sheet
-from vistool.formats.results import read_meta, read_results
-from vistool.formats.video_writer import VideoWriter
+from vistool.engine.draw.results_sheet import view_results
+from vistool.engine.train.setup import training_batches
+from vistool.engine.train.sheet import training_sheet
+from vistool.formats.results.files import read_results
+from vistool.formats.video.writer import VideoWriter
 from vistool.rendering.contact_sheet import LONGEST_SIDE, SheetRow, contact_sheet
 from vistool.rendering.palette import track_color
 from vistool.rendering.timeline import Lane, timeline
@@ -90,7 +91,7 @@ def training(data: Path, **changes: object) -> TrainConfig:
     return TrainConfig(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def test_training_sheets_show_what_the_training_is_fed(tmp_path: Path) -> None:
+def test_training_sheets_show_the_training_clips(tmp_path: Path) -> None:
     config = training(tmp_path, model={"pixels": {"channel_order": "BGR"}})
     sheet = training_sheet(config, 3)
     assert [row.title.split(":")[0] for row in sheet.rows] == [
@@ -107,7 +108,7 @@ def test_training_sheets_show_what_the_training_is_fed(tmp_path: Path) -> None:
         masks = batch.targets[clip].masks.any(0).numpy()
         drawn = np.stack(row.frames)
         assert drawn.shape == fed.shape
-        # Where no mask, contour or label is: most of the pixels that were changed least.
+        # The pixels that changed least are mostly those without mask, contour or label.
         same = np.abs(drawn - fed[..., ::-1]).max(-1) <= 1
         assert same[~masks].mean() > 0.35
         assert not same[masks].all()
@@ -179,7 +180,7 @@ def make_video(path: Path, length: int, grey: int = 90) -> Path:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an untrained model says of 12 frames, every second of which it saw."""
+    """Results of an untrained model on 12 frames, with a frame stride of 2."""
     folder = tmp_path_factory.mktemp("results")
     weights = save_untrained(folder / "random.safetensors", ("person", "car"), num_queries=8)
     video = make_video(folder / "clip.mp4", 12)
@@ -193,15 +194,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_results_become_frames_and_a_lane_for_every_track(results: Path, tmp_path: Path) -> None:
     view = view_results(results, count=4)
-    meta = read_meta(results / "meta.json")
-    tracks = {track.track_id for track in meta.tracks}
-    assert [lane.track_id for lane in view.lanes] == sorted(tracks)
+    tracks = json.loads((results / "meta.json").read_text())["tracks"]
+    assert [lane.track_id for lane in view.lanes] == list(range(1, len(tracks) + 1))
     assert sum(len(row.frames) for row in view.frames) == 4
     by_id = {lane.track_id: lane for lane in view.lanes}
-    for track, entry in zip(meta.tracks, read_results(results / "results.json"), strict=True):
+    for track, entry in zip(tracks, read_results(results / "results.json"), strict=True):
         on = [frame for frame, mask in enumerate(entry["segmentations"]) if mask is not None]
-        seen = by_id[track.track_id].seen
-        # A frame that the model saw stands for itself and the one after it.
+        seen = by_id[track["track_id"]].seen
+        # A frame that the model saw also stands for the next one.
         assert sum(stop - begin for begin, stop in seen) == pytest.approx(0.2 * len(on), abs=1e-3)
         assert seen[0][0] == pytest.approx(on[0] / 10, abs=1e-3)
     done = vistool("visualize", results, "-o", tmp_path / "tracks.png")
@@ -209,7 +209,7 @@ def test_results_become_frames_and_a_lane_for_every_track(results: Path, tmp_pat
     assert has_colour(read(tmp_path / "tracks.png"), track_color(view.lanes[0].track_id))
 
 
-def test_results_become_a_page_that_needs_no_other_file(results: Path, tmp_path: Path) -> None:
+def test_results_become_a_self_contained_page(results: Path, tmp_path: Path) -> None:
     page = tmp_path / "tracks.html"
     done = vistool("visualize", results, "--html", "-o", page)
     assert done.exit_code == 0, done.stderr
@@ -220,7 +220,7 @@ def test_results_become_a_page_that_needs_no_other_file(results: Path, tmp_path:
     assert "https://" not in text
 
 
-def test_a_video_that_is_gone_is_named_with_the_way_out(results: Path, tmp_path: Path) -> None:
+def test_a_missing_video_is_named_with_a_hint(results: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved.mp4"
     video = results.parent.parent / "clip.mp4"
     video.rename(moved)
@@ -272,7 +272,7 @@ def test_results_are_drawn_on_their_video_from_any_working_directory(
         assert has_colour(read(folder / "tracks.png"), (90, 90, 90), 2)
         assert not has_colour(read(folder / "tracks.png"), (30, 30, 30), 0)
 
-    # A relative place, as others may write it, is not looked for where it would be by chance.
+    # A relative path, as other programs may write it, is not searched for in the working directory.
     meta = msgspec.json.decode((run / "meta.json").read_bytes())
     (run / "meta.json").write_bytes(msgspec.json.encode({**meta, "source": "clip.mp4"}))
     monkeypatch.chdir(there)
@@ -290,7 +290,7 @@ def test_a_results_file_means_its_run(results: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path / "folder.png"), read(tmp_path / "file.png"))
 
 
-def test_results_that_nothing_is_known_about_are_refused(results: Path, tmp_path: Path) -> None:
+def test_results_without_meta_are_refused(results: Path, tmp_path: Path) -> None:
     shutil.copy(results / "results.json", tmp_path / "others.json")
     failed = vistool("visualize", tmp_path / "others.json")
     assert failed.exit_code == 3
@@ -299,50 +299,50 @@ def test_results_that_nothing_is_known_about_are_refused(results: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (("--seed", "0"), "--seed: does not apply to results"),
         (("--videos", "one"), "--videos: does not apply to results"),
         (("--data", "."), "--data: does not apply to results"),
-        (("--html", "-o", "x.png"), "x.png: such figures are written as .html"),
-        (("-o", "folder"), "folder: such figures are written as .png or .html"),
+        (("--html", "-o", "x.png"), "x.png: this figure can be written as .html"),
+        (("-o", "folder"), "folder: this figure can be written as .png or .html"),
     ],
 )
-def test_what_does_not_apply_to_results_is_refused_before_they_are_read(
-    results: Path, options: tuple[str, ...], told: str
+def test_options_that_do_not_apply_to_results_are_refused_before_reading(
+    results: Path, options: tuple[str, ...], message: str
 ) -> None:
-    # The missing video would be found out by reading.
+    # Reading would fail with the missing video instead.
     failed = vistool("visualize", results, "--source", "missing.mp4", *options)
     assert failed.exit_code == 2
-    assert told in failed.stderr
+    assert message in failed.stderr
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (("--html",), "--html: does not apply to labelled sets"),
         (("--conf", "0"), "--conf: does not apply to labelled sets"),
         (("other.toml",), "CONFIG: does not apply to labelled sets"),
-        (("--videos", "1", "--seed", "0"), "--videos says which ones"),
-        (("-o", "sheet.gif"), "sheet.gif: such figures are written as .png or a folder"),
+        (("--videos", "1", "--seed", "0"), "--videos names videos"),
+        (("-o", "sheet.gif"), "sheet.gif: this figure can be written as .png or a folder"),
     ],
 )
-def test_what_does_not_apply_to_labels_is_refused_before_they_are_read(
-    tmp_path: Path, options: tuple[str, ...], told: str
+def test_options_that_do_not_apply_to_labels_are_refused_before_reading(
+    tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
     failed = vistool("visualize", tmp_path / "missing.json", *options)
     assert failed.exit_code == 2
-    assert told in failed.stderr
+    assert message in failed.stderr
 
 
-def test_what_does_not_apply_to_a_training_is_refused_before_it_is_read(tmp_path: Path) -> None:
+def test_options_that_do_not_apply_to_a_training_are_refused_before_reading(tmp_path: Path) -> None:
     for options in (("--html",), ("--videos", "1"), ("-o", "sheet.gif")):
         failed = vistool("visualize", "train", tmp_path / "missing.toml", *options)
         assert failed.exit_code == 2
         assert options[-1] in failed.stderr or "--videos" in failed.stderr
 
 
-def test_nothing_to_look_at_is_said(tmp_path: Path) -> None:
+def test_a_missing_input_is_reported(tmp_path: Path) -> None:
     assert vistool("visualize", "train").exit_code == 2
     failed = vistool("visualize", tmp_path / "nothing.json")
     assert failed.exit_code == 3

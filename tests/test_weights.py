@@ -1,4 +1,4 @@
-"""Weight files: everything a model needs in one file, and nothing that does not fit."""
+"""Weight files: a file holds everything a model needs, and wrong files are refused."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from safetensors.torch import load_file, save_file
 
 from tests.test_ifc import small_ifc
 from vistool.errors import WeightsError
-from vistool.models import published
-from vistool.models.weights import (
+from vistool.formats.files import sha256_of
+from vistool.models.checkpoints import names as published
+from vistool.models.checkpoints.files import (
     available_weights,
     find_weights,
     load_exactly,
     load_model,
     read_header,
     save_model,
-    sha256_of,
 )
 
 
@@ -67,14 +67,14 @@ def test_an_unknown_name_lists_the_shipped_ones() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a weight file", b"\xff" * 64])
-def test_a_file_that_holds_no_weights_is_reported(tmp_path: Path, content: bytes) -> None:
+def test_a_file_without_weights_is_reported(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.safetensors"
     path.write_bytes(content)
     with pytest.raises(WeightsError, match="not a readable safetensors file"):
         read_header(path)
 
 
-def test_a_foreign_safetensors_file_is_reported(tmp_path: Path) -> None:
+def test_an_external_safetensors_file_is_reported(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(2)}, tmp_path / "m.safetensors")
     with pytest.raises(WeightsError, match="no model configuration"):
         load_model(str(tmp_path / "m.safetensors"))
@@ -88,7 +88,7 @@ def test_a_truncated_file_is_reported(tmp_path: Path) -> None:
         load_model(str(path))
 
 
-def test_a_published_key_that_no_rule_knows_is_an_error() -> None:
+def test_a_published_key_without_a_rule_is_an_error() -> None:
     with pytest.raises(WeightsError, match=r"detr\.surprise"):
         published.rename_key("detr.surprise", published.IFC_NAMES)
 

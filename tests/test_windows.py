@@ -1,4 +1,4 @@
-"""Windows: the streaming form equals the rule, and what it calls final is final."""
+"""Windows: streaming gives the windows of the whole video, and final frames stay final."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def clip_and_stride(draw: st.DrawFn) -> tuple[int, int]:
 
 
 def stream(length: int, clip_length: int | None, stride: int) -> list[tuple[range, int]]:
-    """The windows of a stream, and after every step what is final: (window or empty, final)."""
+    """Every step of a stream: its window (or empty), and the number of final frames."""
     windows = StreamingWindows[int](clip_length, stride)
     steps = []
     for frame in range(length):
@@ -67,7 +67,7 @@ def test_no_frame_called_final_is_covered_again(
 def test_frames_are_final_as_early_as_the_unknown_end_allows(
     length: int, setting: tuple[int, int]
 ) -> None:
-    """Of every frame held back, some longer video exists that covers it again."""
+    """For every frame that is not yet final, some longer video exists that covers it again."""
     for pushed, (_, final) in enumerate(stream(length, *setting)[:-1], start=1):
         so_far = [w for w in clip_windows(200, *setting) if w.stop <= pushed]
         later = {

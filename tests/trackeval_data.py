@@ -1,4 +1,4 @@
-"""The tests' made videos as the TrackEval package takes them: as arrays, and as files."""
+"""The tests' synthetic videos in the formats of the TrackEval package: arrays and files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.made_tracks import HEIGHT, WIDTH, MadeVideo
 
 
 def trackeval_metric(name: str) -> Any:
-    """A metric of TrackEval; the test is skipped where the package is not installed."""
+    """A metric of TrackEval; the test is skipped if the package is not installed."""
     metrics = pytest.importorskip("trackeval.metrics", reason="the trackeval package is missing")
     return getattr(metrics, name)(*[] if name == "HOTA" else [{"PRINT_CONFIG": False}])
 
 
 def trackeval_problem(video: MadeVideo, category_id: int) -> dict[str, Any]:
-    """One category of one video; ids without gaps, as its own readers hand them over."""
+    """One category of one video, with ids without gaps, in the format of TrackEval's readers."""
     truth = [t.masks for t in video.truth if t.category_id == category_id and t.masks.any()]
     found = [p.masks for p in video.predictions if p.category_id == category_id and p.masks.any()]
     length = len([*truth, *found][0]) if truth or found else 0
@@ -49,7 +49,7 @@ def trackeval_problem(video: MadeVideo, category_id: int) -> dict[str, Any]:
 
 
 def trackeval_on_files(folder: Path, videos: Sequence[MadeVideo], categories: int) -> Any:
-    """What TrackEval's own YouTube-VIS benchmark says of the videos, read from JSON files."""
+    """The results of TrackEval's YouTube-VIS benchmark on the videos, read from JSON files."""
     trackeval = pytest.importorskip("trackeval", reason="the trackeval package is missing")
     truth_folder = folder / "truth" / "youtube_vis_val"
     results_folder = folder / "results" / "youtube_vis_val" / "ours" / "data"
@@ -96,7 +96,7 @@ def trackeval_on_files(folder: Path, videos: Sequence[MadeVideo], categories: in
 
 
 def _run_lengths(mask: np.ndarray) -> dict[str, Any] | None:
-    """A list of counts, as the benchmark's own files have them."""
+    """Uncompressed run lengths, as in the benchmark's files."""
     if not mask.any():
         return None
     pixels = mask.ravel(order="F")

@@ -1,4 +1,4 @@
-"""A small model that was never trained, as a weight file: for tests of all that is not quality."""
+"""The weight file of a small untrained model, for tests in which quality does not matter."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 
 from vistool.config import IFCConfig, ResNetConfig
 from vistool.models import build_model
-from vistool.models.weights import save_model
+from vistool.models.checkpoints.files import save_model
 
 
 def save_untrained(path: Path, class_names: tuple[str, ...], num_queries: int) -> Path:
-    """Write the weight file; the same file every time."""
+    """Write the weight file, always with the same weights."""
     torch.manual_seed(0)
     config = IFCConfig(
         class_names=class_names,

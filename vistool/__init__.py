@@ -10,52 +10,51 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vistool.config import PredictConfig
-    from vistool.engine.evaluate import evaluate_results
-    from vistool.engine.predict import (
-        PredictedVideo,
-        iterate_video,
-        predict_video,
-    )
-    from vistool.engine.render import render_video
+    from vistool.engine.evaluate.evaluate import Evaluation, evaluate
+    from vistool.engine.predict.video import predict, track
+    from vistool.engine.read_video import load
+    from vistool.engine.tracked_video import TrackedFrame, TrackedVideo
+    from vistool.engine.train.fine_tune import train
     from vistool.errors import VistoolError
-    from vistool.formats.results import read_meta, read_results
-    from vistool.formats.rle import decode_mask
-    from vistool.models.weights import LoadedModel, load_model
-    from vistool.structures import FrameInstance, FrameResult
+    from vistool.formats.masks.rle import decode_mask
+    from vistool.models.checkpoints.files import LoadedModel, load_model
+    from vistool.structures import Instance, Track
 
 _HOMES = {
-    "FrameInstance": "vistool.structures",
-    "FrameResult": "vistool.structures",
-    "LoadedModel": "vistool.models.weights",
+    "Evaluation": "vistool.engine.evaluate.evaluate",
+    "Instance": "vistool.structures",
+    "LoadedModel": "vistool.models.checkpoints.files",
     "PredictConfig": "vistool.config",
-    "PredictedVideo": "vistool.engine.predict",
+    "Track": "vistool.structures",
+    "TrackedFrame": "vistool.engine.tracked_video",
+    "TrackedVideo": "vistool.engine.tracked_video",
     "VistoolError": "vistool.errors",
-    "decode_mask": "vistool.formats.rle",
-    "evaluate_results": "vistool.engine.evaluate",
-    "iterate_video": "vistool.engine.predict",
-    "load_model": "vistool.models.weights",
-    "predict_video": "vistool.engine.predict",
-    "read_meta": "vistool.formats.results",
-    "read_results": "vistool.formats.results",
-    "render_video": "vistool.engine.render",
+    "decode_mask": "vistool.formats.masks.rle",
+    "evaluate": "vistool.engine.evaluate.evaluate",
+    "load": "vistool.engine.read_video",
+    "load_model": "vistool.models.checkpoints.files",
+    "predict": "vistool.engine.predict.video",
+    "track": "vistool.engine.predict.video",
+    "train": "vistool.engine.train.fine_tune",
 }
 
 __all__ = [
-    "FrameInstance",
-    "FrameResult",
+    "Evaluation",
+    "Instance",
     "LoadedModel",
     "PredictConfig",
-    "PredictedVideo",
+    "Track",
+    "TrackedFrame",
+    "TrackedVideo",
     "VistoolError",
     "__version__",
     "decode_mask",
-    "evaluate_results",
-    "iterate_video",
+    "evaluate",
+    "load",
     "load_model",
-    "predict_video",
-    "read_meta",
-    "read_results",
-    "render_video",
+    "predict",
+    "track",
+    "train",
 ]
 
 

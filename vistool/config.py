@@ -7,11 +7,12 @@ that does not exist is an error that lists the keys that do.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypedDict, get_args
 
 import msgspec
 from msgspec import Meta
@@ -22,13 +23,18 @@ Count = Annotated[int, Meta(ge=1)]
 CountFrom0 = Annotated[int, Meta(ge=0)]
 Amount = Annotated[float, Meta(ge=0)]
 Chance = Annotated[float, Meta(ge=0, le=1)]
+# Of models and pictures: far beyond what anybody trains, and far below what ends a computer.
+Width = Annotated[int, Meta(ge=1, le=1 << 16)]
+Layers = Annotated[int, Meta(ge=1, le=1000)]
+Side = Annotated[int, Meta(ge=1, le=1 << 14)]
+Deviation = Annotated[float, Meta(gt=0)]
 Range = tuple[Annotated[float, Meta(gt=0)], Annotated[float, Meta(gt=0)]]  # from and to
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-# What of a clip becomes a track, and its score. "published": as the papers' code does it.
-# "mask-aware": the class probability times the mean mask probability, less for what is small, and
-# averaged as if a few clips had not seen the track, so that neither a vague mask nor a glimpse
-# ranks first; pieces of a mask that are other instances are taken from it.
+# How clip predictions become tracks and how tracks are scored. "published": as in the papers' code.
+# "mask-aware": class probability times mean mask probability, lower for small masks, and averaged
+# as if a few more clips had not seen the track, so that vague masks and short-lived tracks rank
+# low; mask components that belong to other instances are removed.
 Scoring = Literal["published", "mask-aware"]
 
 
@@ -37,23 +43,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class PixelConfig(Settings, frozen=True):
-    """What a model expects of its input: (pixel - mean) / std on 0-255 values."""
+    """A model's input: (pixel - mean) / std on 0-255 values."""
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # in channel order
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    std: tuple[Deviation, Deviation, Deviation] = (58.395, 57.12, 57.375)
     channel_order: Literal["RGB", "BGR"] = "RGB"
-    rounding: Literal["nearest", "down"] = "nearest"  # of the longer side of a resized picture
-    side_multiple: int = 1  # both sides of a resized picture go to the nearest multiple of this
+    rounding: Literal["nearest", "down"] = "nearest"  # of a resized picture's longer side
+    side_multiple: Side = 1  # sides are rounded to the nearest multiple of this
 
 
 class ResNetConfig(Settings, tag_field="kind", tag="resnet", frozen=True):
     """Bottleneck ResNet with frozen batch norm; defaults are torchvision's ResNet-50 v1.5."""
 
     depth: Literal[50, 101] = 50
-    stem_channels: int = 64
-    bottleneck_channels: int = 64  # of the first stage; doubles a stage, output is 4 times that
+    stem_channels: Width = 64
+    bottleneck_channels: Width = 64  # of the first stage; doubles a stage, output is 4 times that
     stride_in_1x1: bool = False  # True: the MSRA variant, stride in the first 1x1 of a block
-    blocks: tuple[int, int, int, int] | None = None  # of the four stages; None: the depth's
+    blocks: tuple[Layers, Layers, Layers, Layers] | None = (
+        None  # of the four stages; None: the depth's
+    )
     dilate_last: bool = False  # True: the last stage stays at stride 16 and is dilated instead
 
 
@@ -67,11 +75,18 @@ BackboneConfig = ResNetConfig | EfficientNetLiteConfig
 
 
 class ClassConfig(Settings, frozen=True):
-    """What a model tells apart."""
+    """The classes of a model, and how its predictions are scored."""
 
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...] = ()  # ids in results files; empty: 1, 2, 3...
     scoring: Scoring = "published"
+
+    def __post_init__(self) -> None:
+        ids = self.category_ids
+        if ids and len(ids) != len(self.class_names):
+            raise ValueError(f"{len(ids)} category_ids for {len(self.class_names)} class_names")
+        if len(set(ids)) < len(ids):
+            raise ValueError("category_ids name an id twice")
 
     def ids_of_classes(self) -> tuple[int, ...]:
         """The id of every class in results files."""
@@ -82,23 +97,23 @@ class IFCConfig(ClassConfig, tag_field="architecture", tag="ifc", frozen=True):
     """Inter-frame Communication Transformer (NeurIPS 2021); defaults are the paper's R-50 model."""
 
     takes_any_clip_length: ClassVar[bool] = True
-    # Whether a track is scored as every likely class, as published, or as its likeliest.
+    # `eval` scores a track as every likely class (True, as published) or as its most likely one.
     every_likely_class: ClassVar[bool] = True
 
     backbone: BackboneConfig = ResNetConfig()
     pixels: PixelConfig = PixelConfig()
-    hidden_dim: int = 256
-    num_heads: int = 8
-    feedforward_dim: int = 2048
-    encoder_layers: int = 3
-    decoder_layers: int = 3
-    num_memory_tokens: int = 8  # M, per frame
-    num_queries: int = 100
-    dropout: float = 0.1
-    clip_length: int = 5  # T the model is run with unless told otherwise
-    clip_stride: int = 1
-    test_short_side: int = 360  # pixels
-    test_long_side: int | None = 1333  # cap, pixels; None: no cap
+    hidden_dim: Width = 256
+    num_heads: Width = 8
+    feedforward_dim: Width = 2048
+    encoder_layers: Layers = 3
+    decoder_layers: Layers = 3
+    num_memory_tokens: Width = 8  # M, per frame
+    num_queries: Width = 100
+    dropout: Chance = 0.1
+    clip_length: Width = 5  # T, unless the command asks for another
+    clip_stride: Width = 1
+    test_short_side: Side = 360  # pixels
+    test_long_side: Side | None = 1333  # cap, pixels; None: no cap
 
 
 class VisTRConfig(ClassConfig, tag_field="architecture", tag="vistr", frozen=True):
@@ -113,33 +128,36 @@ class VisTRConfig(ClassConfig, tag_field="architecture", tag="vistr", frozen=Tru
 
     backbone: BackboneConfig = ResNetConfig()
     pixels: PixelConfig = PixelConfig(rounding="down")
-    hidden_dim: int = 384  # a multiple of 48 and of num_heads
-    num_heads: int = 8
-    feedforward_dim: int = 2048
-    encoder_layers: int = 6
-    decoder_layers: int = 6
+    hidden_dim: Width = 384  # a multiple of 48 and of num_heads
+    num_heads: Width = 8
+    feedforward_dim: Width = 2048
+    encoder_layers: Layers = 6
+    decoder_layers: Layers = 6
     pre_norm: bool = False
-    num_queries: int = 10  # instances a clip may have; the decoder has one query each per frame
-    dropout: float = 0.1
-    clip_length: int = 36  # T, of the weights
-    clip_stride: int | None = None  # None: half the clip length, so that clips overlap
-    test_short_side: int = 300  # pixels
-    test_long_side: int | None = None  # no cap
+    # Most instances per clip; the decoder has one query for each on every frame.
+    num_queries: Width = 10
+    dropout: Chance = 0.1
+    clip_length: Width = 36  # T, of the weights
+    clip_stride: Width | None = None  # None: half the clip length, so that clips overlap
+    test_short_side: Side = 300  # pixels
+    test_long_side: Side | None = None  # no cap
 
 
 ModelConfig = IFCConfig | VisTRConfig
 
-Extra = Literal["csv", "jsonl", "mots", "davis", "cutouts"]
-
 
 class PredictConfig(Settings, frozen=True):
-    """`vistool predict`; None: what the weight file says."""
+    """`vistool predict`; None: what the weight file says.
+
+    >>> vistool.PredictConfig(classes=("cat",)).conf
+    0.5
+    """
 
     conf: float = 0.5  # tracks with a lower score are not reported
     classes: tuple[str, ...] = ()  # names; empty: all
-    # IoU over the video above which the less sure of two tracks is taken for a second one of the
-    # same instance, and not reported, nor is a part of one; 1: report all. None: 0.5 where scoring
-    # is "mask-aware".
+    # Duplicate removal: of two tracks with a higher IoU over the video, only the higher-scoring one
+    # is reported; tracks inside another of their class are left out, too. 1: report all. None: 0.5
+    # with "mask-aware" scoring, else 1.
     max_overlap: float | None = None
     clip_length: int | Literal["all"] | None = None  # frames the model sees at once, T
     clip_stride: int | None = None  # frames the window moves; T: clips do not overlap
@@ -147,33 +165,78 @@ class PredictConfig(Settings, frozen=True):
     size: int | None = None  # short side of the model's input, pixels
     start: float | None = None  # seconds
     end: float | None = None  # seconds
+    stream: int | None = None  # of a file; None: the default one, or else the largest
+    fps: float | None = None  # of frames kept as pictures; None: 10
+    # Of pictures with more than 8 bits: the values that become black and white; None: the lowest
+    # and the highest of the sequence.
+    range: tuple[float, float] | None = None
     device: str = "auto"
     precision: Precision = "auto"
-    batch: int | None = None  # frames that go through the network together; None: device's
+    batch: int | None = None  # frames per forward pass of the backbone; None: chosen by device
     overlay: bool = True
-    save: tuple[Extra, ...] = ()  # what to write beside results.json
+    save: tuple[str, ...] = ()  # outputs besides results.json, names in engine.writers.OUTPUTS
+
+
+class PredictOptions(TypedDict, total=False):
+    """The settings of `PredictConfig` as keyword arguments, except those for outputs."""
+
+    conf: float
+    classes: Sequence[str]
+    max_overlap: float | None
+    clip_length: int | Literal["all"] | None
+    clip_stride: int | None
+    frame_stride: int
+    size: int | None
+    start: float | None
+    end: float | None
+    stream: int | None
+    fps: float | None
+    range: tuple[float, float] | None
+    device: str
+    precision: Precision
+    batch: int | None
+
+
+class OverlayStyle(Settings, frozen=True):
+    """How tracks are drawn on a frame."""
+
+    alpha: Chance = 0.45  # of the mask's colour: 0 leaves the picture, 1 hides it
+    contours: bool = True
+    labels: bool = True
+    scores: bool = True  # as part of the labels
+
+
+class OverlayOptions(TypedDict, total=False):
+    """The settings of `OverlayStyle` as keyword arguments."""
+
+    alpha: float
+    contours: bool
+    labels: bool
+    scores: bool
 
 
 class EvalConfig(Settings, frozen=True):
     """`vistool eval`."""
 
     conf: float = 0.0  # tracks with a lower score are not scored
-    # Every track is kept: AP weighs them by their score.
+    # AP ranks tracks by score, so all are kept.
     predict: PredictConfig = PredictConfig(conf=0.0, max_overlap=1.0, overlay=False)
-    workers: int = 1  # processes that run the model, each on videos of its own
-    samples: int = 2000  # of the videos, to tell a difference from noise
+    workers: int = 1  # processes that run the model, each on its own videos
+    samples: int = 2000  # bootstrap samples of the videos
     seed: int = 0  # of the samples
-    davis_masks: int = 5000  # labelled masks up to which J and F are measured unasked
+    davis_masks: int = 5000  # with more labelled masks, J and F are measured only on request
 
 
 class AnnotatedConfig(Settings, frozen=True):
     """An annotated set."""
 
     annotations: str  # a JSON, DAVIS or MOTS folder, relative to the data folder
-    frames: str | None = None  # folder of a JSON's file names, relative likewise; None: found
+    # The folder that a JSON's file names are relative to, itself relative to the data folder.
+    # None: searched for near the JSON.
+    frames: str | None = None
 
     def frames_folder(self, data: str) -> Path | None:
-        """The folder that `frames` means."""
+        """The frames folder below the data folder; None if not set."""
         return None if self.frames is None else Path(data) / self.frames
 
 
@@ -184,28 +247,28 @@ class SourceConfig(AnnotatedConfig, frozen=True):
 
 
 class AugmentConfig(Settings, frozen=True):
-    """How pictures become clips."""
+    """Augmentation: how pictures become clips."""
 
     scale: Range = (0.6, 2.2)  # zoom; 1 covers the canvas with the picture
     motion: Amount = 0.3  # camera path over a clip, at most about this share of the canvas
     max_frame_distance: CountFrom0 = 5  # between the frames of a clip from a video
     colour: Chance = 0.7  # 0: none, 1: strong
     blur_chance: Chance = 0.15
-    paste_chance: Chance = 0.3  # of clips that get instances of others
+    paste_chance: Chance = 0.3  # of clips that get pasted instances
     paste_scale: Range = (0.4, 1.5)
-    max_pasted: Count = 3  # from one of them
-    max_paste_shots: Count = 1  # the others of a clip, one pasted over the last
-    # What is pasted shows one class, drawn by these weights (1 if not named), so that rare classes
-    # are seen often; empty: what is pasted is drawn as pictures are.
+    max_pasted: Count = 3  # instances pasted from one source
+    max_paste_shots: Count = 1  # sources per clip, pasted one over the other
+    # Relative frequency of each class among pasted instances (1 if not named), so that rare classes
+    # are seen often. Empty: sources are drawn like pictures.
     paste_classes: dict[str, Amount] = {}
-    behind_chance: Chance = 0.25  # of a pasted instance to be behind what is already there
-    noise_chance: Chance = 0.15  # of clips with a sensor's noise
-    compression_chance: Chance = 0.3  # of clips that look as if a video codec had stored them
-    # What follows is about clips of two frames and more.
-    perspective: Amount = 0.08  # tilt of the camera: about how much nearer it comes to one edge
-    object_motion: Amount = 0.3  # a pasted instance's own path; as `motion`
-    leave_chance: Chance = 0.25  # of a pasted instance to leave the frame, or to enter it
-    motion_blur_chance: Chance = 0.3  # of clips whose frames are exposed while things move
+    behind_chance: Chance = 0.25  # of a pasted instance to go behind the existing ones
+    noise_chance: Chance = 0.15  # of clips with sensor noise
+    compression_chance: Chance = 0.3  # of clips with compression artefacts
+    # The following apply to clips of two or more frames.
+    perspective: Amount = 0.08  # camera tilt: about how much larger one edge becomes
+    object_motion: Amount = 0.3  # as `motion`, for the path of a pasted instance
+    leave_chance: Chance = 0.25  # of a pasted instance to leave or enter the frame
+    motion_blur_chance: Chance = 0.3  # of clips with motion blur
 
     def __post_init__(self) -> None:
         for name in ("scale", "paste_scale"):
@@ -215,98 +278,101 @@ class AugmentConfig(Settings, frozen=True):
 
 
 class VisTRPipeline(Settings, tag_field="paper", tag="vistr", frozen=True):
-    """How VisTR's training made clips; the defaults are its R-50 model's."""
+    """Training clips as in VisTR's code; the defaults are those of its R-50 model."""
 
     first_short_sides: tuple[int, ...] = tuple(range(480, 769, 32))  # one of them, at random
     first_long_side: int = 800  # cap
-    crop_short_sides: tuple[int, ...] = (400, 500, 600)  # that a crop is taken from
-    crop_sides: tuple[int, int] = (384, 600)  # of the crop, from and to
+    crop_short_sides: tuple[int, ...] = (400, 500, 600)  # of the picture that is cropped
+    crop_sides: tuple[int, int] = (384, 600)  # range of the crop's sides
     short_side: int = 300  # R-101: 280
     long_side: int = 540  # cap; R-101: 504
-    overflow: Literal["clip", "wrap"] = "clip"  # of colours beyond 0 and 255; published: "wrap"
-    # Which instances count as present: those that the crop still shows, or, as published, all that
-    # are annotated on the frame.
+    overflow: Literal["clip", "wrap"] = "clip"  # of colours outside 0-255; published: "wrap"
+    # Instances that count as present: those visible in the crop, or (as published) all that are
+    # annotated on the frame.
     validity: Literal["visible", "annotated"] = "visible"
 
 
 class IFCPipeline(Settings, tag_field="paper", tag="ifc", frozen=True):
-    """How IFC's training made clips; the defaults are its YouTube-VIS stage's."""
+    """Training clips as in IFC's code; the defaults are those of its YouTube-VIS stage."""
 
     short_sides: tuple[int, ...] = (360, 480)  # one of them, at random
     long_side: int = 1333  # cap
-    crop_sides: tuple[int, int] | None = None  # of a random crop first, from and to; COCO: 384, 600
-    max_frame_distance: int = 20  # from the first frame that is drawn to the others
+    crop_sides: tuple[int, int] | None = (
+        None  # range of a first random crop's sides; COCO: 384, 600
+    )
+    max_frame_distance: int = 20  # from the first drawn frame to the others
 
 
 class LossConfig(Settings, frozen=True):
-    """The terms' weights; None: the paper's of the model (IFC 1, 3, 3; VisTR 1, 1, 1, 5, 2)."""
+    """Weights of the loss terms; None: the paper's (IFC 1, 3, 3; VisTR 1, 1, 1, 5, 2)."""
 
     class_weight: Amount | None = None
     focal_weight: Amount | None = None
     dice_weight: Amount | None = None
-    box_weight: Amount | None = None  # VisTR has boxes
+    box_weight: Amount | None = None  # VisTR only
     giou_weight: Amount | None = None
-    # VisTR's pairs are trained on the frames of their own instance. "published" repeats a fault of
-    # the paper's code: on those of another one; and frames without the instance call for class 0.
+    # Frames on which a matched query of VisTR is trained. "own": those of its instance. "published"
+    # repeats a fault of the paper's code: those of another instance, and frames without the
+    # instance are trained as class 0.
     validity: Literal["own", "published"] | None = None
 
 
 class ValidationConfig(AnnotatedConfig, frozen=True):
-    """A set that is held out, and run by the averaged weights while they are trained."""
+    """A held-out set that the averaged weights are scored on during training."""
 
     every: Count = 1000  # steps
-    measure: Literal["AP", "AP50"] = "AP"  # of the best weights, kept as best.safetensors
+    measure: Literal["AP", "AP50"] = "AP"  # decides which weights are kept as best.safetensors
 
 
 class TrainConfig(Settings, kw_only=True, frozen=True):
     """`vistool train`. The model's class names come from `classes`."""
 
     data: str = "."  # folder that the sources' paths are relative to
-    # Class -> the category names in the data that it stands for. Empty: every category is a class.
+    # Class -> the data's category names that it stands for. Empty: every category is a class.
     classes: dict[str, tuple[str, ...]] = {}
     sources: Annotated[tuple[SourceConfig, ...], Meta(min_length=1)]
     model: dict[str, Any] = {}  # architecture ("ifc" or "vistr") and its settings
     augment: AugmentConfig = AugmentConfig()
-    # Clips as one of the papers made them; [augment] and `canvases` then have no effect.
+    # Clips as in one of the papers' code; [augment] and `canvases` then have no effect.
     pipeline: VisTRPipeline | IFCPipeline | None = None
     loss: LossConfig = LossConfig()
     init: str = "imagenet"  # "imagenet": the backbone; "random"; or a weight file's name or path
     steps: Count = 10000
-    batch: Count = 8  # clips that go through the model together, in all processes
-    accumulate: Count = 1  # batches a step: it is that of a batch so many times as large
+    batch: Count = 8  # clips per forward pass, over all processes
+    accumulate: Count = 1  # batches per step; equals one batch that many times as large
     clip_length: Count = 1  # T; 1 trains on single pictures, as IFC's COCO stage does
-    # (height, width), one drawn a batch.
-    canvases: Annotated[tuple[tuple[Count, Count], ...], Meta(min_length=1)] = ((192, 256),)
+    # (height, width); one is drawn for each batch.
+    canvases: Annotated[tuple[tuple[Side, Side], ...], Meta(min_length=1)] = ((192, 256),)
     learning_rate: Amount = 4e-4
     backbone_rate: Amount = 4e-5
     weight_decay: Amount = 1e-4
-    max_norm: Amount = 0.1  # of the gradient of all parameters together; 0: as large as it is
+    max_norm: Amount = 0.1  # of the gradient over all parameters; 0: not clipped
     warmup_steps: CountFrom0 = 300
-    warmup_factor: Amount = 0.0  # of the rates, from which they rise evenly
+    warmup_factor: Amount = 0.0  # share of the rates at step 0; they rise linearly
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     milestones: tuple[CountFrom0, ...] = ()  # steps after which "step" multiplies by gamma
     gamma: Amount = 0.1
-    # Of the backbone, with its stem: stages of a ResNet, blocks of an EfficientNet. None: the
-    # papers' one stage, or 3 blocks.
+    # First stages (ResNet) or blocks (EfficientNet) of the backbone that are frozen with its stem.
+    # None: one stage, as in the papers, or 3 blocks.
     frozen_blocks: int | None = None
-    # Sets of queries that learn side by side, of which one is kept; IFC only.
+    # Query groups trained in parallel, of which one is kept (Group DETR); IFC only.
     query_groups: Count = 1
-    # Of the averaged weights that are saved, at most; 0: the last ones.
+    # Largest decay of the averaged weights that are saved; 0: save the last weights.
     ema_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.999
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    recompute: bool = False  # activations in the backward pass, where storing them takes too much
-    compile: bool = False  # the model, by torch.compile
-    max_skipped: Count = 5  # steps in a row without usable gradients, after which the run stops
+    recompute: bool = False  # activations in the backward pass, to save memory
+    compile: bool = False  # the model with torch.compile
+    max_skipped: Count = 5  # the run stops after this many steps in a row without finite gradients
     device: str = "auto"
     workers: CountFrom0 = 1
     seed: CountFrom0 = 0
     save_every: Count = 200  # steps between checkpoints
     validation: ValidationConfig | None = None
-    tensorboard: bool = False  # curves for TensorBoard, besides log.jsonl
+    tensorboard: bool = False  # also write curves for TensorBoard
     card: dict[str, str] = {}  # free text for the header of the weight file: license, ...
 
     def named_sources(self) -> str:
-        """What the sources are called in messages."""
+        """The names of the sources, for messages."""
         return ", ".join(source.annotations for source in self.sources)
 
     def model_config(self) -> ModelConfig:
@@ -321,7 +387,7 @@ class TrainConfig(Settings, kw_only=True, frozen=True):
         return config
 
     def check(self, processes: int) -> None:
-        """Raises: UsageError for numbers that make no sense, or not together."""
+        """Raises: UsageError for values that are out of range or contradict each other."""
         from_json(to_json(self), TrainConfig, where="the settings")  # each of them by itself
         if self.batch % processes:
             raise UsageError(
@@ -337,7 +403,12 @@ class TrainConfig(Settings, kw_only=True, frozen=True):
 
 def to_json(settings: Settings) -> str:
     """Settings as one line of JSON; `from_json` gives an equal value back."""
-    return msgspec.json.encode(settings).decode()
+    try:
+        return msgspec.json.encode(settings).decode()
+    except (
+        UnicodeEncodeError
+    ):  # a path whose bytes are not UTF-8; Python's JSON has a form for them
+        return json.dumps(msgspec.to_builtins(settings))
 
 
 def from_json(text: str, kind: Any, *, where: str) -> Any:
@@ -347,8 +418,15 @@ def from_json(text: str, kind: Any, *, where: str) -> Any:
     """
     try:
         return msgspec.json.decode(text, type=kind)
-    except msgspec.MsgspecError as error:
+    except msgspec.ValidationError as error:
         raise _explained(error, kind, where) from None
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        reason = str(error)
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        raise UsageError(f"{where}: not readable JSON: {reason}") from None
+    return from_mapping(values, kind, where=where)
 
 
 def from_mapping(values: Mapping[str, Any], kind: Any, *, where: str) -> Any:
@@ -357,6 +435,8 @@ def from_mapping(values: Mapping[str, Any], kind: Any, *, where: str) -> Any:
         return msgspec.convert(values, type=kind)
     except msgspec.MsgspecError as error:
         raise _explained(error, kind, where) from None
+    except UnicodeEncodeError as error:  # text in the place of something else
+        raise UsageError(f"{where}: {error}") from None
 
 
 def load_toml(path: Path) -> dict[str, Any]:
@@ -365,32 +445,49 @@ def load_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path}: no such configuration file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (
+        ValueError,
+        RecursionError,
+        OSError,
+    ) as error:  # numbers of any length, tables in tables
         raise UsageError(f"{path}: not a readable TOML file: {error}") from None
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Set `table.key=value` pairs in nested plain values; a value is TOML, or else a string.
+    """Set `table.key=value` pairs in nested plain values, as `parse_overrides` reads them.
 
     >>> apply_overrides({"model": {"num_queries": 100}}, ["model.num_queries=40", "seed=1"])
     {'model': {'num_queries': 40}, 'seed': 1}
     """
-    result = {key: dict(v) if isinstance(v, Mapping) else v for key, v in values.items()}
+    return changed(values, parse_overrides(overrides))
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """The values of `key=value` texts by key; a value is TOML, or else a string."""
+    values: dict[str, Any] = {}
     for override in overrides:
         name, sign, text = override.partition("=")
         if not sign or not name:
             raise UsageError(f"--set {override}: not of the form key=value")
         try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        *tables, key = name.strip().split(".")
-        place = result
-        for table in tables:
-            inner = place.get(table)
-            place[table] = dict(inner) if isinstance(inner, Mapping) else {}
-            place = place[table]
-        place[key] = value
+            values[name.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except (ValueError, RecursionError):
+            values[name.strip()] = text
+    return values
+
+
+def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested plain values with others in their place, whose names may go through tables.
+
+    >>> changed({"augment": {"blur_chance": 0.1, "colour": 0.4}}, {"augment.colour": 0.2})
+    {'augment': {'blur_chance': 0.1, 'colour': 0.2}}
+    """
+    result = dict(values)
+    for name, value in changes.items():
+        table, dot, key = name.partition(".")
+        inner = result.get(table)
+        below = inner if isinstance(inner, Mapping) else {}
+        result[table] = changed(below, {key: value}) if dot else value
     return result
 
 

@@ -1,12 +1,12 @@
-"""How far a job is: what it tells while it runs."""
+"""The callback with which jobs report their progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-# Told the stage, how much of it is done, and how much there is; None: not known.
+# Called with the stage, the amount done, and the total amount (None: unknown).
 OnProgress = Callable[[str, int, int | None], None]
 
 
 def silent(stage: str, done: int, total: int | None) -> None:
-    """Tell nobody."""
+    """Report nothing."""

@@ -1,20 +1,22 @@
-"""The values handed from stage to stage; their shapes are defined here and only here.
+"""The data structures that the stages pass on to each other, with their shapes.
 
 B batch, T frames of a clip, Q queries, N instances, K classes, H x W pixels or cells.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from torch import Tensor
 
 
 class RLE(TypedDict):
-    """A mask as compressed COCO run-length code: column-major runs of off and on pixels."""
+    """A mask as compressed COCO run-length code: column-major runs of background and object."""
 
     size: list[int]  # [height, width]
     counts: str
@@ -38,11 +40,11 @@ class VideoFrame:
 
 @dataclass(frozen=True, slots=True)
 class FrameFeatures:
-    """What the backbone keeps of N frames: computed once a frame, used by every clip it lies in."""
+    """Backbone features of N frames, computed once per frame and shared by overlapping clips."""
 
     top: Tensor  # [N, C, h, w] at stride 32, projected to the transformer's width
-    laterals: tuple[Tensor, ...]  # [N, C', h', w'], coarse to fine: what the mask head adds
-    padded: Tensor | None  # [N, h, w] bool at stride 32, True on added cells; None: no padding
+    laterals: tuple[Tensor, ...]  # [N, C', h', w'], coarse to fine: for the mask head
+    padded: Tensor | None  # [N, h, w] bool at stride 32, True on padding; None: no padding
 
     def __len__(self) -> int:
         return len(self.top)
@@ -50,7 +52,7 @@ class FrameFeatures:
 
 @dataclass(frozen=True, slots=True)
 class ClipOutput:
-    """What a model returns for a batch of clips; `auxiliary` are the earlier decoder layers."""
+    """A model's output for a batch of clips; `auxiliary` holds the earlier decoder layers."""
 
     class_logits: Tensor  # [B, Q, K + 1], "no object" last
     mask_logits: Tensor  # [B, Q, T, h, w], > 0 is inside
@@ -66,7 +68,7 @@ class ClipOutput:
 
 @dataclass(frozen=True, slots=True)
 class FrameHeads:
-    """What one decoder layer of VisTR says: class and box of every instance on every frame."""
+    """Class and box of every instance on every frame, from one decoder layer of VisTR."""
 
     class_logits: Tensor  # [B, Q, T, K + 1], "no object" last
     boxes: Tensor  # [B, Q, T, 4] centre x, centre y, width, height, as fractions of the frame
@@ -74,7 +76,7 @@ class FrameHeads:
 
 @dataclass(frozen=True, slots=True)
 class FrameClipOutput:
-    """What VisTR returns for a batch of clips; only the last decoder layer has masks."""
+    """VisTR's output for a batch of clips; only the last decoder layer has masks."""
 
     class_logits: Tensor  # [B, Q, T, K + 1], "no object" last
     boxes: Tensor  # [B, Q, T, 4] centre x, centre y, width, height, as fractions of the frame
@@ -84,23 +86,23 @@ class FrameClipOutput:
     def __post_init__(self) -> None:
         shapes = [x.shape[:3] for x in (self.class_logits, self.boxes, self.mask_logits)]
         if len(set(shapes)) > 1:
-            raise ValueError(f"{shapes}: not the same batch, queries and frames")
+            raise ValueError(f"{shapes}: batch, queries or frames differ")
 
 
 @dataclass(frozen=True, slots=True)
 class ClipTarget:
-    """The truth of one clip: N instances on T frames.
+    """The ground truth of one clip: N instances on T frames.
 
-    `exhaustive` says of which classes every instance in the clip is labelled; a prediction of any
-    other class may be an object that nobody was asked to label, and is not held against the model.
+    `exhaustive` marks the classes whose instances are all labelled in this clip. Predictions of
+    other classes may be unlabelled objects and are not penalised.
     """
 
     labels: Tensor  # [N] int64 in [0, K)
     masks: Tensor  # [N, T, H, W] bool, on the padded canvas of the batch
     exhaustive: Tensor  # [K] bool
-    present: Tensor | None = None  # [N, T] bool; None: where the mask is not empty
-    boxes: Tensor | None = None  # [N, T, 4] as in FrameTarget; None: around the masks
-    # Where there may be unlabelled instances of a class, whatever `exhaustive` says; None: nowhere.
+    present: Tensor | None = None  # [N, T] bool; None: where masks are not empty
+    boxes: Tensor | None = None  # [N, T, 4] as in FrameHeads, or zeros; None: around the masks
+    # Regions to ignore: they may contain unlabelled instances of a class; None: no regions.
     regions: Tensor | None = None  # [R, T, H, W] bool
     region_labels: Tensor | None = None  # [R] int64 in [0, K)
 
@@ -110,31 +112,13 @@ class ClipTarget:
 
 
 @dataclass(frozen=True, slots=True)
-class FrameTarget:
-    """The truth of one clip, frame by frame: what VisTR is trained on."""
-
-    labels: Tensor  # [N, T] int64 in [0, K]; where the instance is absent, only matching reads it
-    present: Tensor  # [N, T] bool
-    boxes: Tensor  # [N, T, 4] centre x, centre y, width, height, fractions of the frame; or zeros
-    masks: Tensor  # [N, T, H, W] bool
-    exhaustive: Tensor  # [K] bool
-    regions: Tensor | None = None  # as in ClipTarget
-    region_labels: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        shapes = [x.shape[:2] for x in (self.labels, self.present, self.boxes, self.masks)]
-        if len(set(shapes)) > 1:
-            raise ValueError(f"{shapes}: not the same instances and frames")
-
-
-@dataclass(frozen=True, slots=True)
 class ClipPrediction:
-    """What a model says about one clip of T frames and N instances."""
+    """A model's prediction for one clip of T frames: N instances."""
 
-    frame_ids: tuple[int, ...]  # position among the frames the model sees, increasing, length T
-    class_probs: Tensor  # [N, K], "no object" left out, so a row sums to less than 1
+    frame_ids: tuple[int, ...]  # positions among the model's input frames, increasing, length T
+    class_probs: Tensor  # [N, K], without "no object", so a row sums to less than 1
     mask_logits: Tensor  # [N, T, h, w] at the model's resolution; > 0 is inside
-    present: Tensor | None = None  # [N, T] bool, False: not on that frame at all; None: everywhere
+    present: Tensor | None = None  # [N, T] bool, False: not on that frame; None: on all
 
     def __post_init__(self) -> None:
         if self.present is not None and self.present.shape != self.mask_logits.shape[:2]:
@@ -151,37 +135,46 @@ class ClipPrediction:
 
 @dataclass(frozen=True, slots=True)
 class FrameTracks:
-    """The tracks of one frame, final: no later clip covers it."""
+    """The final tracks of one frame, which no later clip covers."""
 
-    frame_id: int  # position among the frames the model sees
+    frame_id: int  # position among the model's input frames
     track_ids: tuple[int, ...]  # increasing, counted from 1 over the whole video
-    mask_logits: Tensor  # [N, h, w], the mean over the clips that saw the track on this frame
+    mask_logits: Tensor  # [N, h, w], the mean over the clips that have the track on this frame
 
 
 @dataclass(frozen=True, slots=True)
-class FrameInstance:
-    """One track on one frame."""
+class Track:
+    """One object over a video, with its most likely class.
 
-    track_id: int  # from 1, the same on all frames of a video
-    class_name: str  # the most likely one so far
-    score: float  # its mean probability over the track's clips so far
+    >>> vistool.Track(1, 3, "cat", 0.9, frames=[0, 1, 5])
+    Track(id=1, class_id=3, class_name='cat', score=0.9)
+    """
+
+    id: int  # from 1, the same on all frames
+    class_id: int  # its category id in results files
+    class_name: str
+    score: float  # in [0, 1]; while a video is streamed, class and score are those so far
+    # Positions of the frames where it has a mask, increasing.
+    frames: Sequence[int] = field(default=(), repr=False, hash=False)
+
+
+class Instance(NamedTuple):
+    """One track on one frame.
+
+    >>> with vistool.predict("squares.mp4", model=model) as video:
+    ...     track, segmentation = video.frames[0].instances[0]
+    >>> track.class_name, vistool.decode_mask(segmentation).shape
+    ('red', (96, 160))
+    """
+
+    track: Track
     segmentation: RLE
 
 
-@dataclass(frozen=True, slots=True)
-class FrameResult:
-    """One frame of a video, final but for classes and scores, which later clips still refine."""
-
-    index: int  # position among the decoded frames of the source
-    time: float  # seconds from the first frame of the source
-    seen: bool  # False: left out by the frame stride, so nothing is known of it
-    instances: tuple[FrameInstance, ...]  # by increasing track id
-
-
 class TrackSegmentation(TypedDict):
-    """One line of a YouTube-VIS results file: one track with one class."""
+    """One entry of a YouTube-VIS results file: one track with one class."""
 
     video_id: int
     category_id: int
     score: float
-    segmentations: list[RLE | None]  # one entry a decoded frame of the video
+    segmentations: list[RLE | None]  # one entry per decoded frame of the video

@@ -1,1 +1,1 @@
-"""The commands: each parses its options, makes one call and reports in one line."""
+"""The commands. Each parses its options, makes one call and reports the result."""

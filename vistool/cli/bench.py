@@ -1,4 +1,4 @@
-"""`vistool bench`: how fast a model is on this machine."""
+"""`vistool bench`: measure the speed of a model on this machine."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from vistool.cli.options import (
 from vistool.cli.predict import parse_clip_length
 from vistool.config import Precision, PredictConfig
 from vistool.errors import UsageError
+from vistool.formats.files import encode_json
 
 if TYPE_CHECKING:
     from vistool.engine.bench import BenchReport
@@ -40,14 +41,14 @@ def bench(
     device: DeviceName = "auto",
     precision: PrecisionName = "auto",
     batch: FrameBatch = None,
-    seconds: Annotated[float, typer.Option(help="How long to measure.")] = 10.0,
+    seconds: Annotated[float, typer.Option(help="Duration of the measurement.")] = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure how fast a model is on this machine, and what it takes.
+    """Measure the speed and memory of a model on this machine.
 
-    Prints frames per second from decoded frames to tracks (no decoding, no drawing), the time of
-    backbone and clips, memory, parameters, and operations: multiplications with an addition.
+    Prints frames per second from decoded frames to tracks (without decoding and drawing), the time
+    of the backbone and of a clip, memory, parameters, and operations (multiply-adds).
 
     Example: vistool bench --size 224 --precision bf16
     """
@@ -67,13 +68,13 @@ def bench(
 
 
 def _frame(text: str) -> Size:
-    """`1280x720`. Raises: UsageError for anything else."""
+    """The size that a text such as `1280x720` means. Raises: UsageError for other texts."""
     from vistool.structures import Size
 
-    found = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
-    if found is None:
+    match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
+    if match is None:
         raise UsageError(f"--video {text}: not of the form WIDTHxHEIGHT", hint="--video 1280x720")
-    width, height = map(int, found.groups())
+    width, height = map(int, match.groups())
     return Size(height, width)
 
 
@@ -84,25 +85,25 @@ def _as_json(report: BenchReport) -> str:
     for name in ("frame", "seen"):
         height, width = facts[name]
         facts[name] = {"width": width, "height": height}
-    return msgspec.json.format(msgspec.json.encode(facts)).decode()
+    return encode_json(facts, indented=True).decode()
 
 
 def _as_text(report: BenchReport) -> str:
     def giga(operations: int) -> str:
         return f"{operations / 1e9:.2f} G operations"
 
-    memory = "not known" if report.memory_mb is None else f"{report.memory_mb:.0f} MB at the most"
+    memory = "not known" if report.memory_mb is None else f"{report.memory_mb:.0f} MB at its peak"
     frame, seen = report.frame, report.seen
     rows = {
         "model": f"{report.model}, {report.parameters / 1e6:.2f} M parameters",
         "on": f"{report.device}, {report.threads} threads, {report.precision}, "
         f"torch {report.torch}",
-        "video": f"{frame.width}x{frame.height}, seen as {seen.width}x{seen.height}; "
+        "video": f"{frame.width}x{frame.height}, input {seen.width}x{seen.height}; "
         f"clips of {report.clip_length} frames, {report.clip_stride} from one to the next",
-        "speed": f"{report.frames_per_second:.2f} frames/s, of {report.frames} frames",
-        "a frame": f"{report.encode_ms:.1f} ms, {giga(report.encode_operations)}",
-        "a clip": f"{report.decode_ms:.1f} ms, {giga(report.decode_operations)}",
-        "together": f"{giga(report.operations_per_frame)} a frame",
+        "speed": f"{report.frames_per_second:.2f} frames/s, over {report.frames} frames",
+        "per frame": f"{report.encode_ms:.1f} ms, {giga(report.encode_operations)}",
+        "per clip": f"{report.decode_ms:.1f} ms, {giga(report.decode_operations)}",
+        "total": f"{giga(report.operations_per_frame)} per frame",
         "memory": memory,
     }
     return "\n".join(f"{name:10}{text}" for name, text in rows.items())

@@ -1,4 +1,4 @@
-"""What commands say to people, all of it on stderr: how far they are, and what went wrong."""
+"""Output of the commands: results on stdout; messages, errors and progress on stderr."""
 
 from __future__ import annotations
 
@@ -6,31 +6,46 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
 
-from vistool.cli.signals import INTERRUPTED
-from vistool.errors import OutOfMemoryError, UsageError, VistoolError
+from vistool.errors import (
+    OutOfMemoryError,
+    UsageError,
+    VistoolError,
+    is_out_of_memory,
+    visible,
+)
 from vistool.progress import OnProgress, silent
+from vistool.signals import INTERRUPTED
 
-SECONDS_BETWEEN_LINES = 5.0  # of progress where stderr is no terminal
+# Options of other programs, and hints to the ones of vistool.
+OTHER_NAMES = {
+    "--epochs": "a training is counted in steps: --set steps=2000",
+    "--lr": "the learning rate: --set learning_rate=1e-4",
+    "--batch-size": "--set batch=8 for `train`, --batch for `predict`",
+    "--weights": "weights are named by -m, --model",
+    "--source": "the sources are given without an option",
+}
+NO_UNITS: Mapping[str, str] = {}
+SECONDS_BETWEEN_LINES = 5.0  # of progress, if stderr is not a terminal
 
-# The option parser's own error; typer has kept it in more than one package.
+# The option parser's error class; its package differs between versions of typer.
 ParserError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 @contextmanager
-def friendly_errors(*, debug: bool = False) -> Iterator[None]:
-    """Print an expected failure as an `error:` and a `hint:` line, and exit with its code.
+def friendly_errors(*, debug: bool = False, less_memory: str = "") -> Iterator[None]:
+    """Print an expected failure as an `error:` and a `hint:` line, and exit with its exit code.
 
-    Anything unexpected is a bug and keeps its traceback. A reader that has left, as `| head` does,
-    is dealt with by typer.
+    Any other exception is a bug and keeps its traceback. Typer handles a closed pipe (`| head`).
 
     Args:
         debug: show the traceback of expected failures as well.
+        less_memory: a hint to reduce memory.
     """
     try:
         yield
@@ -39,17 +54,19 @@ def friendly_errors(*, debug: bool = False) -> Iterator[None]:
     except ParserError as error:
         message, hint = _parser_message(error)
         _fail(UsageError(message, hint=hint), debug)
-    except MemoryError:
-        hint = "a smaller --size or --clip-length needs less"
-        _fail(OutOfMemoryError("this computer's memory is full", hint=hint), debug)
-    except OSError as error:
-        _fail(VistoolError.of_system(error), debug)
     except (KeyboardInterrupt, typer.Abort) as interrupt:
         report_interrupt(interrupt)
+    except Exception as error:
+        if is_out_of_memory(error):
+            full = OutOfMemoryError("this computer's memory is full", hint=less_memory)
+            _fail(full.with_notes_of(error), debug)
+        if isinstance(error, OSError):
+            _fail(VistoolError.of_system(error), debug)
+        raise
 
 
 def report_failure(error: VistoolError) -> None:
-    """Say what went wrong, what there is nevertheless, and the way out."""
+    """Print the error, its notes (such as what was saved) and its hint."""
     say(f"error: {error}")
     _say_notes(error)
     if error.hint:
@@ -57,41 +74,52 @@ def report_failure(error: VistoolError) -> None:
 
 
 def report_interrupt(interrupt: BaseException) -> NoReturn:
-    """Say what there is nevertheless, and that the command was ended; exit as shells expect."""
+    """Print the notes of an interruption (such as what was saved); exit with code 130."""
     _say_notes(interrupt)
     say("interrupted")
     raise SystemExit(INTERRUPTED)
 
 
 def say(text: str) -> None:
-    """One line on stderr; above the bar, if there is one."""
-    sys.stderr.write(f"{text}\n")
+    """Print one line on stderr, above the progress bar; control characters become ?."""
+    sys.stderr.write("\n".join(map(visible, text.split("\n"))) + "\n")
 
 
 def answer(text: str) -> None:
-    """One line on stdout, which is for results; above the bar, if both are on the terminal."""
+    """Print one line on stdout; above the progress bar if both are on the terminal."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
 @contextmanager
-def progress(*, quiet: bool = False, unit: str = "frames") -> Iterator[OnProgress]:
-    """A callback that shows stage, bar, count, speed and time left; plain lines off a terminal.
+def progress(
+    *,
+    quiet: bool = False,
+    unit: str = "frames",
+    units: Mapping[str, str] = NO_UNITS,
+    pause: float = SECONDS_BETWEEN_LINES,
+) -> Iterator[OnProgress]:
+    """A callback that shows stage, bar, count, speed and remaining time; on a file, plain lines.
 
-    A stage begins when `done` starts over; its name may change on the way, to show a number.
+    A new stage begins when `done` decreases; the name of a stage may change, to show a number.
+
+    Args:
+        unit: the unit that `done` counts.
+        units: stage -> its unit, for stages that count something else.
+        pause: least time between plain lines, in seconds.
     """
     if quiet:
         yield silent
     elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        with _bar(unit) as callback:
+        with _bar(unit, units) as callback:
             yield callback
     else:
-        yield _lines(unit)
+        yield _lines(unit, units, pause)
 
 
 @contextmanager
-def _bar(unit: str) -> Iterator[OnProgress]:
-    """A live bar, gone when the command ends."""
+def _bar(unit: str, units: Mapping[str, str]) -> Iterator[OnProgress]:
+    """A live progress bar, removed when the command ends."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
@@ -103,45 +131,46 @@ def _bar(unit: str) -> Iterator[OnProgress]:
     pace = _Pace()
     with Progress(
         *columns,
-        console=Console(stderr=True, soft_wrap=True),  # a long answer stays one line
+        console=Console(stderr=True, soft_wrap=True),  # keeps long messages on one line
         transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # else answers would go where the bar is: to stderr
+        redirect_stdout=sys.stdout.isatty(),  # results in a file must not go to stderr
     ) as display:
         task = display.add_task("starting", total=None, counted="")
 
         def callback(stage: str, done: int, total: int | None) -> None:
-            counted = _counted(done, total, pace.speed(done), unit)
+            counted = _counted(done, total, pace.speed(done), units.get(stage, unit))
             display.update(task, description=stage, completed=done, total=total, counted=counted)
 
         yield callback
 
 
-def _lines(unit: str) -> OnProgress:
-    """A line now and then, for logs."""
+def _lines(unit: str, units: Mapping[str, str], pause: float) -> OnProgress:
+    """A plain line every `pause` seconds, for logs."""
     pace = _Pace()
-    spoken = time.monotonic()
+    printed = time.monotonic()
 
     def callback(stage: str, done: int, total: int | None) -> None:
-        nonlocal spoken
+        nonlocal printed
         speed = pace.speed(done)
-        if time.monotonic() - spoken >= SECONDS_BETWEEN_LINES:
-            spoken = time.monotonic()
-            say(f"{stage}: {_counted(done, total, speed, unit)}")
+        if time.monotonic() - printed >= pause:
+            printed = time.monotonic()
+            say(f"{stage}: {_counted(done, total, speed, units.get(stage, unit))}")
 
     return callback
 
 
 class _Pace:
-    """How fast a stage advances."""
+    """Measures the speed of a stage, with a clock in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._first = self._last = 0
-        self._begun = time.monotonic()
+        self._clock = clock
+        self._begun = clock()
 
     def speed(self, done: int) -> float:
-        """Units a second since the stage's first call; 0 while there is nothing to tell from."""
-        now = time.monotonic()
-        if done < self._last or self._last == 0:  # a stage begins, perhaps half-way (resumed)
+        """Units per second since the stage's first call; 0 at that call."""
+        now = self._clock()
+        if done < self._last or self._last == 0:  # a new stage; a resumed one starts above 0
             self._first, self._begun = done, now
         self._last = done
         seconds = now - self._begun
@@ -149,7 +178,7 @@ class _Pace:
 
 
 def _counted(done: int, total: int | None, speed: float, unit: str) -> str:
-    """What is done, how fast, and what is left, in words.
+    """Count, speed and remaining time as text.
 
     >>> _counted(120, 600, 12.0, "frames")
     '120/600 frames, 12.0/s, 0:40 left'
@@ -165,7 +194,7 @@ def _counted(done: int, total: int | None, speed: float, unit: str) -> str:
 
 
 def _clock(seconds: float) -> str:
-    """Seconds as a clock shows them.
+    """Seconds as H:MM:SS or M:SS.
 
     >>> _clock(3725.0), _clock(9.6)
     ('1:02:05', '0:10')
@@ -176,11 +205,12 @@ def _clock(seconds: float) -> str:
 
 
 def _parser_message(error: Exception) -> tuple[str, str]:
-    """The option parser's complaint in our form: message and hint."""
+    """Message and hint for an error of the option parser."""
     message = str(getattr(error, "format_message", error.__str__)())
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "vistool"
-    return message.rstrip("."), f"{command} --help shows what there is"
+    hint = OTHER_NAMES.get(str(getattr(error, "option_name", "")))
+    return message.rstrip("."), hint or f"{command} --help lists commands and options"
 
 
 def _say_notes(error: BaseException) -> None:

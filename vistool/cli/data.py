@@ -1,4 +1,4 @@
-"""`vistool data`: look at an annotated set before it is trained on, split it, convert it."""
+"""`vistool data`: check, split and convert annotated data sets."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vistool.cli.console import progress, say
-from vistool.cli.options import Frames, Quiet
-from vistool.errors import DataError, UsageError
-from vistool.formats.problems import visible
+from vistool.cli.options import Frames, Quiet, Replace
+from vistool.errors import DataError, UsageError, first_few, visible
+from vistool.formats.files import encode_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vistool.data.check import SetSummary
-    from vistool.formats.problems import Problem
+    from vistool.annotations.check import SetSummary
+    from vistool.annotations.problems import Problem
 
-data = typer.Typer(help="Check, split and convert annotated sets.")
+data = typer.Typer(help="Check, split and convert annotated data sets.")
 
-SET_HELP = "YouTube-VIS or COCO JSON, a folder with one, a DAVIS or a MOTS folder."
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, with every problem in it.")]
+SET_HELP = "YouTube-VIS or COCO JSON, a folder with one, or a DAVIS or MOTS folder."
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON with every problem.")]
 
 
 class SourceKind(StrEnum):
-    """What can be read."""
+    """The formats that can be read."""
 
     YOUTUBE_VIS = "youtube-vis"
     COCO = "coco"
@@ -36,7 +36,7 @@ class SourceKind(StrEnum):
 
 
 class Target(StrEnum):
-    """What can be written."""
+    """The formats that can be written."""
 
     YOUTUBE_VIS = "youtube-vis"
     DAVIS = "davis"
@@ -49,18 +49,18 @@ def check(
     results: Annotated[
         Path | None,
         typer.Option(
-            help="Check this results file (.json or .zip) instead: against DATASET, or, without "
-            "one, all that can be seen from the file alone."
+            help="Check this results file (.json or .zip) instead: against DATASET if given, "
+            "otherwise by itself."
         ),
     ] = None,
     frames: Frames = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find what would break a training, or a submission to a server.
+    """Find faults before a training, or before a submission to a server.
 
-    Reads every annotation and decodes every picture. What would be refused is an error (exit code
-    3); what is odd is a warning. The first 20 are printed, all of them with --json.
+    Reads every annotation and decodes every picture. Input that would be refused is an error (exit
+    code 3), unusual input a warning. The first 20 are printed; --json prints all.
 
     \b
     Examples:
@@ -68,10 +68,10 @@ def check(
       vistool data check valid.json --results results.json
       vistool data check --results submission.zip
     """
-    from vistool.data.check import check_dataset
-    from vistool.formats.detect import read_dataset
-    from vistool.formats.problems import errors_of
-    from vistool.formats.results_check import problems_in_results
+    from vistool.annotations.check import check_dataset
+    from vistool.annotations.problems import errors_of
+    from vistool.annotations.read import read_dataset
+    from vistool.annotations.results_check import problems_in_results
 
     summary = None
     if results is not None:
@@ -99,30 +99,36 @@ def check(
 def split(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="YouTube-VIS or COCO JSON.")],
     fraction: Annotated[float, typer.Option(help="Share of the videos to hold out.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Another seed holds out others.")] = 0,
+    seed: Annotated[int, typer.Option(help="Chooses which videos are held out.")] = 0,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Folder for the two files [that of DATASET]."),
+        typer.Option("-o", "--output", help="Folder for the two files. [that of DATASET]"),
     ] = None,
     frames: Frames = None,
+    exist_ok: Replace = False,
     quiet: Quiet = False,
 ) -> None:
     """Hold out whole videos, or pictures, for validation.
 
-    Writes NAME-train.json and NAME-val.json with all ids as they were. Every category that two
-    videos have is on both sides where possible. Frames stay where they are if the output folder is
-    above them, else they get a second name (a hard link, or a copy) below it.
+    Writes NAME-train.json and NAME-val.json; all ids stay the same. Every category that occurs in
+    two or more videos is on both sides if possible. Frames below the output folder are not touched;
+    others get a hard link there, or a copy on another disk.
 
     Example: vistool data split data/train.json --fraction 0.1 --seed 0
     """
-    from vistool.data.split import split_dataset
+    from vistool.annotations.split import split_dataset
 
     with progress(quiet=quiet) as show:
-        made = split_dataset(dataset, fraction, seed, output, frames=frames, on_progress=show)
+        made = split_dataset(
+            *(dataset, fraction, seed, output),
+            frames=frames,
+            exist_ok=exist_ok,
+            on_progress=show,
+        )
     if made.one_sided:
         say(f"warning: on one side only: {visible(', '.join(made.one_sided))}")
     if made.missing_files:
-        say(f"warning: {made.missing_files} frames are not there; their names are kept")
+        say(f"warning: {made.missing_files} frames are missing; their names are kept")
     for path, number in ((made.kept, made.num_kept), (made.held_out, made.num_held_out)):
         say(f"{number} videos or pictures in {path}")
         typer.echo(path)
@@ -131,26 +137,26 @@ def split(
 @data.command("convert")
 def convert(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help=SET_HELP)],
-    target: Annotated[Target, typer.Option("--to", help="What to write.")],
+    target: Annotated[Target, typer.Option("--to", help="Format to write.")],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", help="New folder; for youtube-vis a .json file as well."),
+        typer.Option("-o", "--output", help="New folder; for youtube-vis also a .json file."),
     ],
     kind: Annotated[
-        SourceKind | None, typer.Option("--from", help="What SOURCE is [found by itself].")
+        SourceKind | None, typer.Option("--from", help="Format of SOURCE. [recognised]")
     ] = None,
     frames: Frames = None,
     quiet: Quiet = False,
 ) -> None:
-    """Turn a data set of one kind into another, masks exact.
+    """Convert a data set into another format, with exact masks.
 
     youtube-vis is one JSON. davis is JPEGImages/480p, Annotations/480p and ImageSets/2017/val.txt.
-    mots is images, instances_txt, instances (16-bit PNG) and categories.json. Frames get a second
-    name in the new folder (a hard link, or a copy on another disk); in youtube-vis form those that
-    lie below the new JSON already stay where they are.
+    mots is images, instances_txt, instances (16-bit PNG) and categories.json. Frames get a hard
+    link in the new folder, or a copy on another disk; for youtube-vis, frames below the new JSON
+    are not touched.
 
-    DAVIS has no categories, and neither DAVIS nor MOTS has objects that overlap: the smaller one
-    stays whole, and the pixels are counted.
+    DAVIS has no categories, and DAVIS and MOTS have no overlapping masks: the smaller mask keeps
+    shared pixels, whose number is printed.
 
     \b
     Examples:
@@ -158,7 +164,7 @@ def convert(
       vistool data convert export.json --from coco-video --to youtube-vis -o data/mine
       vistool data convert data/train.json --to mots -o train-mots
     """
-    from vistool.data.convert import convert as convert_dataset
+    from vistool.annotations.convert import convert as convert_dataset
 
     with progress(quiet=quiet) as show:
         made = convert_dataset(
@@ -170,25 +176,25 @@ def convert(
             on_progress=show,
         )
     if made.missing_files:
-        say(f"warning: {made.missing_files} frames are not there")
+        say(f"warning: {made.missing_files} frames are missing")
     if made.overlapping:
-        say(f"warning: {made.overlapping} pixels lay in several masks; the smaller mask kept them")
+        say(f"warning: {made.overlapping} pixels are in several masks; the smaller mask keeps them")
     say(f"{made.kind}: {made.videos} videos, {made.frames} frames, {made.tracks} tracks")
     typer.echo(made.path)
 
 
 def _print_findings(problems: Sequence[Problem], summary: SetSummary | None) -> None:
-    """The first problems, with the way out where it is not the same as above, and the counts."""
-    from vistool.formats.problems import SHOWN
+    """Print the first problems, and a summary. A hint is printed once in a row of problems."""
+    from vistool.annotations.problems import SHOWN
 
-    hint = ""
-    for problem in problems[:SHOWN]:
-        typer.echo(f"{problem.severity}: {problem}")
+    hint, texts = "", []
+    for problem in problems:
+        texts.append(f"{problem.severity}: {problem}")
         if problem.hint and problem.hint != hint:
-            typer.echo(f"  hint: {problem.hint}")
             hint = problem.hint
-    if len(problems) > SHOWN:
-        typer.echo(f"... and {len(problems) - SHOWN} more (--json lists all)")
+            texts[-1] += f"\n  hint: {hint}"
+    for text in first_few(texts, SHOWN, " (--json lists all)"):
+        typer.echo(text)
     if summary is not None:
         typer.echo(_table(summary))
 
@@ -217,4 +223,4 @@ def _print_json(problems: Sequence[Problem], errors: int, summary: SetSummary | 
             {**msgspec.to_builtins(problem), "place": dict(problem.place)} for problem in problems
         ],
     }
-    typer.echo(msgspec.json.format(msgspec.json.encode(facts)))
+    typer.echo(encode_json(facts, indented=True))

@@ -1,14 +1,14 @@
-"""`vistool eval`: predictions, saved or made now, against what is labelled."""
+"""`vistool eval`: score predictions, saved or made by a model, against labelled tracks."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+from msgspec import structs
 
 from vistool.cli.console import answer, progress, say
 from vistool.cli.options import (
@@ -21,17 +21,18 @@ from vistool.cli.options import (
     Quiet,
 )
 from vistool.cli.predict import parse_clip_length
-from vistool.config import EvalConfig, Precision, PredictConfig
-from vistool.errors import PartialFailureError, UsageError
-from vistool.formats.problems import visible
-from vistool.progress import OnProgress
+from vistool.config import EvalConfig, Precision
+from vistool.errors import PartialFailureError, UsageError, visible
 
 if TYPE_CHECKING:
-    from vistool.engine.predictions import Predictions
-    from vistool.formats.dataset import DataSet
+    from vistool.engine.evaluate.report.content import Measured
+    from vistool.engine.evaluate.scored_set import ScoredSet
 
 OFFICIAL = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+# Units of stages that do not count frames.
+UNITS = {"checking results": "results", "reading predictions": "videos", "scoring": "videos"}
 TRACKING = ["HOTA", "DetA", "AssA", "LocA", "IDF1", "switches", "J_mean", "F_mean"]
+WORST_VIDEOS = 5
 NAME_WIDTH = 24  # characters of a category's name in the table
 
 
@@ -40,7 +41,7 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="DATASET",
-            help="YouTube-VIS or COCO file, or a folder: of one of these, of DAVIS or of MOTS.",
+            help="YouTube-VIS or COCO file, a folder with one, or a DAVIS or MOTS folder.",
         ),
     ],
     predictions: Annotated[
@@ -48,34 +49,35 @@ def evaluate(
         typer.Option(
             "-p",
             "--predictions",
-            help="Results to score: a .json, a .zip as servers take it, a folder of an earlier "
-            "run, or one of DAVIS PNGs or MOTS files.",
+            help="Results to score: a .json, a .zip as for a server, the folder of an earlier "
+            "run, or a folder of DAVIS PNGs or MOTS files.",
         ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("-m", "--model", help="Run this model first: a name, or a weight file."),
+        typer.Option("-m", "--model", help="Run this model first: a name or a weight file."),
     ] = None,
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
             metavar="A B",
-            help="Two results side by side, and whether they differ by more than chance.",
+            help="Compare two results, and test whether the differences are significant.",
         ),
     ] = None,
     submission: Annotated[
         Path | None,
-        typer.Option(help="Write the predictions as the servers take them: OUT.zip."),
+        typer.Option(help="Write the predictions as a zip for an evaluation server: OUT.zip."),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Where the run's folder goes. [runs/eval]"),
+        typer.Option("-o", "--output", help="Parent of the run's folder. [runs/eval]"),
     ] = None,
     as_json: Annotated[
         bool,
         typer.Option(
             "--json",
-            help="Print one JSON object; saved predictions then get a folder with -o only.",
+            help="Print one JSON object; files for saved predictions are then written only with "
+            "-o.",
         ),
     ] = False,
     frames: Frames = None,
@@ -84,15 +86,15 @@ def evaluate(
     ] = 1,
     conf: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Leave out tracks that score less: HOTA depends on it."),
+        typer.Option(min=0, max=1, help="Leave out tracks with a lower score; HOTA depends on it."),
     ] = EvalConfig().conf,
     max_overlap: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="A model's tracks: of two whose masks overlap by more than this IoU over the "
-            "video, score the surer one; 1: both."
+            help="With --model: of two tracks whose IoU over the video is above this, keep only "
+            "the higher-scoring one (duplicate removal); 1: keep both."
         ),
-    ] = 1.0,
+    ] = EvalConfig().predict.max_overlap,
     clip_length: Annotated[
         str | None, typer.Option(help="Frames that the model sees at once, or `all`.")
     ] = None,
@@ -102,31 +104,31 @@ def evaluate(
     precision: PrecisionName = "auto",
     batch: FrameBatch = None,
     samples: Annotated[
-        int, typer.Option(min=100, help="Draws of the videos that --compare makes.")
+        int, typer.Option(min=100, help="Bootstrap samples for --compare.")
     ] = EvalConfig().samples,
-    seed: Annotated[int, typer.Option(help="Of these draws.")] = EvalConfig().seed,
+    seed: Annotated[int, typer.Option(help="Seed of these samples.")] = EvalConfig().seed,
     davis: Annotated[
         bool | None,
         typer.Option(
             "--davis/--no-davis",
-            help="Measure DAVIS's J and F, which takes longest. [on DAVIS, and up to "
+            help="Compute DAVIS's J and F, which take longest. [on DAVIS, and on sets with up to "
             f"{EvalConfig().davis_masks:,} labelled masks]",
         ),
     ] = None,
     report: Annotated[
         bool,
-        typer.Option("--report/--no-report", help="Write the page, figures and tables of errors."),
+        typer.Option("--report/--no-report", help="Write a page, figures and tables of errors."),
     ] = True,
     exist_ok: Annotated[
-        bool, typer.Option("--exist-ok", help="Write into a folder that is there already.")
+        bool, typer.Option("--exist-ok", help="Write into an existing folder.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Score tracks: YouTube-VIS AP and AR, HOTA, identities, DAVIS J and F.
 
-    Prints a table, and writes numbers (metrics.json, CSV), figures and report.html into a folder
-    below runs/eval. A model's run is saved there as well: the same command again goes on where it
-    stopped.
+    Prints a table, and writes scores (metrics.json, CSV), figures and report.html into a folder
+    below runs/eval. The predictions of a model are saved there, too: the same command resumes an
+    interrupted run.
 
     Example: vistool eval valid.json --predictions results.json
 
@@ -144,8 +146,8 @@ def evaluate(
         )
     config = EvalConfig(
         conf=conf,
-        predict=PredictConfig(
-            conf=0.0,
+        predict=structs.replace(
+            EvalConfig().predict,
             max_overlap=max_overlap,
             clip_length=parse_clip_length(clip_length),
             clip_stride=clip_stride,
@@ -153,7 +155,6 @@ def evaluate(
             device=device,
             precision=cast("Precision", precision),
             batch=batch,
-            overlay=False,
         ),
         workers=workers,
         samples=samples,
@@ -162,114 +163,35 @@ def evaluate(
     if compare:
         _compare(dataset, compare, config, davis, as_json=as_json, quiet=quiet)
         return
-    wishes = _Wishes(frames, output, submission, as_json, davis, report, exist_ok, quiet)
-    failed = _score(dataset, predictions, model, config, wishes)
-    if failed:
+    from vistool.engine.evaluate.evaluate import RUNS, EvalJob
+
+    job = EvalJob(
+        dataset=dataset,
+        predictions=predictions,
+        model=model,
+        frames=frames,
+        config=config,
+        davis=davis,
+        output=output or RUNS,
+        write=model is not None or output is not None or not as_json,
+        report=report,
+        submission=submission,
+        exist_ok=exist_ok,
+    )
+    with progress(quiet=quiet, units=UNITS) as show:
+        done = job.run(show, say)
+    if done.submission:
+        answer(str(done.submission))
+    if done.folder:
+        say(f"saved in {done.folder}")
+    if done.evaluation:
+        answer(json.dumps(done.evaluation.as_json()) if as_json else table(done.evaluation))
+    if done.failed:
         raise PartialFailureError(
-            f"{len(failed)} videos could not be run and are not in the numbers: "
-            f"{', '.join(failed[:20])}",
-            hint="the others are saved: `vistool eval -m` with the same settings runs only these",
+            f"{len(done.failed)} videos could not be run and are not in the scores: "
+            f"{', '.join(done.failed[:20])}",
+            hint="the others are saved; `vistool eval -m` with the same settings runs only these",
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Wishes:
-    """What is to be written, and where; and where the frames are."""
-
-    frames: Path | None
-    output: Path | None
-    submission: Path | None
-    as_json: bool
-    davis: bool | None  # None: where it does not take long
-    report: bool
-    exist_ok: bool
-    quiet: bool
-
-
-def _score(
-    path: Path,
-    saved: Path | None,
-    model: str | None,
-    config: EvalConfig,
-    wishes: _Wishes,
-) -> list[str]:
-    """Make or read predictions, score them, write and print. Returns the videos that failed."""
-    from vistool.engine import evaluate as engine
-    from vistool.engine.evaluation_files import report_of, write_evaluation
-    from vistool.engine.predictions import (
-        folder_of_run,
-        inputs_of,
-        new_folder,
-        open_dataset,
-        read_predictions,
-    )
-    from vistool.engine.report_files import diagnosis_as_text
-    from vistool.engine.submission import write_submission
-
-    dataset, key = open_dataset(path, *([saved] if saved else []), frames=wishes.frames)
-    parent = wishes.output or Path("runs/eval")
-    if model is not None:
-        with progress(quiet=wishes.quiet) as show:
-            predictions = _run_model(dataset, key, model, parent, config, show)
-    else:
-        assert saved is not None
-        with progress(quiet=wishes.quiet, unit="results") as show:
-            predictions = read_predictions(saved, dataset, key, on_progress=show)
-    if predictions is None:  # another process scores
-        return []
-    predictions = predictions.above(config.conf)
-    for warning in predictions.warnings:
-        say(f"warning: {warning}")
-    names = {video.id: video.name for video in dataset.videos}
-    failed = [names[id_] for id_ in predictions.failed]
-    if wishes.submission:
-        if failed:
-            return failed
-        answer(str(write_submission(wishes.submission, predictions)))
-        if not dataset.tracks:
-            return []
-    with progress(quiet=wishes.quiet, unit="videos") as show:
-        davis = engine.boundaries_wanted(dataset, config, wishes.davis)
-        result = engine.evaluate(dataset, predictions, boundaries=davis, on_progress=show)
-    content = result.as_json(inputs_of(dataset, key, predictions))
-    report = report_of(dataset, result, content)
-    if model is not None or wishes.output or not wishes.as_json:
-        if model is not None:
-            folder = folder_of_run(predictions)
-        else:
-            folder = new_folder(predictions, dataset, parent, exist_ok=wishes.exist_ok)
-        write_evaluation(folder, result, content, report if wishes.report else None)
-        say(f"saved in {folder}")
-    if wishes.as_json:
-        answer(json.dumps(content))
-        return failed
-    answer(_table(content))
-    answer(f"\n{diagnosis_as_text(report)}")
-    return failed
-
-
-def _run_model(
-    dataset: DataSet,
-    key: str,
-    model: str,
-    parent: Path,
-    config: EvalConfig,
-    show: OnProgress,
-) -> Predictions | None:
-    from vistool.engine.predict_dataset import predict_dataset
-    from vistool.engine.predictions import predictions_of_run
-
-    done = predict_dataset(
-        dataset,
-        key,
-        model,
-        parent,
-        config.predict,
-        workers=config.workers,
-        on_progress=show,
-        on_failure=lambda name, why: say(f"error: {name}: {why}"),
-    )
-    return predictions_of_run(done, dataset) if done else None
 
 
 def _compare(
@@ -281,10 +203,10 @@ def _compare(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    from vistool.engine.compare import compare
+    from vistool.engine.evaluate.compare import compare
 
-    with progress(quiet=quiet, unit="videos") as show:
-        comparison = compare(path, *results, config, boundaries=davis, on_progress=show)
+    with progress(quiet=quiet, units=UNITS) as show:
+        comparison = compare(path, *results, config, davis=davis, on_progress=show)
     if as_json:
         answer(json.dumps(comparison.as_json()))
         return
@@ -299,51 +221,85 @@ def _compare(
     answer(f"\n{comparison.num_videos} videos, drawn {config.samples} times with replacement")
 
 
-def _table(content: Mapping[str, Any]) -> str:
-    """The numbers for people."""
-    counts, labels = content["counts"], content["labels"]
+ALL_SCORES = (
+    "HOTA, identities, J and F count predicted tracks of any score; with --conf 0.5, only tracks "
+    "that `vistool predict` reports"
+)
+
+
+def table(result: Measured) -> str:
+    """The scores and the errors as text."""
+    scored, numbers = result.scored, result.numbers()
+    tracking = {**numbers["hota"], **numbers["identity"], **numbers.get("davis", {})}
     lines = [
-        "{videos} videos, {frames} frames, {truth_tracks} labelled tracks, "
-        "{predicted_tracks} predicted".format(**counts),
-        *_notes(labels),
+        f"{len(scored.videos)} videos, {scored.num_frames} frames, {scored.num_truth} labelled "
+        f"tracks, {scored.num_predictions} predicted",
+        *_notes(scored),
         "",
-        *_block(content["ytvis"], OFFICIAL[:6]),
-        *_block(content["ytvis"], OFFICIAL[6:]),
-        *_block({**content["hota"], **content["identity"], **content.get("davis", {})}, TRACKING),
+        *_block(numbers["ytvis"], OFFICIAL[:6]),
+        *_block(numbers["ytvis"], OFFICIAL[6:]),
+        *_block(tracking, TRACKING),
+        *([] if result.source.conf else [ALL_SCORES, ""]),
     ]
-    rows = [row for row in content["categories"] if row["truth"] or row["predictions"]]
+    rows = [row for row in result.by_category() if row["truth"] or row["predictions"]]
     columns = ["AP", "AP50", "AP75", "AR10", "HOTA", "AssA"]
     lines.append(
-        f"{'category':{NAME_WIDTH}}{'labelled':>9}{'found':>7}"
+        f"{'category':{NAME_WIDTH}}{'labelled':>9}{'predicted':>11}"
         + "".join(f"{name:>8}" for name in columns)
     )
     for row in sorted(rows, key=lambda row: -row["truth"]):
-        numbers = "".join(_cell(row.get(name, -1)) for name in columns)
+        values = "".join(_cell(row.get(name, -1)) for name in columns)
         name = visible(row["name"])[: NAME_WIDTH - 1]
-        lines.append(f"{name:{NAME_WIDTH}}{row['truth']:9}{row['predictions']:7}{numbers}")
-    return "\n".join(lines)
+        lines.append(f"{name:{NAME_WIDTH}}{row['truth']:9}{row['predictions']:11}{values}")
+    return "\n".join([*lines, "", *_errors(result)])
 
 
-def _notes(labels: Mapping[str, Any]) -> list[str]:
-    """What was merged or left out."""
-    notes = [
-        f"{name}: {', '.join(members)} together"
-        for name, members in labels["merged_categories"].items()
+def _errors(result: Measured) -> list[str]:
+    """A summary of the diagnosis: errors by kind, worst videos, calibration."""
+    diagnosis = result.diagnosis
+    lines = [
+        f"{'if corrected':18}{'count':>7}{'AP50':>8}{'gain':>9}{'AP':>8}{'gain':>9}",
+        *(
+            f"{o.kind:18}{o.count:7}{_cell(o.ap50)}{o.ap50_gain:+9.3f}{_cell(o.ap)}{o.ap_gain:+9.3f}"
+            for o in sorted(diagnosis.breakdown.kinds, key=lambda oracle: -oracle.ap50_gain)
+        ),
+        "",
+        f"{'worst videos':30}{'AP lost':>8}{'labelled':>10}{'found':>7}{'false':>7}",
     ]
-    if labels["unscored_categories"]:
-        left = ", ".join(f"{name} ({n})" for name, n in labels["unscored_categories"].items())
-        notes.append(f"the model has no class for, so not scored: {left}")
-    if labels["partly_labelled_videos"] or labels["unnamed_objects_ignored"]:
+    for video in diagnosis.videos[:WORST_VIDEOS]:
+        name = visible(result.video_name(video.video_id))
+        lines.append(
+            f"{name[:29]:30}{video.ap_lost:8.3f}{video.num_truth:10}{video.num_found:7}"
+            f"{video.num_false:7}"
+        )
+    calibration = diagnosis.calibration
+    if calibration.count:
+        side = "above" if calibration.bias > 0 else "below"
+        lines += [
+            "",
+            f"calibration error {calibration.error:.3f}; the mean score is "
+            f"{abs(calibration.bias):.3f} {side} the share of right predictions",
+        ]
+    return lines
+
+
+def _notes(scored: ScoredSet) -> list[str]:
+    """Notes on what was merged or left out."""
+    notes = [f"{name}: merged from {', '.join(old)}" for name, old in scored.merged.items()]
+    if scored.unscored:
+        left = ", ".join(f"{name} ({n})" for name, n in scored.unscored.items())
+        notes.append(f"not scored, since the model has no such class: {left}")
+    if scored.partly_labelled or scored.num_unnamed:
         notes.append(
-            f"{labels['partly_labelled_videos']} videos labelled in part, "
-            f"{labels['unnamed_objects_ignored']} objects without a category: "
-            f"{labels['predictions_not_judged']} predictions there count neither way"
+            f"{scored.partly_labelled} videos labelled in part, "
+            f"{scored.num_unnamed} objects without a category: "
+            f"{scored.unjudged} predictions are not scored"
         )
     return [visible(note) for note in notes]
 
 
 def _block(numbers: Mapping[str, float], names: Sequence[str]) -> list[str]:
-    """Names over their numbers, and an empty line."""
+    """A line of names, a line of scores below them, and an empty line."""
     return [
         "".join(f"{name:>9}" for name in names),
         "".join(f" {_cell(numbers.get(name, -1))}" for name in names),

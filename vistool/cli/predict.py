@@ -19,7 +19,7 @@ from vistool.cli.options import (
     PrecisionName,
     Quiet,
 )
-from vistool.config import Extra, Precision, PredictConfig
+from vistool.config import Precision, PredictConfig
 from vistool.errors import UsageError
 
 
@@ -27,8 +27,8 @@ def predict(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="Video files, folders of frames (taken as 10 a second), folders of videos, or "
-            "globs."
+            help="Video files, folders of frames, TIFFs whose pages are frames, folders of videos, "
+            "or globs."
         ),
     ],
     output: Annotated[
@@ -70,6 +70,26 @@ def predict(
     ] = PredictConfig().frame_stride,
     start: Annotated[float | None, typer.Option(help="Begin here, in seconds.")] = None,
     end: Annotated[float | None, typer.Option(help="End here, in seconds.")] = None,
+    stream: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of the video stream, of several in a file. [the default one, or else the "
+            "largest]"
+        ),
+    ] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(help="Frames per second of frames that are kept as pictures. [10]"),
+    ] = None,
+    value_range: Annotated[
+        str | None,
+        typer.Option(
+            "--range",
+            metavar="LOW,HIGH",
+            help="Values that become black and white, of pictures with more than 8 bits. [the "
+            "lowest and the highest of the sequence]",
+        ),
+    ] = None,
     size: InputSize = None,
     device: DeviceName = "auto",
     precision: PrecisionName = "auto",
@@ -80,8 +100,8 @@ def predict(
     save: Annotated[
         list[str] | None,
         typer.Option(
-            help="Write more: csv and jsonl (what is where on every frame), mots, davis (label "
-            "pictures), cutouts (transparent PNGs); --save csv,davis; may be repeated.",
+            help="Write more: csv and jsonl (the masks of every frame), mots, davis (label "
+            "pictures), cutouts (transparent PNGs)...; --save csv,davis; may be repeated.",
         ),
     ] = None,
     exist_ok: Annotated[
@@ -96,9 +116,12 @@ def predict(
 
     Example: vistool predict street.mp4 --conf 0.8 --classes person,car
     """
+    from vistool.formats.video.sources import expand_sources
+
+    paths = expand_sources(sources)  # before torch is loaded: they may not be there
     from vistool.engine.distributed import joined
-    from vistool.engine.predict import PredictedVideo, predict_videos
-    from vistool.formats.video import expand_sources
+    from vistool.engine.predict.sources import predict_videos
+    from vistool.engine.tracked_video import TrackedVideo
 
     config = PredictConfig(
         conf=conf,
@@ -110,25 +133,28 @@ def predict(
         size=size,
         start=start,
         end=end,
+        stream=stream,
+        fps=fps,
+        range=parse_range(value_range),
         device=device,
         precision=cast("Precision", precision),
         batch=batch,
         overlay=overlay,
-        save=cast("tuple[Extra, ...]", _listed(save)),
+        save=_listed(save),
     )
 
     if output == Path("-"):
         if save or exist_ok:
             raise UsageError("-o - writes no files, so there is nothing to --save or to replace")
-        stream(model, expand_sources(sources), config, quiet=quiet)
+        print_frames(model, paths, config, quiet=quiet)
         return
 
-    def on_done(video: PredictedVideo) -> None:
+    def on_done(video: TrackedVideo, folder: Path) -> None:
         for warning in video.warnings:
             say(f"warning: {warning}")
         if not quiet:
-            say(f"{video.source}: {video.frames} frames, {video.tracks} tracks")
-        answer(str(video.folder))
+            say(f"{video.reader.path}: {len(video.frames)} frames, {len(video.tracks)} tracks")
+        answer(str(folder))
 
     with (
         joined(device) as processes,
@@ -136,7 +162,7 @@ def predict(
     ):
         predict_videos(
             model,
-            expand_sources(sources),
+            paths,
             output,
             config,
             exist_ok=exist_ok,
@@ -147,14 +173,14 @@ def predict(
         )
 
 
-def stream(model: str, sources: Sequence[Path], config: PredictConfig, *, quiet: bool) -> None:
-    """One JSON line a frame, on stdout; classes and scores are what is known by then."""
-    import msgspec
-
+def print_frames(
+    model: str, sources: Sequence[Path], config: PredictConfig, *, quiet: bool
+) -> None:
+    """Print one JSON line per frame on stdout, with the classes and scores known so far."""
     from vistool.engine.distributed import joined
-    from vistool.engine.predict import stream_videos
-    from vistool.formats.results import path_as_text
-    from vistool.structures import FrameResult
+    from vistool.engine.predict.sources import stream_videos
+    from vistool.engine.tracked_video import TrackedFrame
+    from vistool.formats.files import path_as_text
 
     with (
         joined(config.device) as processes,
@@ -164,8 +190,8 @@ def stream(model: str, sources: Sequence[Path], config: PredictConfig, *, quiet:
             raise UsageError("-o - is for one process: several would write into each other")
         done = count(1)
 
-        def on_frame(source: Path, frame: FrameResult) -> None:
-            line = {"source": path_as_text(source), **msgspec.to_builtins(frame)}
+        def on_frame(source: Path, frame: TrackedFrame) -> None:
+            line = {"source": path_as_text(source), **frame.as_dict()}
             answer(json.dumps(line, separators=(",", ":")))  # ASCII, as any stdout can take
             show("segmenting", next(done), None)
 
@@ -177,6 +203,17 @@ def stream(model: str, sources: Sequence[Path], config: PredictConfig, *, quiet:
             on_warning=lambda warning: say(f"warning: {warning}"),
             on_failure=lambda _, error: report_failure(error),
         )
+
+
+def parse_range(text: str | None) -> tuple[float, float] | None:
+    """Two numbers with a comma between them. Raises: UsageError for anything else."""
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise UsageError(f"--range {text}: not two numbers, as in --range 0,4095") from None
+    return low, high
 
 
 def _listed(parts: list[str] | None) -> tuple[str, ...]:

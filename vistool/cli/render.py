@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from vistool.cli.console import progress
-from vistool.cli.options import Quiet
+from vistool.cli.options import Quiet, Replace
+from vistool.config import OverlayStyle
 
 
 def render(
@@ -24,8 +25,8 @@ def render(
         typer.Option(
             "-o",
             "--output",
-            help="The mp4 to write. [overlay.mp4 beside the results; "
-            "with --video, overlay-SOURCE.mp4]",
+            help="The mp4 to write. [overlay.mp4 beside the results; with --video, "
+            "overlay-SOURCE.mp4; with -2, -3... if that is there already]",
         ),
     ] = None,
     video: Annotated[
@@ -45,13 +46,14 @@ def render(
     alpha: Annotated[
         float,
         typer.Option(min=0, max=1, help="Strength of the masks' colour: 0 none, 1 opaque."),
-    ] = 0.45,
+    ] = OverlayStyle().alpha,
     labels: Annotated[
         bool, typer.Option("--labels/--no-labels", help="Class, id and score on every mask.")
     ] = True,
     scores: Annotated[
         bool, typer.Option("--scores/--no-scores", help="The score as part of the label.")
     ] = True,
+    exist_ok: Replace = False,
     quiet: Quiet = False,
 ) -> None:
     """Draw saved results on their video.
@@ -61,22 +63,29 @@ def render(
     Of several videos: vistool render JPEGImages/deer results.json --video deer --annotations
     valid.json
     """
-    from vistool.engine.render import render_video
-    from vistool.formats.results import OVERLAY
-    from vistool.formats.video import source_name
-    from vistool.rendering.overlay import OverlayStyle
+    from vistool.engine.read_video import load
+    from vistool.engine.writers import require_mp4
+    from vistool.formats.files import free_path, refuse_existing
+    from vistool.formats.results.files import OVERLAY
+    from vistool.formats.video.sources import source_name
 
-    style = OverlayStyle(alpha=alpha, labels=labels, scores=scores)
     if output is None:
         name = OVERLAY if video is None else f"overlay-{source_name(source)}.mp4"
-        output = (results if results.is_dir() else results.parent) / name
-    with progress(quiet=quiet) as show:
-        render_video(
-            *(source, results, output),
-            video=video,
-            annotations=annotations,
-            style=style,
+        folder = results if results.is_dir() else results.parent
+        output = free_path(folder / name, exist_ok=exist_ok)
+    require_mp4(output)  # before anything is read
+    refuse_existing(output, exist_ok=exist_ok)
+    with (
+        progress(quiet=quiet) as show,
+        load(results, source=source, video=video, annotations=annotations) as tracked,
+    ):
+        tracked.render(
+            output,
             conf=conf,
+            exist_ok=exist_ok,
             on_progress=show,
+            alpha=alpha,
+            labels=labels,
+            scores=scores,
         )
     typer.echo(output)

@@ -1,4 +1,4 @@
-"""`vistool weights`: the models at hand, what a file says of itself, the papers' checkpoints."""
+"""`vistool weights`: list and show weight files, and import the papers' checkpoints."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vistool.cli.console import say
-from vistool.errors import UsageError
-from vistool.formats.problems import visible
+from vistool.errors import UsageError, first_few, visible
+from vistool.formats.files import encode_json
 
 if TYPE_CHECKING:
-    from vistool.models.importing import ImportedModel, ImportReport
-    from vistool.models.weights import WeightsHeader
+    from vistool.models.checkpoints.files import WeightsHeader
+    from vistool.models.checkpoints.importing import ImportedModel, ImportReport
 
 COLUMNS = ("name", "MB", "architecture", "classes", "license", "score")
-# Free text in the header; `vistool train` copies them from the [card] of its configuration.
+# Free text in the header; `vistool train` copies it from the [card] of its configuration.
 LICENSE, SCORE = "license", "score"
-FIRST_FEW = 5  # tensors that are named without --verbose
+FIRST_FEW = 5  # tensors that are listed without --verbose
 
-weights = typer.Typer(help="The models at hand.")
+weights = typer.Typer(help="List, show and import weight files.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -31,23 +31,29 @@ def list_weights(as_json: AsJson = False) -> None:
 
     Example: vistool weights list
     """
-    import msgspec
+    from vistool.models.checkpoints.files import available_weights
+
+    print_weights(available_weights(), as_json=as_json)
+
+
+def print_weights(paths: list[Path], *, as_json: bool) -> None:
+    """Print one row per weight file, as a table or as JSON; warn about unreadable files."""
 
     from vistool.errors import WeightsError
-    from vistool.models.weights import available_weights, read_header
+    from vistool.models.checkpoints.files import read_header
 
     rows = []
-    for path in available_weights():
+    for path in paths:
         try:
             rows.append(_summary(read_header(path)))
         except WeightsError as error:
             say(f"warning: {error}")
     if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(rows)))
+        typer.echo(encode_json(rows, indented=True))
     elif rows:
         typer.echo(_table(rows))
     else:
-        say("no weights come with this installation; `predict --model` takes a file as well")
+        say("no weights come with this installation; `predict --model` also accepts a file")
 
 
 @weights.command("show")
@@ -57,13 +63,14 @@ def show_weights(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Show all that a weight file says about itself, and its SHA-256.
+    """Show the whole header of a weight file, and its SHA-256.
 
     Example: vistool weights show ifc-lite
     """
     import msgspec
 
-    from vistool.models.weights import find_weights, read_header, sha256_of
+    from vistool.formats.files import sha256_of
+    from vistool.models.checkpoints.files import find_weights, read_header
 
     header = read_header(find_weights(name))
     facts = {
@@ -75,13 +82,13 @@ def show_weights(
         "metadata": header.metadata,
     }
     if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(facts)))
+        typer.echo(encode_json(facts, indented=True))
         return
     facts["classes"] = ", ".join(header.config.class_names)
     metadata, config = facts.pop("metadata"), facts.pop("config")
     for key, value in {**facts, **metadata}.items():
         typer.echo(_printable(f"{key:14}{value}"))
-    typer.echo(_printable("config\n" + msgspec.json.format(msgspec.json.encode(config)).decode()))
+    typer.echo(_printable("config\n" + encode_json(config, indented=True).decode()))
 
 
 @weights.command("import")
@@ -89,7 +96,7 @@ def import_weights(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="A published checkpoint: .pth of torch, .pkl of NumPy."
+            metavar="FILE", help="A published checkpoint: .pth (torch) or .pkl (NumPy)."
         ),
     ],
     output: Annotated[
@@ -99,29 +106,29 @@ def import_weights(
     init_of: Annotated[
         str | None,
         typer.Option(
-            help="Take FILE as the start of a training of this published model, without its class "
-            "head: ifc-r50, ifc-r101, vistr-r50, vistr-r101.",
+            help="Import FILE as initial weights for training this published model, without a "
+            "class head: ifc-r50, ifc-r101, vistr-r50, vistr-r101.",
         ),
     ] = None,
     exist_ok: Annotated[
-        bool, typer.Option("--exist-ok", help="Replace a weight file that is there already.")
+        bool, typer.Option("--exist-ok", help="Replace an existing weight file.")
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Say what became of every tensor.")
+        bool, typer.Option("--verbose", "-v", help="List every tensor and what was done with it.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a published checkpoint of VisTR or IFC into a weight file.
+    """Convert a published checkpoint of VisTR or IFC into a weight file.
 
-    Model and size are recognised from the names and shapes of its tensors. Backbones trained on
-    ImageNet (torchvision, detectron2), DETR trained on COCO, and models for other classes can be
-    what a training starts from: --init-of.
+    Model and size are recognised from the names and shapes of the tensors. With --init-of,
+    backbones trained on ImageNet (torchvision, detectron2), DETR trained on COCO, and models for
+    other classes become initial weights for training.
 
-    Nothing in FILE is run. If a needed tensor is missing or misfits, nothing is written.
+    No code in FILE is executed. If a tensor is missing or has a wrong shape, nothing is written.
 
     Example: vistool weights import vistr_r50.pth -o vistr-r50.safetensors
     """
-    from vistool.models.importing import import_checkpoint, save_imported
+    from vistool.models.checkpoints.importing import import_checkpoint, save_imported
 
     target = output or file.with_suffix(".safetensors")
     if target.exists() and not exist_ok:
@@ -138,22 +145,22 @@ def import_weights(
 
 
 def _say_report(report: ImportReport, *, verbose: bool) -> None:
-    """How many tensors were taken, and the first few of those that were not."""
+    """Print the number of tensors by outcome, and the first few that were not taken."""
     say(_printable(f"{report.source}: {report.recognised}"))
     for outcome, number in report.count().items():
         say(f"  {number} {outcome}")
-        keys = report.of(outcome)
-        if not verbose:
-            keys = [] if outcome in ("taken", "renamed") else keys[:FIRST_FEW]
-        for key in keys:
-            names = " -> ".join(name for name in (key.published, key.ours) if name)
-            say(_printable(f"    {names}{': ' if key.note else ''}{key.note}"))
-        if keys and len(keys) < number:
-            say(f"    ... and {number - len(keys)} more (--verbose)")
+        if outcome in ("taken", "renamed") and not verbose:
+            continue
+        texts = [
+            " -> ".join(name for name in (key.published, key.ours) if name)
+            + (f": {key.note}" if key.note else "")
+            for key in report.of(outcome)
+        ]
+        for text in first_few(texts, number if verbose else FIRST_FEW, " (--verbose)"):
+            say(_printable(f"    {text}"))
 
 
 def _report_as_json(imported: ImportedModel) -> str:
-    import msgspec
 
     report = imported.report
     facts = {
@@ -165,11 +172,11 @@ def _report_as_json(imported: ImportedModel) -> str:
         "counts": report.count(),
         "keys": [key._asdict() for key in report.keys],
     }
-    return msgspec.json.format(msgspec.json.encode(facts)).decode()
+    return encode_json(facts, indented=True).decode()
 
 
 def _summary(header: WeightsHeader) -> dict[str, Any]:
-    """What tells weights apart, by column."""
+    """The columns of `weights list` for one file."""
     config = header.config
     return {
         "name": header.name,
@@ -182,7 +189,7 @@ def _summary(header: WeightsHeader) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    """Rows as aligned columns under their names."""
+    """Rows as aligned columns, with a header."""
     lines = [COLUMNS, *(tuple(str(row[column]) for column in COLUMNS) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
     return "\n".join(
@@ -192,5 +199,5 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _printable(text: str) -> str:
-    """Text from a file, for the terminal."""
+    """Text from a file with control characters replaced, for the terminal."""
     return "\n".join(map(visible, text.split("\n"))).rstrip()

@@ -1,1 +1,1 @@
-"""Pairing predictions with the truth, and what a model is trained on."""
+"""Training objectives: matching of queries with labelled instances, and loss terms."""

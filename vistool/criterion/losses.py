@@ -1,4 +1,4 @@
-"""Loss terms, one function each: one number a row; a model's criterion averages them."""
+"""Loss terms, one function each, with one value per row; the models' criteria average them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,23 @@ FOCAL_GAMMA = 2.0
 
 
 def dice_score(logits: Tensor, target: Tensor) -> Tensor:
-    """Dice of every pair, +1 smoothed. logits: [Q, ...]; target: [N, ...] in [0, 1]. -> [Q, N]"""
+    """Dice of every pair, with 1 added to numerator and denominator.
+
+    Args: logits: [Q, ...]; target: [N, ...] in [0, 1].
+    Returns: [Q, N] in (0, 1].
+    """
     p, y = logits.sigmoid().flatten(1), target.flatten(1)
     return (2 * (p @ y.T) + 1) / (p.sum(1)[:, None] + y.sum(1)[None] + 1)
 
 
 def dice_loss(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
-    """1 - Dice, +1 smoothed. Both [N, ...]: N sequences (IFC) or single frames (VisTR). -> [N]
+    """1 - Dice of every row, smoothed as in `dice_score`.
 
-    Args: counted: bool like the target, the pixels that say something; None: all.
+    Args:
+        logits, target: [N, ...], N mask sequences (IFC) or masks of single frames (VisTR).
+        counted: bool in the shape of `target`, the pixels that count; None: all.
+
+    Returns: [N] in [0, 1).
     """
     p, y = logits.sigmoid().flatten(1), target.flatten(1)
     if counted is not None:
@@ -34,10 +42,14 @@ def dice_loss(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> 
 
 
 def focal_loss(logits: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
-    """Sigmoid focal loss, mean over a row's pixels; target in [0, 1]. Both [N, ...] -> [N]
+    """Sigmoid focal loss, the mean over the pixels of every row.
 
-    Args: counted: bool like the target, the pixels that say something, the others being right;
-        None: all.
+    Args:
+        logits: [N, ...]; target: [N, ...] in [0, 1].
+        counted: bool in the shape of `target`, the pixels that count; the loss of the others is 0.
+            None: all count.
+
+    Returns: [N].
     """
     p = logits.sigmoid()
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -63,18 +75,19 @@ def giou_loss(boxes: Tensor, target: Tensor) -> Tensor:
 
 
 def absence_loss(logits: Tensor, exhaustive: Tensor) -> Tensor:
-    """How strongly a query that matches nothing claims a class of which everything is labelled.
+    """The class loss of an unmatched query: it should not predict an exhaustively labelled class.
 
-    -log(1 - sum of the probabilities of those classes). Where every class is labelled exhaustively
-    this is the cross-entropy with "no object"; where none is, it is 0: the query may well have
-    found something that nobody was asked to label.
+    The loss is -log(1 - sum of the probabilities of these classes). If all classes are labelled
+    exhaustively, it is the cross-entropy with "no object". If none is, it is 0, because the query
+    may predict an unlabelled object.
 
-    What a query may be instead is lifted alike, so that a step leaves the odds between an instance
-    of the other classes and "no object" as they are. The plain gradient would lift the likelier
-    more, which is "no object" almost everywhere, and through the weights that queries share also
-    where something unlabelled is; alike is what the natural gradient does (Amari, 1998).
+    The gradient raises the logits of all other classes and of "no object" by the same amount, as
+    the natural gradient does (Amari, 1998). So a step does not change the odds between them. The
+    plain gradient would raise the most likely one most. This is "no object" for nearly all queries,
+    and through shared weights "no object" would also become more likely on unlabelled objects.
 
-    Args: logits: [N, K + 1]; exhaustive: [N, K] bool.  Returns: [N]
+    Args: logits: [N, K + 1]; exhaustive: [N, K] bool.
+    Returns: [N].
     """
     allowed = ~F.pad(exhaustive, (0, 1), value=False)
     mean = (logits * allowed).sum(1, keepdim=True) / allowed.sum(1, keepdim=True)
@@ -83,17 +96,18 @@ def absence_loss(logits: Tensor, exhaustive: Tensor) -> Tensor:
 
 
 def counted_pixels(regions: Tensor, masks: Tensor) -> Tensor:
-    """The pixels that say something of an instance: its own, and those in no region to ignore.
+    """The pixels that count for an instance: those of its mask, and those outside all regions.
 
-    Args: regions: [R, ...] bool or in [0, 1]; masks: [N, ...], likewise.  Returns: [N, ...] bool
+    Args: regions: [R, ...] bool or in [0, 1], to be ignored; masks: [N, ...], likewise.
+    Returns: [N, ...] bool.
     """
     return (regions <= 0).all(0) | (masks > 0)
 
 
 def weighted_total(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """The sum that is minimised; `dice_0`, of decoder layer 0, has the weight of `dice`.
+    """The weighted sum of the terms; `dice_0`, of decoder layer 0, has the weight of `dice`.
 
-    What has no weight is there to be looked at.
+    Terms without a weight are left out: they are only reported.
     """
     kinds = {name: LAYER.sub("", name) for name in terms}
     return torch.stack(

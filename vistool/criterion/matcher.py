@@ -1,4 +1,4 @@
-"""One-to-one pairing of queries and instances (Hungarian)."""
+"""One-to-one matching of queries and instances (Hungarian algorithm)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from vistool.criterion.losses import dice_score
 from vistool.ops.boxes import box_iou
 
-# Of the terms that pairs are chosen by, as published.
+# Weights of the terms of the matching cost, as published.
 DICE_WEIGHT = 3.0
 BOX_WEIGHT = 5.0
 IOU_WEIGHT = 2.0
@@ -22,7 +22,7 @@ Validity = Literal["own", "published"]
 def match_scores(
     class_logits: Tensor, mask_logits: Tensor, labels: Tensor, masks: Tensor
 ) -> Tensor:
-    """How well every query fits every instance (IFC section 3.3): class probability + 3 * Dice.
+    """Matching scores (IFC, section 3.3): class probability + 3 * Dice.
 
     Args:
         class_logits: [Q, K + 1]; mask_logits: [Q, T, h, w].
@@ -37,10 +37,10 @@ def match_scores(
 def frame_match_costs(
     class_logits: Tensor, boxes: Tensor, labels: Tensor, target_boxes: Tensor
 ) -> Tensor:
-    """How badly every query fits every instance over the frames of a clip (VisTR, section 3.4).
+    """Matching costs over the frames of a clip (VisTR, section 3.4).
 
-    -(class probability) + 5 * mean absolute difference of the boxes - 2 * IoU, each a mean over
-    all frames, those without the instance too: its box is zeros there.
+    The cost is -(class probability) + 5 * mean absolute difference of the boxes - 2 * IoU. Each
+    term is the mean over all frames, also those without the instance, where its box is zeros.
 
     Args:
         class_logits: [Q, T, K + 1]; boxes: [Q, T, 4] cxcywh, fractions of the frame.
@@ -57,7 +57,7 @@ def frame_match_costs(
 
 
 class PairedFrames(NamedTuple):
-    """Where a query is to show an instance: [R] int64 each, one row a frame."""
+    """The frames of matched pairs, one per row: [R] int64 each."""
 
     query: Tensor
     instance: Tensor
@@ -67,12 +67,12 @@ class PairedFrames(NamedTuple):
 def paired_frames(
     query: Tensor, instance: Tensor, present: Tensor, validity: Validity = "own"
 ) -> PairedFrames:
-    """The frames of every pair that has the instance on them.
+    """The frames on which every matched query is trained to show its instance.
 
     Args:
         query, instance: [P], the pairs; present: [N, T] bool.
-        validity: "own" takes the frames of the pair's instance. "published" takes, for pair j,
-            those of instance j, whichever it was paired with: VisTR's code does so.
+        validity: "own" takes the frames with the pair's instance. "published" takes, for pair j,
+            the frames with instance j, even if pair j has another instance, as in VisTR's code.
     """
     shown = present[instance] if validity == "own" else present[: len(instance)]
     pair, frame = shown.nonzero(as_tuple=True)
@@ -80,11 +80,12 @@ def paired_frames(
 
 
 def hungarian(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The pairing of rows and columns with the highest total.
+    """The one-to-one matching of rows and columns with the highest sum of scores.
 
-    Args: scores: [Q, N].  Returns: row and column indices, rows ascending, min(Q, N) of each.
+    Args: scores: [Q, N].
+    Returns: row and column indices, [min(Q, N)] each, rows ascending.
     """
-    # Outputs that are no numbers pair up anyhow: the losses then show it, with their names.
+    # NaN scores are matched as 0, so that the losses become NaN and are reported by name.
     known = scores.detach().float().nan_to_num(0.0).cpu().numpy()
     rows, columns = linear_sum_assignment(known, maximize=True)
     return (

@@ -1,8 +1,9 @@
-"""VisTR's training objective: match by class and boxes, then one term a frame of every pair."""
+"""VisTR's training objective: matching by class and boxes, and terms of every pair and frame."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,12 +11,12 @@ from torch import Tensor
 from vistool.criterion.class_term import (
     DUPLICATE_SHARE,
     Counts,
-    blamed_outside,
     class_error,
     class_terms,
     class_weight,
+    exhaustive_outside,
+    misclassified,
     miscounted,
-    misjudged,
 )
 from vistool.criterion.losses import (
     box_loss,
@@ -32,21 +33,32 @@ from vistool.criterion.matcher import (
     hungarian,
     paired_frames,
 )
-from vistool.ops.boxes import box_coverage, boxes_of_masks
-from vistool.ops.masks import resize_masks
-from vistool.structures import ClipTarget, FrameClipOutput, FrameHeads, FrameTarget
+from vistool.ops.boxes import box_coverage, boxes_of_masks, resize_masks
+from vistool.structures import ClipTarget, FrameClipOutput, FrameHeads
+
+
+@dataclass(frozen=True, slots=True)
+class FrameTarget:
+    """The labelled instances of one clip, frame by frame."""
+
+    labels: Tensor  # [N, T] int64 in [0, K]; only for matching on frames without the instance
+    present: Tensor  # [N, T] bool
+    boxes: Tensor  # [N, T, 4] cxcywh, fractions of the frame; zeros without the instance
+    masks: Tensor  # [N, T, H, W] bool
+    exhaustive: Tensor  # [K] bool
+    regions: Tensor | None  # as in ClipTarget
+    region_labels: Tensor | None
 
 
 def frame_target(target: ClipTarget, validity: Validity = "own") -> FrameTarget:
-    """Boxes and presence of every instance on every frame, from its masks unless they are given.
+    """Boxes and presence of every instance on every frame, from its masks if they are not given.
 
-    Args: validity: "published" has class 0, which never occurs in the published data, where an
-        instance is absent.
+    Args: validity: "published" uses class 0, which never occurs in the published data, on frames
+        without the instance; "own" uses "no object".
     """
     present = _present(target)
     labels = target.labels[:, None].expand(present.shape)
     return FrameTarget(
-        # Where an instance is absent, a query that follows it is right to see no object.
         labels=labels.where(present, len(target.exhaustive) if validity == "own" else 0),
         present=present,
         boxes=boxes_of_masks(target.masks) if target.boxes is None else target.boxes,
@@ -58,19 +70,19 @@ def frame_target(target: ClipTarget, validity: Validity = "own") -> FrameTarget:
 
 
 def _present(target: ClipTarget) -> Tensor:
-    """[N, T] bool."""
+    """[N, T] bool: the frames with each instance."""
     return target.masks.flatten(2).any(2) if target.present is None else target.present
 
 
 class VisTRCriterion:
-    """VisTR's losses (section 3.4) for clips that may be labelled in part, and batches of them.
+    """VisTR's losses (section 3.4) for batches of clips that may be partly labelled.
 
-    A query belongs to one instance over the whole clip; on frames where that is absent, the query
-    is to see no object.
+    A query is matched with one instance for the whole clip. On frames without the instance, the
+    query is trained to predict "no object".
 
     Args:
-        class_weight, ...: of the terms in the total (paper: 1, 5, 2, 1, 1).
-        validity: "published" repeats faults of the published training, see `paired_frames` and
+        class_weight, ...: weights of the terms (paper: 1, 5, 2, 1, 1).
+        validity: "published" repeats faults of the published training; see `paired_frames` and
             `frame_target`.
     """
 
@@ -94,79 +106,73 @@ class VisTRCriterion:
         }
 
     def chosen(self, heads: FrameHeads, targets: Sequence[ClipTarget]) -> Tensor:
-        """The queries that are paired, whose masks alone are compared; at least one. [B, Q] bool"""
+        """The matched queries, [B, Q] bool, at least one: masks of others are not needed."""
         chosen = torch.zeros(
             heads.class_logits.shape[:2], dtype=torch.bool, device=heads.class_logits.device
         )
         for clip, target in enumerate(targets):
             query, _ = self._pairs(heads, clip, frame_target(target, self.validity))
             chosen[clip, query] = True
-        # Processes that train together count on a gradient, if of zeros, in every parameter.
+        # In distributed training, every parameter needs a gradient, even if it is zero.
         chosen[0, 0] |= ~chosen.any()
         return chosen
 
     def counts(self, targets: Sequence[ClipTarget], num_queries: int) -> Counts:
-        """What the terms of these clips are divided by; of several batches, the sum.
+        """The denominators of the terms of these clips; add them up for several batches.
 
-        Instances count on all frames, whether present or not (as published).
+        Instances count on all frames, also where they are absent (as published).
         """
-        return self._counts([_present(target) for target in targets], num_queries)
-
-    def __call__(
-        self, output: FrameClipOutput, targets: Sequence[ClipTarget], counts: Counts | None = None
-    ) -> dict[str, Tensor]:
-        """Unweighted terms: `class`, `box`, `giou`, `focal`, `dice`; the first three of the
-        earlier decoder layers too, as `class_0`...
-
-        To look at, and no part of the total: `class_error`, percent of the matched queries that
-        are taken for something else on a frame, and by how many rows, one for every instance on
-        every frame whether present or not, a clip is off, `cardinality_error`.
-
-        Masks are compared at the targets' full size.
-
-        Args: counts: of the whole step that the targets are a part of; None: they are all of it.
-        """
-        return self.terms(output, [frame_target(t, self.validity) for t in targets], counts)
-
-    def terms(
-        self, output: FrameClipOutput, targets: Sequence[FrameTarget], counts: Counts | None = None
-    ) -> dict[str, Tensor]:
-        """The same for targets that bring boxes and presence of their own."""
-        counts = counts or self._counts([t.present for t in targets], output.class_logits.shape[1])
-        frames = {output.mask_logits.shape[2], *(target.present.shape[1] for target in targets)}
-        if len(frames) > 1:
-            raise ValueError(f"clips of {sorted(frames)} frames")
-        exhaustive = [
-            _exhaustive(boxes, target) for boxes, target in zip(output.boxes, targets, strict=True)
-        ]
-        last = FrameHeads(output.class_logits, output.boxes)
-        terms, pairs = self._heads(last, targets, exhaustive, counts)
-        terms |= _mask_terms(output.mask_logits, targets, pairs, counts.instances or 1)
-        for layer, heads in enumerate(output.auxiliary):
-            for name, value in self._heads(heads, targets, exhaustive, counts)[0].items():
-                if name != "class_error":
-                    terms[f"{name}_{layer}"] = value
-        return terms
-
-    def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """The weighted sum that is minimised."""
-        return weighted_total(terms, self.weights)
-
-    def _counts(self, present: Sequence[Tensor], num_queries: int) -> Counts:
+        present = [_present(target) for target in targets]
         weight = all_matched = 0.0
         for frames in present:
             matched: float = int(frames[:num_queries].sum())
             if len(frames) > num_queries and self.validity == "own":
-                # Which instances are matched is not known yet: on the average.
+                # The matched instances are not known yet, so this is the expected number.
                 matched = int(frames.sum()) * num_queries / len(frames)
             weight += class_weight(num_queries * frames.shape[1], matched)
             all_matched += matched
         rows = sum(frames.numel() for frames in present)
         return Counts(rows, weight, all_matched, len(present))
 
+    def __call__(
+        self, output: FrameClipOutput, targets: Sequence[ClipTarget], counts: Counts | None = None
+    ) -> dict[str, Tensor]:
+        """The unweighted terms: `class`, `box`, `giou`, `focal`, `dice`.
+
+        The first three are also computed for earlier decoder layers: `class_0` and so on. Two more
+        are reported but not part of the total: `class_error`, the percentage of matched queries
+        that are misclassified on a frame, and `cardinality_error`, the mean difference between the
+        number of query frames that predict a class and the number of instances times frames.
+
+        Masks are compared at the targets' full size.
+
+        Args: counts: of the whole step, if the targets are only a part of it.
+        Raises: ValueError if output and targets have different numbers of frames.
+        """
+        counts = counts or self.counts(targets, output.class_logits.shape[1])
+        by_frame = [frame_target(target, self.validity) for target in targets]
+        frames = {output.mask_logits.shape[2], *(target.present.shape[1] for target in by_frame)}
+        if len(frames) > 1:
+            raise ValueError(f"clips of {sorted(frames)} frames")
+        exhaustive = [
+            _exhaustive(boxes, target) for boxes, target in zip(output.boxes, by_frame, strict=True)
+        ]
+        last = FrameHeads(output.class_logits, output.boxes)
+        terms, pairs = self._heads(last, by_frame, exhaustive, counts)
+        terms |= _mask_terms(output.mask_logits, by_frame, pairs, counts.instances or 1)
+        for layer, heads in enumerate(output.auxiliary):
+            for name, value in self._heads(heads, by_frame, exhaustive, counts)[0].items():
+                if name != "class_error":
+                    terms[f"{name}_{layer}"] = value
+        return terms
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """The weighted sum of the terms: the loss."""
+        return weighted_total(terms, self.weights)
+
     @torch.no_grad()
     def _pairs(self, heads: FrameHeads, clip: int, target: FrameTarget) -> tuple[Tensor, Tensor]:
-        """Which query is which instance in a clip of the batch: [P] int64 each."""
+        """The matched queries and instances of a clip of the batch: [P] int64 each."""
         logits, boxes = heads.class_logits[clip].float(), heads.boxes[clip].float()
         return hungarian(-frame_match_costs(logits, boxes, target.labels, target.boxes))
 
@@ -177,7 +183,7 @@ class VisTRCriterion:
         exhaustive: Sequence[Tensor],
         counts: Counts,
     ) -> tuple[dict[str, Tensor], list[PairedFrames]]:
-        """The terms of one decoder layer, and which query is which instance in every clip."""
+        """The terms of one decoder layer, and the matched pairs of every clip."""
         class_sum = heads.class_logits.new_zeros((), dtype=torch.float32)
         box_sum, giou_sum, wrong, apart = (torch.zeros_like(class_sum) for _ in range(4))
         pairs = []
@@ -185,18 +191,19 @@ class VisTRCriterion:
             logits, boxes = heads.class_logits[clip].float(), heads.boxes[clip].float()
             query, instance = self._pairs(heads, clip, target)
             at = paired_frames(query, instance, target.present, self.validity)
-            judged = exhaustive[clip].clone()
-            # That the instance is absent elsewhere is known, whatever else may be unlabelled.
-            judged[query] = True
+            wrong_classes = exhaustive[clip].clone()
+            # On frames without its instance, a matched query is "no object" even if other objects
+            # are unlabelled.
+            wrong_classes[query] = True
             labels = target.labels[at.instance, at.frame]
             value, weight = class_terms(
                 logits.flatten(0, 1),
                 at.query * logits.shape[1] + at.frame,
                 labels,
-                judged.flatten(0, 1),
+                wrong_classes.flatten(0, 1),
             )
             class_sum = class_sum + (weight * value).sum()
-            wrong += misjudged(logits[at.query, at.frame], labels)
+            wrong += misclassified(logits[at.query, at.frame], labels)
             apart += miscounted(logits.flatten(0, 1), target.present.numel())
             found, truth = boxes[at.query, at.frame], target.boxes[at.instance, at.frame]
             box_sum = box_sum + box_loss(found, truth).sum()
@@ -234,9 +241,9 @@ def _mask_terms(
 
 @torch.no_grad()
 def _exhaustive(boxes: Tensor, target: FrameTarget) -> Tensor:
-    """[Q, T, K] bool: the classes a query may not claim on a frame where it matches nothing.
+    """[Q, T, K] bool: the classes that are wrong for a query on frames where it is unmatched.
 
-    boxes: [Q, T, 4] of the last layer.
+    Args: boxes: [Q, T, 4], of the last layer.
     """
     exhaustive = target.exhaustive.expand(*boxes.shape[:2], -1)
     if target.exhaustive.all() and target.regions is None:
@@ -249,4 +256,4 @@ def _exhaustive(boxes: Tensor, target: FrameTarget) -> Tensor:
         return exhaustive
     around = boxes_of_masks(target.regions)[:, None]  # [R, 1, T, 4]
     within = box_coverage(boxes.float(), around) > DUPLICATE_SHARE  # [R, Q, T]
-    return blamed_outside(within, target.region_labels, exhaustive, duplicate)
+    return exhaustive_outside(within, target.region_labels, exhaustive, duplicate)

@@ -1,4 +1,4 @@
-"""What camera and codec do to a picture, drawn once a clip: its frames share them."""
+"""Camera and codec effects; they are drawn once per clip, so its frames share them."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from statistics import NormalDist
 import cv2
 import numpy as np
 
-# What a random byte stands for in noise of deviation 1.
+# The value of each random byte in noise with standard deviation 1.
 GRAIN = np.array([NormalDist().inv_cdf((byte + 0.5) / 256) for byte in range(256)])
-STRONGEST_NOISE = 10.0  # deviation, of 255
-QUALITY = (20, 75)  # JPEG's, of compressed clips
-RANGE = 2  # differences of frames are stored halved, so that they fit into a byte
+STRONGEST_NOISE = 10.0  # standard deviation, in grey levels of 255
+QUALITY = (20, 75)  # JPEG quality of compressed clips
+RANGE = 2  # differences of frames are divided by this, so that they fit into a byte
 
 
 def happens(chance: float, rng: np.random.Generator) -> bool:
-    """Whether something of that chance happens; what never does leaves the generator alone."""
+    """True with probability `chance`; with chance 0, the generator's state does not change."""
     return chance > 0 and bool(rng.random() < chance)
 
 
 def change_colours(frames: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
-    """Brightness, contrast, saturation and hue of a clip. frames: [T, H, W, 3] uint8, RGB.
+    """Change brightness, contrast, saturation and hue of a clip.
 
-    Args: strength: 0 changes nothing, 1 a lot.
+    Args: frames: [T, H, W, 3] uint8, RGB; strength: from 0 (no change) to 1 (large changes).
+    Returns: [T, H, W, 3] uint8.
     """
     gain = 1 + strength * rng.uniform(-0.5, 0.5)
     offset = strength * rng.uniform(-40, 40)
@@ -42,7 +43,7 @@ def change_colours(frames: np.ndarray, rng: np.random.Generator, strength: float
 
 
 def blur(frames: np.ndarray, rng: np.random.Generator, chance: float) -> np.ndarray:
-    """Sometimes out of focus. frames: [T, H, W, 3] uint8."""
+    """Blur a clip [T, H, W, 3] uint8 as if out of focus, with probability `chance`."""
     if rng.random() >= chance:
         return frames
     sigma = rng.uniform(0.4, 1.5)
@@ -50,7 +51,10 @@ def blur(frames: np.ndarray, rng: np.random.Generator, chance: float) -> np.ndar
 
 
 def make_noise(frames: np.ndarray, rng: np.random.Generator, chance: float) -> np.ndarray:
-    """Sometimes a sensor's noise: as strong on all frames, another one on each. [T, H, W, 3]"""
+    """Add sensor noise to a clip [T, H, W, 3] uint8, with probability `chance`.
+
+    The noise has the same strength on all frames, and different values on each.
+    """
     if not happens(chance, rng):
         return frames
     deviation = rng.uniform(0.2, 1.0) * STRONGEST_NOISE
@@ -60,10 +64,11 @@ def make_noise(frames: np.ndarray, rng: np.random.Generator, chance: float) -> n
 
 
 def compress(frames: np.ndarray, rng: np.random.Generator, chance: float) -> np.ndarray:
-    """Sometimes what a video codec leaves of a clip. frames: [T, H, W, 3] uint8.
+    """Add artefacts of a video codec to a clip [T, H, W, 3] uint8, with probability `chance`.
 
-    The first frame is stored as JPEG, and of each other one the difference to the one before, as
-    coarsely: what stands still keeps its blocks, and what moves trails some.
+    The first frame is compressed as JPEG. Of every later frame, the difference to the frame before
+    is compressed with the same quality. Static areas keep their blocks, moving objects leave
+    trails.
     """
     if not happens(chance, rng):
         return frames
@@ -78,7 +83,7 @@ def compress(frames: np.ndarray, rng: np.random.Generator, chance: float) -> np.
 
 
 def _stored(picture: np.ndarray, quality: int) -> np.ndarray:
-    """A picture [H, W, 3] uint8 after JPEG."""
+    """A picture [H, W, 3] uint8 after JPEG compression."""
     blue_first = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     _, code = cv2.imencode(".jpg", blue_first, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return cv2.cvtColor(np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)

@@ -1,4 +1,4 @@
-"""Training clips: frames of a picture or video seen by a moving camera, with pasted instances."""
+"""Training clips: frames of a picture or video under a moving camera, with pasted instances."""
 
 from __future__ import annotations
 
@@ -6,40 +6,45 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from vistool.config import AugmentConfig
-from vistool.data.annotations import LabelledTrack, LabelledVideo
 from vistool.data.augment import blur, change_colours, compress, happens, make_noise
+from vistool.data.labelled import LabelledTrack, LabelledVideo
 from vistool.data.motion import draw_camera, draw_object_path
 from vistool.data.pasting import Pasted, paste
 from vistool.data.sampling import ClipSampler, draw_frames
 from vistool.data.shots import Patch, Shot, read_patches
 from vistool.data.warping import project
 from vistool.errors import UsageError
-from vistool.structures import Size
+from vistool.structures import ClipTarget, Size
 
-MIN_VISIBLE = 16  # pixels on the canvas, summed over the clip; less is no instance
-SHUTTER = (0.15, 0.6)  # of the time between two frames, where there is motion blur
-REAL_MOTION = 0.2  # of the camera's motion is added to a video, which has its own
+MIN_VISIBLE = 16  # instances with fewer pixels, summed over the clip, are left out
+SHUTTER = (0.15, 0.6)  # exposure with motion blur, as a share of the time between two frames
+REAL_MOTION = 0.2  # videos, which have their own motion, get this share of the camera motion
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingClip:
-    """T frames with N instances, exact after occlusion."""
+    """T frames and their labels; in the papers' clips, frames may have different sizes."""
 
-    frames: np.ndarray  # [T, H, W, 3] uint8, RGB
-    masks: np.ndarray  # [N, T, H, W] bool
-    labels: np.ndarray  # [N] int64
-    exhaustive: np.ndarray  # [K] bool
-    regions: np.ndarray  # [R, T, H, W] bool, what is in them may be unlabelled instances
-    region_labels: np.ndarray  # [R] int64, the class of those
-    origin: str = ""  # where its first picture lies, for messages
+    frames: tuple[np.ndarray, ...]  # [H, W, 3] uint8, RGB
+    target: ClipTarget  # without occluded pixels, on a canvas of the largest frame's size
+    origin: str  # the file of its first frame, for messages
+
+
+def masks_on_canvas(masks: Tensor, canvas: Size) -> Tensor:
+    """Pad masks below and to the right with False: [..., h, w] bool -> [..., H, W]."""
+    height, width = masks.shape[-2:]
+    return F.pad(masks, (0, canvas.width - width, 0, canvas.height - height))
 
 
 class ClipMaker:
     """Draws training clips; the same generator state gives the same clip.
 
-    Args: class_names: of the sampler's labels, for the settings that name classes.
+    Args: class_names: of the sampler's labels, for settings that use class names.
     """
 
     def __init__(
@@ -55,7 +60,7 @@ class ClipMaker:
         self.paste_chances = _paste_chances(sampler, augment.paste_classes, class_names)
 
     def draw(self, canvas: Size, rng: np.random.Generator) -> TrainingClip:
-        """A clip of `canvas` size."""
+        """Draw a clip of the size `canvas`."""
         shot = self._shot(self.sampler.draw(rng), canvas, rng, self.augment.scale)
         shutter = self._shutter(rng)
         frames, masks, labels = shot.frames(shutter), shot.masks(), _labels(shot.video.tracks)
@@ -72,18 +77,21 @@ class ClipMaker:
                     pasted = _labels(other.video.tracks)[[i.track for i in instances]]
                     labels = np.append(labels, pasted)
         visible = masks.sum(axis=(1, 2, 3)) >= MIN_VISIBLE
+        region_labels = torch.from_numpy(_labels(shot.video.regions))
         return TrainingClip(
-            frames=self._filmed(frames, rng),
-            masks=masks[visible],
-            labels=labels[visible],
-            exhaustive=np.array(shot.video.exhaustive, bool),
-            regions=regions,
-            region_labels=_labels(shot.video.regions),
+            frames=tuple(self._filmed(frames, rng)),
+            target=ClipTarget(
+                labels=torch.from_numpy(labels[visible]),
+                masks=torch.from_numpy(masks[visible]),
+                exhaustive=torch.tensor(shot.video.exhaustive, dtype=torch.bool),
+                regions=torch.from_numpy(regions) if len(regions) else None,
+                region_labels=region_labels if len(regions) else None,
+            ),
             origin=str(shot.video.files[shot.frame_ids[0]]),
         )
 
     def _pasted_class(self, rng: np.random.Generator) -> int | None:
-        """The label of what is pasted next; None: any."""
+        """The class of the next pasted instances; None: any."""
         if self.paste_chances is None:
             return None
         return int(rng.choice(len(self.paste_chances), p=self.paste_chances))
@@ -96,7 +104,7 @@ class ClipMaker:
         scale: tuple[float, float],
         label: int | None = None,
     ) -> Shot:
-        """Some frames of a video, as a camera sees them that looks for a class, or for anything."""
+        """Frames of a video with a camera that looks at an instance of class `label`, or of any."""
         frame_ids = draw_frames(
             len(video.files), self.clip_length, self.augment.max_frame_distance, rng
         )
@@ -124,17 +132,17 @@ class ClipMaker:
         return Shot(video, frame_ids, patches, camera)
 
     def _shutter(self, rng: np.random.Generator) -> float:
-        """How long the frames of a clip are exposed, in clip time; 0: no motion is seen."""
+        """The exposure of every frame of a clip, in clip time; 0: without motion blur."""
         if self.clip_length == 1 or not happens(self.augment.motion_blur_chance, rng):
             return 0.0
         return float(rng.uniform(*SHUTTER)) * 2 / (self.clip_length - 1)
 
     def _instances(self, shot: Shot, rng: np.random.Generator, label: int | None) -> list[Pasted]:
-        """Which instances of a shot are pasted, of one class or of any, and where they go."""
+        """Instances of a shot to be pasted, with their paths; of class `label`, or of any class."""
         boxes = _boxes(shot)
         if label is not None:
             boxes = {n: box for n, box in boxes.items() if shot.video.tracks[n].label == label}
-        if self.clip_length > 1:  # one that its picture cuts off would show the cut as it moves
+        if self.clip_length > 1:  # instances at the edge of their picture would show a straight cut
             boxes = {n: boxes[n] for n in boxes if _is_whole(shot, n)} or boxes
         if not boxes:
             return []
@@ -156,7 +164,7 @@ class ClipMaker:
         ]
 
     def _filmed(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """What a cheap camera and a codec leave of a clip."""
+        """A clip [T, H, W, 3] uint8 with the effects of a cheap camera and a codec."""
         frames = change_colours(frames, rng, self.augment.colour)
         frames = blur(frames, rng, self.augment.blur_chance)
         frames = make_noise(frames, rng, self.augment.noise_chance)
@@ -166,9 +174,9 @@ class ClipMaker:
 def _paste_chances(
     sampler: ClipSampler, weights: Mapping[str, float], class_names: Sequence[str]
 ) -> np.ndarray | None:
-    """[K] of the classes that there are; None where no class is to be preferred.
+    """The probability that each class is pasted, [K]; None without `weights`.
 
-    Raises: UsageError for the weight of a class that is not trained.
+    Raises: UsageError if a weight is of a class that is not trained.
     """
     if not weights:
         return None
@@ -196,7 +204,10 @@ def _middle_patches(shot: Shot) -> list[Patch | None]:
 
 
 def _boxes(shot: Shot) -> dict[int, np.ndarray]:
-    """[2, 2] left, top and right, bottom on the canvas of the instances seen amid the clip."""
+    """Boxes of the instances on the middle frame, on the canvas.
+
+    Returns: index of the track -> [2, 2], (left, top) and (right, bottom).
+    """
     matrix, boxes = shot.camera.matrix(0.0), {}
     for n, patch in enumerate(_middle_patches(shot)):
         if patch is not None:
@@ -209,7 +220,7 @@ def _boxes(shot: Shot) -> dict[int, np.ndarray]:
 
 
 def _is_whole(shot: Shot, track: int) -> bool:
-    """Whether an instance stays clear of the edges of its picture."""
+    """Whether an instance does not touch the edges of its picture."""
     patch = _middle_patches(shot)[track]
     if patch is None:
         return False
@@ -220,7 +231,7 @@ def _is_whole(shot: Shot, track: int) -> bool:
 def _some_instance(
     patches: list[Patch | None], rng: np.random.Generator
 ) -> tuple[float, float] | None:
-    """The middle of an instance, most of the time, so that crops are seldom empty."""
+    """The centre (x, y) of a random instance, so that crops are seldom empty; sometimes None."""
     visible = [patch for patch in patches if patch is not None]
     if not visible or rng.random() < 0.2:
         return None

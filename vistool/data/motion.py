@@ -1,7 +1,7 @@
-"""Smooth motion over a clip: where its camera looks at a picture, and where an object goes.
+"""Smooth motion over a clip: camera paths over a picture, and paths of objects.
 
-Time runs from -1, the first frame of a clip, to 1, its last; a matrix maps points of a source
-picture, or of a canvas, to a canvas.
+Clip time is -1 at the first frame and 1 at the last. Matrices map points of a picture, or of a
+canvas, to a canvas.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ import numpy as np
 
 from vistool.structures import Size
 
-STRONGEST_TILT = 0.2  # how much nearer one edge of the canvas can be than its middle
-ROOM_OUTSIDE = 0.05  # of the canvas: how far a path may look beyond the edge of its picture
+STRONGEST_TILT = 0.2  # the largest perspective: one edge is nearer than the centre by this share
+ROOM_OUTSIDE = 0.05  # the share of the canvas that may lie outside the picture
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A smooth way through D numbers: a straight part, two bends, and a pace that varies."""
+    """A smooth curve in D dimensions: a straight part, two bends, and a speed that varies."""
 
-    straight: np.ndarray  # [D], from the middle of the way to its end
+    straight: np.ndarray  # [D], from the middle of the curve to its end
     bends: np.ndarray  # [2, D]
     ease: float  # in [-0.5, 1]: below 0 slow at the ends, above 0 slow in the middle
 
     def at(self, time: float) -> np.ndarray:
-        """[D] at a time; without bends, -straight at -1 and straight at 1."""
+        """The point at a time, [D]; without bends, it is -straight at -1 and straight at 1."""
         way = time + self.ease * (time**3 - time)
         curve = self.bends[0] * (way**2 - 1 / 3) + self.bends[1] * (way**3 - way)
         return np.asarray(self.straight * way + curve)
 
 
 def draw_curve(sizes: np.ndarray, num_frames: int, rng: np.random.Generator) -> Curve:
-    """A curve whose numbers go about as far as `sizes` [D] says; one frame has nowhere to go."""
+    """A random curve with standard deviations `sizes` [D]; with one frame, it does not move."""
     if num_frames == 1:
         return Curve(np.zeros(len(sizes)), np.zeros((2, len(sizes))), 0.0)
     straight = rng.normal(0.0, 1.0, len(sizes)) * sizes
@@ -41,7 +41,7 @@ def draw_curve(sizes: np.ndarray, num_frames: int, rng: np.random.Generator) -> 
 
 
 def frame_times(num_frames: int) -> list[float]:
-    """When the frames of a clip are: even from -1 to 1; a single one at 0."""
+    """The clip times of the frames: evenly from -1 to 1, or 0 for a single frame."""
     return [float(time) for time in np.linspace(-1.0, 1.0, num_frames) * (num_frames > 1)]
 
 
@@ -50,10 +50,10 @@ class Camera:
     """A camera that moves over a picture."""
 
     centre: np.ndarray  # [2] x, y of the picture, in the middle of the canvas
-    zoom: float  # canvas pixels a picture pixel
-    turn: float  # radians
+    zoom: float  # canvas pixels per picture pixel
+    turn: float  # rotation in radians
     mirror: float  # -1 or 1
-    path: Curve  # of x, y, the zoom's logarithm, the turn, and the tilt about y and x
+    path: Curve  # of x, y, the logarithm of the zoom, the turn, and the tilts about y and x
     canvas: Size
 
     def matrix(self, time: float) -> np.ndarray:
@@ -80,13 +80,13 @@ def draw_camera(
     tilt: float = 0.0,
     focus: tuple[float, float] | None = None,
 ) -> Camera:
-    """A camera path over a picture: shift, zoom, turn and tilt change smoothly.
+    """A random camera path over a picture: shift, zoom, turn and tilt change smoothly.
 
     Args:
-        scale_range: of the zoom, log-uniform; 1 covers the canvas with the picture.
-        motion: how far the camera goes over the whole clip, in canvas sizes; 0: it stands still.
-        tilt: how much nearer it comes to one edge than to the middle; a single frame has none.
-        focus: (x, y) of the picture that should be on the canvas; None: anywhere.
+        scale_range: of the zoom, log-uniform; at 1 the picture covers the canvas.
+        motion: the typical distance over the clip, in canvas sizes; 0: the camera does not move.
+        tilt: the standard deviation of the perspective; a single frame has no perspective.
+        focus: the point (x, y) of the picture that should be on the canvas; None: any.
     """
     cover = max(canvas.height / picture.height, canvas.width / picture.width)
     zoom = cover * np.exp(rng.uniform(*np.log(scale_range)))
@@ -110,7 +110,10 @@ def draw_camera(
 def _kept_near(
     centre: np.ndarray, path: Curve, low: np.ndarray, high: np.ndarray
 ) -> tuple[np.ndarray, Curve]:
-    """Shorten and shift a path so that x and y stay between `low` and `high`: no empty views."""
+    """Shorten and shift a path so that x and y stay between `low` and `high`.
+
+    Otherwise parts of the canvas would be outside the picture.
+    """
     ways = np.array([path.at(time)[:2] for time in np.linspace(-1, 1, 9)])
     first, last = ways.min(0), ways.max(0)
     share = np.ones(len(path.straight))
@@ -121,12 +124,12 @@ def _kept_near(
 
 @dataclass(frozen=True, slots=True)
 class ObjectPath:
-    """Where an object goes on a canvas, beside the motion of the camera."""
+    """The path of an object on a canvas, in addition to the motion of the camera."""
 
-    anchor: np.ndarray  # [2] x, y of its middle, on the canvas
-    path: Curve  # of x, y, its size's logarithm, its turn, and its aspect's logarithm
-    leaving: np.ndarray  # [2] x, y by which it is further at the clip's one end than by `path`
-    end: float  # -1: it enters; 1: it leaves
+    anchor: np.ndarray  # [2] x, y of its centre, on the canvas
+    path: Curve  # of x, y, the logarithm of its size, its turn, and the logarithm of its aspect
+    leaving: np.ndarray  # [2] x, y that are added to `path` at the clip's end `end`
+    end: float  # 1: it leaves at the last frame; -1: it enters from the first frame
 
     def matrix(self, time: float) -> np.ndarray:
         """[3, 3], canvas -> canvas."""
@@ -147,15 +150,15 @@ def draw_object_path(
     motion: float,
     leave_chance: float,
 ) -> ObjectPath:
-    """A path of an object's own.
+    """A random path of an object.
 
     Args:
-        corners: [2, 2] left, top and right, bottom of it on the canvas, in the clip's middle.
-        motion: how far it goes over the whole clip, in canvas sizes; 0: it stands still.
-        leave_chance: of going out of sight, or of coming into sight.
+        corners: [2, 2], its left, top and right, bottom on the canvas in the middle of the clip.
+        motion: the typical distance over the clip, in canvas sizes; 0: the object does not move.
+        leave_chance: the probability that it leaves or enters the canvas.
     """
     sides = np.array([canvas.width, canvas.height], float)
-    # Things move sideways more than up and down, and turn and change little in so short a time.
+    # Objects move more sideways than up and down, and turn and deform little in a short time.
     sizes = motion * np.array([0.5 * sides[0], 0.25 * sides[1], 0.6, 0.4, 0.3])
     path = draw_curve(sizes, num_frames, rng)
     leaving, end = np.zeros(2), 1.0
@@ -166,7 +169,7 @@ def draw_object_path(
 
 
 def _way_out(corners: np.ndarray, sides: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[2] a shift that puts a box off the canvas: mostly to the side, where it is nearer."""
+    """[2], a shift that moves a box out of the canvas over the nearer edge, mostly sideways."""
     across = 0 if rng.random() < 0.8 else 1
     back, forth = corners[1, across], sides[across] - corners[0, across]
     shift = np.zeros(2)
@@ -175,5 +178,5 @@ def _way_out(corners: np.ndarray, sides: np.ndarray, rng: np.random.Generator) -
 
 
 def shifted(x: float, y: float) -> np.ndarray:
-    """[3, 3] that moves points by x, y."""
+    """The matrix [3, 3] that moves points by x, y."""
     return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])

@@ -1,4 +1,4 @@
-"""Instances cut out of one shot and put over another, where they go their own ways."""
+"""Pasting: instances are cut out of one shot and move over another on their own paths."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ import numpy as np
 from vistool.data.motion import ObjectPath, shifted
 from vistool.data.shots import Shot, read_image
 from vistool.data.warping import (
+    CanvasBox,
     Motion,
     Part,
-    Window,
+    canvas_box_of,
     exposure,
     magnification,
     seen,
     seen_mask,
     shrunk,
-    window_of,
 )
 
-MARGIN = 2  # pixels around an instance that go along: its edge is mixed from both sides
+MARGIN = 2  # pixels around an instance that are cut out too, because its edge is blended
 
 
 @dataclass(frozen=True, slots=True)
 class Pasted:
-    """An instance of a shot on its way over the canvas of another one."""
+    """An instance of a shot that is pasted into another one."""
 
-    track: int
+    track: int  # its index in the shot
     path: ObjectPath
-    behind: bool  # of all instances that are there already; else before them
+    behind: bool  # behind all instances that are already there, otherwise in front of them
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What one instance adds to one frame, in a window of the canvas."""
+    """The pixels of one instance on one frame, in a box of the canvas."""
 
-    window: Window
-    colour: np.ndarray  # [h, w, 3] float32, times alpha
+    box: CanvasBox
+    colour: np.ndarray  # [h, w, 3] float32, multiplied by alpha
     alpha: np.ndarray  # [h, w, 1] float32 in [0, 1]
     mask: np.ndarray  # [h, w] bool
 
@@ -51,10 +51,13 @@ def paste(
     instances: list[Pasted],
     shutter: float,
 ) -> np.ndarray:
-    """Put instances of `above` over the frames of `below`, which change.
+    """Paste instances of `above` into the frames of `below`.
 
-    Args: frames: [T, H, W, 3] uint8; masks: [N, T, H, W] bool, of `below`.
-    Returns: [N + P, T, H, W] bool: what is still visible of the N instances, and of the P new ones.
+    Args:
+        frames: [T, H, W, 3] uint8, modified in place; masks: [N, T, H, W] bool, of `below`.
+        shutter: the exposure of a frame, in clip time.
+
+    Returns: [N + P, T, H, W] bool: the visible masks of the N instances and the P pasted ones.
     """
     own = np.asarray(masks.any(0))
     result = np.concatenate([masks, np.zeros((len(instances), *own.shape), bool)])
@@ -67,16 +70,16 @@ def paste(
             if layer is None:
                 continue
             if instances[i].behind:
-                layer = _hidden(layer, own[t][layer.window.pixels])
-            region = frames[t][layer.window.pixels]
+                layer = _hidden(layer, own[t][layer.box.pixels])
+            region = frames[t][layer.box.pixels]
             region[:] = (region * (1 - layer.alpha) + layer.colour + 0.5).astype(np.uint8)
-            result[:, t, *layer.window.pixels] &= ~layer.mask
-            result[len(masks) + i, t][layer.window.pixels] = layer.mask
+            result[:, t, *layer.box.pixels] &= ~layer.mask
+            result[len(masks) + i, t][layer.box.pixels] = layer.mask
     return result
 
 
 def _motion(below: Shot, above: Shot, instance: Pasted) -> Motion:
-    """From the picture an instance is cut out of to the canvas: its own way, seen by the camera."""
+    """The motion from an instance's picture to the canvas: its own path under the camera below."""
     placed, upright = above.camera.matrix(0.0), np.linalg.inv(below.camera.matrix(0.0))
     return lambda time: below.camera.matrix(time) @ upright @ instance.path.matrix(time) @ placed
 
@@ -84,13 +87,13 @@ def _motion(below: Shot, above: Shot, instance: Pasted) -> Motion:
 def _layer(
     shot: Shot, track: int, t: int, picture: np.ndarray, motion: Motion, shutter: float
 ) -> Layer | None:
-    """An instance on frame t; None where it is not seen."""
+    """An instance on frame t; None if it is not visible."""
     patch, canvas, time = shot.patches[shot.frame_ids[t]][track], shot.camera.canvas, shot.times[t]
     if patch is None:
         return None
     moments = exposure(motion, time, patch.corners, shutter, canvas)
-    window = window_of(patch.corners, moments, canvas, MARGIN)
-    if window is None:
+    box = canvas_box_of(patch.corners, moments, canvas, MARGIN)
+    if box is None:
         return None
     scale = magnification(motion(time), np.array(patch.middle))
     height, width = patch.mask.shape
@@ -98,22 +101,22 @@ def _layer(
     crop = picture[top : patch.top + height + MARGIN, left : patch.left + width + MARGIN]
     colours = shrunk(crop, scale, left, top)
     shape = Part(patch.mask, shifted(patch.left, patch.top))
-    alpha = np.zeros((*window.size, 1), np.float32)
-    colour = np.zeros((*window.size, 3), np.float32)
+    alpha = np.zeros((*box.size, 1), np.float32)
+    colour = np.zeros((*box.size, 3), np.float32)
     for moment in moments:
-        cover = _soft(seen_mask(shape, moment, window))
+        cover = _soft(seen_mask(shape, moment, box))
         alpha += cover
-        colour += cover * seen(colours, moment, window)
-    mask = seen_mask(shape, motion(time), window).astype(bool)
-    return Layer(window, colour / len(moments), alpha / len(moments), mask)
+        colour += cover * seen(colours, moment, box)
+    mask = seen_mask(shape, motion(time), box).astype(bool)
+    return Layer(box, colour / len(moments), alpha / len(moments), mask)
 
 
 def _hidden(layer: Layer, cover: np.ndarray) -> Layer:
-    """A layer behind what covers it, [h, w] bool."""
+    """The part of a layer that is not covered by `cover`, [h, w] bool."""
     shown = 1 - _soft(cover)
-    return Layer(layer.window, layer.colour * shown, layer.alpha * shown, layer.mask & ~cover)
+    return Layer(layer.box, layer.colour * shown, layer.alpha * shown, layer.mask & ~cover)
 
 
 def _soft(mask: np.ndarray) -> np.ndarray:
-    """[h, w] -> [h, w, 1] float32 with an edge a pixel soft, so that a cut is no clue."""
+    """[h, w] -> [h, w, 1] float32 with blurred edges, so that cuts do not reveal instances."""
     return cv2.GaussianBlur(mask.astype(np.float32), (3, 3), 0)[..., None]

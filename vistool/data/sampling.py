@@ -1,4 +1,4 @@
-"""Which video and which of its frames make the next clip."""
+"""Sampling of the video and the frames of a clip."""
 
 from __future__ import annotations
 
@@ -6,28 +6,29 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vistool.data.annotations import LabelledVideo
+from vistool.data.labelled import LabelledVideo
 from vistool.errors import DataError
 
 Frames = tuple[int, ...]
 
 
 def refuse_unlabelled(videos: Sequence[LabelledVideo], source: str) -> None:
-    """Raises: DataError if there is nothing to learn from, or to score by, in any frame."""
+    """Raises: DataError if no frame has a labelled mask, so that training is impossible."""
     if not videos:
         raise DataError(f"{source}: no videos and no pictures")
     if not any(mask for video in videos for track in video.tracks for mask in track.segmentations):
         raise DataError(
             f"{source}: {len(videos)} videos and pictures, and no mask of any class in them",
-            hint="boxes alone are no masks; `vistool data check` tells what a set holds",
+            hint="boxes are not enough; `vistool data check` reports the contents of a set",
         )
 
 
 class ClipSampler:
-    """Draws videos of several sources by weight, rare classes more often.
+    """Draws videos of several sources by weight, videos with rare classes more often.
 
-    Within a source a video's chance grows with the rarity of its rarest class, as 1 / sqrt(count):
-    between one chance a video and one chance a class.
+    Within a source, the probability of a video is proportional to 1 / sqrt(count), where count is
+    the number of videos with its rarest class. This is between uniform sampling of videos and
+    uniform sampling of classes.
 
     Args: sources: videos and the weight of each source.
     """
@@ -51,7 +52,7 @@ class ClipSampler:
         self.cumulative /= self.cumulative[-1]
 
     def draw(self, rng: np.random.Generator, label: int | None = None) -> LabelledVideo:
-        """One video; of those that show a class, if one is named, each as likely as the others."""
+        """Draw a video; with `label`, uniformly from the videos with this class."""
         if label is None:
             return self.videos[int(np.searchsorted(self.cumulative, rng.random(), side="right"))]
         videos = self.videos_of_class[label]
@@ -67,9 +68,9 @@ def _rarity(video: LabelledVideo, counts: np.ndarray) -> float:
 def draw_frames(
     length: int, clip_length: int, max_distance: int, rng: np.random.Generator
 ) -> Frames:
-    """Sorted frames around a uniformly drawn one, the others within `max_distance` of it.
+    """Draw a uniformly random frame, and others within `max_distance` of it; sorted.
 
-    Frames are drawn with replacement, as IFC does; a picture gives itself `clip_length` times.
+    The others are drawn with replacement, as in IFC. A picture is repeated `clip_length` times.
     """
     reference = int(rng.integers(length))
     low, high = max(0, reference - max_distance), min(length - 1, reference + max_distance)

@@ -1,4 +1,4 @@
-"""A picture or video as one camera films it: its frames, and the masks of its instances."""
+"""Shots: frames of a picture or video through a camera, and the masks of its instances."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from vistool.data.annotations import LabelledTrack, LabelledVideo
+from vistool.annotations.dataset import other_size
+from vistool.data.labelled import LabelledTrack, LabelledVideo
 from vistool.data.motion import Camera, frame_times, shifted
 from vistool.data.warping import (
+    CanvasBox,
     Part,
-    Window,
+    canvas_box_of,
     exposure,
     magnification,
     project,
     seen,
     seen_mask,
     shrunk,
-    window_of,
 )
-from vistool.errors import DataError
-from vistool.formats.dataset import other_size
-from vistool.formats.rle import decode_columns
+from vistool.formats.masks.rle import decode_columns
+from vistool.formats.video.frame_files import read_frame
 from vistool.structures import RLE, Size
 
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """A mask, cut to the box around its instance."""
+    """A mask, cropped to the box around its instance."""
 
     mask: np.ndarray  # [h, w] uint8, 1 on the instance
     left: int
@@ -42,52 +42,55 @@ class Patch:
 
     @classmethod
     def of_columns(cls, columns: np.ndarray) -> Patch | None:
-        """From the transpose of a mask, [W, H] uint8, of which only the box is turned."""
+        """From the transpose of a mask, [W, H] uint8; only the box is transposed back."""
         top, left, height, width = cv2.boundingRect(columns)
         box = columns[left : left + width, top : top + height]
         return cls(np.ascontiguousarray(box.T), left, top) if width else None
 
     @property
     def corners(self) -> np.ndarray:
-        """[4, 2] x, y in the picture."""
+        """[4, 2] x, y of the box in the picture."""
         height, width = self.mask.shape
         steps = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
         return np.array([self.left - 0.5, self.top - 0.5]) + steps * (width, height)
 
     @property
     def middle(self) -> tuple[float, float]:
-        """x, y of its centre of mass in the picture."""
+        """x, y of the mask's centre of mass in the picture."""
         moments = cv2.moments(self.mask, binaryImage=True)
         x, y = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]
         return self.left + x, self.top + y
 
     def on(self, out: np.ndarray, matrix: np.ndarray) -> None:
-        """Write it through a matrix onto a canvas [H, W] of bool."""
+        """Transform the mask by a matrix and write it to `out`, a canvas [H, W] bool."""
         height, width = out.shape
-        window = window_of(self.corners, [matrix], Size(height, width), margin=1)
-        if window is not None:
+        box = canvas_box_of(self.corners, [matrix], Size(height, width), margin=1)
+        if box is not None:
             part = Part(self.mask, shifted(self.left, self.top))
-            out[window.pixels] = seen_mask(part, matrix, window)
+            out[box.pixels] = seen_mask(part, matrix, box)
 
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """T frames of a picture or video, a camera that films them, and what is labelled on them."""
+    """T frames of a picture or video, a camera, and the masks of the tracks on these frames."""
 
     video: LabelledVideo
     frame_ids: tuple[int, ...]
-    patches: dict[int, list[Patch | None]]  # by frame, one a track
+    patches: dict[int, list[Patch | None]]  # by frame, one per track
     camera: Camera
 
     @property
     def times(self) -> list[float]:
-        """When its frames are, from -1 to 1."""
+        """The clip times of its frames, from -1 to 1."""
         return frame_times(len(self.frame_ids))
 
     def frames(self, shutter: float) -> np.ndarray:
-        """[T, H, W, 3] uint8. shutter: how long a frame is exposed, in clip time."""
+        """The frames on the canvas: [T, H, W, 3] uint8.
+
+        Args: shutter: the exposure of a frame, in clip time.
+        """
         canvas = self.camera.canvas
-        window = Window.whole(canvas)
+        box = CanvasBox.whole(canvas)
         edges = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * (canvas.width, canvas.height)
         middle = np.array([[canvas.width / 2, canvas.height / 2]])
         matrices = [self.camera.matrix(time) for time in self.times]
@@ -97,15 +100,15 @@ class Shot:
         for frame, time, matrix in zip(self.frame_ids, self.times, matrices, strict=True):
             points = project(edges, np.linalg.inv(matrix))
             moments = exposure(self.camera.matrix, time, points, shutter, canvas)
-            frames.append(_mean([seen(parts[frame], moment, window) for moment in moments]))
+            frames.append(_mean([seen(parts[frame], moment, box) for moment in moments]))
         return np.stack(frames)
 
     def masks(self) -> np.ndarray:
-        """[N, T, H, W] bool."""
+        """The masks of the tracks on the canvas: [N, T, H, W] bool."""
         return self._on_canvas(self.patches, len(self.video.tracks))
 
     def region_masks(self) -> np.ndarray:
-        """[R, T, H, W] bool, the video's regions."""
+        """The video's regions on the canvas: [R, T, H, W] bool."""
         regions = self.video.regions
         patches = patches_of(regions, set(self.frame_ids)) if regions else {}
         return self._on_canvas(patches, len(regions))
@@ -122,12 +125,12 @@ class Shot:
 
 
 def read_patches(video: LabelledVideo, frames: set[int]) -> dict[int, list[Patch | None]]:
-    """The masks of all tracks on some frames."""
+    """The masks of all tracks of a video, by frame."""
     return patches_of(video.tracks, frames)
 
 
 def patches_of(tracks: Sequence[LabelledTrack], frames: set[int]) -> dict[int, list[Patch | None]]:
-    """By frame, the mask of every track."""
+    """The masks of some tracks, by frame."""
     return {f: [_patch(track.segmentations[f]) for track in tracks] for f in frames}
 
 
@@ -136,7 +139,7 @@ def _patch(rle: RLE | None) -> Patch | None:
 
 
 def _mean(pictures: list[np.ndarray]) -> np.ndarray:
-    """Of pictures of one size, uint8."""
+    """The mean of uint8 pictures of equal size."""
     if len(pictures) == 1:
         return pictures[0]
     total = np.zeros(pictures[0].shape, np.uint16)
@@ -148,13 +151,11 @@ def _mean(pictures: list[np.ndarray]) -> np.ndarray:
 def read_image(video: LabelledVideo, frame: int) -> np.ndarray:
     """[H, W, 3] uint8, RGB, as displayed.
 
-    Raises: DataError for a missing file or one of another size.
+    Raises: DataError if the file is missing or has another size than the video.
     """
     path = video.files[frame]
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise DataError(f"{path}: missing, or not a readable picture")
+    image = read_frame(video.files, frame, cut_off=True)
     size = Size(*image.shape[:2])
     if size != video.size:
         raise other_size(path, size, video.size)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image

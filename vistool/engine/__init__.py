@@ -1,1 +1,1 @@
-"""The whole jobs: each wires the rooms together, reports through one callback, prints nothing."""
+"""The whole jobs: each wires the rooms together, reports through callbacks, prints nothing."""

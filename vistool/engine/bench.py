@@ -1,4 +1,4 @@
-"""How fast a model is on this machine, and what it takes: frames a second, memory, operations."""
+"""Measure a model on this machine: frames per second, memory and operations."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from torch.utils.flop_counter import flop_registry
 
 from vistool.config import PredictConfig
 from vistool.engine.device import autocast, choose_device
-from vistool.engine.predict_job import check_settings
-from vistool.engine.segment import Segmenter, clip_settings
+from vistool.engine.predict.job import check_settings
+from vistool.engine.predict.segment import Segmenter, clip_settings
 from vistool.errors import UsageError
+from vistool.models.checkpoints.files import LoadedModel, load_model
 from vistool.models.ifc import IFC
 from vistool.models.vistr import VisTR
-from vistool.models.weights import LoadedModel, load_model
 from vistool.ops.features import concatenate_features, split_features
 from vistool.ops.pixels import input_size, normalise, resize
 from vistool.progress import OnProgress, silent
 from vistool.structures import Size, VideoFrame
 
 MIN_SIDE = 16  # pixels of a frame
-PICTURES = 8  # different frames, seen in turns
-LEAST = 3  # measurements, however long one takes
-WARM_UP = 2  # clips that do not count
+PICTURES = 8  # different frames, used in turn
+MIN_CALLS = 3  # the least number of measurements, even if they take longer than requested
+WARM_UP = 2  # clips that are not measured
 CLASS_BIAS = re.compile(r"class_head\..*\bbias|class_head\.bias")
-SURE = 1000.0  # of a class, as a logit
+CONFIDENT = 1000.0  # a logit
 
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """What `bench` found; times of the parts are medians.
+    """The results of `bench`; times of the parts are medians.
 
-    An operation is a multiplication with an addition.
+    An operation is one multiplication with one addition.
     """
 
     model: str
@@ -53,21 +53,21 @@ class BenchReport:
     precision: str
     torch: str
     frame: Size  # of the video
-    seen: Size  # of what the model sees of it
+    seen: Size  # of the model's input
     clip_length: int
     clip_stride: int
     parameters: int
-    frames: int  # that were timed
-    frames_per_second: float  # of the whole way from decoded frames to tracks
-    encode_ms: float  # a frame through the backbone
-    decode_ms: float  # a clip through transformer and heads
-    encode_operations: int  # a frame
-    decode_operations: int  # a clip
-    memory_mb: float | None  # at the most: of the GPU, or of this process; None: not known
+    frames: int  # number of timed frames
+    frames_per_second: float  # from decoded frames to tracks
+    encode_ms: float  # per frame, in the backbone
+    decode_ms: float  # per clip, in transformer and heads
+    encode_operations: int  # per frame
+    decode_operations: int  # per clip
+    memory_mb: float | None  # peak of the GPU, or of this process; None: unknown
 
     @property
     def operations_per_frame(self) -> int:
-        """Frames are encoded once, and decoded in every clip they lie in."""
+        """Operations per frame, which is encoded once and decoded in every clip that has it."""
         return self.encode_operations + self.decode_operations // self.clip_stride
 
 
@@ -76,17 +76,20 @@ def bench(
     config: PredictConfig,
     *,
     frame: Size,
-    seconds: float = 10.0,
+    seconds: float,
     on_progress: OnProgress = silent,
 ) -> BenchReport:
-    """Run a model over frames of noise that moves, for about so many seconds after a warm-up.
+    """Run a model over frames of moving noise and measure it.
 
-    Every query counts as an instance, as in a video that is full of them; noise as such has none,
-    and a model that finds nothing is spared much of its work.
+    The model is changed to predict an instance for every query, the largest amount of work. It
+    would predict none in noise, and then skip much of the work.
 
-    Args: config: size, clips, device, precision and batch, as for `predict`.
+    Args:
+        config: size, clips, device, precision and batch, as for `predict`.
+        frame: the size of the video.
+        seconds: of measurement, after a warm-up.
 
-    Raises: UsageError for settings that do not fit, WeightsError, OutOfMemoryError.
+    Raises: UsageError for settings that do not fit the model, WeightsError, OutOfMemoryError.
     """
     check_settings(config)
     if not 0 < seconds < math.inf or min(frame) < MIN_SIDE:
@@ -96,18 +99,18 @@ def bench(
         )
     device = choose_device(config.device)
     loaded = load_model(model) if isinstance(model, str) else model
-    network = _finding_everywhere(loaded.model).to(device)
+    network = _confident_in_every_query(loaded.model).to(device)
     length, stride = clip_settings(network.config, config)
     if length is None:
         raise UsageError(
-            "clip length all: there is no video to take as one clip",
-            hint="--clip-length takes a number of frames here",
+            "clip length all: there is no video that could be one clip",
+            hint="give --clip-length as a number of frames",
         )
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     segmenter = Segmenter(network, config, device)
     pictures = _pictures(frame)
-    frames, elapsed = _whole_way(segmenter, pictures, seconds, on_progress)
+    frames, elapsed = _time_frames(segmenter, pictures, seconds, on_progress)
 
     pixels, group = network.config.pixels, segmenter.batch
     seen = input_size(frame, segmenter.short_side, network.config.test_long_side, pixels)
@@ -141,18 +144,18 @@ def bench(
     )
 
 
-def _finding_everywhere(model: IFC | VisTR) -> IFC | VisTR:
-    """A copy that is sure of its first class in every query."""
+def _confident_in_every_query(model: IFC | VisTR) -> IFC | VisTR:
+    """A copy that predicts its first class for every query."""
     changed = copy.deepcopy(model).eval()
     biases = [x for name, x in changed.named_parameters() if CLASS_BIAS.fullmatch(name)]
     with torch.no_grad():
-        biases[-1][0] += SURE
+        biases[-1][0] += CONFIDENT
     return changed
 
 
 def _model_operations(model: IFC | VisTR, seen: Size, length: int) -> tuple[int, int]:
-    """Of a frame and of a clip; of shapes alone, which takes neither time nor memory."""
-    # As in training, where a model leaves autocast alone, which knows nothing of this device.
+    """Operations per frame and per clip, from shapes only, without computing anything."""
+    # In training mode, because only then models do not use autocast, which lacks the meta device.
     shapes = copy.deepcopy(model).to("meta").train()
     frame = torch.zeros(1, 3, *seen, device="meta")
     with torch.no_grad():
@@ -165,8 +168,8 @@ def _model_operations(model: IFC | VisTR, seen: Size, length: int) -> tuple[int,
 
 @torch.no_grad()
 def operations(call: Callable[[], object]) -> int:
-    """Multiplications with an addition in the matrix products and convolutions of a call."""
-    # Attention in one piece would go uncounted: torch's for inference, and fused kernels.
+    """The operations in the matrix products and convolutions of a call."""
+    # Fused attention kernels would not be counted.
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -178,11 +181,11 @@ def operations(call: Callable[[], object]) -> int:
 
 
 class _Operations(TorchDispatchMode):
-    """Counts by torch's own formulas; its FlopCounterMode trips over parameters that are views."""
+    """Counts with torch's formulas; its FlopCounterMode fails for parameters that are views."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.floating = 0  # additions counted beside multiplications
+        self.floating = 0  # multiplications and additions
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any | None = None
@@ -195,24 +198,24 @@ class _Operations(TorchDispatchMode):
 
 
 def _pictures(frame: Size) -> list[np.ndarray]:
-    """Coarse noise, [H, W, 3] uint8, that moves a little from one to the next."""
+    """Pictures of coarse noise, [H, W, 3] uint8, shifted a little from one to the next."""
     coarse = np.random.default_rng(0).integers(0, 256, (frame.height // 16 + 1, 64, 3), np.uint8)
     noise = np.tile(coarse.repeat(16, axis=0), (1, frame.width // 64 + 1, 1))
     first = noise[: frame.height, : frame.width]
     return [np.ascontiguousarray(np.roll(first, 4 * n, axis=1)) for n in range(PICTURES)]
 
 
-def _whole_way(
+def _time_frames(
     segmenter: Segmenter, pictures: list[np.ndarray], seconds: float, on_progress: OnProgress
 ) -> tuple[int, float]:
-    """How many frames became final, and in how many seconds."""
+    """The number of frames that became final, and the seconds it took."""
     stride = segmenter.clip_stride
 
     def decoded() -> Iterator[VideoFrame]:
         for number in count():
             yield VideoFrame(number, number / 25, pictures[number % PICTURES])
 
-    marks: list[float] = []  # when a clip was through, and the frames that it made final came
+    marks: list[float] = []  # times at which a clip was done and its first final frame arrived
     with closing(segmenter.frames(decoded())) as frames:
         for number, _ in enumerate(frames):
             if number % stride:
@@ -222,18 +225,18 @@ def _whole_way(
                 continue
             passed = marks[-1] - marks[WARM_UP]
             on_progress("measuring", min(round(passed), round(seconds)), round(seconds))
-            if passed >= seconds and len(marks) > WARM_UP + LEAST:
+            if passed >= seconds and len(marks) > WARM_UP + MIN_CALLS:
                 break
     return stride * (len(marks) - 1 - WARM_UP), marks[-1] - marks[WARM_UP]
 
 
 def _median_ms(call: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Of calls for about so long."""
+    """The median time of a call, in milliseconds, measured for about `seconds`."""
     call()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     times: list[float] = []
-    while len(times) < LEAST or sum(times) < seconds:
+    while len(times) < MIN_CALLS or sum(times) < seconds:
         begun = time.perf_counter()
         call()
         if device.type == "cuda":

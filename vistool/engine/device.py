@@ -1,25 +1,27 @@
-"""Where a model runs and with how many bits."""
+"""Choose the device and the precision of a model, and handle lack of memory."""
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
 from typing import TypeVar
 
 import torch
 
 from vistool.config import Precision
-from vistool.errors import UsageError
+from vistool.errors import UsageError, is_out_of_memory
 
 T = TypeVar("T")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu`, `cuda` or `cuda:1` means; auto takes a GPU if there is one.
+    """The device for `auto`, `cpu`, `cuda` or `cuda:1`; `auto` is a GPU if there is one.
 
-    Raises: UsageError if it is not there.
+    Raises: UsageError if the device does not exist.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -40,9 +42,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """The type that a model computes in; auto is float32 on CPUs, bfloat16 on GPUs that have it.
+    """The type that a model computes in; `auto` is bfloat16 on GPUs that have it, else float32.
 
-    Raises: UsageError for an unknown one.
+    Raises: UsageError for an unknown precision.
     """
     if precision not in ("auto", *_DTYPES):
         raise UsageError(
@@ -55,31 +57,32 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """A context in which a float32 model computes in `dtype` where that is safe.
+    """A context in which a float32 model computes in `dtype` where this is safe.
 
-    Models leave it for what forms their features; see `nn.precision`.
+    Models compute their features outside this context; see `nn.precision`.
     """
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype)
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, on any device."""
-    # torch has no class of its own for a failed allocation on the CPU
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )
-
-
 def unless_out_of_memory(call: Callable[[], T]) -> T | None:
-    """What `call` returns; None if memory ran out, and what it had taken is free again."""
+    """The result of `call`; None if there was too little memory, which is then free again."""
     try:
         return call()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    # Only here, past the except clause, is the traceback gone that held the tensors.
+    # After the except clause, the traceback no longer holds the tensors.
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     return None
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on, to be saved with it."""
+    return {
+        "vistool": version("vistool"),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }

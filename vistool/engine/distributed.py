@@ -1,4 +1,4 @@
-"""Several processes that train one model together, as `torchrun` starts them."""
+"""Train one model with several processes that `torchrun` started."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ from vistool.errors import UsageError, VistoolError
 
 T = TypeVar("T")
 
-# How long one process waits for the others, as while they finish their share of the videos. That
-# one of them has died shows at once.
+# How long a process waits for the others, for example while they finish their share of the videos.
+# The death of a process is noticed immediately.
 PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """The processes of a training, seen from one of them; alone, every method is the identity.
+    """The processes of a training, as one of them sees them.
 
-    All of them must call the same methods in the same order.
+    All processes must call the same methods in the same order. With one process, every method is
+    the identity.
     """
 
     device: torch.device
-    rank: int = 0  # this one's number
+    rank: int = 0  # the number of this process
     count: int = 1
 
     @property
     def is_first(self) -> bool:
-        """The one that writes."""
+        """Whether this is the process that writes files."""
         return self.rank == 0
 
     def share(self, model: nn.Module) -> nn.Module:
-        """The model with gradients that are averaged over the processes in its backward pass.
+        """The model with gradients that are averaged over the processes in the backward pass.
 
-        No parameter may be unused, as none of ours is: then no step is spent on looking for them.
+        Every parameter must have a gradient: no time is spent on finding unused parameters.
         """
         if self.count == 1:
             return model
@@ -52,14 +53,14 @@ class Processes:
             gradient_as_bucket_view=True,
         )
 
-    def keep_apart(self, model: nn.Module) -> AbstractContextManager[object]:
-        """A context in which the backward passes of a shared model only add up, each process's."""
+    def unsynchronised(self, model: nn.Module) -> AbstractContextManager[object]:
+        """A context in which a shared model's gradients are summed within each process only."""
         if isinstance(model, DistributedDataParallel):
             return cast("AbstractContextManager[object]", model.no_sync())
         return nullcontext()
 
     def mean(self, values: Tensor) -> Tensor:
-        """Of every element over the processes; what is no number in one is none in the mean."""
+        """The mean of every element over the processes; NaN or infinite if it is in any of them."""
         if self.count > 1:
             values = values.clone()
             distributed.all_reduce(values)
@@ -67,11 +68,11 @@ class Processes:
         return values
 
     def any(self, mine: bool) -> bool:
-        """Whether it is so in any process."""
+        """Whether `mine` is true in any process."""
         return bool(self.mean(torch.tensor(float(mine), device=self.device)) > 0)
 
     def gather(self, mine: T) -> list[T]:
-        """The objects of all processes, in all of them, by rank."""
+        """The objects of all processes, ordered by rank; every process gets all of them."""
         if self.count == 1:
             return [mine]
         everyone: list[Any] = [None] * self.count
@@ -79,7 +80,7 @@ class Processes:
         return everyone
 
     def agree(self, choose: Callable[[], T]) -> T:
-        """What the first process chooses, in all of them; they end with it, as in `together`."""
+        """The result of `choose` in the first process, for all; errors are those of `together`."""
         if self.count == 1:
             return choose()
         chosen: list[Any] = [self.together(lambda: choose() if self.is_first else None)]
@@ -87,10 +88,10 @@ class Processes:
         return cast("T", chosen[0])
 
     def together(self, do: Callable[[], T]) -> T:
-        """What this process gets by doing something; if it fails in any of them, all of them end.
+        """The result of `do` in this process; if it fails in any process, all processes end.
 
-        The error is told once: the first process raises it, the others exit with its code. No
-        process may wait for another while it does it.
+        The first process raises the error; the others exit with its code, so it is printed once.
+        `do` must not wait for other processes.
         """
         error: VistoolError | None = None
         try:
@@ -101,27 +102,35 @@ class Processes:
         return result
 
     def end_on(self, error: VistoolError | None) -> None:
-        """End all processes, as `together` does, if any of them has met an error."""
+        """End all processes, as `together` does, if any of them has an error."""
         met = [other for other in self.gather(error) if other is not None]
-        if met and self.is_first:
+        if not met:
+            return
+        self.part()
+        if self.is_first:
             raise met[0]
-        if met:
-            # All end, and have agreed to: left to Python's end, gloo's threads may abort it.
+        raise SystemExit(met[0].exit_code)
+
+    def part(self) -> None:
+        """Disconnect from the other processes, after all have agreed to end with an error.
+
+        Otherwise, gloo's threads may abort a process while Python ends it.
+        """
+        if self.count > 1:
             distributed.destroy_process_group()
-            raise SystemExit(met[0].exit_code)
 
     def mine(self, items: Sequence[T]) -> Sequence[T]:
-        """This process's part of some work that can be divided."""
+        """This process's share of the items."""
         return items[self.rank :: self.count]
 
 
 @contextmanager
 def joined(device: str) -> Iterator[Processes]:
-    """The processes that `torchrun` started, or this one alone.
+    """Connect the processes that `torchrun` started; without `torchrun`, only this process.
 
-    Args: device: as `choose_device` takes it; each of several processes on CUDA gets its own GPU.
-    Raises: UsageError for a device that they cannot share, or is not there; VistoolError where
-        others have ended while this one needed them.
+    Args: device: as for `choose_device`; with CUDA, each of several processes gets its own GPU.
+    Raises: UsageError for a device that does not exist or that they cannot share; VistoolError if
+        another process ends while this one waits for it.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -141,18 +150,18 @@ def joined(device: str) -> Iterator[Processes]:
     try:
         yield Processes(chosen, distributed.get_rank(), count)
     except RuntimeError as error:
-        if not is_lost_touch(error):
+        if not is_lost_connection(error):
             raise
         raise VistoolError(
-            "another process has ended, or cannot be reached any more",
-            hint="its own message says why; what is done is saved",
+            "another process has ended or cannot be reached",
+            hint="its own message gives the reason; finished work is saved",
         ) from error
-    # Not after a failure: taking leave waits for the others, and they for this one.
+    # Not after a failure: this call waits for the other processes, which may wait for this one.
     distributed.destroy_process_group()
 
 
-def is_lost_touch(error: Exception) -> bool:
-    """Whether torch says that another process does not answer; gloo has no class for it."""
+def is_lost_connection(error: Exception) -> bool:
+    """Whether torch reports that another process does not answer; gloo has no class for it."""
     return isinstance(error, distributed.DistError) or (
         isinstance(error, RuntimeError) and "gloo" in str(error)
     )

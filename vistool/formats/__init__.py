@@ -1,1 +1,1 @@
-"""Bytes and files: videos in and out, run-length masks, results; numpy only, no torch."""
+"""File formats: videos, run-length masks and results; numpy only, no torch."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def build_model(config: ModelConfig) -> IFC | VisTR:
-    """The model that a configuration describes, with fresh random weights."""
+    """Build the model that a configuration describes, with random weights."""
     from vistool.models.ifc import IFC
     from vistool.models.vistr import VisTR
 

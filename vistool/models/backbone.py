@@ -1,4 +1,4 @@
-"""The backbones that a configuration can name."""
+"""Build the backbone that a configuration describes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Backbone = ResNet | EfficientNetLite0
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
-    """Four maps of every picture; `channels` says how deep each is."""
+    """A backbone that returns four feature maps; `channels` and `strides` describe them."""
     match config:
         case ResNetConfig():
             return ResNet(

@@ -1,4 +1,4 @@
-"""IFC: frames of a clip exchange what they know through a few memory tokens (NeurIPS 2021)."""
+"""IFC: the frames of a clip exchange information through a few memory tokens (NeurIPS 2021)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from vistool.nn.precision import full_precision
 from vistool.nn.transformer import Decoder, EncoderLayer
 from vistool.structures import ClipOutput, FrameFeatures
 
-# Of the spare queries' distance from the trained ones, in standard deviations of those.
+# Noise that separates the spare queries from the first group, in its standard deviations.
 SPARE_NOISE = 0.5
-NORM_GROUPS = 32  # of channels, in the mask head
+NORM_GROUPS = 32  # groups of channels in the mask head's GroupNorm
 
 
 class Encoder(nn.Module):
@@ -63,7 +63,7 @@ class Encoder(nn.Module):
             tokens = torch.cat([cells, memory], dim=1)
             tokens = within_frame(tokens, position=position, padded=padded)
             cells, memory = tokens[:, :num_cells], tokens[:, num_cells:]
-            # Token m of a frame talks to token m of the clip's other frames, and to no other.
+            # Token m of a frame attends only to the tokens m of the clip's frames.
             memory = rearrange(memory, "(b t) m c -> (b m) t c", t=num_frames)
             memory = exchange(memory)
             memory = rearrange(memory, "(b m) t c -> (b t) m c", m=tokens.shape[1] - num_cells)
@@ -71,7 +71,7 @@ class Encoder(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Stride-32 encoder output and two finer levels -> one feature map at stride 8 (3.2)."""
+    """Fuse the stride-32 encoder output with two finer levels into a stride-8 feature map (3.2)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -85,9 +85,9 @@ class MaskHead(nn.Module):
         self.pointwise = nn.Conv2d(dim, dim, 1)
 
     def forward(self, top: Tensor, laterals: tuple[Tensor, ...]) -> Tensor:
-        """top: [N, C, h, w]; laterals: [N, C, ...] at strides 16 and 8. Returns the latter's size.
+        """top: [N, C, h, w]; laterals: [N, C, ...] at strides 16 and 8. Returns the stride-8 size.
 
-        There is no ReLU after the first two norms; the published model has none.
+        As in the published model, there is no ReLU after the first two norms.
         """
         stride16, stride8 = laterals
         x = self.norm1(self.conv1(top))
@@ -101,8 +101,8 @@ class MaskHead(nn.Module):
 class IFC(nn.Module):
     """Inter-frame Communication Transformer; any clip length, any picture size.
 
-    `encode_frames` does what a frame needs once; `decode_clips` what a clip needs, so a frame in
-    several overlapping clips goes through the backbone a single time.
+    `encode_frames` runs once per frame and `decode_clips` once per clip, so a frame in several
+    overlapping clips goes through the backbone once.
     """
 
     def __init__(
@@ -177,11 +177,11 @@ class IFC(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def add_query_groups(self, groups: int) -> None:
-        """Give a model that is to be trained more sets of queries, up to `groups` in all.
+        """Add groups of queries for training, up to `groups` in all.
 
-        In training mode every set looks for all instances by itself, so that the rest of the model
-        learns from as many pairs more (Chen et al., "Group DETR", ICCV 2023). They start near the
-        first set, which is what the model predicts with and all that is saved.
+        In training mode every group detects all instances independently, so the rest of the model
+        learns from more matched pairs (Chen et al., "Group DETR", ICCV 2023). New groups start near
+        the first one. Only the first group is used for prediction and saved.
         """
         spare = self.queries.weight.detach().repeat(groups - 1, 1)
         noise = SPARE_NOISE * spare.std() * torch.randn_like(spare)
@@ -195,10 +195,10 @@ class IFC(nn.Module):
         Args:
             pixels: [B, T, 3, H, W], normalised as the configuration says.
             padded: [B, T, H, W] bool, True on pixels added at the bottom and the right.
-            auxiliary: also return what the earlier decoder layers predict, for training.
+            auxiliary: also return the predictions of the earlier decoder layers, for training.
 
-        Returns: masks at ceil(H / 8) x ceil(W / 8); in training mode, each clip is there as often
-            as the model has groups of queries.
+        Returns: masks at ceil(H / 8) x ceil(W / 8); in training mode, each clip is repeated for
+            every group of queries.
         """
         num_frames = pixels.shape[1]
         features = self.encode_frames(
@@ -214,7 +214,7 @@ class IFC(nn.Module):
             return FrameFeatures(
                 top=self.project(stride32),
                 laterals=(self.laterals[0](stride16), self.laterals[1](stride8)),
-                # Cell i covers pixels from step * i on: it is valid if its first pixel is.
+                # Cell i covers pixels from step * i on; it is valid if its first pixel is.
                 padded=None if padded is None else padded[:, ::step, ::step],
             )
 
@@ -273,14 +273,14 @@ class IFC(nn.Module):
         return replace(outputs[-1], auxiliary=tuple(outputs[:-1]))
 
     def _query_groups(self) -> Tensor:
-        """[G, Q, C]: the sets of queries that work side by side; one, but in training."""
+        """The groups of queries: [G, Q, C]; G is 1 except in training."""
         queries = self.queries.weight[None]
         if self.spare_queries is None or not self.training:
             return queries
         return torch.cat([queries, self.spare_queries.unflatten(0, (-1, queries.shape[1]))])
 
     def _cell_positions(self, features: FrameFeatures) -> Tensor:
-        """[N, h*w, C]; of one frame, repeated, where no frame is padded."""
+        """[N, h*w, C]; computed once and expanded if no frame is padded."""
         padded = features.padded
         if padded is None:
             height, width = features.top.shape[-2:]
@@ -297,5 +297,5 @@ class IFC(nn.Module):
 
 
 def _joined(cells: Tensor | None, memory: Tensor | None) -> Tensor | None:
-    """The padding of cells and memory tokens side by side; None where nothing is padded."""
+    """Concatenate the padding of cells and memory tokens; None if nothing is padded."""
     return None if cells is None or memory is None else torch.cat([cells, memory], dim=1)

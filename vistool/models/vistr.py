@@ -1,4 +1,4 @@
-"""VisTR: a clip's frames in one transformer, one query for every instance on every frame (2021)."""
+"""VisTR: one transformer over all frames of a clip, a query per instance and frame (CVPR 2021)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from vistool.nn.precision import full_precision
 from vistool.nn.transformer import Decoder, EncoderLayer
 from vistool.structures import FrameClipOutput, FrameFeatures, FrameHeads
 
-# Three axes of sines and cosines in pairs, and a sixteenth of the width for the mask features.
+# Position codes need pairs of channels on three axes; mask features take dim / 16 channels.
 WIDTH_UNIT = 48
-# Attention maps, a softmax over heads and cells, have values of about 1/1000 beside features of
-# about 1, and nothing else tells the mask head one instance from another. Weights that start as
-# small for both, as published, take thousands of steps to make up for that.
+# Attention maps (a softmax over heads and cells) have values of about 1/1000, the features beside
+# them about 1, and only the maps distinguish instances in the mask head. With the published
+# initialisation, equal for both, training takes thousands of steps to make up for that.
 MAPS_GAIN = 100.0
-# Of classes and boxes: which queries are to be drawn, [B, Q] bool.
+# From classes and boxes, the queries whose masks are computed: [B, Q] bool.
 Choice = Callable[[FrameHeads], Tensor]
 
 
@@ -36,12 +36,12 @@ def by_instance(x: Tensor, num_frames: int) -> Tensor:
 
 
 def group_norm(groups: int, channels: int) -> nn.GroupNorm:
-    """`groups` groups where the channels allow it, as they do in the published model."""
+    """GroupNorm with `groups` groups, or fewer if these do not divide the channels."""
     return nn.GroupNorm(math.gcd(groups, channels), channels)
 
 
 class AttentionMaps(nn.Module):
-    """Where on its frame every query looks: a softmax over heads and cells together (3.3)."""
+    """Attention map of every query on its frame: a softmax over heads and cells together (3.3)."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -82,11 +82,11 @@ class MaskHead(nn.Module):
     def forward(
         self, memory: Tensor, maps: Tensor, clip: Tensor, laterals: tuple[Tensor, ...]
     ) -> Tensor:
-        """Of one frame of every clip.
+        """Compute mask features on one frame of every clip.
 
         Args:
             memory: [B, C, h, w].
-            maps: [N, heads, h, w], of N instances; clip: [N] int64, which of the B is theirs.
+            maps: [N, heads, h, w], of N instances; clip: [N] int64, the clip of each instance.
             laterals: [B, C / 2, ...], [B, C / 4, ...], [B, C / 8, H, W], coarse to fine.
 
         Returns: [N, C / 16, H, W].
@@ -99,7 +99,7 @@ class MaskHead(nn.Module):
         return self.norm5(self.deform(x, self.offset(x))).relu()
 
     def _first(self, memory: Tensor, maps: Tensor, clip: Tensor) -> Tensor:
-        """`conv1` of memory and maps side by side; what no query changes is computed once."""
+        """`conv1` of memory and maps concatenated; memory's part is computed once per clip."""
         weight = self.conv1.weight
         shared = F.conv2d(memory, weight[:, : self.dim], self.conv1.bias, padding=1)
         own = F.conv2d(maps, weight[:, self.dim :], padding=1)
@@ -107,14 +107,14 @@ class MaskHead(nn.Module):
 
 
 def _joined(x: Tensor, lateral: Tensor, clip: Tensor) -> Tensor:
-    """Enlarge [N, C, h, w] to the cells of [B, C, H, W], and add to each that of its clip."""
+    """Resize x [N, C, h, w] to the size of `lateral` [B, C, H, W], and add its clip's lateral."""
     if x.shape[-2:] != lateral.shape[-2:]:
         x = F.interpolate(x, size=lateral.shape[-2:])
     return x + lateral.index_select(0, clip)
 
 
 class InstanceHead(nn.Sequential):
-    """Mask features of an instance on all frames -> its mask, by convolutions over time (3.3)."""
+    """From an instance's mask features on all frames to its mask, by 3-D convolutions (3.3)."""
 
     def __init__(self, channels: int) -> None:
         hidden = max(1, channels // 2)
@@ -131,11 +131,11 @@ class InstanceHead(nn.Sequential):
 class VisTR(nn.Module):
     """Video instance segmentation with transformers; the clip length is part of the weights.
 
-    `encode_frames` does what a frame needs once; `decode_clips` what a clip needs, so a frame in
-    several overlapping clips goes through the backbone a single time.
+    `encode_frames` runs once per frame and `decode_clips` once per clip, so a frame in several
+    overlapping clips goes through the backbone once.
 
-    The published inference script never leaves training mode, so dropout is on and its numbers
-    vary from run to run; here, as anywhere, evaluation mode has none.
+    The published inference script never leaves training mode, so its dropout is active and results
+    vary from run to run. Here, evaluation mode has no dropout.
     """
 
     def __init__(
@@ -211,7 +211,7 @@ class VisTR(nn.Module):
         )
 
     def reset_parameters(self) -> None:
-        """The published initialisation but for MAPS_GAIN; the backbone keeps its own."""
+        """The published initialisation except for MAPS_GAIN; the backbone keeps its own."""
         for part in (self.encoder, self.decoder, self.attention_maps):
             for parameter in part.parameters():
                 if parameter.ndim > 1:
@@ -242,11 +242,11 @@ class VisTR(nn.Module):
             pixels: [B, T, 3, H, W], normalised as the configuration says; fewer frames than the
                 weights' clip length are repeated from the first on until they fill it.
             padded: [B, T, H, W] bool, True on pixels added at the bottom and the right.
-            auxiliary: also return what the earlier decoder layers predict, for training.
-            choose: the queries that are worth drawing, which costs the most; the masks of the
-                others are zeros. None: all.
+            auxiliary: also return the predictions of the earlier decoder layers, for training.
+            choose: selects the queries whose masks are computed (the most expensive part); the
+                masks of the others are zero. None: all.
 
-        Returns: of as many frames as the weights' clip length; masks at ceil(H / 4) x ceil(W / 4).
+        Returns: as many frames as the weights' clip length; masks at ceil(H / 4) x ceil(W / 4).
         """
         num_frames = pixels.shape[1]
         features = self.encode_frames(
@@ -310,7 +310,7 @@ class VisTR(nn.Module):
         )
 
     def _whole_clips(self, frames: Tensor, num_frames: int) -> Tensor:
-        """[B*L, ...] -> [B, T, ...], the L frames of a clip in a circle up to the weights' T."""
+        """[B*L, ...] -> [B, T, ...]: repeat a clip's L frames in a circle up to the weights' T."""
         if num_frames > self.clip_length:
             raise UsageError(
                 f"a clip of {num_frames} frames, but these weights are for {self.clip_length}",
@@ -322,7 +322,7 @@ class VisTR(nn.Module):
         return clips[:, torch.arange(self.clip_length, device=clips.device) % num_frames]
 
     def _positions(self, top: Tensor, padded: Tensor | None) -> Tensor:
-        """[B, T*h*w, C], along time, height and width."""
+        """Position codes over time, height and width: [B, T*h*w, C]."""
         batch, num_frames, _, height, width = top.shape
         if padded is None:
             shape = (1, num_frames, height, width)
@@ -342,7 +342,7 @@ class VisTR(nn.Module):
         laterals: list[Tensor],
         padded: Tensor | None,
     ) -> Tensor:
-        """[B, Q, T, H, W]; one frame, then B instances at a time, which bounds the memory.
+        """Masks [B, Q, T, H, W], one frame and then B instances at a time, which bounds memory.
 
         Args:
             queries: [B, Q, T, C]; chosen: [B, Q] bool, None: all; memory: [B, T, h, w, C].

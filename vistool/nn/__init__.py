@@ -1,1 +1,1 @@
-"""What both models are made of: layers that take numbers, not configurations."""
+"""The layers of both models; they take numbers, not configurations."""

@@ -13,10 +13,10 @@ TAPS = 9  # of a 3x3 kernel
 
 
 def deform_conv3x3(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
-    """3x3 convolution, stride 1, padding 1, whose taps are moved by a learned offset each.
+    """3x3 convolution, stride 1, padding 1, with a learned offset for each tap.
 
-    Tap k = 3 * row + column reads, bilinearly, at its usual place plus (dy, dx) in cells; what lies
-    outside the map is 0. With offsets of zero it is the ordinary convolution.
+    Tap k = 3 * row + column samples bilinearly at its usual position plus (dy, dx) in cells;
+    outside the map, values are 0. With zero offsets it is an ordinary convolution.
 
     Args:
         x: [N, C, H, W]; weight: [C', C, 3, 3].
@@ -35,13 +35,13 @@ def deform_conv3x3(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
 
 
 def _sampling_grids(offset: Tensor) -> Tensor:
-    """Where every tap reads, as `grid_sample` counts: [9, N, H, W, 2], (x, y).
+    """Sampling positions of every tap in the coordinates of `grid_sample`: [9, N, H, W, 2], (x, y).
 
-    On a cell's very centre the two sides have different slopes, and the published operator takes
-    the one below and to the right, or none at all just outside the map's first row and column.
-    Places are moved there by what float32 cannot tell apart anyhow, so that gradients are its.
+    At the exact centre of a cell, the slopes on both sides differ. The published operator takes the
+    slope below and to the right, and 0 just outside the first row and column. Positions there are
+    moved by less than float32 resolves, so that gradients equal the published ones.
     """
-    # A place among hundreds of cells needs more than half precision.
+    # Half precision cannot resolve positions among hundreds of cells.
     exact = torch.promote_types(offset.dtype, torch.float32)
     size = torch.tensor(offset.shape[-2:], dtype=exact, device=offset.device)
     rows, columns = (torch.arange(n, dtype=exact, device=offset.device) for n in offset.shape[-2:])

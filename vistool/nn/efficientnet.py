@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vistool.nn.frozen_norm import FrozenBatchNorm2d
 
-NORM_EPS = 1e-3  # what the ImageNet weights were trained with
+NORM_EPS = 1e-3  # as the ImageNet weights were trained
 
 # (repeats, kernel, stride of the first, expansion, output channels)
 STAGES = (
@@ -58,13 +58,13 @@ class EfficientNetLite0(nn.Module):
         return stride4, stride8, stride16, stride32
 
     def freeze_first(self, blocks: int) -> None:
-        """Take the stem and the first `blocks` blocks (0 to 16) out of the training."""
+        """Exclude the stem and the first `blocks` blocks (0 to 16) from training."""
         self.stem.requires_grad_(False)
         self.blocks[:blocks].requires_grad_(False)
 
 
 class MBConv(nn.Module):
-    """Inverted residual: 1x1 to more channels, a filter per channel, 1x1 to few channels."""
+    """Inverted residual: 1x1 expansion, depthwise convolution, 1x1 projection."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int, stride: int, expansion: int
@@ -87,8 +87,8 @@ class MBConv(nn.Module):
 class ConvNorm(nn.Module):
     """A convolution without bias, and the frozen norm after it, computed as one convolution.
 
-    The norm is a constant factor and offset a channel: multiplied into the filters it costs
-    nothing, while a separate pass over the activations is a good part of a CPU's time.
+    The norm is a constant factor and offset per channel. Folded into the filters it costs nothing;
+    a separate pass over the activations would take a large part of the time on a CPU.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class ConvNorm(nn.Module):
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel, stride=stride, groups=groups, bias=False
         )
-        # A fresh frozen norm rescales nothing, so the filters must keep the size of activations.
+        # A new frozen norm does not rescale, so the filters must preserve the scale of activations.
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
         self.norm = FrozenBatchNorm2d(out_channels, eps=NORM_EPS)
         self.kernel, self.stride, self.groups = kernel, stride, groups
@@ -109,8 +109,8 @@ class ConvNorm(nn.Module):
         weight = self.conv.weight * scale[:, None, None, None]
         top, bottom = same_padding(x.shape[-2], self.kernel, self.stride)
         left, right = same_padding(x.shape[-1], self.kernel, self.stride)
-        # Uneven padding without a padded copy of x: a filter with a row of zeros before its own,
-        # and the larger padding on both sides, reads the same cells.
+        # Uneven padding without a padded copy of x: a filter extended by a row of zeros, with both
+        # sides padded by the larger amount, reads the same cells.
         weight = F.pad(weight, (right - left, 0, bottom - top, 0))
         return F.conv2d(x, weight, shift, self.stride, (bottom, right), groups=self.groups)
 
@@ -118,8 +118,8 @@ class ConvNorm(nn.Module):
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """Cells to add before and after an axis for ceil(size / stride) outputs.
 
-    TensorFlow's rule, which the ImageNet weights want: an odd cell goes after, so the padding of
-    a strided step depends on the size.
+    TensorFlow's rule, as the ImageNet weights were trained: an odd cell is added after, so the
+    padding of a strided convolution depends on the size.
 
     >>> same_padding(224, 3, 2), same_padding(225, 3, 2), same_padding(7, 5, 1)
     ((0, 1), (1, 1), (2, 2))
@@ -130,14 +130,14 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def relu6_(x: Tensor) -> Tensor:
-    """Clamp x to [0, 6] in place; a training keeps the result only, not x as well."""
+    """Clamp x to [0, 6] in place; the backward pass needs only the result, not x."""
     if not x.requires_grad:
         return F.relu6(x, inplace=True)
     return _ReLU6.apply(x)  # type: ignore[no-untyped-call]
 
 
 class _ReLU6(torch.autograd.Function):
-    """`F.relu6` keeps its input for the gradient, so its in-place form makes a copy first."""
+    """ReLU6 with a backward pass from its result; `F.relu6` stores a copy of its input."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -148,5 +148,5 @@ class _ReLU6(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (result,) = ctx.saved_tensors
-        # Zero where the argument is <= 0 or >= 6: so for the clamped result as for the input.
+        # The gradient is 0 where the input is <= 0 or >= 6; the clamped result is equal there.
         return torch.ops.aten.hardtanh_backward(grads[0], result, 0.0, 6.0)

@@ -34,6 +34,6 @@ class FrozenBatchNorm2d(nn.Module):
         return torch.addcmul(shift, x, scale)
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """What the layer does, as two [C] vectors: y = x * scale + shift."""
+        """The layer as two [C] vectors: y = x * scale + shift."""
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)
         return scale, self.bias - self.running_mean * scale

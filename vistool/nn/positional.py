@@ -12,14 +12,14 @@ EPSILON = 1e-6
 
 
 def sine_position(padded: Tensor, channels_per_axis: int) -> Tensor:
-    """Position code of every cell, from the share of valid cells before it along each axis.
+    """Position code of every cell, normalised by the number of valid cells along each axis.
 
-    A cell's position along an axis is the count of valid cells up to and with it, divided by the
-    count on its whole line and multiplied by 2 pi, so a picture's far edge has the same code
-    whatever its size. (DETR's normalised code; IFC section 4.1 in 2-D, VisTR section 3.2 in 3-D.)
+    A cell's position along an axis is the number of valid cells up to and including it, divided by
+    the number on its whole line and multiplied by 2 pi, so the far edge of a picture has the same
+    code at any size. (DETR's normalised code; IFC section 4.1 in 2-D, VisTR section 3.2 in 3-D.)
 
     Args:
-        padded: [N, *axes] bool, True on cells that were added.
+        padded: [N, *axes] bool, True on padding.
         channels_per_axis: d; even channels hold sines, odd ones cosines.
 
     Returns: [N, len(axes) * d, *axes] float32, axes in the order of `padded`'s.

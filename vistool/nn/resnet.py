@@ -89,7 +89,7 @@ class ResNet(nn.Module):
                         stride=2 if stage > 0 and block == 0 and not dilated else 1,
                         stride_in_1x1=stride_in_1x1,
                         project=block == 0,
-                        # The first block reads what is not yet spread out.
+                        # The first block's input is not dilated yet.
                         dilation=2 if dilated and block > 0 else 1,
                     )
                 )

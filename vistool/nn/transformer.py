@@ -1,6 +1,6 @@
 """The transformer layers of both models; positions are added to queries and keys only.
 
-A layer normalises what it returns (both papers' models), or with `pre_norm` what it reads.
+A layer normalises its output (both papers' models), or with `pre_norm` its input.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """x: [B, N, C] attends to memory: [B, S, C], or to itself; positions: in the same shapes.
 
-        padded: [B, S] bool, True is not looked at.
+        padded: [B, S] bool, True on cells to ignore.
         """
         y = self.norm(x) if self.pre_norm else x
         if memory is None:
@@ -118,7 +118,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A stack of decoder layers with one final norm that every layer's output goes through."""
+    """A stack of decoder layers; one shared norm is applied to every layer's output."""
 
     def __init__(
         self,
@@ -148,11 +148,11 @@ class Decoder(nn.Module):
         """Decode learned queries from zero.
 
         Args:
-            queries: [B, Q, C] learned embeddings, used as positions of a target that starts at 0.
+            queries: [B, Q, C] learned embeddings, the positions of a target that starts at 0.
             memory, memory_position: [B, S, C].
             padded: [B, S] bool.
 
-        Returns: one [B, Q, C] a layer, normalised, the last layer last.
+        Returns: one normalised [B, Q, C] per layer, in order.
         """
         x = queries.new_zeros(queries.shape)
         outputs = []

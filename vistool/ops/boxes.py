@@ -1,41 +1,55 @@
-"""Boxes: other forms, overlap, and the box around a mask."""
+"""Boxes: conversion, overlap, and boxes around masks; resizing of masks."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-EPSILON = 1e-6  # in every numerator and denominator, as VisTR's code has it
+EPSILON = 1e-6  # added to numerators and denominators, as in VisTR's code
 
 
 def xyxy_of(boxes_cxcywh: Tensor) -> Tensor:
-    """[..., 4] centre x, centre y, width, height -> left, top, right, bottom, in the same unit."""
+    """[..., 4] centre x, centre y, width, height -> left, top, right, bottom, in the same units."""
     centre, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
 
 
 def cxcywh_of(boxes_xyxy: Tensor) -> Tensor:
-    """[..., 4] left, top, right, bottom -> centre x, centre y, width, height, in the same unit."""
+    """[..., 4] left, top, right, bottom -> centre x, centre y, width, height, in the same units."""
     first, last = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
     return torch.cat([(first + last) / 2, last - first], dim=-1)
 
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Overlap of boxes one to one, [..., 4] cxcywh each, broadcast. -> [...]; 1 for two empty."""
+    """IoU of boxes, element by element with broadcasting; 1 for two empty boxes.
+
+    Args: a, b: [..., 4] cxcywh.
+    Returns: [...] in [0, 1].
+    """
     both, either, _ = _areas(a, b)
     return (both + EPSILON) / (either + EPSILON)
 
 
 def box_coverage(a: Tensor, b: Tensor) -> Tensor:
-    """The share of each box `a` that lies in its `b`, [..., 4] cxcywh each, broadcast. -> [...]"""
+    """The share of box `a` that lies inside box `b`, element by element with broadcasting.
+
+    Args: a, b: [..., 4] cxcywh.
+    Returns: [...] in [0, 1].
+    """
     both, _, _ = _areas(a, b)
     return both / (a[..., 2:].prod(-1) + EPSILON)
 
 
 def box_giou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised IoU, one to one: what of the enclosing box is empty counts against them.
+    """Generalised IoU, element by element with broadcasting.
 
-    [..., 4] cxcywh each, broadcast. -> [...] in [-1, 1].
+    It is the IoU minus the share of the enclosing box that neither box covers.
+
+    Args: a, b: [..., 4] cxcywh.
+    Returns: [...] in [-1, 1].
     """
     both, either, around = _areas(a, b)
     overlap = (both + EPSILON) / (either + EPSILON)
@@ -43,7 +57,7 @@ def box_giou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _areas(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Intersection, union and enclosing box."""
+    """The areas of intersection, union and enclosing box."""
     a, b = xyxy_of(a), xyxy_of(b)
     both = _area(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
     around = _area(torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:]))
@@ -56,10 +70,10 @@ def _area(top_left: Tensor, bottom_right: Tensor) -> Tensor:
 
 
 def boxes_of_masks(masks: Tensor) -> Tensor:
-    """The box around every mask: [..., H, W] bool -> [..., 4] cxcywh, fractions of the picture.
+    """The box around every mask: [..., H, W] bool -> [..., 4] cxcywh, fractions of the frame.
 
-    Pixels are areas, so a mask of the whole picture has the box (0.5, 0.5, 1, 1); an empty mask
-    has zeros.
+    Boxes include whole pixels, so a mask that fills the frame has the box (0.5, 0.5, 1, 1). The box
+    of an empty mask is zeros.
     """
     height, width = masks.shape[-2:]
     top, bottom = _extent(masks.any(-1))
@@ -71,6 +85,13 @@ def boxes_of_masks(masks: Tensor) -> Tensor:
 
 
 def _extent(line: Tensor) -> tuple[Tensor, Tensor]:
-    """[..., N] bool -> where the first True begins and the last one ends, float."""
+    """[..., N] bool -> the start of the first True and the end of the last True, [...] float."""
     on = line.float()
     return on.argmax(-1).float(), line.shape[-1] - on.flip(-1).argmax(-1).float()
+
+
+def resize_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize [..., H, W] -> [..., *size] float: bilinear, corners not aligned, no antialiasing."""
+    flat = masks.flatten(0, -3).unsqueeze(1).to(torch.promote_types(masks.dtype, torch.float32))
+    resized = F.interpolate(flat, size=list(size), mode="bilinear", align_corners=False)
+    return resized.view(*masks.shape[:-2], *size)

@@ -1,4 +1,4 @@
-"""Stacking and slicing the per-frame features that clips share."""
+"""Concatenating and splitting the per-frame features that clips share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from vistool.structures import FrameFeatures
 
 
 def concatenate_features(parts: Sequence[FrameFeatures]) -> FrameFeatures:
-    """Stack the frames of several parts of one size; all of them padded, or none."""
+    """Concatenate the frames of several parts of equal size.
+
+    Raises: ValueError if only some of the parts have padding.
+    """
     padded = [part.padded for part in parts if part.padded is not None]
     if padded and len(padded) != len(parts):
         raise ValueError("some parts are padded and others are not")
@@ -22,7 +25,7 @@ def concatenate_features(parts: Sequence[FrameFeatures]) -> FrameFeatures:
 
 
 def split_features(features: FrameFeatures) -> list[FrameFeatures]:
-    """The frames of a part one by one, as copies: keeping one does not keep the others alive."""
+    """The frames of a part one by one, as copies, so that each can be freed on its own."""
     return [
         FrameFeatures(
             top=features.top[i : i + 1].clone(),

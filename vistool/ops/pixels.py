@@ -1,4 +1,4 @@
-"""From a decoded picture to what a model expects: size, channel order, mean and deviation."""
+"""From decoded images to model inputs: size, channel order, mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ ANY_SIZE = PixelConfig()
 
 
 def input_size(size: Size, short: int, long: int | None, pixels: PixelConfig = ANY_SIZE) -> Size:
-    """The size a picture is brought to: short side `short`, unless the long one exceeds `long`.
+    """The size to which an image is resized: its short side is `short`, its long side <= `long`.
 
-    The published models were tested with two ways of rounding: half a pixel up (detectron2), or
-    the longer side down (DETR); `pixels.rounding` says which. Both sides then go to the nearest
-    multiple of `pixels.side_multiple`, which is 1 for those models.
+    If the long side would be larger than `long`, both sides are smaller. The published models were
+    tested with two kinds of rounding, which `pixels.rounding` selects: half a pixel up
+    (detectron2), or the longer side down (DETR). Both sides are then rounded to the nearest
+    multiple of `pixels.side_multiple`, which is 1 for these models.
 
     >>> input_size(Size(720, 1280), 360, 1333)
     Size(height=360, width=640)
@@ -52,11 +53,12 @@ def _size_as_detr(size: Size, short: int, long: int | None) -> Size:
 
 
 def resize(image: np.ndarray, size: Size) -> Tensor:
-    """[H, W, 3] uint8 -> [h, w, 3] uint8, bilinear, antialiased where it shrinks.
+    """Resize an image: [H, W, 3] uint8 -> [h, w, 3] uint8, bilinear, with antialiasing.
 
-    The published models were trained and tested on pictures resized by Pillow, and are given the
-    same bytes here. torch's own antialiased resizing is off by one grey level in up to 1 of 100
-    values, which moves a score in its third digit; OpenCV's INTER_AREA by 3 levels on average.
+    The published models were trained and tested on images resized by Pillow, so Pillow is used here
+    to give the same bytes. torch's antialiased resizing differs by one grey level in up to 1 of 100
+    values, which changes the third digit of scores. OpenCV's INTER_AREA differs by 3 levels on
+    average.
     """
     if tuple(image.shape[:2]) == size:
         return torch.from_numpy(image)
@@ -68,7 +70,7 @@ def resize(image: np.ndarray, size: Size) -> Tensor:
 def normalise(images: Tensor, pixels: PixelConfig) -> Tensor:
     """[N, H, W, 3] uint8 RGB -> [N, 3, H, W] float32 in the model's channel order and range.
 
-    The channels stay last in memory; on a CPU that alone makes a backbone a third faster.
+    The memory format stays channels-last, which makes backbones a third faster on a CPU.
     """
     mean = torch.tensor(pixels.mean, device=images.device)
     std = torch.tensor(pixels.std, device=images.device)

@@ -1,1 +1,1 @@
-"""Pictures made of results: masks, contours and labels on frames; numpy and OpenCV only."""
+"""Overlays, charts and HTML pages of results; torch is not imported."""

@@ -1,4 +1,4 @@
-"""Many frames on one picture: a row for every clip or video, with a line of text above it."""
+"""Contact sheets: many frames in one picture, a row for every clip or video, with a title."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from vistool.rendering.text import drawable
+
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 PAPER = (255, 255, 255)
 INK = (40, 40, 40)
@@ -15,18 +17,18 @@ FAINT = (130, 130, 130)
 MARGIN = 12  # pixels around everything
 GAP = 4  # between frames
 LINE = 20  # height of a line of text
-LONGEST_SIDE = 320  # of a frame; larger ones are made smaller
-WIDTH = 1640  # of a sheet; short rows stand side by side where they fit
+LONGEST_SIDE = 320  # of a frame, pixels; larger frames are reduced
+WIDTH = 1640  # of a sheet, pixels; short rows are side by side if they fit
 
 
 @dataclass(frozen=True, slots=True)
 class SheetRow:
-    """Frames that belong together, drawn already."""
+    """Frames that belong together, with everything drawn on them."""
 
     title: str
-    note: str  # a second line, fainter; may be empty
+    note: str  # a second line in a lighter colour; may be empty
     frames: Sequence[np.ndarray]  # [H, W, 3] uint8 RGB
-    captions: Sequence[str] = ()  # one a frame, or none at all
+    captions: Sequence[str] = ()  # one per frame, or empty
 
 
 def contact_sheet(rows: Sequence[SheetRow], heading: str = "") -> np.ndarray:
@@ -57,7 +59,7 @@ def _widened(picture: np.ndarray, width: int) -> np.ndarray:
 
 
 def beside(parts: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
-    """Pictures next to each other, aligned at their tops, on paper."""
+    """Pictures next to each other, aligned at their tops, on white."""
     height = max(len(part) for part in parts)
     width = sum(part.shape[1] for part in parts) + gap * (len(parts) - 1)
     sheet = np.full((height, width, 3), PAPER, np.uint8)
@@ -69,7 +71,7 @@ def beside(parts: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
 
 
 def stacked(parts: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
-    """Pictures below each other, left-aligned on paper."""
+    """Pictures below each other, left-aligned, on white."""
     width = max(part.shape[1] for part in parts)
     height = sum(len(part) for part in parts) + gap * (len(parts) - 1)
     sheet = np.full((height, width, 3), PAPER, np.uint8)
@@ -81,13 +83,13 @@ def stacked(parts: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
 
 
 def framed(picture: np.ndarray) -> np.ndarray:
-    """With a margin of paper around."""
+    """The picture with a white margin."""
     sides = (MARGIN,) * 4
     return cv2.copyMakeBorder(picture, *sides, cv2.BORDER_CONSTANT, value=PAPER)
 
 
 def fitting(frame: np.ndarray, longest: int = LONGEST_SIDE) -> np.ndarray:
-    """A frame no larger than that, [H, W, 3] uint8."""
+    """The frame, reduced so that its longer side is at most `longest` pixels: [H, W, 3] uint8."""
     scale = longest / max(frame.shape[:2])
     if scale >= 1:
         return frame
@@ -95,19 +97,19 @@ def fitting(frame: np.ndarray, longest: int = LONGEST_SIDE) -> np.ndarray:
 
 
 def text_width(text: str, scale: float) -> int:
-    """Pixels that a text takes."""
-    return int(cv2.getTextSize(text, FONT, scale, 1)[0][0])
+    """The width of a text in pixels."""
+    return int(cv2.getTextSize(drawable(text), FONT, scale, 1)[0][0])
 
 
 def write(
     picture: np.ndarray, text: str, x: int, y: int, ink: tuple[int, ...], scale: float
 ) -> None:
-    """Put a text on a picture; x, y is where its letters stand."""
-    cv2.putText(picture, text, (x, y), FONT, scale, ink, 1, cv2.LINE_AA)
+    """Write a text on a picture; x, y is the left end of its baseline."""
+    cv2.putText(picture, drawable(text), (x, y), FONT, scale, ink, 1, cv2.LINE_AA)
 
 
 def _text_lines(text: str, ink: tuple[int, ...], scale: float) -> list[np.ndarray]:
-    """A line of text as a picture; none for no text."""
+    """A line of text as a picture; an empty list for an empty text."""
     if not text:
         return []
     line = np.full((LINE, text_width(text, scale) + 2, 3), PAPER, np.uint8)
@@ -116,7 +118,7 @@ def _text_lines(text: str, ink: tuple[int, ...], scale: float) -> list[np.ndarra
 
 
 def _strip(row: SheetRow) -> np.ndarray:
-    """The frames of a row side by side, each over its caption."""
+    """The frames of a row side by side, with their captions below."""
     if not row.frames or len(row.captions) not in (0, len(row.frames)):
         raise ValueError(f"{len(row.frames)} frames with {len(row.captions)} captions")
     cells = [fitting(frame) for frame in row.frames]

@@ -1,4 +1,4 @@
-"""Charts: bars, lines, reliability and heat maps, as PNG files and as SVG for a page."""
+"""Charts: bars, lines, reliability diagrams and heat maps, as PNG files and as SVG for pages."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from vistool.formats.atomic import atomic_path
-from vistool.formats.problems import visible
+from vistool.errors import visible
+from vistool.formats.files import atomic_path
 
-INK = "#1c2733"  # text, axes and grid; in an SVG the reader's colour scheme decides instead
-INK_DARK = "#dde4ec"
-# Okabe and Ito's colours, which colour-blind readers tell apart, less those too pale for a line.
+INK = "#1c2733"  # text, axes and grid; an SVG uses it in the light colour scheme
+INK_DARK = "#dde4ec"  # the same in the dark scheme
+# The colours of Okabe and Ito, which colour-blind readers can distinguish; pale ones are left out.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a6a00")
-# From nothing to a full colour, on light and on dark paper alike.
+# From transparent to opaque, for light and dark backgrounds.
 SHARES = LinearSegmentedColormap.from_list("shares", [f"{SERIES[0]}00", f"{SERIES[0]}ff"])
 PNG_DPI = 150
-MOST_NUMBERED = 20  # rows of a heat map that has its counts written into it
+MOST_NUMBERED = 20  # heat maps with more rows do not show their counts
 STYLE: dict[Any, Any] = {
     "font.size": 9.0,
     "font.family": "sans-serif",
@@ -47,22 +47,22 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A drawn chart and, in words, what is to be seen in it."""
+    """A chart and its description in words."""
 
     name: str  # of its file, without suffix
     title: str
-    description: str  # for those who do not see it
+    description: str  # alternative text
     figure: Figure
 
     def write_png(self, folder: Path) -> Path:
-        """Write NAME.png on white."""
+        """Write NAME.png on a white background. Returns: its path."""
         path = folder / f"{self.name}.png"
         with atomic_path(path) as temporary, matplotlib.rc_context(STYLE):
             self.figure.savefig(temporary, format="png", dpi=PNG_DPI, facecolor="white")
         return path
 
     def svg(self) -> bytes:
-        """The chart without a background; its ink follows the reader's light or dark scheme."""
+        """The chart with a transparent background; text follows the light or dark scheme."""
         buffer = io.BytesIO()
         with matplotlib.rc_context(STYLE):
             self.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -79,7 +79,7 @@ class Chart:
 def bar_chart(
     name: str, title: str, labels: Sequence[str], series: Mapping[str, Sequence[float]], unit: str
 ) -> Chart:
-    """Horizontal bars, one a label and series, with their numbers."""
+    """Horizontal bars, one per label and series, with their values."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _canvas(6.4, 0.9 + 0.22 * len(labels) * max(len(series), 1))
         thickness = 0.8 / max(len(series), 1)
@@ -111,9 +111,9 @@ def line_chart(
     axes_names: tuple[str, str],
     limits: tuple[float, float] | None = None,
 ) -> Chart:
-    """Lines over common places; the first is the main one and drawn thick.
+    """Lines with common x values; the first is the main one and thicker.
 
-    Args: limits: of y; None: what the lines need.
+    Args: limits: of the y axis; None: from the lines.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = _canvas(5.4, 3.6)
@@ -134,9 +134,9 @@ def line_chart(
 def reliability_diagram(
     name: str, title: str, edges: Sequence[float], shares: Sequence[float], counts: Sequence[int]
 ) -> Chart:
-    """The share that is right in every bin of scores, over how many there are.
+    """The share of right tracks in every bin of scores, and below it the number of tracks.
 
-    Args: edges: [N + 1] of the bins; shares, counts: [N], bins without a count are not drawn.
+    Args: edges: [N + 1] of the bins; shares, counts: [N], empty bins are not drawn.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 4.2), layout="constrained")
@@ -199,6 +199,6 @@ def _color(index: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """A name from outside: dollar signs would begin a formula, a leading _ hides a legend entry."""
+    """A name, escaped for Matplotlib: `$` would begin a formula, a leading `_` hide the entry."""
     shown = visible(text[:40]).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown

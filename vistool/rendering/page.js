@@ -1,6 +1,6 @@
 
 "use strict";
-// Every column head becomes a button that sorts its table; without scripts the table stays as it is.
+// Every column head becomes a button that sorts the table.
 for (const table of document.querySelectorAll("table")) {
   const heads = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];

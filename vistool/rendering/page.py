@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: text, tables and pictures in one file that sends no request."""
+"""Self-contained HTML pages: text, tables and pictures in one file without network requests."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 
 from jinja2 import Environment, StrictUndefined
 
-from vistool.formats.atomic import atomic_path
+from vistool.formats.files import atomic_path
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Text that leads to another place of the page (`#name`) or to a file, relative to the page."""
+    """A link to a place on the page (`#name`) or to a file, relative to the page."""
 
     text: str
     to: str
@@ -26,15 +26,15 @@ class Link:
     def __post_init__(self) -> None:
         parts = urlsplit(self.to)
         if parts.scheme not in {"", "file"} or parts.netloc:
-            raise ValueError(f"a link that leads away from this machine: {self.to!r}")
+            raise ValueError(f"a link to another machine: {self.to!r}")
 
 
-Cell = str | int | float | Link | None  # None: nothing to say
+Cell = str | int | float | Link | None  # None: without a value
 
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
-    """A few sentences."""
+    """A paragraph of text."""
 
     text: str
     kind = "paragraph"
@@ -42,7 +42,7 @@ class Paragraph:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Names and what there is to say of each."""
+    """A list of names with a text for each."""
 
     rows: Mapping[str, str]
     kind = "facts"
@@ -50,7 +50,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """The few figures that matter most, large."""
+    """The most important numbers, in large letters."""
 
     values: Mapping[str, str]
     kind = "numbers"
@@ -58,7 +58,7 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows that the reader can sort by any column, where scripts run."""
+    """A table; with JavaScript, readers can sort it by any column."""
 
     caption: str
     columns: Sequence[str]
@@ -69,13 +69,13 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture that travels inside the page."""
+    """A picture that is embedded in the page."""
 
     content: bytes
     media_type: str  # image/png, image/jpeg or image/svg+xml
-    description: str  # for those who do not see it
+    description: str  # alternative text
     caption: str = ""
-    anchor: str = ""  # links lead here by `#anchor`
+    anchor: str = ""  # target of the link `#anchor`
     link: Link | None = None  # below the caption
     wide: bool = False
     kind = "picture"
@@ -87,7 +87,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """Details that are shown on demand; works without scripts."""
+    """Details that are shown on demand, also without JavaScript."""
 
     summary: str
     blocks: Sequence[Block]
@@ -99,7 +99,7 @@ Block = Paragraph | Facts | Numbers | Table | Picture | Folded
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the page with its place in the table of contents."""
+    """A section of the page, which the table of contents lists."""
 
     anchor: str
     title: str
@@ -112,11 +112,10 @@ class Page:
 
     title: str
     sections: Sequence[Section]
-    footer: str = ""
 
 
 def render_page(page: Page) -> str:
-    """The HTML. All text is escaped; the page's own policy forbids every request."""
+    """The HTML of a page. Text is escaped; its content security policy forbids all requests."""
     style, script = _asset("page.css"), _asset("page.js")
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; "
@@ -127,9 +126,9 @@ def render_page(page: Page) -> str:
 
 
 def write_page(path: Path, page: Page) -> Path:
-    """Write the HTML; the file appears whole or not at all."""
+    """Write the HTML atomically: an incomplete file never appears. Returns: `path`."""
     with atomic_path(path) as temporary:
-        temporary.write_text(render_page(page), encoding="utf-8")
+        temporary.write_text(render_page(page), encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -145,7 +144,7 @@ def _environment() -> Environment:
 
 
 def _number(value: float, digits: int) -> str:
-    """Whole numbers with thin spaces, fractions with some digits.
+    """Format integers with thin spaces, and fractions with `digits` digits.
 
     >>> _number(12345, 3), _number(0.5, 3)
     ('12\\u2009345', '0.500')

@@ -1,4 +1,4 @@
-"""A colour for every track id: always the same one, far from its neighbours', for any number."""
+"""Track colours: every id has a fixed colour that differs clearly from those of near ids."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 
 Color = tuple[int, int, int]  # RGB, 0 to 255
 
-GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, modulo 1, stay as far apart as multiples can
-# Chosen among many by the smallest distances between the first ten colours, and between neighbours.
+GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, modulo 1, are spread as evenly as possible
+# These values give large distances between the first ten colours, and between neighbouring ids.
 FIRST_HUE = 0.5  # of a turn
-LIGHTNESS = (0.82, 0.70, 0.58)  # in turn: ids whose hues come close differ in lightness
-CHROMA = 0.23  # or as much of it as sRGB can show
-ENOUGH_CONTRAST = 3.5  # of white text; WCAG asks for 3 for bold labels
+LIGHTNESS = (0.82, 0.70, 0.58)  # in turn, so that ids with similar hues differ in lightness
+CHROMA = 0.23  # or the largest that sRGB can represent
+ENOUGH_CONTRAST = 3.5  # of white text; WCAG requires 3 for bold labels
 
-# Oklab (Ottosson, 2020), where equal distances look equally different: to cone responses,
-# cubed, to linear sRGB.
+# Oklab (Ottosson, 2020), in which equal distances look equally different, is converted to cone
+# responses, which are cubed and converted to linear sRGB.
 OKLAB_TO_CONES = np.array(
     [
         [1.0, 0.3963377774, 0.2158037573],
@@ -36,7 +36,7 @@ CONES_TO_SRGB = np.array(
 
 @cache
 def track_color(track_id: int) -> Color:
-    """The colour of a track; it depends on nothing but the id."""
+    """The colour of a track; it depends only on the id."""
     hue = 2 * math.pi * ((FIRST_HUE + (track_id - 1) * GOLDEN) % 1)
     lightness = LIGHTNESS[(track_id - 1) % len(LIGHTNESS)]
     steps = np.linspace(CHROMA, 0, 47)
@@ -49,9 +49,9 @@ def track_color(track_id: int) -> Color:
 
 
 def text_color(background: Color) -> Color:
-    """White where it has enough contrast on `background`, else black.
+    """White if it has enough contrast on `background` (WCAG 2), otherwise black.
 
-    Contrast by WCAG 2. Where both would do, white is easier to read on saturated colours.
+    If both have enough, white is easier to read on saturated colours.
     """
     encoded = np.asarray(background) / 255
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)

@@ -1,4 +1,4 @@
-"""When every track is seen, as a lane of its colour over the time of its video."""
+"""Timelines: the times at which every track is visible, as a lane in the track's colour."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from vistool.rendering.contact_sheet import FAINT, INK, PAPER, text_width, write
 from vistool.rendering.palette import track_color
 
 LANE = 18  # height of a lane, pixels
-SCORE_WIDTH = 60  # of the bar that shows a score of 1
-SCALE = 0.42  # of its text
-TICKS = 8  # of the time axis, at most
+SCORE_WIDTH = 60  # width of the bar of score 1, pixels
+SCALE = 0.42  # font scale
+TICKS = 8  # the largest number of ticks on the time axis
 STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600)  # seconds
 
 
@@ -24,11 +24,13 @@ class Lane:
     track_id: int
     label: str  # class name
     score: float
-    seen: Sequence[tuple[float, float]]  # seconds, from and to
+    seen: Sequence[tuple[float, float]]  # start and end of each visible part, seconds
 
 
 def timeline(lanes: Sequence[Lane], start: float, end: float, width: int) -> np.ndarray:
-    """Name, score and lane of every track, and a time axis in seconds below.
+    """Draw the name, score and lane of every track, and a time axis in seconds below.
+
+    Args: start, end: of the time axis, seconds; width: of the picture, pixels.
 
     Returns: [H, width, 3] uint8 RGB.
     """
@@ -61,7 +63,7 @@ def timeline(lanes: Sequence[Lane], start: float, end: float, width: int) -> np.
 
 
 def _ticks(start: float, end: float) -> list[float]:
-    """Round times between two, not many.
+    """Round times from `start` to `end`, at a step from `STEPS`.
 
     >>> _ticks(0.0, 7.3)
     [0, 1, 2, 3, 4, 5, 6, 7]

@@ -1,9 +1,9 @@
-"""What is kept of a model's output for a clip, and what is reported of the tracks in the end."""
+"""From model outputs to clip predictions, and from tracks to reported results."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -20,22 +20,13 @@ from vistool.structures import (
     FrameTracks,
     Size,
 )
-from vistool.tracking.pieces import without_foreign_pieces
+from vistool.tracking.components import remove_misassigned_components
 
 ABSENT_BELOW = 0.001  # the most likely class's probability on a frame (VisTR)
 # "mask-aware" scoring:
-LIKELY = 0.1  # the most likely class's probability that makes a query an instance
+LIKELY = 0.1  # a query is an instance if its most likely class is more probable than this
 SMALL, LARGE = 0.01, 0.1  # shares of the picture between which a mask's size affects its score
-SIZE_EXPONENT = 0.2  # the smallest keep 0.63 of it: sure ones are shown by default
-
-
-@dataclass(frozen=True, slots=True)
-class TrackClass:
-    """One result: a track, one class, and how likely the track is of that class."""
-
-    track_id: int
-    label: int  # in [0, K)
-    score: float  # mean of its class probability over the track's clips
+SIZE_EXPONENT = 0.2  # the smallest masks keep 0.63 of their score, so confident ones are shown
 
 
 def clip_prediction(
@@ -46,10 +37,10 @@ def clip_prediction(
 ) -> ClipPrediction:
     """The instances in one clip of a batch; values are float32.
 
-    "published" picks them as the code of the model's paper does, and no query is dropped for its
-    score, for overlap or for number.
+    With "published" scoring, instances are selected as in the paper's code; none is dropped because
+    of its score, its overlap with others, or the number of instances.
 
-    Args: frame_ids: of the clip's frames; those with which VisTR filled up a short clip have none.
+    Args: frame_ids: of the clip's frames; frames that only pad a short clip (VisTR) have no id.
     """
     class_logits, mask_logits = output.class_logits[clip], output.mask_logits[clip]
     match output:
@@ -81,9 +72,9 @@ def _by_query(
 def _by_probability(
     class_logits: Tensor, mask_logits: Tensor, frame_ids: Sequence[int]
 ) -> ClipPrediction:
-    """The queries with a mask that are somewhat likely an object, though "no object" be likelier.
+    """The queries with a mask and a class above LIKELY, even if "no object" is more likely.
 
-    A track then lives on through clips in which it is hard to see. Shapes as in `_by_query`.
+    A track then continues through clips in which it is hard to see. Shapes as in `_by_query`.
     """
     probs = class_logits.float().softmax(-1)[:, :-1]
     masks = mask_logits.float()
@@ -92,53 +83,53 @@ def _by_probability(
 
 
 def likely(heads: FrameHeads, num_frames: int) -> Tensor:
-    """The queries of VisTR that are drawn where masks have a say in scores: [B, Q] bool.
+    """The queries of VisTR whose masks are computed with "mask-aware" scoring: [B, Q] bool.
 
-    As `_by_probability` has it for IFC; `_by_vote` then leaves out what is not drawn.
+    The rule is that of `_by_probability` for IFC; `_by_vote` leaves out queries without a mask.
 
-    Args: num_frames: of the clip itself; frames after these repeat it.
+    Args: num_frames: of the clip without its padding; later frames repeat it.
     """
     best = heads.class_logits[:, :, :num_frames].float().softmax(-1)[..., :-1].amax(-1)
     return best.mean(2) > LIKELY
 
 
 def _mask_aware(clip: ClipPrediction) -> ClipPrediction:
-    """Every instance with the mask that is its own, and a score in which the mask has a say.
+    """Apply "mask-aware" scoring: cleaned masks, and scores that depend on the masks.
 
-    Class probabilities are multiplied by the mean probability inside the mask over the clip's
-    frames, and by a factor that falls with its share of the frames it is on: what is small is found
-    less reliably, and is less often what a picture is about.
+    Class probabilities are multiplied by the mean mask probability inside the mask, and by a factor
+    that decreases with the mask's share of the frame: small instances are detected less reliably,
+    and are less often the subject of a picture.
     """
     masks = clip.mask_logits
-    if clip.present is not None:  # what is drawn where an instance is not connects nothing
+    if clip.present is not None:  # masks on frames without the instance must not connect components
         masks = masks.where(clip.present[..., None, None], -masks.abs())
-    masks = without_foreign_pieces(masks, clip.class_probs.amax(-1) * _certainty(masks))
+    masks = remove_misassigned_components(masks, clip.class_probs.amax(-1) * _certainty(masks))
     weight = _certainty(masks) * _size_factor(masks)
     return replace(clip, class_probs=clip.class_probs * weight[:, None], mask_logits=masks)
 
 
 def _certainty(mask_logits: Tensor) -> Tensor:
-    """The mean probability inside masks [N, T, h, w]: [N], 0 for empty ones."""
+    """The mean probability inside masks [N, T, h, w]: [N], 0 for empty masks."""
     masks = mask_logits.flatten(1)
     inside = masks > 0
     return (masks.sigmoid() * inside).sum(1) / inside.sum(1).clamp(min=1)
 
 
 def _size_factor(mask_logits: Tensor) -> Tensor:
-    """What the size of masks [N, T, h, w] leaves of their scores: [N]."""
+    """The factor in (0, 1] by which the size of masks [N, T, h, w] reduces their scores: [N]."""
     shares = (mask_logits > 0).flatten(2).float().mean(-1)
     share = shares.sum(1) / (shares > 0).sum(1).clamp(min=1)
     return (share.clamp(SMALL, LARGE) / LARGE) ** SIZE_EXPONENT
 
 
 def _by_vote(class_logits: Tensor, mask_logits: Tensor, frame_ids: Sequence[int]) -> ClipPrediction:
-    """Every query that draws anything, with the class that most frames vote for (VisTR).
+    """Every query with a non-empty mask, with the class that most frames vote for (VisTR).
 
-    Its score is the mean over the frames of the best class's probability, whichever that is; on a
-    frame where that is next to nothing the instance is absent.
+    Its score is the mean over the frames of the highest class probability, whichever class that
+    is. The instance is absent from frames where that probability is below ABSENT_BELOW.
 
-    class_logits: [Q, T, K + 1]; mask_logits: [Q, T, h, w]; the first frames have ids, and the
-    others, a repetition, do not count.
+    class_logits: [Q, T, K + 1]; mask_logits: [Q, T, h, w]; only the first len(frame_ids) frames
+    count, the others are padding.
     """
     length = len(frame_ids)
     best, label = class_logits[:, :length].float().softmax(-1)[..., :-1].max(-1)
@@ -158,31 +149,37 @@ def _by_vote(class_logits: Tensor, mask_logits: Tensor, frame_ids: Sequence[int]
 
 def results_single_class(
     class_probs: Tensor, track_ids: Sequence[int] | None = None
-) -> list[TrackClass]:
-    """Every track once, as its most likely class.
+) -> list[tuple[int, int, float]]:
+    """One result for every track: its most likely class.
 
-    Args: class_probs: [P, K], of the tracks `track_ids`, or row i of track i + 1.
+    Args: class_probs: [P, K], rows as in `track_ids`; without these, row i is track i + 1.
+    Returns: track id, label in [0, K), and score: the mean probability over the track's clips.
     """
     ids = range(1, len(class_probs) + 1) if track_ids is None else track_ids
     scores, labels = class_probs.max(-1)
-    return [TrackClass(*r) for r in zip(ids, labels.tolist(), scores.tolist(), strict=True)]
+    return list(zip(ids, labels.tolist(), scores.tolist(), strict=True))
 
 
-def results_multi_class(class_probs: Tensor, threshold: float = 0.01) -> list[TrackClass]:
-    """Every track as every class above `threshold`, by track, then class (IFC's default mode).
+def results_multi_class(
+    class_probs: Tensor, threshold: float = 0.01
+) -> list[tuple[int, int, float]]:
+    """One result for every track and class above `threshold`, ordered by track, then class.
 
-    class_probs: [P, K], row i is track i + 1.
+    This is the default of IFC's code.
+
+    Args: class_probs: [P, K], row i is track i + 1.
+    Returns: as `results_single_class`.
     """
     return [
-        TrackClass(row + 1, label, float(class_probs[row, label]))
+        (row + 1, label, float(class_probs[row, label]))
         for row, label in (class_probs > threshold).nonzero().tolist()
     ]
 
 
 def masks_at(tracks: FrameTracks, size: Size) -> Iterator[tuple[int, np.ndarray]]:
-    """The tracks' masks at a size, [H, W] bool, with their ids; empty ones are left out.
+    """The tracks' ids and masks, [H, W] bool, at the size of the frame; empty masks are left out.
 
-    The mean logits are enlarged bilinearly, corners not aligned, and cut at 0 (IFC).
+    Mean logits are resized bilinearly (corners not aligned), then thresholded at 0 (IFC).
     """
     logits = tracks.mask_logits.float().cpu().numpy()
     for track_id, cells in zip(tracks.track_ids, logits, strict=True):
@@ -194,8 +191,8 @@ def masks_at(tracks: FrameTracks, size: Size) -> Iterator[tuple[int, np.ndarray]
 def _enlarged(logits: np.ndarray, size: Size) -> np.ndarray:
     """[h, w] logits -> [H, W] bool.
 
-    Only the rectangle that cells above 0 reach is computed, which for most objects is a small part
-    of the frame. It is column-major, as run-length codes are.
+    Only the rectangle that cells above 0 influence is computed, for most objects a small part of
+    the frame. The mask is column-major, like run-length codes.
     """
     mask = np.zeros(size, dtype=bool, order="F")
     inside = logits > 0
@@ -211,15 +208,15 @@ def _enlarged(logits: np.ndarray, size: Size) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _interpolation(cells: int, pixels: int) -> np.ndarray:
-    """What every pixel of a line takes of every cell: [pixels, cells]."""
+    """The weight of every cell in every pixel of a line: [pixels, cells]."""
     weights = F.interpolate(torch.eye(cells)[None], size=pixels, mode="linear")[0]
     return np.ascontiguousarray(weights.T.numpy())
 
 
 def _reach(weights: np.ndarray, cells: np.ndarray) -> slice:
-    """The pixels of a line that take something of the given cells, [cells] bool.
+    """The pixels of a line that depend on the given cells, [cells] bool.
 
-    None, if the frame has fewer pixels than the model has cells and these fall between them.
+    Empty if the frame has fewer pixels than the model has cells and no pixel depends on these.
     """
     pixels = np.flatnonzero(weights[:, cells].any(1))
     return slice(int(pixels[0]), int(pixels[-1]) + 1) if len(pixels) else slice(0)

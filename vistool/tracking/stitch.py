@@ -1,8 +1,7 @@
-"""Clip predictions become tracks: matched by soft mask overlap on the frames that clips share.
+"""Link clip predictions into tracks by soft mask IoU on the frames that clips share (IFC, 3.3).
 
-IFC, section 3.3, in a memory that does not grow with the video: a clip is forgotten once the clips
-have moved past it, a frame once no later clip can cover it. Of a track that is over, its class
-probabilities stay.
+Memory does not grow with the length of the video: a clip is dropped when no later clip overlaps it,
+a frame when no later clip can cover it. Only the class probabilities of ended tracks remain.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def soft_sequence_iou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _SeenClip:
-    """What is kept of a clip for as long as later clips may overlap it."""
+    """The tracks and masks of a clip, kept while later clips may overlap it."""
 
     frame_ids: tuple[int, ...]
     rows: Tensor  # [N] int64 on the CPU: the track of every instance, counted from 0
@@ -43,14 +42,14 @@ class _SeenClip:
 
 @dataclass(slots=True)
 class _PendingFrame:
-    """Sums over the clips so far, of one frame that later clips may cover."""
+    """Sums of mask logits over the clips so far, for a frame that later clips may cover."""
 
     sums: Tensor  # [n, h, w] mask logits
     place: dict[int, int]  # row of a track -> its place in `sums`
     clips: list[int]  # [n], the number of clips that were added
 
     def add(self, rows: Sequence[int], mask_logits: Tensor) -> None:
-        """Add the masks [N, h, w] of a clip, of the tracks `rows`, all different."""
+        """Add a clip's masks [N, h, w] of the tracks `rows`, which are all different."""
         new = [row for row in rows if row not in self.place]
         if new:
             self.place.update((row, len(self.clips) + i) for i, row in enumerate(new))
@@ -89,9 +88,10 @@ class TrackStitcher:
 
         Args:
             min_overlap: an instance continues a track if their mean soft IoU is above it.
-            prior_clips: so many clips without the track are averaged into its classes, relative to
-                a track that every clip has. With 2 of them, a track seen in one clip of many loses
-                two thirds, one seen in ten clips a sixth; 0 (IFC): a glimpse counts as much.
+            prior_clips: number of clips without the track that are averaged into its class
+                probabilities, relative to a track that is in every clip. With 2, a track seen in
+                one clip of many loses two thirds of its score, one seen in ten clips a sixth.
+                With 0 (IFC), a track seen once scores as high as one that is always there.
         """
         self._min_overlap = min_overlap
         self._prior_clips = prior_clips
@@ -133,17 +133,17 @@ class TrackStitcher:
         return tuple(row + 1 for row in rows)
 
     def pop_final(self, before: int) -> Iterator[FrameTracks]:
-        """Hand out, in order, and forget the frames with an id below `before`.
+        """Yield in order, and drop, the frames with an id below `before`.
 
-        The caller vouches that no later clip covers them. A frame without tracks comes too.
+        The caller guarantees that no later clip covers them. Frames without tracks are yielded too.
         """
         for frame_id in sorted(i for i in self._pending if i < before):
             yield self._pending.pop(frame_id).mean(frame_id)
 
     def class_probs(self, track_ids: Sequence[int] | None = None) -> Tensor:
-        """Mean class probabilities over a track's clips so far: [P, K] float32.
+        """Mean class probabilities over each track's clips so far: [P, K] float32.
 
-        Of the tracks asked for; or of all, and then row i is track i + 1.
+        Args: track_ids: the rows to return; None: all tracks, row i is track i + 1.
         """
         rows = slice(self._num_tracks) if track_ids is None else [i - 1 for i in track_ids]
         clips = np.maximum(self._clip_counts[rows, None], 1)
@@ -151,16 +151,13 @@ class TrackStitcher:
         every_clip = max(1, self._num_clips)
         return torch.from_numpy(mean * ((every_clip + self._prior_clips) / every_clip)).float()
 
-    def clip_counts(self) -> Tensor:
-        """In how many clips every track was seen: [P], row i is track i + 1."""
-        return torch.from_numpy(self._clip_counts[: self._num_tracks].copy())
-
     def overlaps(self, frame_ids: Sequence[int], mask_probs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean soft IoU of the tracks that share frames with new instances, and the instances.
+        """Mean soft IoU between a new clip's instances and the tracks that share frames with it.
 
         The mean is over the recent clips that have the track and share frames with the new clip.
-        Args: mask_probs: [N, T, h, w], the new clip's.
-        Returns: the tracks as rows counted from 0, [R] increasing, and their overlaps, [R, N].
+
+        Args: mask_probs: [N, T, h, w] of the new clip.
+        Returns: the tracks as rows counted from 0, [R] increasing, and their IoU, [R, N].
         """
         place = {frame_id: t for t, frame_id in enumerate(frame_ids)}
         sharing = [

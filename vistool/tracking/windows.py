@@ -1,4 +1,4 @@
-"""Where the clips lie in a video: windows of T frames that move by a stride."""
+"""Positions of clips in a video: windows of T frames that move by a stride."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def check_stride(clip_length: int, stride: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Window(Generic[Item]):
-    """T consecutive frames: where they lie, and what was kept of each."""
+    """T consecutive frames: their ids, and one item for each."""
 
     frame_ids: range
     items: tuple[Item, ...]

@@ -1,0 +1,1 @@
+"""Read, write, check, convert and split annotated data sets; no torch."""

@@ -1,0 +1,1 @@
+"""Draw saved results: overlays and contact sheets."""

@@ -1,0 +1,1 @@
+"""Evaluate: a model or saved results, scored against an annotated set."""

@@ -1,0 +1,1 @@
+"""Predict: videos in, tracks out, as files or frame by frame."""

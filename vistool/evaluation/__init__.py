@@ -1,1 +1,0 @@
-"""How good predicted tracks are, measured against labelled ones."""

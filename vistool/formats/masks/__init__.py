@@ -1,0 +1,1 @@
+"""Masks as run-length codes and as decoded runs."""

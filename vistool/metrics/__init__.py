@@ -1,0 +1,1 @@
+"""Measures that compare predicted tracks with labelled ones."""

@@ -1,0 +1,1 @@
+"""Why AP is not higher: kinds of errors, oracles for each kind, confusion and calibration."""

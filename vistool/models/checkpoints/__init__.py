@@ -1,0 +1,1 @@
+"""Read and write weight files, and import the published checkpoints."""
