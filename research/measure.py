@@ -200,7 +200,7 @@ def ap50(videos: Sequence[VideoOverlaps], num_classes: int) -> Measure:
     builder = APBuilder(range(num_classes))
     for video in videos:
         builder.add(video)
-    outcomes = [outcome for _, outcome in builder.outcomes()]
+    outcomes = builder.outcomes()
     whole = ap_measure(outcomes, range(num_classes))
     return lambda drawn: {name: whole(drawn)[name] for name in ("AP50", "AP")}
 

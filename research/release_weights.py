@@ -45,7 +45,9 @@ def main() -> None:
         first.header.metadata["training"], TrainConfig, where="header"
     )
     bias = [key for key in mean if key.startswith(CLASS_BIAS) and key.endswith(".bias")][-1]
-    release = f"mean of {len(states)} files' weights"
+    release = (
+        f"mean of {len(states)} files' weights" if len(states) > 1 else "one training's weights"
+    )
     if args.prior:
         shifts = centred_logs(pictures_by_class(training, args.data))
         mean[bias] = mean[bias] - args.prior * shifts

@@ -21,6 +21,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from start_classes import write_start
+from training_data import prepare
+
 from vistool.config import TrainConfig, apply_overrides, from_mapping, load_toml
 from vistool.engine.train.train import WEIGHTS
 from vistool.engine.train.train import train as run_training
@@ -148,14 +151,20 @@ TEN_CLASSES = (
 )
 # Stages whose weights are averaged, and their share in the mean.
 MEAN = {"groups-clips": 4, "longer-clips": 9, "largest-clips": 9}
-# From the mean, with the class layer of `start_classes`.
+# From the mean. Two classes are learnt apart, and merged again after these stages.
+APART = (
+    'classes.elephant=["elephant"]',
+    'classes.bear=["bear"]',
+    'classes.other animal=["rhino", "tiger", "otter", "turtle", "rhesus monkey"]',
+)
 MORE_DATA = (
-    Stage("more-data", "ifc-lite-more.toml", "more-start", ("steps=2800",), stop=786),
+    Stage("more-data", "ifc-lite-more.toml", "more-start", (*APART, "steps=2800"), stop=786),
     Stage(
         "more-data-end",
         "ifc-lite-more.toml",
         "more-data",
         (
+            *APART,
             "steps=650",
             "learning_rate=1.8e-4",
             "backbone_rate=3.6e-5",
@@ -183,16 +192,16 @@ def main() -> None:
     released = args.runs / f"{args.model}.safetensors"
     ten_classes = args.ifc or mean_on_ten_classes(args.runs, args.data)
     if args.model == "ifc-lite":
-        start = weights_of(args.runs, "more-start")
+        start, prepared = weights_of(args.runs, "more-start"), args.runs / "data"
         if not start.exists():
             start.parent.mkdir(parents=True, exist_ok=True)
-            config = ["--config", CONFIGS / MORE_DATA[0].config]
-            run([HERE / "start_classes.py", start, "--weights", ten_classes, *config])
-        prepared = args.runs / "data"
-        run([HERE / "training_data.py", "--data", args.data, prepared])
+            write_start(start, str(ten_classes), classes_of(MORE_DATA[0].config, APART))
+        prepare(args.data, prepared)
         for stage in MORE_DATA:
             train(stage, args.runs, prepared)
-        release(released, [weights_of(args.runs, MORE_DATA[-1].name)], prepared, args.model)
+        merged, last = args.runs / "merged.safetensors", MORE_DATA[-1]
+        write_start(merged, str(weights_of(args.runs, last.name)), classes_of(last.config, ()))
+        release(released, [merged], prepared, args.model)
     else:
         start = weights_of(args.runs, "vistr-start")
         if not start.exists():
@@ -202,6 +211,13 @@ def main() -> None:
             train(stage, args.runs, args.data)
         release(released, [weights_of(args.runs, VISTR[-1].name)], args.data, args.model)
     print(f"{released} is done")
+
+
+def classes_of(config: str, overrides: Sequence[str]) -> dict[str, list[str]]:
+    classes: dict[str, list[str]] = apply_overrides(load_toml(CONFIGS / config), overrides)[
+        "classes"
+    ]
+    return classes
 
 
 def mean_on_ten_classes(runs: Path, data: Path) -> Path:
