@@ -33,6 +33,16 @@ def test_a_saved_model_comes_back_with_its_configuration(tmp_path: Path) -> None
         torch.testing.assert_close(loaded.model.state_dict()[key], value, rtol=0, atol=0)
 
 
+def test_the_same_model_is_written_to_the_same_bytes(tmp_path: Path) -> None:
+    """Checksums of weight files are keys elsewhere."""
+    model, notes = small_ifc(), {str(n): "note" for n in range(8)}
+    paths = [tmp_path / f"{n}.safetensors" for n in range(4)]
+    for path in paths:
+        save_model(model, path, notes)
+    assert len({sha256_of(path) for path in paths}) == 1
+    assert load_model(paths[0]).header.metadata == notes
+
+
 def test_a_file_of_half_precision_is_half_as_large_and_loads_as_float32(tmp_path: Path) -> None:
     model = small_ifc()
     full, half = tmp_path / "full.safetensors", tmp_path / "half.safetensors"

@@ -5,6 +5,7 @@ Only loading and saving models needs torch; reading headers does not.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,10 +238,19 @@ def save_model(
 def save_state(
     state: Mapping[str, Tensor], config: ModelConfig, path: Path, metadata: Mapping[str, str]
 ) -> None:
-    """Write a weight file from its tensors, atomically."""
+    """Write a weight file from its tensors, atomically; equal arguments give equal bytes."""
     from safetensors.torch import save
 
     tensors = {key: value.contiguous() for key, value in state.items()}
     with atomic_path(path) as temporary:
         # As bytes: files that safetensors writes itself are readable only by their owner.
-        temporary.write_bytes(save(tensors, {**metadata, "config": to_json(config)}))
+        content = save(tensors, {**metadata, "config": to_json(config)})
+        temporary.write_bytes(_with_sorted_header(content))
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """A safetensors file with its header in order; safetensors writes metadata in random order."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)  # tensors stay aligned
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
