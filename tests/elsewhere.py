@@ -68,4 +68,5 @@ def _exec_module(loader: Any, module: types.ModuleType) -> None:
     _original(loader, module)
 
 
-importlib.machinery.SourceFileLoader.exec_module = _exec_module  # type: ignore[method-assign, assignment]
+if __name__ == "sitecustomize":  # and not where doctests are looked for
+    importlib.machinery.SourceFileLoader.exec_module = _exec_module  # type: ignore[method-assign, assignment]
