@@ -48,3 +48,14 @@ def test_frames_far_apart_are_written_at_their_times(tmp_path: Path) -> None:
     assert between[0] == pytest.approx(0, abs=3)
     assert between[1:14] == pytest.approx([50] * 13, abs=3)  # every 2,000 s
     assert between[14:] == pytest.approx([150] * 86, abs=3)
+
+
+def test_times_are_whole_microseconds_wherever_the_video_starts(
+    ffmpeg: Callable[..., object], tmp_path: Path
+) -> None:
+    path = tmp_path / "late.ts"
+    ffmpeg("-f", "lavfi", "-i", "testsrc=s=160x120:r=30:d=1", "-c:v", "libx264", path)
+    with open_video(path) as video:
+        times = [frame.time for frame in video.frames()]
+    assert len(times) == 30
+    assert times == [round(time, 6) for time in times]

@@ -51,7 +51,7 @@ class FrameClock:
         """Seconds from the first frame; from the nominal rate if time stamps do not increase."""
         if not self.count:
             return 0.0
-        time = stamp - self._first_stamp
+        time = round((stamp - self._first_stamp) * TICKS) / TICKS  # without the rounding of floats
         return time if time > self.last + STILL else self.last + self._interval
 
     def add(self, time: float, stamp: float) -> None:
