@@ -164,7 +164,7 @@ def test_data_that_one_process_cannot_read_is_reported_once_and_costs_no_step(
     )
     errors = [process.communicate(timeout=PATIENCE)[1] for process in together]
     assert [process.returncode for process in together] == [3, 3], errors
-    assert "2.png: missing, or not a readable picture" in errors[0]
+    assert "2.png: no such file" in errors[0]
     assert errors[1] == ""
     assert "Traceback" not in errors[0]
     assert (run / CHECKPOINT).exists() == bool(losses(run))  # all finished steps
