@@ -121,6 +121,16 @@ def test_a_file_of_something_else_is_reported(content: bytes, message: str, tmp_
     assert message in result.stderr
 
 
+def test_a_text_that_is_cut_off_in_its_length_is_reported(tmp_path: Path) -> None:
+    """The pickle of a legacy checkpoint may end within the four bytes of a text's length."""
+    legacy_torch({"model": {"w": torch.ones(1)}}, tmp_path / "whole.pth")
+    data = (tmp_path / "whole.pth").read_bytes()
+    place = data.index(b"type_size")
+    (tmp_path / "m.pth").write_bytes(data[: data.index(b"X\x05\0\0\0", place) + 2])
+    with pytest.raises(WeightsError, match="neither a torch checkpoint nor a pickle"):
+        read_checkpoint(tmp_path / "m.pth")
+
+
 def test_a_file_that_is_not_there_is_reported(tmp_path: Path) -> None:
     result = run(tmp_path / "absent.pth")
     assert result.exit_code == 4

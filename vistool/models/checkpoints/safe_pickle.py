@@ -11,6 +11,7 @@ import os
 import pickle
 import pickletools
 import re
+import struct
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -49,6 +50,7 @@ DAMAGED = (
     OverflowError,
     MemoryError,
     RecursionError,
+    struct.error,
     zipfile.BadZipFile,
 )
 
