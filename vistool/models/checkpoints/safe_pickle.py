@@ -71,7 +71,8 @@ def read_checkpoint(path: Path) -> PublishedCheckpoint:
         and plain containers.
     """
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python and torch warn about oddities of damaged files
             start = file.read(STAND_IN_BYTES)
             file.seek(0)
             if not start:
@@ -126,14 +127,6 @@ def _pickled(data: bytes) -> object:
 
     The unpickler itself would allocate memory for any stated index.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # Python warns of odd escapes in the texts of a damaged file
-        return _checked(data)
-
-
-def _checked(data: bytes) -> object:
     for done, (instruction, argument, _) in enumerate(pickletools.genops(data)):
         if instruction.name.endswith("PUT") and (argument or 0) > done:
             raise pickle.UnpicklingError(f"place {argument} in a memory of {done} values")
